@@ -1,0 +1,39 @@
+"""The broker seam: `open_broker(url)` gives a Broker, and nothing above knows which."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from dts.broker.abc import Broker, Consumer, Delivery, Event, Message, QueueDepth, Subscription
+from dts.errors import ConfigError
+
+__all__ = [
+    "Broker",
+    "Consumer",
+    "Delivery",
+    "Event",
+    "Message",
+    "QueueDepth",
+    "Subscription",
+    "open_broker",
+]
+
+
+def open_broker(url: str) -> Broker:
+    """The broker for a URL: `amqp://user:password@host:5672/vhost`, or `sqlite:///path/to/queue.db`.
+
+    The caller starts it. Back ends are imported on use, so that nobody needs the packages of the one they do not use.
+
+    Raises:
+        ConfigError: no back end serves such a URL.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme in ("amqp", "amqps"):
+        from dts.broker.amqp import AmqpBroker
+
+        return AmqpBroker(url)
+    if scheme == "sqlite":
+        from dts.broker.sqlite import SqliteBroker
+
+        return SqliteBroker(url)
+    raise ConfigError(f"broker URL {url!r}: write amqp://user:password@host/vhost or sqlite:///path/to/queue.db")

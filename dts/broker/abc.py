@@ -1,0 +1,209 @@
+"""The contract of a broker: what every back end promises, and the conformance suite checks.
+
+**Queues.** A queue is durable, made when it is first used, and has a delivery limit: a message that was handed out
+`delivery_limit` times without an ack goes to the dead-letter queue (`dts.wire.queues.DEAD`) by itself. Messages of a
+queue are handed out about in the order in which they were published; a redelivered one may come later.
+
+**Publish** returns when every message is on stable storage; if it raises, each may or may not be stored and the
+caller publishes them again. **Consume** hands each message to one consumer at a time, at most `prefetch`
+unsettled ones to a consumer. A message that its consumer neither acks, nacks nor rejects is handed out again after
+the consumer's end: at once when its process dies or its connection breaks (AMQP), or when its lease expires
+(SQLite). A delivery that outlived its connection or lease is stale: settling it does nothing, since the message
+belongs to somebody else by then.
+
+**Broadcast** hands small events to every subscriber that listens at that time, at most once each: a hint that may be
+lost, never a record.
+
+A broker survives its service: while RabbitMQ is away, publishes wait up to their deadline and raise
+BrokerUnavailable, consumers and subscriptions wait, and all resume by themselves when it is back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+DEFAULT_DELIVERY_LIMIT = 20
+"""Hand-overs of a message before it is a dead letter. High, since a restart of a worker or broker costs one each."""
+
+DEFAULT_PUBLISH_TIMEOUT = 30.0
+"""Seconds that a publish waits for its confirms, so that a broker in alarm or away cannot hang its caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Encoded bytes with what a reader must know before it decodes them. Headers hold short strings and integers."""
+
+    body: bytes
+    content_encoding: str = ""
+    headers: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One hand-over of a message to a consumer.
+
+    `count` is how often the message was handed out before, as far as the back end knows; 0 for the first time. `tag`
+    means something to the consumer that it came from only.
+    """
+
+    message: Message
+    queue: str
+    tag: object
+    count: int = 0
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the message was handed out before."""
+        return self.count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """Messages waiting for a consumer, and consumers waiting for messages. `consumers` is None where not known."""
+
+    ready: int
+    consumers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A small event that was broadcast."""
+
+    topic: str
+    payload: str
+
+
+class Consumer(ABC):
+    """Takes messages off one queue. Made by `Broker.consume`; closed by its owner or with its broker."""
+
+    @abstractmethod
+    async def receive(self, max_messages: int = 1) -> list[Delivery]:
+        """Wait for at least one delivery and return what is there, up to `max_messages`.
+
+        Survives a broker that goes away and comes back. Safe to cancel: no delivery is lost by that. Returns an empty
+        list once the consumer is closed.
+        """
+
+    @abstractmethod
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle deliveries whose work is done; their messages are gone. Stale ones are passed over."""
+
+    @abstractmethod
+    async def nack(self, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back to the queue, to be handed out again at once. Stale ones are passed over."""
+
+    @abstractmethod
+    async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
+        """Send deliveries to the dead-letter queue, with header `x-dts-reason` where the back end can.
+
+        Their header `x-dts-queue`, or the back end's own record, tells where they came from: see `origin`.
+        Stale ones are passed over.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Take no more, and give back at once what was handed out and not settled. May be called twice."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Subscription(ABC):
+    """Listens to topics. Made by `Broker.subscribe`; closed by its owner or with its broker."""
+
+    @abstractmethod
+    async def get(self) -> Event | None:
+        """The next event; None once the subscription is closed."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Listen no more. May be called twice."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Broker(ABC):
+    """A way to the queues. One object serves a whole process; all its methods may be called concurrently."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begin to connect, and return without waiting for a service that is away. May be called once.
+
+        Raises:
+            ConfigError: the URL can never work (unwritable path, unknown option).
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close consumers and subscriptions, and let go of the service. May be called twice, or without a start."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Make sure that the broker answers now.
+
+        Raises:
+            BrokerUnavailable: it does not, within two seconds.
+        """
+
+    @abstractmethod
+    async def publish(
+        self, queue: str, messages: Sequence[Message], *, timeout: float = DEFAULT_PUBLISH_TIMEOUT
+    ) -> None:
+        """Append messages to a queue; return when all of them are confirmed durable.
+
+        Raises:
+            BrokerUnavailable: not all were confirmed within `timeout` seconds; any of them may be stored.
+        """
+
+    @abstractmethod
+    async def consume(self, queue: str, *, prefetch: int) -> Consumer:
+        """A new consumer of a queue, with at most `prefetch` unsettled deliveries at a time.
+
+        Does not wait for a service that is away: the consumer resumes when it is there.
+        """
+
+    @abstractmethod
+    async def depth(self, queue: str) -> QueueDepth:
+        """How full a queue is; a queue that nobody has used yet is empty.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+
+    @abstractmethod
+    async def broadcast(self, topic: str, payload: str) -> None:
+        """Tell every present subscriber of a topic; never raises for a broker that is away, the event is lost then.
+
+        `payload` is short: up to a few kilobytes.
+        """
+
+    @abstractmethod
+    async def subscribe(self, topics: Sequence[str]) -> Subscription:
+        """A new subscription to topics; events that are broadcast once this has returned are received.
+
+        With a service that is away it returns, too, and begins to receive when the service is there.
+        """
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,129 @@
+"""Every error that DTS raises, grouped by who handles it.
+
+    DtsError
+    ├── ConfigError            a setting is missing, unknown or of the wrong type: the process does not start
+    ├── InvalidInput           a caller's value breaks a rule of the model: answered 400, nothing is stored
+    │   ├── InvalidName        a function, namespace, user or run name that is not allowed
+    │   └── TooLarge           more bytes, jobs or nesting than the limit says
+    ├── AuthError              a request is not signed, mis-signed, stale or replayed: always the same 401
+    ├── WireError              bytes that are not the message they claim to be: dead-lettered, never retried
+    ├── StoreError
+    │   ├── StoreUnavailable   the store cannot be reached now: answered 503, retried by daemons
+    │   ├── DuplicateKey       something with that id exists already: answered 409
+    │   └── BlockConflict      another block is stored under that number: answered 409
+    ├── BrokerError
+    │   └── BrokerUnavailable  not confirmed in time; it may or may not be stored, so the caller publishes again
+    ├── LoadError              a function cannot be run: its job fails and says why
+    │   ├── FunctionMissing    there is no such module
+    │   ├── ImportFailed       the module is there and raised while it was imported
+    │   └── MainMissing        the module has no callable `main`
+    └── ClientError
+        ├── RequestRefused     the server answered 4xx: the request must change first
+        ├── ServerUnavailable  no answer, or 5xx: the request can be made again as it is
+        └── ComponentError     an input line that a component cannot read: recorded, the run goes on
+
+An exception's docstring is its default message.
+"""
+
+from __future__ import annotations
+
+
+class DtsError(Exception):
+    """Something went wrong in DTS."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+    @property
+    def message(self) -> str:
+        """The sentence for a person to read."""
+        return str(self.args[0])
+
+
+class ConfigError(DtsError):
+    """The configuration is not valid."""
+
+
+class InvalidInput(DtsError):
+    """The input is not valid."""
+
+
+class InvalidName(InvalidInput):
+    """The name is not valid."""
+
+
+class TooLarge(InvalidInput):
+    """The input is over the limit."""
+
+
+class AuthError(DtsError):
+    """The request is not signed by a known user, or its signature is not valid."""
+
+
+class WireError(DtsError):
+    """The bytes are not a message that DTS can read."""
+
+
+class StoreError(DtsError):
+    """The store could not do what it was asked to."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached."""
+
+
+class DuplicateKey(StoreError):
+    """Something with that id exists already."""
+
+
+class BlockConflict(StoreError):
+    """A different block is stored under that number."""
+
+
+class BrokerError(DtsError):
+    """The broker could not do what it was asked to."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker did not confirm in time."""
+
+
+class LoadError(DtsError):
+    """The function cannot be loaded."""
+
+
+class FunctionMissing(LoadError):
+    """There is no such function in the functions directory."""
+
+
+class ImportFailed(LoadError):
+    """The function's module raised an error while it was imported."""
+
+
+class MainMissing(LoadError):
+    """The function's module has no callable named `main`."""
+
+
+class ClientError(DtsError):
+    """The client could not do what it was asked to."""
+
+
+class RequestRefused(ClientError):
+    """The server refused the request."""
+
+    def __init__(self, message: str | None = None, *, status: int = 400, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ServerUnavailable(ClientError):
+    """The server cannot be reached."""
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ComponentError(ClientError):
+    """The input line cannot be read."""

@@ -1,0 +1,92 @@
+"""Names and ids: what is allowed, how they are made, how they are taken apart."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import NamedTuple
+
+from dts.errors import InvalidName
+
+RESERVED_NAMESPACE = "server"
+"""Functions in this namespace run inside the server, for administrators alone."""
+
+_PART = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_USER = re.compile(r"[a-z][a-z0-9_.@-]{0,63}")
+_ID = re.compile(r"[0-9a-z]{26}")
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
+
+
+class FunctionName(NamedTuple):
+    """`ns/func` taken apart."""
+
+    namespace: str
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.function}"
+
+
+def parse_function_name(name: object) -> FunctionName:
+    """Take `ns/func` apart.
+
+    Raises:
+        InvalidName: `name` is not a string of two parts that each match `[a-z][a-z0-9_]{0,63}` in full.
+    """
+    if isinstance(name, str):
+        namespace, slash, function = name.partition("/")
+        if slash and _PART.fullmatch(namespace) and _PART.fullmatch(function):
+            return FunctionName(namespace, function)
+    raise InvalidName(
+        f"{_shown(name)} is not a function name: write namespace/function, each a lower-case letter followed by "
+        "at most 63 lower-case letters, digits or underscores, such as text/upper"
+    )
+
+
+def check_user_id(user_id: object) -> str:
+    """Return `user_id` if it may name a user.
+
+    Raises:
+        InvalidName: it is not a string that matches `[a-z][a-z0-9_.@-]{0,63}` in full.
+    """
+    if isinstance(user_id, str) and _USER.fullmatch(user_id):
+        return user_id
+    raise InvalidName(
+        f"{_shown(user_id)} is not a user name: a lower-case letter, then at most 63 of a-z 0-9 _ . @ -"
+    )
+
+
+def new_id() -> str:
+    """A new id: 26 characters, sorted by the time it was made, with 80 random bits (a ULID in lower case)."""
+    number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` looks like what `new_id` makes; anything else cannot be in a store."""
+    return _ID.fullmatch(text) is not None
+
+
+def block_id(run_id: str, number: int) -> str:
+    """The id of block `number` of a run."""
+    return f"{run_id}-{number}"
+
+
+def job_id(run_id: str, number: int) -> str:
+    """The id of job `number` of a run, where `number` is the block's number × block size + the job's index."""
+    return f"{run_id}-{number}"
+
+
+def split_job_id(text: str) -> tuple[str, int] | None:
+    """Take a job's (or block's) id apart into the run's id and a number; None if it is not one."""
+    run_id, dash, number = text.partition("-")
+    if dash and is_id(run_id) and number.isascii() and number.isdigit() and len(number) <= 18:
+        return run_id, int(number)
+    return None
+
+
+def _shown(value: object) -> str:
+    """A caller's value, short enough to put in a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

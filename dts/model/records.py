@@ -1,0 +1,196 @@
+"""What a store keeps: users, functions, runs, blocks and outcomes. Plain frozen data; the rules are in `outcome`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dts.model.states import JobState, RunState
+
+MAX_BLOCK_SIZE = 2048
+"""Jobs in a block at most: keeps a block's outcome with all its inline parts well under MongoDB's 16 MB a document."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Someone who signs requests.
+
+    `key` is the signing key, derived from id and secret and encrypted with the server's key file: a store never
+    sees the secret, nor a key that it could use. `created` is in seconds since the epoch.
+    """
+
+    id: str
+    key: bytes
+    roles: frozenset[str] = frozenset({"user"})
+    created: float = 0.0
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether this user may do everything."""
+        return "administrator" in self.roles
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Registered code, `ns/func`. `mean_duration` is that of recent attempts, in seconds; None before the first."""
+
+    name: str
+    description: str = ""
+    route: str = "default"
+    created: float = 0.0
+    mean_duration: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All jobs of one file, or of one `POST /jobs/`, that go through one function.
+
+    `function` is empty when the run was made by one `POST /jobs/` with several functions: its blocks know theirs.
+    `created` is in seconds since the epoch. Job number n of the run has index n mod `block_size` in block
+    n div `block_size`.
+    """
+
+    id: str
+    user: str
+    function: str
+    block_size: int
+    state: RunState = RunState.OPEN
+    paused: bool = False
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Jobs that were accepted in one request, for one function; immutable once stored.
+
+    `first` is the number in the run of the job with index 0 (block number × block size). `body` is the encoded
+    JobBatch; its jobs have the indices 0 to count - 1. `digest` tells a repeat of the same
+    block from another one under its number. `published` becomes true when the broker has confirmed every message.
+    """
+
+    id: str
+    run: str
+    number: int
+    first: int
+    user: str
+    function: str
+    count: int
+    body: bytes
+    content_encoding: str
+    digest: bytes
+    created: float
+    published: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A ResultBatch that asks to become a part of its block's outcome.
+
+    The bitmaps say how each of its jobs ended; `running` has the jobs that are still at work. A candidate with
+    nothing but `running` has an empty body.
+    """
+
+    block: str
+    body: bytes = b""
+    content_encoding: str = ""
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    running: int = 0
+
+    @property
+    def ended(self) -> int:
+        """The jobs that this candidate says have ended, as a bitmap."""
+        return self.succeeded | self.failed | self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A ResultBatch that was accepted into an outcome, for the jobs in the bitmap `jobs` and no others.
+
+    Its body may hold results of further jobs: those had ended before, and are not this part's.
+    """
+
+    block: str
+    number: int
+    jobs: int
+    body: bytes
+    content_encoding: str
+
+    @property
+    def receipt(self) -> str:
+        """What a client hands back once it has the part: `<block number>.<part number>` within the run."""
+        return f"{self.block.rpartition('-')[2]}.{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a block so far: bitmaps of its jobs, and how many ended how. Its parts are read apart.
+
+    `parts` is how many there are. `first` is the number in the run of the job with index 0.
+    """
+
+    block: str
+    run: str
+    first: int
+    user: str
+    function: str
+    count: int
+    ended: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    parts: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """The bitmap of jobs that have not ended."""
+        return ((1 << self.count) - 1) & ~self.ended
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How many jobs of a run, or of a user, are in which state, and how many are in all."""
+
+    total: int = 0
+    accepted: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Jobs in a terminal state."""
+        return self.succeeded + self.failed + self.cancelled
+
+    @property
+    def queued(self) -> int:
+        """Jobs that are with the broker and not yet seen at work."""
+        return max(0, self.total - self.ended - self.running - self.accepted)
+
+    def as_dict(self) -> dict[str, int]:
+        """The figures by the names of the states, and `total`."""
+        return {
+            "total": self.total,
+            JobState.ACCEPTED.value: self.accepted,
+            JobState.QUEUED.value: self.queued,
+            JobState.RUNNING.value: self.running,
+            JobState.SUCCEEDED.value: self.succeeded,
+            JobState.FAILED.value: self.failed,
+            JobState.CANCELLED.value: self.cancelled,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that nobody could handle, with what is known of it. `died` is in seconds since the epoch."""
+
+    id: str
+    queue: str
+    reason: str
+    body: bytes
+    content_encoding: str
+    headers: Mapping[str, str | int] = field(default_factory=dict)
+    died: float = 0.0

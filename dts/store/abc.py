@@ -1,0 +1,230 @@
+"""The contract of a store: what every back end promises, and the conformance suite checks.
+
+A store keeps users, functions, runs, blocks and outcomes. Every write that this contract calls durable has
+reached stable storage (on MongoDB: a majority and its journal; on SQLite: an fsync) when the call returns.
+An operation costs per block, not per job: nothing here decodes a block or a part.
+
+Several processes may use one store at once. No method blocks the event loop. Every method raises StoreUnavailable
+when the service does not answer in a few seconds; nothing or all of that call's effect may be stored then, and every
+method is safe to repeat.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from dts.model import (
+    Block,
+    Candidate,
+    DeadLetter,
+    Function,
+    Outcome,
+    Part,
+    Run,
+    RunState,
+    Statistics,
+    User,
+)
+
+
+class Store(ABC):
+    """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
+
+    # life
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Connect and create what is missing (tables, collections, indexes). May be called again after it raised.
+
+        Raises:
+            ConfigError: the URL can never work.
+            StoreUnavailable: the service does not answer now.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was begun and let go of the service. May be called twice, or without a start."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Make sure that the store answers now.
+
+        Raises:
+            StoreUnavailable: it does not, within two seconds.
+        """
+
+    # users and functions
+
+    @abstractmethod
+    async def add_user(self, user: User) -> None:
+        """Add a user, durably.
+
+        Raises:
+            DuplicateKey: there is a user of that id.
+        """
+
+    @abstractmethod
+    async def get_user(self, user_id: str) -> User | None:
+        """The user of that id, or None."""
+
+    @abstractmethod
+    async def has_users(self) -> bool:
+        """Whether there is any user at all."""
+
+    @abstractmethod
+    async def add_function(self, function: Function) -> None:
+        """Register a function, durably.
+
+        Raises:
+            DuplicateKey: a function of that name is registered.
+        """
+
+    @abstractmethod
+    async def get_function(self, name: str) -> Function | None:
+        """The function of that name, or None."""
+
+    @abstractmethod
+    async def list_functions(self) -> list[Function]:
+        """All functions, by name."""
+
+    @abstractmethod
+    async def set_mean_durations(self, means: Mapping[str, float]) -> None:
+        """Note the recent mean duration of functions, in seconds. Unknown names are passed over. Need not be durable."""
+
+    @abstractmethod
+    async def use_nonce(self, user_id: str, nonce: str, expires: float) -> bool:
+        """Use up a nonce: True for the first caller of all processes, False for every other until it has expired.
+
+        `expires` is in seconds since the epoch; after it the nonce may be forgotten. Need not be durable.
+        """
+
+    # runs
+
+    @abstractmethod
+    async def add_run(self, run: Run) -> None:
+        """Add a run, durably.
+
+        Raises:
+            DuplicateKey: there is a run of that id.
+        """
+
+    @abstractmethod
+    async def get_run(self, run_id: str) -> Run | None:
+        """The run of that id, or None."""
+
+    @abstractmethod
+    async def list_runs(self, user: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Run]:
+        """Runs, newest first, of one user or of all, from the one that follows the id `after`."""
+
+    @abstractmethod
+    async def update_run(
+        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None
+    ) -> Run | None:
+        """Move a run to a state if `RunState.may_become` allows it, and set its flag; durably and atomically.
+
+        Returns the run as it is afterwards, moved or not; None if there is none. A caller that asked for a move which
+        is not allowed sees that the state is another one.
+        """
+
+    @abstractmethod
+    async def cancelled_runs(self, since: float) -> list[str]:
+        """Ids of cancelled runs that were created after `since` (seconds since the epoch)."""
+
+    # blocks
+
+    @abstractmethod
+    async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
+        """Add blocks, each with its empty outcome, durably; with `run`, that run, too, before them.
+
+        A block that is there already with the same digest is a repeat: nothing is changed, False in its place.
+
+        Raises:
+            BlockConflict: one is there with another digest. Blocks before it in the sequence may have been added.
+        """
+
+    @abstractmethod
+    async def get_block(self, block_id: str) -> Block | None:
+        """The block of that id, or None."""
+
+    @abstractmethod
+    async def list_blocks(self, run_id: str, *, limit: int = 100, after: int = -1) -> list[Outcome]:
+        """The outcomes of a run's blocks, in order of block number, from the one that follows number `after`."""
+
+    @abstractmethod
+    async def mark_published(self, block_ids: Sequence[str]) -> None:
+        """Note that the broker has confirmed every message of these blocks."""
+
+    @abstractmethod
+    async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
+        """Claim up to `limit` unpublished blocks that were created before `older_than`, oldest first.
+
+        `older_than` is in seconds since the epoch. Blocks of a paused or a cancelled run are passed over. A claimed
+        block is not given to anybody else for `lease` seconds, whatever becomes of the claimant.
+        """
+
+    # outcomes
+
+    @abstractmethod
+    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
+        """Merge candidates into the outcomes of their blocks by `dts.model.merge`, durably.
+
+        Returns, in the order of the candidates, the bitmap of jobs that each of them ended: 0 for a repeat, None when
+        there is no such block. Candidates of one block may be written at once. Several processes may record results of
+        the same jobs at the same time: every job ends exactly once. `running` alone need not be durable.
+        """
+
+    @abstractmethod
+    async def get_outcome(self, block_id: str) -> Outcome | None:
+        """What became of a block so far, or None if there is no such block."""
+
+    @abstractmethod
+    async def get_parts(self, block_id: str) -> list[Part]:
+        """All parts of a block's outcome, collected ones, too, by number."""
+
+    @abstractmethod
+    async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
+        """Parts of a run that are not collected yet, in no given order, up to about `max_jobs` jobs in all.
+
+        Returns at least one part if there is any, and whole parts only, so it may exceed `max_jobs` by one part's jobs.
+        """
+
+    @abstractmethod
+    async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
+        """Mark parts as collected, durably, by their receipts (`Part.receipt`); they are not given again.
+
+        Returns the number of jobs in the parts that this call marked. Repeated and unknown receipts are passed over.
+        """
+
+    @abstractmethod
+    async def run_statistics(self, run_id: str) -> Statistics:
+        """How many jobs of a run are in which state."""
+
+    @abstractmethod
+    async def user_statistics(self, user: str) -> Statistics:
+        """How many jobs of a user are in which state, over all their runs."""
+
+    @abstractmethod
+    async def retrievables(self, user: str, *, limit: int) -> list[str]:
+        """Ids of up to `limit` jobs of a user that have ended and are not collected, oldest run first."""
+
+    # dead letters
+
+    @abstractmethod
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters, durably. One whose id is there already is passed over."""
+
+    @abstractmethod
+    async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
+        """Dead letters, by id, from the one that follows the id `after`."""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,1 @@
+"""What travels between the processes: messages, how they are encoded, and the names of the queues."""

@@ -1,0 +1,22 @@
+"""The names of the queues and of the topics of small events."""
+
+from __future__ import annotations
+
+JOBS_PREFIX = "dts.jobs."
+RESULTS = "dts.results"
+HEARTBEATS = "dts.heartbeats"
+LOGS = "dts.logs"
+DEAD = "dts.dead"
+"""Where every other queue's dead letters go."""
+
+TOPIC_RESULTS = "results"
+"""Payload: ids of the runs that have new results, separated by spaces."""
+TOPIC_CANCELLED = "cancelled"
+"""Payload: ids of the runs and jobs that were cancelled, separated by spaces."""
+TOPIC_DURATIONS = "durations"
+"""Payload: `function mean_duration` pairs, separated by spaces; seconds."""
+
+
+def jobs_queue(route: str) -> str:
+    """The queue that carries the jobs of a route."""
+    return JOBS_PREFIX + route

@@ -1,0 +1,25 @@
+# Sourced by the scripts: makes .venv with Python 3.11 or later, installs the package with the extra named by $1
+# (none, test or dev) and puts it on PATH. Does nothing when pyproject.toml has not changed since the last time.
+extra="${1:-}"
+python="${PYTHON:-}"
+if [ -z "$python" ]; then
+    for candidate in python3.11 python3.12 python3.13 python3; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            python="$candidate"
+            break
+        fi
+    done
+fi
+if [ -z "$python" ]; then
+    echo "dts needs Python 3.11 or later: install it, or name one with PYTHON=/path/to/python" >&2
+    exit 1
+fi
+stamp=".venv/.dts-${extra:-run}"
+wanted="$(cat pyproject.toml constraints.txt | cksum)"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+    echo "setting up .venv${extra:+ with what $extra needs} …" >&2
+    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
+    echo "$wanted" > "$stamp"
+fi
+export PATH="$PWD/.venv/bin:$PATH"
