@@ -1,0 +1,169 @@
+"""Settings: from a TOML file, the environment and defaults to one frozen object per process, validated.
+
+Precedence, highest first: a command's flag, `DTS_<SECTION>_<KEY>` in the environment, the file (with its `[dev]` table
+laid over it when asked for), the default. An unknown key is refused by name, so that a typing error is never a
+silently ignored setting.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from dts.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "DTS_"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Route = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
+
+
+class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the record is kept."""
+
+    url: str = "sqlite:///var/store.db"
+
+
+class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the queues are."""
+
+    url: str = "sqlite:///var/queue.db"
+
+
+class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, to stderr."""
+
+    level: str = "INFO"
+
+
+class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The REST server. Sizes are in bytes, `slice_seconds` is the work that one message should hold.
+
+    `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
+    when the broker is embedded and none otherwise.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    daemons: str = "auto"
+    block_size: Annotated[int, Meta(ge=1, le=2048)] = 2048
+    max_body: Annotated[int, Meta(ge=1024, le=12 * 1024 * 1024)] = 8 * 1024 * 1024
+    slice_seconds: Seconds = 0.05
+    max_slice: Annotated[int, Meta(ge=1, le=256)] = 256
+    key_file: Path = Path("var/server.key")
+    admin_secret_file: Path = Path("var/admin.secret")
+    shutdown_timeout: Seconds = 10.0
+
+
+class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """A worker. `processes` 0 is one child a processor; `functions` empty means the bundled functions directory."""
+
+    name: str = ""
+    processes: Annotated[int, Meta(ge=0, le=1024)] = 0
+    functions: str = ""
+    routes: tuple[Route, ...] = ("default",)
+    concurrency: Count = 100
+    drain_timeout: Seconds = 30.0
+    max_result: Annotated[int, Meta(ge=1024)] = 8 * 1024 * 1024
+
+
+class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The daemons. `relay_after` is the age in seconds at which timekeeper publishes what its server did not."""
+
+    run: tuple[str, ...] = ("porter", "stethoscope", "logtracer", "timekeeper")
+    relay_after: Seconds = 2.0
+    relay_interval: Seconds = 0.5
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All sections. A process reads the ones that concern it; one file may serve them all."""
+
+    store: StoreSettings = field(default_factory=StoreSettings)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    daemons: DaemonsSettings = field(default_factory=DaemonsSettings)
+
+
+def load_config_file(path: str | os.PathLike[str] | None, *, dev: bool = False) -> dict[str, Any]:
+    """The tables of a TOML file, with its `[dev]` table laid over them when `dev` is set; {} without a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML; the message names the file and the place.
+    """
+    if path is None:
+        return {}
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    overlay = tables.pop("dev", {})
+    if dev:
+        _lay_over(tables, overlay)
+    return tables
+
+
+def load_settings(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    dev: bool = False,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """The settings of a process. `flags` are sections with the keys that were given on the command line.
+
+    Raises:
+        ConfigError: naming the key that is unknown or the value that is wrong, and where it came from.
+    """
+    file_tables = load_config_file(path, dev=dev)
+    _convert(file_tables, f"in {path}")
+    tables = {name: dict(table) for name, table in file_tables.items()}
+    _lay_over(tables, _from_environment(os.environ if environment is None else environment))
+    _lay_over(tables, flags or {})
+    return _convert(tables, "in the environment or on the command line", strict=False)
+
+
+
+def _convert(tables: Mapping[str, Any], where: str, *, strict: bool = True) -> Settings:
+    try:
+        return msgspec.convert(tables, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        key = place.rstrip("`").lstrip(".")
+        raise ConfigError(f"configuration {where}: {f'[{key}] ' if key else ''}{reason}") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """`DTS_STORE_URL=…` as {"store": {"url": …}}; names of sections that there are not, are not ours to judge."""
+    tables: dict[str, dict[str, Any]] = {}
+    for section in Settings.__struct_fields__:
+        prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"
+        for name, value in environment.items():
+            if name.startswith(prefix):
+                key = name.removeprefix(prefix).lower()
+                listed = (section, key) in _LISTS
+                tables.setdefault(section, {})[key] = tuple(value.split()) if listed else value
+    return tables
+
+
+_LISTS = {("worker", "routes"), ("daemons", "run")}
+
+
+def _lay_over(tables: dict[str, Any], overlay: Mapping[str, Any]) -> None:
+    """Put the keys of `overlay` over those in `tables`, table by table."""
+    for name, table in overlay.items():
+        if isinstance(table, Mapping) and isinstance(tables.get(name), dict):
+            tables[name] = {**tables[name], **table}
+        else:
+            tables[name] = dict(table) if isinstance(table, Mapping) else table

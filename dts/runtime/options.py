@@ -1,0 +1,39 @@
+"""What the commands that start a process have in common: their flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from dts.config import Settings, load_settings
+from dts.runtime.logs import set_up_logging
+from dts.version import __version__
+
+
+def process_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser with the flags that every process has: -c, -d, --version."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with the settings (default: none)")
+    parser.add_argument("-d", "--dev", action="store_true", help="lay the file's [dev] table over its settings")
+    parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument("--version", action="version", version=f"dts {__version__}")
+    return parser
+
+
+def load_process_settings(
+    options: argparse.Namespace, flags: Mapping[str, Mapping[str, Any]] | None = None
+) -> Settings:
+    """The settings that a process was started with; sets up its logging, too.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    given = {section: {k: v for k, v in table.items() if v is not None} for section, table in (flags or {}).items()}
+    if options.log_level is not None:
+        given.setdefault("logging", {})["level"] = options.log_level
+    settings = load_settings(options.config, dev=options.dev, flags=given)
+    set_up_logging(settings.logging.level)
+    return settings
