@@ -17,7 +17,6 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import sha3
 
@@ -28,7 +27,6 @@ WINDOW = 300
 """Seconds that a request's timestamp may differ from the server's clock, either way."""
 
 _VERSION = b"1"
-_BLOCK = 136  # bytes: Keccak-256's rate, which is the block size that HMAC pads its key to
 _FIELD = re.compile(r"(uid|ts|nonce|sig)=([A-Za-z0-9_.@-]{1,64})")
 
 
@@ -148,14 +146,8 @@ def _framed(fields: list[bytes]) -> bytes:
 
 
 def _keccak(data: bytes) -> bytes:
-    digest: Any = sha3.keccak_256(data)
-    return bytes(digest.digest())
+    return bytes(sha3.keccak_256(data).digest())
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:
-    """HMAC by its definition, since this Keccak's objects do not state the block size that `hmac` wants."""
-    if len(key) > _BLOCK:
-        key = _keccak(key)
-    padded = key.ljust(_BLOCK, b"\0")
-    inner = _keccak(bytes(byte ^ 0x36 for byte in padded) + data)
-    return _keccak(bytes(byte ^ 0x5C for byte in padded) + inner)
+    return hmac.digest(key, data, sha3.keccak_256)

@@ -134,7 +134,6 @@ def load_settings(
     return _convert(tables, "in the environment or on the command line", strict=False)
 
 
-
 def _convert(tables: Mapping[str, Any], where: str, *, strict: bool = True) -> Settings:
     try:
         return msgspec.convert(tables, Settings, strict=strict)

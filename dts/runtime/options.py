@@ -14,10 +14,15 @@ from dts.version import __version__
 def process_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """A parser with the flags that every process has: -c, -d, --version."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with the settings (default: none)")
-    parser.add_argument("-d", "--dev", action="store_true", help="lay the file's [dev] table over its settings")
+    parser.add_argument(
+        "-d", "--dev", action="store_true", help="lay the file's [dev] table over its settings"
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("--version", action="version", version=f"dts {__version__}")
     return parser
@@ -31,7 +36,9 @@ def load_process_settings(
     Raises:
         ConfigError: a setting is wrong.
     """
-    given = {section: {k: v for k, v in table.items() if v is not None} for section, table in (flags or {}).items()}
+    given = {
+        section: {k: v for k, v in table.items() if v is not None} for section, table in (flags or {}).items()
+    }
     if options.log_level is not None:
         given.setdefault("logging", {})["level"] = options.log_level
     settings = load_settings(options.config, dev=options.dev, flags=given)
