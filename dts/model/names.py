@@ -52,9 +52,7 @@ def check_user_id(user_id: object) -> str:
     """
     if isinstance(user_id, str) and _USER.fullmatch(user_id):
         return user_id
-    raise InvalidName(
-        f"{_shown(user_id)} is not a user name: a lower-case letter, then at most 63 of a-z 0-9 _ . @ -"
-    )
+    raise InvalidName(f"{_shown(user_id)} is not a user name: a lower-case letter, then at most 63 of a-z 0-9 _ . @ -")
 
 
 def new_id() -> str:

@@ -20,9 +20,7 @@ def process_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with the settings (default: none)")
-    parser.add_argument(
-        "-d", "--dev", action="store_true", help="lay the file's [dev] table over its settings"
-    )
+    parser.add_argument("-d", "--dev", action="store_true", help="lay the file's [dev] table over its settings")
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")
     parser.add_argument("--version", action="version", version=f"dts {__version__}")
     return parser
@@ -36,9 +34,7 @@ def load_process_settings(
     Raises:
         ConfigError: a setting is wrong.
     """
-    given = {
-        section: {k: v for k, v in table.items() if v is not None} for section, table in (flags or {}).items()
-    }
+    given = {section: {k: v for k, v in table.items() if v is not None} for section, table in (flags or {}).items()}
     if options.log_level is not None:
         given.setdefault("logging", {})["level"] = options.log_level
     settings = load_settings(options.config, dev=options.dev, flags=given)

@@ -120,9 +120,7 @@ class Store(ABC):
         """Runs, newest first, of one user or of all, from the one that follows the id `after`."""
 
     @abstractmethod
-    async def update_run(
-        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None
-    ) -> Run | None:
+    async def update_run(self, run_id: str, *, state: RunState | None = None, paused: bool | None = None) -> Run | None:
         """Move a run to a state if `RunState.may_become` allows it, and set its flag; durably and atomically.
 
         Returns the run as it is afterwards, moved or not; None if there is none. A caller that asked for a move which
