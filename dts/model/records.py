@@ -32,13 +32,18 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Registered code, `ns/func`. `mean_duration` is that of recent attempts, in seconds; None before the first."""
+    """Registered code, `ns/func`.
+
+    `mean_duration` is that of recent attempts, in seconds; None before the first. `concurrent` says that attempts
+    share a child (`async def`), so that many take as long as one.
+    """
 
     name: str
     description: str = ""
     route: str = "default"
     created: float = 0.0
     mean_duration: float | None = None
+    concurrent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,8 +91,11 @@ class Store(ABC):
         """All functions, by name."""
 
     @abstractmethod
-    async def set_mean_durations(self, means: Mapping[str, float]) -> None:
-        """Note the recent mean duration of functions, in seconds. Unknown names are passed over. Need not be durable."""
+    async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
+        """Note the `mean_duration` (seconds) and `concurrent` of functions by name. Unknown names are passed over.
+
+        Need not be durable.
+        """
 
     @abstractmethod
     async def use_nonce(self, user_id: str, nonce: str, expires: float) -> bool:

@@ -73,7 +73,7 @@ class Result(_message.Message):
     def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., value: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., duration: _Optional[float] = ..., offset: _Optional[float] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class ResultBatch(_message.Message):
-    __slots__ = ("block", "run", "function", "worker", "version", "started", "results", "running")
+    __slots__ = ("block", "run", "function", "worker", "version", "started", "results", "running", "concurrent")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class ResultBatch(_message.Message):
     STARTED_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_FIELD_NUMBER: _ClassVar[int]
     block: str
     run: str
     function: str
@@ -90,7 +91,8 @@ class ResultBatch(_message.Message):
     started: float
     results: _containers.RepeatedCompositeFieldContainer[Result]
     running: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ...) -> None: ...
+    concurrent: bool
+    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ..., concurrent: _Optional[bool] = ...) -> None: ...
 
 class ResultPart(_message.Message):
     __slots__ = ("receipt", "block", "jobs", "body", "content_encoding")

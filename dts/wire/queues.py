@@ -13,8 +13,8 @@ TOPIC_RESULTS = "results"
 """Payload: ids of the runs that have new results, separated by spaces."""
 TOPIC_CANCELLED = "cancelled"
 """Payload: ids of the runs and jobs that were cancelled, separated by spaces."""
-TOPIC_DURATIONS = "durations"
-"""Payload: `function mean_duration` pairs, separated by spaces; seconds."""
+TOPIC_SPEEDS = "speeds"
+"""Payload: JSON, an object of function name → [mean duration in seconds, whether it runs many jobs at a time]."""
 
 
 def jobs_queue(route: str) -> str:
