@@ -41,3 +41,18 @@ def to_bytes(bitmap: int, count: int) -> bytes:
 def from_bytes(data: bytes) -> int:
     """The bitmap that `to_bytes` made."""
     return int.from_bytes(data, "little")
+
+
+def to_window(bitmap: int) -> tuple[int, bytes]:
+    """`bitmap` without its empty ends: the number of empty bytes left out before, and the bytes from there on.
+
+    The few jobs of a part lie close together, so this is much smaller than a bitmap of the whole block.
+    """
+    offset = max(0, (bitmap & -bitmap).bit_length() - 1) >> 3
+    window = bitmap >> (offset * 8)
+    return offset, to_bytes(window, window.bit_length())
+
+
+def from_window(offset: int, data: bytes) -> int:
+    """The bitmap that `to_window` made."""
+    return from_bytes(data) << (offset * 8)

@@ -1,4 +1,7 @@
-"""The rule by which results become a record: a job ends once, the first terminal result wins, a repeat changes nothing."""
+"""The rule by which results become a record: a job ends once, the first terminal result wins.
+
+A repeat changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +46,16 @@ def merge(outcome: Outcome, candidates: Iterable[Candidate]) -> Merge:
             after = replace(after, running=running)
             continue
         parts.append(Part(after.block, after.parts, fresh, candidate.body, candidate.content_encoding))
+        # A job that the candidate lists twice counts once, so that the counts always add up to the bitmap.
+        succeeded = candidate.succeeded & fresh
+        failed = candidate.failed & fresh & ~succeeded
         after = replace(
             after,
             ended=after.ended | fresh,
             running=running,
-            succeeded=after.succeeded + (candidate.succeeded & fresh).bit_count(),
-            failed=after.failed + (candidate.failed & fresh).bit_count(),
-            cancelled=after.cancelled + (candidate.cancelled & fresh).bit_count(),
+            succeeded=after.succeeded + succeeded.bit_count(),
+            failed=after.failed + failed.bit_count(),
+            cancelled=after.cancelled + (fresh & ~succeeded & ~failed).bit_count(),
             parts=after.parts + 1,
         )
     return Merge(outcome, after, tuple(parts), tuple(accepted))

@@ -1,0 +1,79 @@
+"""What both back ends do alike before a database is asked: group, parse, and bound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from dts.model import Candidate, bitmap, job_id
+
+PAGE_BYTES = 16 * 1024 * 1024
+"""Bytes of bodies that `uncollected_parts` gives at once: what a server can hold for each of many clients."""
+
+_DIGITS = 18  # in a number of a receipt at most: fits in a signed 64-bit integer
+
+
+def storable(text: str) -> str:
+    """`text` as a database can take it: lone surrogates, which are no UTF-8, become backslash escapes.
+
+    No id that may be stored has a backslash, so a lookup of what this returns for them finds nothing.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def by_block(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
+    """The positions in `candidates` of those of each block, in their order."""
+    positions: dict[str, list[int]] = {}
+    for position, candidate in enumerate(candidates):
+        positions.setdefault(storable(candidate.block), []).append(position)
+    return positions
+
+
+def parse_receipts(receipts: Iterable[str]) -> dict[int, set[int]]:
+    """The part numbers in `receipts` by block number; what is not a receipt is passed over."""
+    parts: dict[int, set[int]] = {}
+    for receipt in receipts:
+        block, _, part = receipt.partition(".")
+        if _is_number(block) and _is_number(part):
+            parts.setdefault(int(block), set()).add(int(part))
+    return parts
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
+class Page:
+    """How much more of a page of parts may be filled: it is full at `max_jobs` jobs or at PAGE_BYTES."""
+
+    def __init__(self, max_jobs: int) -> None:
+        self._jobs = max_jobs
+        self._bytes = PAGE_BYTES
+        self._empty = True
+
+    def take(self, jobs: int, size: int) -> bool:
+        """Whether a part of `jobs` jobs and `size` bytes still goes on the page; the first always does."""
+        if not self._empty and (self._jobs <= 0 or self._bytes < size):
+            return False
+        self._empty = False
+        self._jobs -= jobs
+        self._bytes -= size
+        return True
+
+
+def job_ids(run: str, first: int, parts: Iterable[int]) -> Iterator[str]:
+    """The ids of the jobs in `parts`, bitmaps of one block whose first job has the number `first`."""
+    for jobs in parts:
+        for index in bitmap.indices(jobs):
+            yield job_id(run, first + index)
+
+
+def headers_to_text(headers: Mapping[str, str | int]) -> str:
+    """A dead letter's headers as JSON: their names may hold what a database does not allow in the name of a field."""
+    return json.dumps(dict(headers), separators=(",", ":"))
+
+
+def headers_from_text(text: str) -> dict[str, str | int]:
+    """The headers that `headers_to_text` was given."""
+    headers: dict[str, str | int] = json.loads(text)
+    return headers

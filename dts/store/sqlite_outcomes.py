@@ -1,0 +1,145 @@
+"""What a SQLite store does with outcomes, in SQL. Each function runs in a transaction that its caller makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from sqlite3 import Connection
+
+from dts.model import Candidate, Merge, Outcome, Part, Statistics, bitmap, merge
+from dts.store.shared import Page, by_block, job_ids
+from dts.store.sqlite_rows import OUTCOME, PART, outcome_from, part_from
+
+_STATISTICS = """
+    SELECT coalesce(sum(count), 0),
+        coalesce(sum(iif(published, 0, max(0, count - succeeded - failed - cancelled - at_work))), 0),
+        coalesce(sum(at_work), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0), coalesce(sum(cancelled), 0)
+    FROM blocks WHERE
+"""
+
+
+def record(db: Connection, candidates: Sequence[Candidate]) -> list[int | None]:
+    """Merge candidates into the outcomes of their blocks; the jobs that each of them ended."""
+    accepted: list[int | None] = [None] * len(candidates)
+    for block, positions in by_block(candidates).items():
+        row = db.execute(f"SELECT key, {OUTCOME} FROM blocks WHERE id = ?", (block,)).fetchone()
+        if row is None:
+            continue
+        merged = merge(outcome_from(row[1:]), (candidates[position] for position in positions))
+        if merged.changed:
+            _write_merge(db, row[0], merged)
+        for position, jobs in zip(positions, merged.accepted, strict=True):
+            accepted[position] = jobs
+    return accepted
+
+
+def _write_merge(db: Connection, key: int, merged: Merge) -> None:
+    after = merged.after
+    fresh = after.ended & ~merged.before.ended
+    db.execute(
+        "UPDATE blocks SET ended = ?, running = ?, succeeded = ?, failed = ?, cancelled = ?, at_work = ?, parts = ?, "
+        "uncollected = uncollected + ? WHERE key = ?",
+        (
+            bitmap.to_bytes(after.ended, after.count),
+            bitmap.to_bytes(after.running, after.count),
+            after.succeeded,
+            after.failed,
+            after.cancelled,
+            after.running.bit_count(),
+            after.parts,
+            fresh.bit_count(),
+            key,
+        ),
+    )
+    db.executemany(
+        "INSERT INTO parts (block, number, count, jobs_offset, jobs, size, content_encoding, body) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                key,
+                part.number,
+                part.jobs.bit_count(),
+                *bitmap.to_window(part.jobs),
+                len(part.body),
+                part.content_encoding,
+                part.body,
+            )
+            for part in merged.parts
+        ],
+    )
+
+
+def get_outcome(db: Connection, block_id: str) -> Outcome | None:
+    """What became of a block so far."""
+    row = db.execute(f"SELECT {OUTCOME} FROM blocks WHERE id = ?", (block_id,)).fetchone()
+    return outcome_from(row) if row else None
+
+
+def get_parts(db: Connection, block_id: str) -> list[Part]:
+    """All parts of a block by number."""
+    rows = db.execute(
+        f"SELECT {PART} FROM parts WHERE block = (SELECT key FROM blocks WHERE id = ?) ORDER BY number", (block_id,)
+    )
+    return [part_from(block_id, row) for row in rows]
+
+
+def uncollected_parts(db: Connection, run_id: str, max_jobs: int) -> list[Part]:
+    """A page of a run's parts that are not collected."""
+    page = Page(max_jobs)
+    parts: list[Part] = []
+    blocks = db.execute("SELECT key, id FROM blocks WHERE run = ? AND uncollected > 0 ORDER BY number", (run_id,))
+    for key, block_id in blocks:
+        rows = db.execute(
+            "SELECT rowid, count, size FROM parts WHERE block = ? AND NOT collected ORDER BY number", (key,)
+        )
+        for rowid, count, size in rows:
+            if not page.take(count, size):
+                return parts
+            row = db.execute(f"SELECT {PART} FROM parts WHERE rowid = ?", (rowid,)).fetchone()
+            parts.append(part_from(block_id, row))
+    return parts
+
+
+def collect(db: Connection, run_id: str, numbers: Mapping[int, set[int]]) -> int:
+    """Mark parts as collected, given by block number; how many jobs they hold."""
+    collected = 0
+    for number, parts in numbers.items():
+        row = db.execute("SELECT key FROM blocks WHERE run = ? AND number = ?", (run_id, number)).fetchone()
+        if row is None:
+            continue
+        jobs = 0
+        for part in parts:
+            for (count,) in db.execute(
+                "UPDATE parts SET collected = 1 WHERE block = ? AND number = ? AND NOT collected RETURNING count",
+                (row[0], part),
+            ):
+                jobs += count
+        if jobs:
+            db.execute("UPDATE blocks SET uncollected = uncollected - ? WHERE key = ?", (jobs, row[0]))
+        collected += jobs
+    return collected
+
+
+def run_statistics(db: Connection, run_id: str) -> Statistics:
+    """The states of a run's jobs."""
+    return Statistics(*db.execute(f"{_STATISTICS} run = ?", (run_id,)).fetchone())
+
+
+def user_statistics(db: Connection, user: str) -> Statistics:
+    """The states of a user's jobs."""
+    return Statistics(*db.execute(f"{_STATISTICS} user = ?", (user,)).fetchone())
+
+
+def retrievables(db: Connection, user: str, limit: int) -> list[str]:
+    """Ids of a user's jobs that have ended and are not collected."""
+    ids: list[str] = []
+    blocks = db.execute(
+        "SELECT key, run, first FROM blocks WHERE user = ? AND uncollected > 0 ORDER BY run, number", (user,)
+    )
+    for key, run, first in blocks:
+        if len(ids) >= limit:
+            break
+        rows = db.execute(
+            "SELECT jobs_offset, jobs FROM parts WHERE block = ? AND NOT collected ORDER BY number", (key,)
+        )
+        ids.extend(job_ids(run, first, (bitmap.from_window(*row) for row in rows)))
+    return ids[:limit]

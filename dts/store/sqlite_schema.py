@@ -1,0 +1,152 @@
+"""The tables of a SQLite store, and opening its files.
+
+A block's row holds what changes of it, its outcome; the row is small, so that writing it back is cheap. What never
+changes and may be large is apart: the block's body in `bodies`, each part of the outcome in a row of `parts` with its
+body last, where SQLite can leave it unread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from dts.errors import ConfigError, StoreUnavailable
+from dts.store.sqlite_thread import primary_code, translated, when_unlocked
+
+SCHEMA_VERSION = 1
+"""What `PRAGMA user_version` says of a file with these tables."""
+
+TABLES = """
+CREATE TABLE users (
+    id TEXT PRIMARY KEY, key BLOB NOT NULL, roles TEXT NOT NULL, created REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE functions (
+    name TEXT PRIMARY KEY, description TEXT NOT NULL, route TEXT NOT NULL, created REAL NOT NULL,
+    mean_duration REAL, concurrent INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
+    state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_by_user ON runs (user, id);
+CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';
+
+CREATE TABLE blocks (
+    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run TEXT NOT NULL, number INTEGER NOT NULL,
+    first INTEGER NOT NULL, user TEXT NOT NULL, function TEXT NOT NULL, count INTEGER NOT NULL,
+    digest BLOB NOT NULL, content_encoding TEXT NOT NULL, created REAL NOT NULL,
+    published INTEGER NOT NULL, leased_until REAL NOT NULL DEFAULT 0,
+    succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
+    at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
+    ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x''
+) STRICT;
+CREATE INDEX blocks_by_run ON blocks (run, number, published, count, succeeded, failed, cancelled, at_work);
+CREATE INDEX blocks_by_user ON blocks (user, published, count, succeeded, failed, cancelled, at_work);
+CREATE INDEX blocks_unpublished ON blocks (created, number)
+    WHERE NOT published AND succeeded + failed + cancelled < count;
+CREATE INDEX blocks_uncollected ON blocks (user, run, number) WHERE uncollected > 0;
+CREATE INDEX blocks_uncollected_by_run ON blocks (run, number) WHERE uncollected > 0;
+
+CREATE TABLE bodies (block INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+
+CREATE TABLE parts (
+    block INTEGER NOT NULL, number INTEGER NOT NULL, count INTEGER NOT NULL, collected INTEGER NOT NULL DEFAULT 0,
+    jobs_offset INTEGER NOT NULL, jobs BLOB NOT NULL, size INTEGER NOT NULL, content_encoding TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX parts_by_block ON parts (block, number);
+CREATE INDEX parts_uncollected ON parts (block, number) WHERE NOT collected;
+
+CREATE TABLE dead_letters (
+    id TEXT PRIMARY KEY, queue TEXT NOT NULL, reason TEXT NOT NULL, content_encoding TEXT NOT NULL,
+    headers TEXT NOT NULL, died REAL NOT NULL, body BLOB NOT NULL
+) STRICT;
+"""
+
+NONCES = """
+CREATE TABLE nonces (
+    user TEXT NOT NULL, nonce TEXT NOT NULL, expires REAL NOT NULL, PRIMARY KEY (user, nonce)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_by_expiry ON nonces (expires);
+"""
+
+_PAGES_IN_LOG = 4000  # 16 MB: a page that is written often is copied from the log to the file once for many writes
+_CACHE = 32 * 1024  # KiB a connection
+_STATEMENTS = 256
+
+
+def open_database(path: Path, tables: str) -> sqlite3.Connection:
+    """Open a file for reading and writing; create it, its folder and its tables if they are missing.
+
+    Raises:
+        ConfigError: there can be no such file there, or it is of another program or of a later version of DTS.
+        StoreUnavailable: it is locked, or the disk is full.
+    """
+    _create_file(path)
+    db = connect(path)
+    try:
+        when_unlocked(lambda: db.execute("PRAGMA journal_mode = WAL"))
+        db.execute("PRAGMA journal_size_limit = 67108864")
+        when_unlocked(lambda: db.execute("BEGIN IMMEDIATE"))
+        _create_tables(db, path, tables)
+        db.execute("COMMIT")
+    except sqlite3.Error as error:
+        db.close()
+        raise _opening_error(error, path) from error
+    except ConfigError:
+        db.close()
+        raise
+    return db
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there. Transactions begin and end only where the code says so."""
+    db = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=_STATEMENTS)
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA cache_size = -{_CACHE}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_IN_LOG}")
+    return db
+
+
+def _create_file(path: Path) -> None:
+    try:
+        for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
+            raise StoreUnavailable(f"the store's file {path} cannot be made now: {error.strerror}") from error
+        raise ConfigError(
+            f"the store's file {path} cannot be opened for writing ({error.strerror}): choose a path that this user "
+            "may write in the store's URL, or change the folder's owner or mode"
+        ) from error
+
+
+def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"the store's file {path} has schema version {version} and this DTS knows {SCHEMA_VERSION}: "
+            "it was written by a later version; install that one, or choose another file"
+        )
+    (others,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if others:
+        raise ConfigError(f"the file {path} is a database of another program: choose another one in the store's URL")
+    for statement in tables.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _opening_error(error: sqlite3.Error, path: Path) -> Exception:
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_NOTADB:
+        return ConfigError(f"the file {path} is not a SQLite database: choose another one in the store's URL")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return ConfigError(f"the store's file {path} or its folder cannot be written ({error}): change owner or mode")
+    return translated(error)
