@@ -78,7 +78,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The daemons. `relay_after` is the age in seconds at which timekeeper publishes what its server did not."""
 
-    run: tuple[str, ...] = ("porter", "stethoscope", "logtracer", "timekeeper")
+    run: tuple[str, ...] = ("porter", "timekeeper")
     relay_after: Seconds = 2.0
     relay_interval: Seconds = 0.5
 

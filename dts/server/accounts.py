@@ -1,0 +1,134 @@
+"""Users and their signing keys: the first administrator, keys encrypted at rest, requests verified."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from dts.auth import WINDOW, KeccakAuthenticator, Request, derive_key, new_secret
+from dts.errors import AuthError, ConfigError, DuplicateKey
+from dts.model import User
+from dts.server.cache import Cache
+from dts.store import Store
+
+logger = logging.getLogger(__name__)
+
+FIRST_ADMINISTRATOR = "admin"
+_CACHE_SECONDS = 2.0
+_NOBODY = bytes(32)
+
+
+class KeyBox:
+    """Encrypts signing keys with the server's key file (Fernet: AES-128-CBC and HMAC-SHA-256)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._fernet = Fernet(key)
+
+    @classmethod
+    def open(cls, path: Path) -> KeyBox:
+        """The box of a key file; the file is made, for its owner alone, if there is none.
+
+        Raises:
+            ConfigError: the file cannot be read or made, or does not hold a key.
+        """
+        try:
+            _create_private(path, Fernet.generate_key())
+            return cls(path.read_bytes().strip())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the server's key file {path} cannot be used: {error}") from error
+
+    def seal(self, key: bytes) -> bytes:
+        """A signing key as the store may see it."""
+        return self._fernet.encrypt(key)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The signing key.
+
+        Raises:
+            ConfigError: it was sealed with another key file.
+        """
+        try:
+            return self._fernet.decrypt(sealed)
+        except InvalidToken as error:
+            raise ConfigError(
+                "the store's user keys were encrypted with another key file: "
+                "start the server with the key file that this store was first used with ([server] key_file)"
+            ) from error
+
+
+class Accounts:
+    """Knows who sent a request."""
+
+    def __init__(self, store: Store, keys: KeyBox) -> None:
+        self._store = store
+        self._keys = keys
+        self._known: Cache[tuple[User, bytes]] = Cache(self._load, _CACHE_SECONDS)
+
+    async def authenticate(self, header: str | None, request: Request) -> User:
+        """The user who signed a request.
+
+        Raises:
+            AuthError: there is no valid signature, or it was used before; which of them is not told.
+        """
+        claim = KeccakAuthenticator.parse(header)
+        found = await self._known.get(claim.user_id)
+        genuine = KeccakAuthenticator.verify(claim, found[1] if found else _NOBODY, request)
+        if not (found and genuine):
+            raise AuthError
+        if not await self._store.use_nonce(claim.user_id, claim.nonce, time.time() + 2 * WINDOW):
+            raise AuthError
+        return found[0]
+
+    async def ensure_administrator(self, secret_file: Path) -> None:
+        """Create the first administrator if there is no user at all, and leave the secret in `secret_file`.
+
+        A secret that the file holds already is taken: several stores may be served from one folder.
+        """
+        if await self._store.has_users():
+            return
+        created, secret = _first_secret(secret_file)
+        key = self._keys.seal(derive_key(FIRST_ADMINISTRATOR, secret))
+        user = User(FIRST_ADMINISTRATOR, key, frozenset({"administrator"}), time.time())
+        try:
+            await self._store.add_user(user)
+        except DuplicateKey:
+            return  # another server was first; it has the same file, or its operator has its secret
+        which = "random secret, now in" if created else "secret that was in"
+        logger.warning("first start: created the user %s with the %s %s", user.id, which, secret_file)
+
+    async def _load(self, user_id: str) -> tuple[User, bytes] | None:
+        user = await self._store.get_user(user_id)
+        return None if user is None else (user, self._keys.unseal(user.key))
+
+
+def _first_secret(path: Path) -> tuple[bool, str]:
+    """The secret in a file, and whether it was made just now because there was none."""
+    try:
+        created = _create_private(path, new_secret().encode() + b"\n")
+        return created, path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the administrator's secret file {path} cannot be used: {error}") from error
+
+
+def _create_private(path: Path, content: bytes) -> bool:
+    """Make a file with mode 0600 unless it is there, whole or not at all; whether it was made."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # fails if another process was faster, and never shows half a file
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True

@@ -1,0 +1,145 @@
+"""The server as a service: store, broker, handlers and, when asked to, the daemons, in one life."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from dts.broker import open_broker
+from dts.config import Settings
+from dts.errors import ConfigError, StoreUnavailable
+from dts.runtime.service import Service
+from dts.server.accounts import Accounts, KeyBox
+from dts.server.catalogue import Catalogue
+from dts.server.context import Context
+from dts.server.daemons import DAEMONS
+from dts.server.handlers._base import NotFoundHandler
+from dts.server.hub import Hub
+from dts.server.publisher import Publisher
+from dts.server.routes import ROUTES
+from dts.store import open_store
+
+logger = logging.getLogger(__name__)
+
+_RETRY_STORE = 1.0
+
+
+class Server(Service):
+    """Serves until it is stopped. Several on the same store and broker behave as one."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self.port = settings.server.port
+
+    async def _start(self) -> None:
+        settings = self._settings
+        sockets = self._bind()
+        self._stack.callback(_close_all, sockets)
+        store, broker = open_store(settings.store.url), open_broker(settings.broker.url)
+        self._stack.push_async_callback(store.close)
+        self._stack.push_async_callback(broker.close)
+        await broker.start()
+        accounts = Accounts(store, KeyBox.open(settings.server.key_file))
+        catalogue = Catalogue(store)
+        hub = Hub(broker, catalogue)
+        publisher = Publisher(store, broker, settings.server)
+        context = Context(settings.server, store, broker, accounts, catalogue, publisher, hub)
+        for service in (hub, publisher):
+            await service.start()
+            self._stack.push_async_callback(service.stop)
+        ready = await self._prepare(context, wait=False)
+        self._serve(context, sockets)
+        if ready:
+            await self._start_daemons(context)
+        else:
+            self._spawn(self._prepare_later(context), "server-prepare")
+
+    def _bind(self) -> list[socket.socket]:
+        """Take the port first: a server that cannot listen should not touch the store."""
+        settings = self._settings.server
+        try:
+            sockets = bind_sockets(settings.port, settings.host)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
+                "choose another with --port or [server] port"
+            ) from error
+        self.port = sockets[0].getsockname()[1]
+        return sockets
+
+    def _serve(self, context: Context, sockets: list[socket.socket]) -> None:
+        application = Application(
+            [(path, handler, {"context": context}) for path, handler in ROUTES],
+            default_handler_class=NotFoundHandler,
+            default_handler_args={"context": context},
+            log_function=_log_request,
+        )
+        server = HTTPServer(application, xheaders=False, max_body_size=2**40, idle_connection_timeout=120)
+        server.add_sockets(sockets)
+        self._stack.push_async_callback(self._stop_http, server)
+        logger.info("serving on http://%s:%d", self._settings.server.host, self.port)
+
+    async def _stop_http(self, server: HTTPServer) -> None:
+        server.stop()
+        try:
+            await asyncio.wait_for(server.close_all_connections(), self._settings.server.shutdown_timeout)
+        except TimeoutError:
+            logger.warning("some connections were cut off")
+
+    async def _prepare(self, context: Context, *, wait: bool) -> bool:
+        """Make the store ready for use; False if it is away and `wait` is not set."""
+        warned = False
+        while True:
+            try:
+                await context.store.start()
+                await context.accounts.ensure_administrator(self._settings.server.admin_secret_file)
+                await context.catalogue.register_bundled()
+            except StoreUnavailable as error:
+                if not warned:
+                    logger.warning("waiting for the store, answering 503 until then: %s", error)
+                    warned = True
+                if not wait:
+                    return False
+                await asyncio.sleep(_RETRY_STORE)
+            else:
+                return True
+
+    async def _prepare_later(self, context: Context) -> None:
+        await self._prepare(context, wait=True)
+        logger.info("the store is there")
+        await self._start_daemons(context)
+
+    async def _start_daemons(self, context: Context) -> None:
+        for name in self._daemons():
+            daemon = DAEMONS[name](context.store, context.broker, self._settings)
+            await daemon.start()
+            self._stack.push_async_callback(daemon.stop)
+
+    def _daemons(self) -> list[str]:
+        """The daemons to run inside this process."""
+        asked = self._settings.server.daemons.split()
+        if asked == ["auto"]:
+            asked = ["all"] if self._settings.broker.url.startswith("sqlite:") else []
+        if asked == ["all"]:
+            return list(DAEMONS)
+        if asked == ["none"]:
+            return []
+        unknown = [name for name in asked if name not in DAEMONS]
+        if unknown:
+            raise ConfigError(f"[server.daemons] there is no daemon {unknown[0]}: name some of {', '.join(DAEMONS)}")
+        return asked
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
+def _log_request(handler: object) -> None:
+    """Say nothing of each request: at full speed the log would cost more than the work."""

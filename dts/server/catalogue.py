@@ -1,0 +1,63 @@
+"""The registered functions, and how fast they are."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+import dts
+from dts.errors import DuplicateKey, InvalidName
+from dts.model import Function, parse_function_name
+from dts.server.cache import Cache
+from dts.store import Store
+
+BUNDLED = Path(dts.__file__).parent / "worker" / "functions"
+"""The functions that come with DTS. Read as text: the server never imports a function."""
+
+_CACHE_SECONDS = 2.0
+
+
+class Catalogue:
+    """Looks functions up. Speeds come with events, faster than the record is read anew."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._functions: Cache[Function] = Cache(store.get_function, _CACHE_SECONDS)
+        self._speeds: dict[str, tuple[float, bool]] = {}
+
+    async def get(self, name: str) -> Function | None:
+        """The function of that name with its latest speed, or None if none is registered."""
+        function = await self._functions.get(name)
+        if function is not None and (speed := self._speeds.get(name)) is not None:
+            function = replace(function, mean_duration=speed[0], concurrent=speed[1])
+        return function
+
+    def on_speeds(self, payload: str) -> None:
+        """Take in an event of the topic `speeds`."""
+        self._speeds.update(msgspec.json.decode(payload, type=dict[str, tuple[float, bool]]))
+
+    async def register_bundled(self) -> None:
+        """Register the functions that come with DTS, those that are not registered yet."""
+        known = {function.name for function in await self._store.list_functions()}
+        for function in bundled_functions(BUNDLED):
+            if function.name not in known:
+                try:
+                    await self._store.add_function(function)
+                except DuplicateKey:
+                    continue  # another server was first
+
+
+def bundled_functions(folder: Path) -> Iterator[Function]:
+    """The functions in a folder `<namespace>/<function>.py`, described by the first line of their docstrings."""
+    for path in sorted(folder.glob("*/*.py")):
+        try:
+            name = str(parse_function_name(f"{path.parent.name}/{path.stem}"))
+        except InvalidName:
+            continue  # __init__.py, and helpers whose names start with an underscore
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        yield Function(name, description=docstring.partition("\n")[0], created=time.time())

@@ -1,0 +1,26 @@
+"""What handlers work with: one object for the whole process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dts.broker import Broker
+from dts.config import ServerSettings
+from dts.server.accounts import Accounts
+from dts.server.catalogue import Catalogue
+from dts.server.hub import Hub
+from dts.server.publisher import Publisher
+from dts.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The services behind the handlers."""
+
+    settings: ServerSettings
+    store: Store
+    broker: Broker
+    accounts: Accounts
+    catalogue: Catalogue
+    publisher: Publisher
+    hub: Hub

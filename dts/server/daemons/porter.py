@@ -1,0 +1,115 @@
+"""Porter: results queue → store, in bulk, idempotently.
+
+It acks a delivery when its results are in the store; a crash in between brings them again, and the store takes a
+repeat as what it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import msgspec
+
+from dts.broker import Consumer, Delivery
+from dts.errors import TooLarge, WireError
+from dts.model import Candidate, bitmap
+from dts.server.daemons._base import Daemon
+from dts.wire import codec, dts_pb2
+from dts.wire.queues import RESULTS, TOPIC_RESULTS, TOPIC_SPEEDS
+
+logger = logging.getLogger(__name__)
+
+_PREFETCH = 256
+_MAX_MESSAGES = 64
+"""Messages recorded in one go: enough to share a write, few enough that the loop is not blocked decoding them."""
+
+_RECENT = 0.3
+"""Weight of the newest batch in a function's mean duration."""
+
+
+class Porter(Daemon):
+    """Records results."""
+
+    async def _start(self) -> None:
+        self._speeds: dict[str, tuple[float, bool]] = {
+            function.name: (function.mean_duration, function.concurrent)
+            for function in await self._insist(self._store.list_functions, "read the functions")
+            if function.mean_duration is not None
+        }
+        self._told: dict[str, float] = {}  # the means as they were last broadcast
+        self._unsaved: set[str] = set()
+        consumer = await self._broker.consume(RESULTS, prefetch=_PREFETCH)
+        self._stack.push_async_callback(consumer.close)
+        self._spawn(self._carry(consumer), "porter")
+        self._spawn(self._every(2.0, self._save_speeds, "note the speeds of functions"), "porter-speeds")
+
+    async def _carry(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.receive(_MAX_MESSAGES):
+            readable: list[Delivery] = []
+            candidates: list[Candidate] = []
+            runs: set[str] = set()
+            news: dict[str, tuple[float, bool]] = {}
+            for delivery in deliveries:
+                try:
+                    batch, candidate = read_results(delivery)
+                except (WireError, TooLarge) as error:
+                    logger.warning("a message on %s cannot be read: %s", RESULTS, error)
+                    await consumer.reject([delivery], str(error))
+                    continue
+                readable.append(delivery)
+                candidates.append(candidate)
+                runs.add(batch.run)
+                self._learn(batch, news)
+            await self._insist(partial(self._store.record, candidates), "record results")
+            await consumer.ack(readable)
+            await self._broker.broadcast(TOPIC_RESULTS, " ".join(runs))
+            if news:
+                await self._broker.broadcast(TOPIC_SPEEDS, msgspec.json.encode(news).decode())
+
+    def _learn(self, batch: dts_pb2.ResultBatch, news: dict[str, tuple[float, bool]]) -> None:
+        """Take a batch into its function's mean duration; tell the servers when that changes what they would do."""
+        if not batch.results:
+            return
+        mean = sum([result.duration for result in batch.results]) / len(batch.results)
+        known = self._speeds.get(batch.function)
+        if known is not None:
+            mean = _RECENT * mean + (1 - _RECENT) * known[0]
+        self._speeds[batch.function] = (mean, batch.concurrent)
+        self._unsaved.add(batch.function)
+        told = self._told.get(batch.function)
+        if told is None or not 0.8 < mean / max(told, 1e-9) < 1.25:
+            self._told[batch.function] = mean
+            news[batch.function] = (mean, batch.concurrent)
+
+    async def _save_speeds(self) -> None:
+        unsaved, self._unsaved = self._unsaved, set()
+        if unsaved:
+            await self._store.set_speeds({name: self._speeds[name] for name in unsaved})
+
+
+def read_results(delivery: Delivery) -> tuple[dts_pb2.ResultBatch, Candidate]:
+    """The results in a delivery, and what they ask of the record.
+
+    Raises:
+        WireError: the body is no ResultBatch.
+        TooLarge: it is too large when decompressed.
+    """
+    message = delivery.message
+    batch = codec.decode(dts_pb2.ResultBatch, message.body, message.content_encoding)
+    by_status: dict[int, list[int]] = {dts_pb2.SUCCEEDED: [], dts_pb2.FAILED: [], dts_pb2.CANCELLED: []}
+    try:
+        for result in batch.results:
+            by_status[result.status].append(result.index)
+    except KeyError as error:
+        raise WireError(f"a result has the unknown status {error}") from error
+    candidate = Candidate(
+        batch.block,
+        message.body,
+        message.content_encoding,
+        succeeded=bitmap.from_indices(by_status[dts_pb2.SUCCEEDED]),
+        failed=bitmap.from_indices(by_status[dts_pb2.FAILED]),
+        cancelled=bitmap.from_indices(by_status[dts_pb2.CANCELLED]),
+        running=bitmap.from_indices(batch.running),
+    )
+    return batch, candidate

@@ -1,0 +1,1 @@
+"""The REST handlers: thin, over one base; each module serves one resource."""

@@ -1,0 +1,246 @@
+"""What every handler has in common: signatures, bodies with a limit, the envelope of answers and errors."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from http.client import responses
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from dts.auth import Request
+from dts.errors import (
+    AuthError,
+    BlockConflict,
+    BrokerUnavailable,
+    ConfigError,
+    DuplicateKey,
+    InvalidInput,
+    InvalidName,
+    StoreUnavailable,
+    TooLarge,
+    WireError,
+)
+from dts.model import Run, User, is_id
+from dts.server.consts import CONTENT_JSON, RETRY_AFTER, ErrorCode
+from dts.server.context import Context
+from dts.server.ingest import describe_json_error
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+H = TypeVar("H", bound="DtsHandler")
+T = TypeVar("T")
+
+_DISCARD = 16
+"""A body that is too large is read and thrown away up to this many times the limit, so that the sender gets to read
+the answer; beyond it the connection is cut."""
+
+
+class ApiError(HTTPError):
+    """An answer with an error. The message says what to do."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code.status, log_message=None)
+        self.code = code
+        self.message = message
+
+
+@stream_request_body
+class DtsHandler(RequestHandler):
+    """Base of all handlers. Methods answer with `self.answer`, and raise ApiError or any DtsError."""
+
+    def initialize(self, context: Context) -> None:
+        """Take the services of the process; called by Tornado."""
+        self.context = context
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self._too_large = False
+
+    # bodies
+
+    def prepare(self) -> None:
+        """Check the size that is announced, before the body comes."""
+        limit = self.context.settings.max_body
+        length = self.request.headers.get("Content-Length", "0")
+        announced = int(length) if length.isascii() and length.isdigit() else 0
+        self._too_large = announced > limit
+        if announced > _DISCARD * limit:
+            raise self._over_limit()
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a piece of the body; called by Tornado."""
+        self._received += len(chunk)
+        if self._received > self.context.settings.max_body:
+            self._too_large = True
+            self._chunks.clear()
+        if not self._too_large:
+            self._chunks.append(chunk)
+
+    def body(self) -> bytes:
+        """The body as it came.
+
+        Raises:
+            ApiError: it is over the limit.
+        """
+        if self._too_large:
+            raise self._over_limit()
+        return b"".join(self._chunks)
+
+    def params(self, kind: type[T]) -> T:
+        """The value of `params` in the body, as the given type.
+
+        Raises:
+            ApiError: the body is not JSON, is no object, or a field is missing, unknown or of the wrong type.
+        """
+        try:
+            return msgspec.json.decode(self.body(), type=_envelope(kind)).params
+        except msgspec.ValidationError as error:
+            missing = "missing required field" in str(error)
+            code = ErrorCode.ARGUMENT_MISSING if missing else ErrorCode.ARGUMENT_INVALID
+            raise ApiError(code, str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            message = f"the body is not valid JSON: {describe_json_error(error)}"
+            raise ApiError(ErrorCode.JSON_INVALID, message) from error
+
+    def number_argument(self, name: str, default: float, *, most: float) -> float:
+        """A number from 0 in the query; one over `most` is taken as `most`.
+
+        Raises:
+            ApiError: it is no such number.
+        """
+        text = self.get_query_argument(name, None)
+        if text is None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not number >= 0:  # also refuses NaN
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"{name} must be a number from 0 to {most:g}, not {text[:40]!r}")
+        return min(number, most)
+
+    def _over_limit(self) -> ApiError:
+        limit = self.context.settings.max_body
+        return ApiError(ErrorCode.TOO_LARGE, f"the body is over the limit of {limit} bytes: send it in smaller parts")
+
+    # who
+
+    async def authenticate(self) -> User:
+        """The user who signed this request.
+
+        Raises:
+            AuthError: nobody did, validly.
+        """
+        request = self.request
+        path, _, query = (request.uri or "").partition("?")
+        signed = Request(request.method or "", path, query, self.body())
+        return await self.context.accounts.authenticate(request.headers.get("Authorization"), signed)
+
+    async def own_run(self, user: User, run_id: str) -> Run:
+        """The user's run of that id.
+
+        Raises:
+            ApiError: there is none, or it is somebody else's: nobody can tell which.
+        """
+        run = await self.context.store.get_run(run_id) if is_id(run_id) else None
+        if run is None or run.user != user.id:
+            raise ApiError(ErrorCode.NOT_FOUND, f"there is no run {run_id[:80]}")
+        return run
+
+    # answers
+
+    def answer(self, result: object, status: int = 200) -> None:
+        """Send a success."""
+        self.set_status(status)
+        self.set_header("Content-Type", CONTENT_JSON)
+        self.finish(msgspec.json.encode({"result": result}))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Send an error in its envelope; called by Tornado for whatever a handler raised."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        code, message = describe_error(error, status_code)
+        if code is ErrorCode.STORE_UNAVAILABLE:
+            self.set_header("Retry-After", str(RETRY_AFTER))
+        if code is ErrorCode.UNAUTHORIZED:
+            self.set_header("WWW-Authenticate", "DTS-KECCAK-256")
+        if self._too_large:
+            self.set_header("Connection", "close")
+        self.set_status(code.status)
+        self.set_header("Content-Type", CONTENT_JSON)
+        self.finish(msgspec.json.encode({"error": {"code": code.code, "message": message}}))
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        """Log only what is a fault of the server; refusals are the caller's."""
+        if value is not None and describe_error(value, 500)[0] is ErrorCode.INTERNAL_ERROR:
+            logger.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
+
+    def compute_etag(self) -> None:
+        """No automatic ETag: it would hash every answer for nobody."""
+
+    def set_default_headers(self) -> None:
+        """Say nothing of the software in use."""
+        self.clear_header("Server")
+
+
+class NotFoundHandler(DtsHandler):
+    """Answers for paths that there are not."""
+
+    def prepare(self) -> None:
+        raise ApiError(ErrorCode.NOT_FOUND, f"there is nothing at {self.request.path[:200]}")
+
+
+_BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
+    (AuthError, ErrorCode.UNAUTHORIZED),
+    (InvalidName, ErrorCode.NAME_INVALID),
+    (TooLarge, ErrorCode.TOO_LARGE),
+    (InvalidInput, ErrorCode.ARGUMENT_INVALID),
+    (WireError, ErrorCode.BODY_INVALID),
+    (BlockConflict, ErrorCode.BLOCK_CONFLICT),
+    (DuplicateKey, ErrorCode.ALREADY_EXISTS),
+    (StoreUnavailable, ErrorCode.STORE_UNAVAILABLE),
+    (BrokerUnavailable, ErrorCode.STORE_UNAVAILABLE),
+)
+
+
+def describe_error(error: BaseException | None, status: int) -> tuple[ErrorCode, str]:
+    """The code and the message for an error that a handler, or Tornado itself, raised."""
+    if isinstance(error, ApiError):
+        return error.code, error.message
+    for kind, code in _BY_TYPE:
+        if isinstance(error, kind):
+            return code, str(error)
+    if isinstance(error, ConfigError):
+        return ErrorCode.INTERNAL_ERROR, "the server is not configured correctly: its log says what is wrong"
+    if status == 405:
+        return ErrorCode.METHOD_NOT_ALLOWED, "this method is not allowed here"
+    if 400 <= status < 500:
+        return ErrorCode.ARGUMENT_INVALID, responses.get(status, "the request is not valid").lower()
+    return ErrorCode.INTERNAL_ERROR, "the server failed; its log says how"
+
+
+def signed(
+    method: Callable[Concatenate[H, User, P], Awaitable[None]],
+) -> Callable[Concatenate[H, P], Awaitable[None]]:
+    """Let a handler's method run for the user who signed the request, and for nobody else."""
+
+    @wraps(method)
+    async def wrapper(self: H, *args: P.args, **kwargs: P.kwargs) -> None:
+        await method(self, await self.authenticate(), *args, **kwargs)
+
+    wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
+    return wrapper
+
+
+_envelopes: dict[type[Any], type[Any]] = {}
+
+
+def _envelope(kind: type[Any]) -> type[Any]:
+    """The type `{"params": kind}`."""
+    if kind not in _envelopes:
+        _envelopes[kind] = msgspec.defstruct("Body", [("params", kind)], forbid_unknown_fields=True)
+    return _envelopes[kind]

@@ -1,0 +1,181 @@
+"""`/jobs/`: single jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from dts.model import (
+    Block,
+    JobState,
+    Outcome,
+    Run,
+    RunState,
+    User,
+    block_id,
+    job_id,
+    new_id,
+    parse_function_name,
+    split_job_id,
+)
+from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
+from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.ingest import Arguments, batch_from_arguments, check_arguments, new_block
+from dts.server.results import STATES, cancelled_candidate, part_results, result_fields
+from dts.server.slices import decode_block
+from dts.wire import dts_pb2
+from dts.wire.queues import TOPIC_CANCELLED
+
+
+class JobParams(msgspec.Struct, forbid_unknown_fields=True):
+    """A job as it is asked for."""
+
+    function: str
+    args: msgspec.Raw = msgspec.Raw(b"")
+    kwargs: msgspec.Raw = msgspec.Raw(b"")
+
+
+class JobsHandler(DtsHandler):
+    """`/jobs/`: submit jobs, and see what is there to fetch."""
+
+    @signed
+    async def post(self, user: User) -> None:
+        """Store one job or a list of them; the answer is its id, or the list of ids in the same order."""
+        params = self.params(JobParams | list[JobParams])  # type: ignore[arg-type]
+        jobs = params if isinstance(params, list) else [params]
+        run, blocks, numbers = await self._blocks(user, jobs)
+        await self.context.store.add_blocks([block for block, _ in blocks], run=run)
+        for block, batch in blocks:
+            self.context.publisher.submit(block, batch, await self.context.catalogue.get(block.function))
+        ids = [job_id(run.id, number) for number in numbers]
+        self.answer(ids if isinstance(params, list) else ids[0], 201)
+
+    async def _blocks(
+        self, user: User, jobs: list[JobParams]
+    ) -> tuple[Run, list[tuple[Block, dts_pb2.JobBatch]], list[int]]:
+        """A run with one block for each function among the jobs, and each job's number in the run."""
+        size = self.context.settings.block_size
+        if not 0 < len(jobs) <= size:
+            code = ErrorCode.TOO_LARGE if jobs else ErrorCode.ARGUMENT_INVALID
+            raise ApiError(code, f"params holds {len(jobs)} jobs: send 1 to {size}")
+        by_function: dict[str, list[Arguments]] = {}
+        places: list[tuple[str, int]] = []
+        for number, job in enumerate(jobs):
+            args, kwargs = bytes(job.args), bytes(job.kwargs)
+            check_arguments(args, kwargs, f"params[{number}]")
+            rows = by_function.setdefault(job.function, [])
+            places.append((job.function, len(rows)))
+            rows.append(Arguments(args, kwargs))
+        for name in by_function:
+            await self.registered_function(name)
+        only = next(iter(by_function)) if len(by_function) == 1 else ""
+        run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=time.time())
+        order = {name: number for number, name in enumerate(by_function)}
+        blocks = []
+        for name, rows in by_function.items():
+            batch = batch_from_arguments(rows)
+            blocks.append((new_block(run, order[name], name, batch), batch))
+        return run, blocks, [order[name] * size + index for name, index in places]
+
+    async def registered_function(self, name: str) -> None:
+        """Make sure that a function of that name is registered.
+
+        Raises:
+            ApiError: none is.
+            InvalidName: none can be.
+        """
+        parse_function_name(name)
+        if await self.context.catalogue.get(name) is None:
+            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
+
+    @signed
+    async def get(self, user: User) -> None:
+        """What became of the caller's jobs: how many are in which state, and the ids of those to fetch."""
+        retrievables, statistics = await asyncio.gather(
+            self.context.store.retrievables(user.id, limit=MAX_RETRIEVABLES),
+            self.context.store.user_statistics(user.id),
+        )
+        self.answer({"retrievables": retrievables, "statistics": statistics.as_dict()})
+
+
+class JobHandler(DtsHandler):
+    """`/jobs/ID`: one job."""
+
+    @signed
+    async def get(self, user: User, text: str) -> None:
+        """The job; with `?wait=S` not before it has ended or S seconds are over."""
+        run, block, index = await self._find(user, text)
+        deadline = time.monotonic() + self.number_argument("wait", 0.0, most=MAX_WAIT)
+        async with self.context.hub.waiter(run.id) as news:
+            while True:
+                news.clear()
+                outcome = await self._outcome(block)
+                remaining = deadline - time.monotonic()
+                if outcome.ended >> index & 1 or remaining <= 0:
+                    break
+                await wait_for_news(news, remaining)
+        self.answer(await self._describe(block, index, outcome))
+
+    @signed
+    async def delete(self, user: User, text: str) -> None:
+        """Cancel the job. One that was cancelled before is cancelled still; one that ended otherwise is a conflict."""
+        run, block, index = await self._find(user, text)
+        outcome = await self._outcome(block)
+        [ended] = await self.context.store.record([cancelled_candidate(outcome, 1 << index)])
+        description = await self._describe(block, index, await self._outcome(block))
+        if not ended and description["state"] != JobState.CANCELLED.value:
+            state = description["state"]
+            raise ApiError(ErrorCode.JOB_ENDED, f"job {text} cannot be cancelled: it has {state} already")
+        await self.context.broker.broadcast(TOPIC_CANCELLED, job_id(run.id, block.first + index))
+        self.context.hub.wake(run.id)
+        self.answer(description)
+
+    async def _find(self, user: User, text: str) -> tuple[Run, Block, int]:
+        missing = ApiError(ErrorCode.NOT_FOUND, f"there is no job {text[:80]}")
+        parts = split_job_id(text)
+        run = await self.context.store.get_run(parts[0]) if parts else None
+        if parts is None or run is None or run.user != user.id:
+            raise missing
+        number, index = divmod(parts[1], run.block_size)
+        block = await self.context.store.get_block(block_id(run.id, number))
+        if block is None or index >= block.count:
+            raise missing
+        return run, block, index
+
+    async def _outcome(self, block: Block) -> Outcome:
+        outcome = await self.context.store.get_outcome(block.id)
+        if outcome is None:
+            raise ApiError(ErrorCode.INTERNAL_ERROR, f"the outcome of block {block.id} is missing in the store")
+        return outcome
+
+    async def _describe(self, block: Block, index: int, outcome: Outcome) -> dict[str, object]:
+        job = decode_block(block).jobs[index]
+        description: dict[str, object] = {
+            "id": job_id(block.run, block.first + index),
+            "run": block.run,
+            "function": block.function,
+            "args": msgspec.Raw(job.args or b"[]"),
+            "kwargs": msgspec.Raw(job.kwargs or b"{}"),
+            "created": round(block.created, 6),
+        }
+        if not outcome.ended >> index & 1:
+            running = outcome.running >> index & 1
+            queued = JobState.QUEUED if block.published else JobState.ACCEPTED
+            description["state"] = (JobState.RUNNING if running else queued).value
+            return description
+        for part in await self.context.store.get_parts(block.id):
+            if part.jobs >> index & 1:
+                for batch, result in part_results(part):
+                    if result.index == index:
+                        return description | {"state": STATES[result.status]} | result_fields(batch, result)
+        raise ApiError(ErrorCode.INTERNAL_ERROR, f"the result of job {description['id']} is missing in the store")
+
+
+async def wait_for_news(news: asyncio.Event, seconds: float) -> None:
+    """Wait until there may be news, at most `seconds`, and never long: an event is a hint that can be lost."""
+    try:
+        await asyncio.wait_for(news.wait(), min(seconds, 1.0))
+    except TimeoutError:
+        return

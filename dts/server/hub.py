@@ -1,0 +1,56 @@
+"""Wakes requests that wait for results, when an event says that there are some."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from dts.broker import Broker, Subscription
+from dts.runtime.service import Service
+from dts.server.catalogue import Catalogue
+from dts.wire import queues
+
+logger = logging.getLogger(__name__)
+
+
+class Hub(Service):
+    """Listens to the broker's events, for the whole process."""
+
+    def __init__(self, broker: Broker, catalogue: Catalogue) -> None:
+        super().__init__()
+        self._broker = broker
+        self._catalogue = catalogue
+        self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    async def _start(self) -> None:
+        subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS])
+        self._stack.push_async_callback(subscription.close)
+        self._spawn(self._listen(subscription), "hub")
+
+    async def _listen(self, subscription: Subscription) -> None:
+        while (event := await subscription.get()) is not None:
+            if event.topic == queues.TOPIC_SPEEDS:
+                self._catalogue.on_speeds(event.payload)
+            else:
+                for run_id in event.payload.split():
+                    self.wake(run_id)
+
+    def wake(self, run_id: str) -> None:
+        """Wake whoever waits for results of a run."""
+        for waiter in self._waiters.get(run_id, ()):
+            waiter.set()
+
+    @asynccontextmanager
+    async def waiter(self, run_id: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when there may be new results of a run, from the moment of entering."""
+        event = asyncio.Event()
+        self._waiters[run_id].add(event)
+        try:
+            yield event
+        finally:
+            self._waiters[run_id].discard(event)
+            if not self._waiters[run_id]:
+                del self._waiters[run_id]

@@ -1,0 +1,114 @@
+"""Publishes accepted blocks, off the path of the request that brought them.
+
+A block in the store is a promise; this is the fast way to keep it. When the broker is away or slow, blocks are left
+to timekeeper, which finds them by `published: false`: memory stays bounded, and nothing depends on this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+
+from dts.broker import Broker, Message
+from dts.config import ServerSettings
+from dts.errors import BrokerUnavailable, StoreUnavailable
+from dts.model import Block, Function
+from dts.runtime.service import Service
+from dts.server.slices import slice_block, slice_size
+from dts.store import Store
+from dts.wire import dts_pb2
+from dts.wire.queues import jobs_queue
+
+logger = logging.getLogger(__name__)
+
+_MAX_PENDING = 256
+"""Blocks waiting to be published; further ones are left to timekeeper."""
+
+
+class Publisher(Service):
+    """Turns blocks into messages, publishes them, and notes that they are published."""
+
+    def __init__(self, store: Store, broker: Broker, settings: ServerSettings) -> None:
+        super().__init__()
+        self._store = store
+        self._broker = broker
+        self._settings = settings
+        self._pending: list[tuple[Block, str, list[Message]]] = []
+        self._confirmed: list[str] = []
+        self._has_pending = asyncio.Event()
+        self._has_confirmed = asyncio.Event()
+        self._unsettled = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def _start(self) -> None:
+        self._spawn(self._publish_all(), "publisher")
+        self._spawn(self._mark_all(), "publisher-marks")
+        self._stack.push_async_callback(self._flush)
+
+    def submit(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
+        """Publish a block soon. `batch` has its jobs, `function` tells route and speed."""
+        if len(self._pending) >= _MAX_PENDING:
+            return
+        self._unsettled += 1
+        self._idle.clear()
+        self._pending.append((block, *self._messages(block, batch, function)))
+        self._has_pending.set()
+
+    async def publish(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
+        """Publish a block now, and note it.
+
+        Raises:
+            BrokerUnavailable: not every message was confirmed.
+            StoreUnavailable: it could not be noted: the block will be published again.
+        """
+        queue, messages = self._messages(block, batch, function)
+        await self._broker.publish(queue, messages)
+        await self._store.mark_published([block.id])
+
+    def _messages(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> tuple[str, list[Message]]:
+        size = slice_size(function, seconds=self._settings.slice_seconds, max_slice=self._settings.max_slice)
+        route = function.route if function is not None else "default"
+        return jobs_queue(route), list(slice_block(block, batch, size))
+
+    async def _publish_all(self) -> None:
+        while True:
+            await self._has_pending.wait()
+            self._has_pending.clear()
+            pending, self._pending = self._pending, []
+            by_queue: defaultdict[str, list[tuple[Block, list[Message]]]] = defaultdict(list)
+            for block, queue, messages in pending:
+                by_queue[queue].append((block, messages))
+            for queue, entries in by_queue.items():
+                try:
+                    await self._broker.publish(queue, [message for _, messages in entries for message in messages])
+                except BrokerUnavailable as error:
+                    logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
+                    self._settle(len(entries))
+                else:
+                    self._confirmed.extend(block.id for block, _ in entries)
+                    self._has_confirmed.set()
+
+    async def _mark_all(self) -> None:
+        while True:
+            await self._has_confirmed.wait()
+            self._has_confirmed.clear()
+            confirmed, self._confirmed = self._confirmed, []
+            try:
+                await self._store.mark_published(confirmed)
+            except StoreUnavailable as error:
+                logger.warning("%d blocks will be published twice: %s", len(confirmed), error)
+            self._settle(len(confirmed))
+
+    def _settle(self, count: int) -> None:
+        self._unsettled -= count
+        if self._unsettled == 0:
+            self._idle.set()
+
+    async def _flush(self) -> None:
+        """Let what is pending go out before the process ends; what does not, timekeeper finds."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), self._settings.shutdown_timeout / 2)
+        except TimeoutError:
+            logger.warning("blocks that are not published are left to timekeeper")
