@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from http.client import responses
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 from tornado.web import HTTPError, RequestHandler, stream_request_body
@@ -98,7 +98,8 @@ class DtsHandler(RequestHandler):
             ApiError: the body is not JSON, is no object, or a field is missing, unknown or of the wrong type.
         """
         try:
-            return msgspec.json.decode(self.body(), type=_envelope(kind)).params
+            params: T = msgspec.json.decode(self.body(), type=_envelope(kind)).params
+            return params
         except msgspec.ValidationError as error:
             missing = "missing required field" in str(error)
             code = ErrorCode.ARGUMENT_MISSING if missing else ErrorCode.ARGUMENT_INVALID
@@ -225,15 +226,15 @@ def describe_error(error: BaseException | None, status: int) -> tuple[ErrorCode,
 
 def signed(
     method: Callable[Concatenate[H, User, P], Awaitable[None]],
-) -> Callable[Concatenate[H, P], Awaitable[None]]:
+) -> Callable[Concatenate[H, P], Coroutine[Any, Any, None]]:
     """Let a handler's method run for the user who signed the request, and for nobody else."""
 
     @wraps(method)
-    async def wrapper(self: H, *args: P.args, **kwargs: P.kwargs) -> None:
+    async def wrapper(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
         await method(self, await self.authenticate(), *args, **kwargs)
 
     wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
-    return wrapper
+    return cast("Callable[Concatenate[H, P], Coroutine[Any, Any, None]]", wrapper)
 
 
 _envelopes: dict[type[Any], type[Any]] = {}

@@ -1,0 +1,115 @@
+"""`python -m dts`: server, daemons and a worker in one process tree, with nothing to install."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import time
+
+from dts.runtime.options import load_process_settings, process_parser
+from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown, run
+
+logger = logging.getLogger("dts")
+
+EXAMPLES = """\
+examples:
+  python -m dts
+  python -m dts --port 8080 --processes 4
+then, in another terminal:
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000 --username admin --secret-file var/admin.secret
+"""
+
+_STOP_TIMEOUT = 45.0
+"""Seconds that a part gets to finish its work; longer than a worker takes to drain."""
+
+_STEADY = 10.0
+"""A part that ran for this many seconds before it died is started again at once."""
+
+
+class Part:
+    """A child process that is started again when it dies."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self._command = [sys.executable, "-m", *arguments]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def keep_running(self) -> int:
+        """Run the part until it ends for a reason that a new start would not mend; returns its exit code."""
+        pause = 0.5
+        while True:
+            began = time.monotonic()
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            )
+            code = await self._process.wait()
+            if code in (EXIT_OK, EXIT_USAGE):
+                return code
+            pause = 0.5 if time.monotonic() - began > _STEADY else min(pause * 2, 10.0)
+            logger.error("the %s ended with code %d; starting it again in %g s", self.name, code, pause)
+            await asyncio.sleep(pause)
+
+    async def stop(self, *, hurry: asyncio.Event) -> None:
+        """Let the part finish and wait for its end; cut it short when `hurry` is set or it takes too long."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        ended = asyncio.create_task(process.wait())
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait({ended, hurried}, timeout=_STOP_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await ended
+
+
+def main() -> int:
+    """Run everything until told to end."""
+    parser = process_parser("python -m dts", "DTS on one machine: server, daemons and a worker.", EXAMPLES)
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    parser.add_argument("--processes", type=int, help="children that run functions (default: one a processor)")
+    parser.add_argument("--functions", metavar="DIR", help="the functions directory (default: the bundled one)")
+    options = parser.parse_args()
+
+    async def supervise(shutdown: Shutdown) -> int:
+        load_process_settings(options, {"server": {"host": options.host, "port": options.port}})
+        os.environ.setdefault("DTS_SERVER_DAEMONS", "all")
+        common = [
+            *(["-c", options.config] if options.config else []),
+            *(["-d"] if options.dev else []),
+            *(["--log-level", options.log_level] if options.log_level else []),
+        ]
+        server = Part("server", ["dts.server", *common, *_given(options, "host", "port")])
+        worker = Part("worker", ["dts.worker", *common, *_given(options, "processes", "functions")])
+        tasks = [asyncio.create_task(part.keep_running(), name=part.name) for part in (server, worker)]
+        asked = asyncio.create_task(shutdown.requested.wait())
+        await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        codes = [task.result() for task in tasks if task.done()]
+        for task in (asked, *tasks):
+            task.cancel()
+        # The worker goes first: what it finishes while it drains, the server's porter still records.
+        await worker.stop(hurry=shutdown.hurry)
+        await server.stop(hurry=shutdown.hurry)
+        return EXIT_OK if shutdown.requested.is_set() else next((code for code in codes if code), EXIT_FAILED)
+
+    return run(supervise)
+
+
+def _given(options: object, *names: str) -> list[str]:
+    """The flags that were given, to hand on."""
+    flags: list[str] = []
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())
