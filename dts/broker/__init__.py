@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from dts.broker.abc import Broker, Consumer, Delivery, Event, Message, QueueDepth, Subscription
+from dts.broker.abc import (
+    Broker,
+    Consumer,
+    Delivery,
+    Event,
+    Message,
+    Origin,
+    QueueDepth,
+    Subscription,
+    origin,
+    revived,
+)
 from dts.errors import ConfigError
 
 __all__ = [
@@ -13,9 +24,12 @@ __all__ = [
     "Delivery",
     "Event",
     "Message",
+    "Origin",
     "QueueDepth",
     "Subscription",
     "open_broker",
+    "origin",
+    "revived",
 ]
 
 

@@ -7,9 +7,9 @@ queue are handed out about in the order in which they were published; a redelive
 **Publish** returns when every message is on stable storage; if it raises, each may or may not be stored and the
 caller publishes them again. **Consume** hands each message to one consumer at a time, at most `prefetch`
 unsettled ones to a consumer. A message that its consumer neither acks, nacks nor rejects is handed out again after
-the consumer's end: at once when its process dies or its connection breaks (AMQP), or when its lease expires
-(SQLite). A delivery that outlived its connection or lease is stale: settling it does nothing, since the message
-belongs to somebody else by then.
+the consumer's end: at once when its process dies, or when its connection breaks (AMQP) or its lease expires (SQLite).
+A delivery that outlived its connection or lease is stale: settling it does nothing, since the message belongs to
+somebody else by then.
 
 **Broadcast** hands small events to every subscriber that listens at that time, at most once each: a hint that may be
 lost, never a record.
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +31,18 @@ DEFAULT_DELIVERY_LIMIT = 20
 
 DEFAULT_PUBLISH_TIMEOUT = 30.0
 """Seconds that a publish waits for its confirms, so that a broker in alarm or away cannot hang its caller."""
+
+HEADER_QUEUE = "x-dts-queue"
+"""Header of a dead letter: the queue that it came from."""
+
+HEADER_REASON = "x-dts-reason"
+"""Header of a dead letter: why it is one."""
+
+REASON_DELIVERY_LIMIT = "delivery_limit"
+"""The message was handed out as often as its queue allows, and nobody acked it."""
+
+REASON_REJECTED = "rejected"
+"""Somebody rejected the message, and the text that tells why was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,28 @@ class Delivery:
     def redelivered(self) -> bool:
         """Whether the message was handed out before."""
         return self.count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a dead letter came from, and why it is dead: a reason that `reject` was given, or one of REASON_…"""
+
+    queue: str
+    reason: str
+
+
+def origin(message: Message) -> Origin | None:
+    """What a message of the dead-letter queue tells about itself; None for a message that is no dead letter."""
+    queue = message.headers.get(HEADER_QUEUE)
+    if queue is None:
+        return None
+    return Origin(queue=str(queue), reason=str(message.headers.get(HEADER_REASON, "")))
+
+
+def revived(message: Message) -> Message:
+    """A dead letter as it was when it was alive, to be published to the queue of its `origin` again."""
+    headers = {key: value for key, value in message.headers.items() if key not in (HEADER_QUEUE, HEADER_REASON)}
+    return replace(message, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +132,10 @@ class Consumer(ABC):
 
     @abstractmethod
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
-        """Send deliveries to the dead-letter queue, with header `x-dts-reason` where the back end can.
+        """Send deliveries to the dead-letter queue, where `origin` tells where they came from, and the reason.
 
-        Their header `x-dts-queue`, or the back end's own record, tells where they came from: see `origin`.
-        Stale ones are passed over.
+        A dead letter that is rejected stays one: it goes to the end of its queue with the new reason, and keeps its
+        origin. Stale ones are passed over.
         """
 
     @abstractmethod

@@ -1,0 +1,234 @@
+"""A connection to RabbitMQ that is made again whenever it is lost, and what every user of one needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, connect
+from dts.broker.amqp_url import AmqpUrl
+from dts.wire.queues import DEAD
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 30.0
+"""Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
+
+PRECONDITION_FAILED = 406
+"""AMQP 0-9-1 reply code: among others, the queue exists with other arguments."""
+
+
+class Backoff:
+    """Seconds to wait between attempts: doubled each time up to `most`, and spread, lest all clients come at once."""
+
+    def __init__(self, first: float = 0.05, most: float = 3.0) -> None:
+        self._first = first
+        self._most = most
+        self._next = first
+
+    def reset(self) -> None:
+        """An attempt went well."""
+        self._next = self._first
+
+    async def wait(self) -> None:
+        """Wait before the next attempt."""
+        delay = self._next * random.uniform(0.5, 1.0)
+        self._next = min(self._next * 2, self._most)
+        await asyncio.sleep(delay)
+
+
+class Link:
+    """Keeps one connection open from `start` to `close`."""
+
+    def __init__(self, url: AmqpUrl, purpose: str) -> None:
+        self._url = url
+        self._purpose = purpose
+        self._connection: Connection | None = None
+        self._up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has ended in whichever way."""
+
+    @property
+    def current(self) -> Connection | None:
+        """The connection, if it is open now."""
+        return self._connection if self._connection is not None and self._connection.is_open else None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.create_task(self._run(), name=f"amqp-{self._purpose}")
+
+    async def close(self) -> None:
+        """Close the connection and make no other. May be called twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def connection(self) -> Connection:
+        """The open connection; waits for it as long as it takes."""
+        while (connection := self.current) is None:
+            self._up.clear()
+            await self._up.wait()
+        return connection
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        failures = 0
+        while True:
+            try:
+                connection = await connect(self._url, self._purpose)
+            except AMQP_ERRORS as error:
+                level = logging.DEBUG if failures else logging.WARNING
+                log.log(level, "cannot connect to %s, will try again: %r", self._url, error)
+                failures += 1
+                self.tried.set()
+                await backoff.wait()
+                continue
+            log.info("connected to %s for %s", self._url, self._purpose)
+            failures = 0
+            await self._hold(connection, backoff)
+            log.warning("lost the connection to %s for %s", self._url, self._purpose)
+            await backoff.wait()
+
+    async def _hold(self, connection: Connection, backoff: Backoff) -> None:
+        """Offer a connection for as long as it lives. One that lived for a second ends the waiting of failures."""
+        clock = asyncio.get_running_loop().time
+        since = clock()
+        self._connection = connection
+        self.tried.set()
+        self._up.set()
+        try:
+            await connection.connection_closed.wait()
+        finally:
+            self._connection = None
+            await connection.shut()
+        if clock() - since > 1:
+            backoff.reset()
+
+
+@asynccontextmanager
+async def scratch_channel(connection: Connection) -> AsyncIterator[Channel]:
+    """A channel for something that may fail, since a failure closes the channel that it happens on."""
+    channel: Channel = await connection.channel()
+    try:
+        yield channel
+    finally:
+        channel.discard()
+
+
+async def ensure_queue(connection: Connection, queue: str, delivery_limit: int) -> None:
+    """Make a queue if it is not there, and the dead-letter queue before it; once per connection.
+
+    Raises:
+        AMQP_ERRORS: the broker refused or did not answer.
+    """
+    if queue in connection.declared:
+        return
+    async with connection.declaring, asyncio.timeout(REQUEST_TIMEOUT):
+        for name in (DEAD, queue):
+            if name not in connection.declared:
+                await _declare(connection, name, _arguments(connection, name, delivery_limit))
+                connection.declared.add(name)
+
+
+async def _declare(connection: Connection, queue: str, arguments: dict[str, str | int]) -> None:
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(queue, durable=True, arguments=arguments)
+    except ChannelClosed as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        # Arguments of a queue cannot be changed: what an older configuration made is used as it is.
+        log.warning("queue %s exists with other arguments, and is used so: %s", queue, error.message)
+
+
+def _arguments(connection: Connection, queue: str, delivery_limit: int) -> dict[str, str | int]:
+    if queue == DEAD:
+        # RabbitMQ 4 has a limit by default, and drops what exceeds it where there is no dead-letter exchange.
+        unlimited = {"x-delivery-limit": -1} if connection.server_version >= (4,) else {}
+        return {"x-queue-type": "quorum", **unlimited}
+    return {
+        "x-queue-type": "quorum",
+        # RabbitMQ counts hand-overs after the first.
+        "x-delivery-limit": delivery_limit - 1,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": DEAD,
+        # Confirmed by the dead-letter queue before it leaves this one; RabbitMQ wants the overflow policy with it.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+class Tap(ABC):
+    """Keeps one channel open that messages come in by, over every loss of the channel or of its connection."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        self._link = link
+        self._name = name
+        self._channel: Channel | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def open(self) -> None:
+        """Begin; returns before a channel is there."""
+        self._task = asyncio.create_task(self._run(), name=self._name)
+
+    @abstractmethod
+    async def _set_up(self, connection: Connection, channel: Channel) -> None:
+        """Declare, bind and consume on a new channel. Raises AMQP_ERRORS."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """The channel is gone, and what came by it and is not settled."""
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Let those who wait look again: there is something, or it is closed."""
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff()
+        while True:
+            connection = await self._link.connection()
+            try:
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    self._channel = await connection.channel()
+                    await self._set_up(connection, self._channel)
+                self._ready.set()
+                since = clock()
+                await self._channel.lost.wait()
+                if clock() - since > 1:
+                    backoff.reset()
+                log.info("%s: channel lost (%s), opening another", self._name, self._channel.why)
+            except AMQP_ERRORS as error:
+                log.warning("%s: cannot open a channel, will try again: %r", self._name, error)
+            finally:
+                self._drop_channel()
+            await backoff.wait()
+
+    def _drop_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        self._ready.clear()
+        self._forget()
+        if channel is not None:
+            channel.discard()
+
+    async def close(self) -> None:
+        """Take no more, and give back what is not settled. May be called twice."""
+        self._closed = True
+        self._wake()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None

@@ -1,0 +1,255 @@
+"""A private RabbitMQ for tests and benchmarks: a real server on free ports of 127.0.0.1, in a temporary folder.
+
+The server process is the direct child of the process that starts it and asks the kernel to be killed with it, so that
+nothing is left behind when a test run is interrupted, even by SIGKILL. This module needs no test framework.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+RABBITMQ_BIN = Path("/usr/lib/rabbitmq/bin")
+"""Where Debian keeps the server's own scripts; those in /usr/sbin change user to `rabbitmq` first."""
+
+START_TIMEOUT = 60.0
+"""Seconds until a server must accept AMQP; it takes about four on an idle machine."""
+
+CONFIG = """\
+listeners.tcp.1 = 127.0.0.1:{port}
+loopback_users = none
+log.file.level = info
+log.console = false
+disk_free_limit.absolute = 1MB
+vm_memory_high_watermark.absolute = 2GB
+"""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class RabbitError(RuntimeError):
+    """The server did not come up, or a control command failed."""
+
+
+def available() -> bool:
+    """Whether this machine has a RabbitMQ server that can be started."""
+    return (RABBITMQ_BIN / "rabbitmq-server").exists()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """In the child: be killed when the process that started this server ends in whatever way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class RabbitServer:
+    """A RabbitMQ of one's own. `start`, then `kill` and `start` again on the same data, then `stop`.
+
+    Start it from the main thread: the kernel ties the server's life to the thread that started it.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="dts-rabbit-"))
+        self.port = free_port()
+        self._dist_port = free_port()
+        self._epmd_port = free_port()
+        self._node = f"dts-{uuid.uuid4().hex[:12]}@localhost"
+        self._server: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=self.port))
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "home").mkdir()
+
+    @property
+    def url(self) -> str:
+        """The URL for `dts.broker.open_broker`."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is alive."""
+        return self._server is not None and self._server.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, to send signals to."""
+        if self._server is None:
+            raise RabbitError("RabbitMQ was not started")
+        return self._server.pid
+
+    def start(self, timeout: float = START_TIMEOUT) -> None:
+        """Start, on the data of last time if any, and return when AMQP is accepted.
+
+        Raises:
+            RabbitError: it did not come up in `timeout` seconds; the message ends with its log.
+        """
+        self.spawn()
+        self.wait_ready(timeout)
+
+    def spawn(self) -> None:
+        """Start, and return at once."""
+        if self.running:
+            return
+        if not available():
+            raise RabbitError(f"no RabbitMQ in {RABBITMQ_BIN}: apt-get install rabbitmq-server")
+        if self._epmd is None or self._epmd.poll() is not None:
+            # Our own, as a child: the one that Erlang would start by itself becomes a daemon and stays.
+            self._epmd = self._popen(["epmd", "-port", str(self._epmd_port)], "epmd.out")
+            self._wait_port(self._epmd_port, time.monotonic() + 10)
+        self._server = self._popen([str(RABBITMQ_BIN / "rabbitmq-server")], "server.out")
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """Return when AMQP is accepted.
+
+        Raises:
+            RabbitError: it is not, in `timeout` seconds; the message ends with the server's log.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._accepts_amqp():
+            if not self.running:
+                raise RabbitError(f"RabbitMQ ended while it started\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise RabbitError(f"RabbitMQ did not accept AMQP within {timeout:.0f} s\n{self._log_tail()}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it. Its data stay for the next start."""
+        if self._server is not None:
+            _kill_group(self._server)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT, after `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End everything and remove the folder. May be called twice."""
+        for process in (self._server, self._epmd):
+            if process is not None:
+                _kill_group(process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def evaluate(self, erlang: str) -> str:
+        """Run an Erlang expression in the server, such as `rabbit_alarm:get_alarms().`, and return what it prints."""
+        return self.control("eval", erlang)
+
+    def set_alarm(self, on: bool) -> None:
+        """Raise or clear the memory alarm: while it is on, the server reads nothing from connections that publish."""
+        resource = "{resource_limit, memory, node()}"
+        call = f"set_alarm({{{resource}, []}})" if on else f"clear_alarm({resource})"
+        self.evaluate(f"rabbit_alarm:{call}.")
+
+    def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` on this server and return what it prints.
+
+        Raises:
+            RabbitError: the command failed.
+        """
+        command = [str(RABBITMQ_BIN / "rabbitmqctl"), "-n", self._node, "-q", *arguments]
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode != 0:
+            raise RabbitError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _environment(self) -> dict[str, str]:
+        folder = str(self.folder)
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": f"{folder}/home",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/mnesia",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_GENERATED_CONFIG_DIR": f"{folder}/generated",
+            # With these two the start script becomes the server, instead of staying in between as its parent.
+            "RABBITMQ_ALLOW_INPUT": "true",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-noinput +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+        }
+
+    def _popen(self, command: list[str], output: str) -> subprocess.Popen[bytes]:
+        with (self.folder / output).open("ab") as out:
+            return subprocess.Popen(
+                command,
+                env=self._environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def _accepts_amqp(self) -> bool:
+        """Whether the port answers a protocol header with the method frame Connection.Start."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                return probe.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def _wait_port(self, port: int, deadline: float) -> None:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise RabbitError(f"nothing listens on port {port}\n{self._log_tail()}") from error
+                time.sleep(0.01)
+
+    def _log_tail(self, lines: int = 40) -> str:
+        texts = []
+        for path in (*sorted((self.folder / "log").glob("*.log")), self.folder / "server.out"):
+            if path.exists():
+                tail = path.read_text(errors="replace").splitlines()[-lines:]
+                texts.append("\n".join([f"--- {path.name}", *tail]))
+        return "\n".join(texts) or "(no log)"
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # ended already
+    process.wait()
