@@ -136,11 +136,18 @@ def load_settings(
 
 def _convert(tables: Mapping[str, Any], where: str, *, strict: bool = True) -> Settings:
     try:
-        return msgspec.convert(tables, Settings, strict=strict)
+        return msgspec.convert(tables, Settings, strict=strict, dec_hook=_convert_path)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
         key = place.rstrip("`").lstrip(".")
         raise ConfigError(f"configuration {where}: {f'[{key}] ' if key else ''}{reason}") from error
+
+
+def _convert_path(kind: type, value: object) -> object:
+    """Paths are written as strings; everything else msgspec knows."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:

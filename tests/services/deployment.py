@@ -120,9 +120,12 @@ class Deployment:
         def ready() -> bool:
             if (code := self._processes[name].poll()) is not None:
                 raise AssertionError(f"{name} ended with {code}:\n{self.log(name)}")
-            with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                with urllib.request.urlopen(f"http://127.0.0.1:{port or self.port}/health/ready", timeout=2) as answer:
-                    return bool(answer.status == 200)
+            url = f"http://127.0.0.1:{port or self.port}/health/ready"
+            with (
+                suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+                urllib.request.urlopen(url, timeout=2) as answer,
+            ):
+                return bool(answer.status == 200)
             return False
 
         wait_until(ready, f"{name} to be ready")
