@@ -47,7 +47,8 @@ def function_row(function: Function) -> Row:
 
 def function_from(row: Row) -> Function:
     """A function from a row of FUNCTION."""
-    return Function(*row[:-1], bool(row[-1]))
+    name, description, route, created, mean_duration, concurrent = row
+    return Function(name, description, route, created, mean_duration, bool(concurrent))
 
 
 def run_row(run: Run) -> Row:

@@ -1,0 +1,260 @@
+"""The store for a fleet: MongoDB, a single server or a replica set; no transactions needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from dts.errors import DuplicateKey
+from dts.model import (
+    Block,
+    Candidate,
+    DeadLetter,
+    Function,
+    Outcome,
+    Part,
+    Run,
+    RunState,
+    Statistics,
+    User,
+)
+from dts.store.abc import Store
+from dts.store.mongo_blocks import Blocks
+from dts.store.mongo_bodies import Bodies
+from dts.store.mongo_connection import MongoConnection, insert_new, translating
+from dts.store.mongo_documents import (
+    Document,
+    dead_letter_document,
+    dead_letter_from,
+    function_document,
+    function_from,
+    run_document,
+    run_from,
+    user_document,
+    user_from,
+)
+from dts.store.mongo_outcomes import Outcomes, Recorder
+from dts.store.mongo_results import Results
+from dts.store.shared import parse_receipts, storable
+
+_COUNTED = ("published", "count", "succeeded", "failed", "cancelled", "at_work")
+_UNCOLLECTED = {"uncollected": {"$gt": 0}}
+
+
+def _index(*fields: str, **options: object) -> IndexModel:
+    return IndexModel([(field, ASCENDING) for field in fields], **options)
+
+
+INDEXES: dict[str, list[IndexModel]] = {
+    "runs": [
+        _index("user", "_id"),
+        _index("created", name="cancelled", partialFilterExpression={"state": "cancelled"}),
+    ],
+    "outcomes": [
+        # Statistics are answered from these two alone, without a look at the documents.
+        _index("run", "number", *_COUNTED, name="by_run"),
+        _index("user", *_COUNTED, name="by_user"),
+        _index("run", "number", "uncollected", name="uncollected_by_run", partialFilterExpression=_UNCOLLECTED),
+        _index("user", "run", "number", name="uncollected_by_user", partialFilterExpression=_UNCOLLECTED),
+        _index("due", "number", "run", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}),
+    ],
+    "nonces": [_index("expires", expireAfterSeconds=0)],
+}
+
+
+class MongoStore(Store):
+    """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = MongoConnection(url)
+        self._bodies = Bodies(self._connection)
+        self._blocks = Blocks(self._connection, self._bodies)
+        self._recorder = Recorder(self._connection, self._bodies)
+        self._outcomes = Outcomes(self._connection, self._bodies)
+        self._results = Results(self._connection, self._bodies)
+
+    # life
+
+    async def start(self) -> None:
+        self._connection.open()
+        try:
+            await self._connection.ping()
+            await self._create_indexes()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @translating
+    async def _create_indexes(self) -> None:
+        for name, indexes in INDEXES.items():
+            await self._connection.collection(name).create_indexes(indexes)
+
+    async def close(self) -> None:
+        self._connection.close()
+
+    async def ping(self) -> None:
+        await self._connection.ping()
+
+    # users and functions
+
+    async def add_user(self, user: User) -> None:
+        await self._insert("users", user_document(user), f"there is a user {user.id} already")
+
+    async def get_user(self, user_id: str) -> User | None:
+        document = await self._get("users", user_id)
+        return user_from(document) if document else None
+
+    @translating
+    async def has_users(self) -> bool:
+        return await self._connection.collection("users").find_one({}, {"_id": 1}) is not None
+
+    async def add_function(self, function: Function) -> None:
+        taken = f"the function {function.name} is registered already"
+        await self._insert("functions", function_document(function), taken)
+
+    async def get_function(self, name: str) -> Function | None:
+        document = await self._get("functions", name)
+        return function_from(document) if document else None
+
+    async def list_functions(self) -> list[Function]:
+        return [function_from(document) for document in await self._list("functions", {})]
+
+    @translating
+    async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
+        updates = [
+            UpdateOne({"_id": storable(name)}, {"$set": {"mean_duration": mean, "concurrent": concurrent}})
+            for name, (mean, concurrent) in speeds.items()
+        ]
+        if updates:
+            await self._connection.quick("functions").bulk_write(updates, ordered=False)
+
+    @translating
+    async def use_nonce(self, user_id: str, nonce: str, expires: float) -> bool:
+        key = {"user": storable(user_id), "nonce": storable(nonce)}
+        document = {"_id": key, "expires": datetime.fromtimestamp(expires, UTC)}
+        try:
+            await self._connection.quick("nonces").insert_one(document)
+        except DuplicateKeyError:
+            return False
+        return True
+
+    # runs
+
+    async def add_run(self, run: Run) -> None:
+        await self._insert("runs", run_document(run), f"there is a run {run.id} already")
+
+    async def get_run(self, run_id: str) -> Run | None:
+        document = await self._get("runs", run_id)
+        return run_from(document) if document else None
+
+    async def list_runs(self, user: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Run]:
+        query: Document = {}
+        if user is not None:
+            query["user"] = storable(user)
+        if after is not None:
+            query["_id"] = {"$lt": storable(after)}
+        found = await self._list("runs", query, limit=limit, order=DESCENDING)
+        return [run_from(document) for document in found]
+
+    @translating
+    async def update_run(self, run_id: str, *, state: RunState | None = None, paused: bool | None = None) -> Run | None:
+        changes: Document = {}
+        if paused is not None:
+            changes["paused"] = paused
+        if state is not None:
+            from_here = [origin.value for origin in RunState if origin.may_become(state)]
+            changes["state"] = {"$cond": [{"$in": ["$state", from_here]}, state.value, "$state"]}
+        if not changes:
+            return await self.get_run(run_id)
+        document = await self._connection.collection("runs").find_one_and_update(
+            {"_id": storable(run_id)}, [{"$set": changes}], return_document=ReturnDocument.AFTER
+        )
+        return run_from(document) if document else None
+
+    @translating
+    async def cancelled_runs(self, since: float) -> list[str]:
+        query = {"state": RunState.CANCELLED.value, "created": {"$gt": since}}
+        found = self._connection.collection("runs").find(query, {"_id": 1}, sort=[("_id", 1)])
+        return [document["_id"] async for document in found]
+
+    # blocks
+
+    async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
+        return await self._blocks.add(blocks, run)
+
+    async def get_block(self, block_id: str) -> Block | None:
+        return await self._blocks.get(block_id)
+
+    async def list_blocks(self, run_id: str, *, limit: int = 100, after: int = -1) -> list[Outcome]:
+        return await self._blocks.list_outcomes(run_id, limit, after)
+
+    async def mark_published(self, block_ids: Sequence[str]) -> None:
+        await self._blocks.mark_published(block_ids)
+
+    async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
+        return await self._blocks.claim(older_than, limit, lease)
+
+    # outcomes
+
+    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
+        return await self._recorder.record(candidates)
+
+    async def get_outcome(self, block_id: str) -> Outcome | None:
+        return await self._outcomes.get(block_id)
+
+    async def get_parts(self, block_id: str) -> list[Part]:
+        return await self._outcomes.parts(block_id)
+
+    async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
+        return await self._results.uncollected(run_id, max_jobs)
+
+    async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
+        return await self._results.collect(run_id, parse_receipts(receipts))
+
+    async def run_statistics(self, run_id: str) -> Statistics:
+        return await self._results.statistics({"run": storable(run_id)})
+
+    async def user_statistics(self, user: str) -> Statistics:
+        return await self._results.statistics({"user": storable(user)})
+
+    async def retrievables(self, user: str, *, limit: int) -> list[str]:
+        return await self._results.retrievables(user, limit)
+
+    # dead letters
+
+    @translating
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        documents = [dead_letter_document(letter) | await self._bodies.place(letter.body) for letter in letters]
+        await insert_new(self._connection.collection("dead_letters"), documents)
+
+    async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
+        query = {"_id": {"$gt": storable(after or "")}}
+        return [
+            dead_letter_from(document, await self._bodies.of(document))
+            for document in await self._list("dead_letters", query, limit=limit)
+        ]
+
+    # the common kinds of operation
+
+    @translating
+    async def _get(self, collection: str, key: str) -> Document | None:
+        document: Document | None = await self._connection.collection(collection).find_one({"_id": storable(key)})
+        return document
+
+    @translating
+    async def _list(
+        self, collection: str, query: Document, *, limit: int = 0, order: int = ASCENDING
+    ) -> list[Document]:
+        found = self._connection.collection(collection).find(query, sort=[("_id", order)], limit=limit)
+        documents: list[Document] = await found.to_list(None)
+        return documents
+
+    @translating
+    async def _insert(self, collection: str, document: Document, taken: str) -> None:
+        try:
+            await self._connection.collection(collection).insert_one(document)
+        except DuplicateKeyError as error:
+            raise DuplicateKey(taken) from error

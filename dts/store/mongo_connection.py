@@ -1,0 +1,190 @@
+"""The way to a MongoDB server: its client and collections, and which of its errors will pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import WriteConcern
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidOperation,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+
+from dts.errors import ConfigError, StoreUnavailable
+from dts.store.mongo_documents import Document
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Collection = AsyncIOMotorCollection[Document]
+
+DUPLICATE_KEY = 11000
+
+_DEFAULT_DATABASE = "dts"
+_LIMITS = {
+    "serverSelectionTimeoutMS": 2000,
+    "connectTimeoutMS": 2000,
+    "timeoutMS": 5000,  # of a whole call, retries included: a caller hears within a few seconds that it failed
+    "maxPoolSize": 32,
+    "retryWrites": True,  # where there is a replica set; a single server has no such thing and ignores it
+    "retryReads": True,
+    "appname": "dts",
+}
+_PING_TIMEOUT = 2.0  # seconds, as the contract says
+
+_TRANSIENT_CODES = frozenset(
+    {
+        6,  # HostUnreachable
+        7,  # HostNotFound
+        24,  # LockTimeout
+        46,  # LockBusy
+        50,  # MaxTimeMSExpired
+        64,  # WriteConcernFailed
+        89,  # NetworkTimeout
+        91,  # ShutdownInProgress
+        112,  # WriteConflict
+        133,  # FailedToSatisfyReadPreference
+        189,  # PrimarySteppedDown
+        202,  # NetworkInterfaceExceededTimeLimit
+        262,  # ExceededTimeLimit
+        290,  # TransactionExceededLifetimeLimitSeconds
+        9001,  # SocketException
+        10107,  # NotWritablePrimary
+        11600,  # InterruptedAtShutdown
+        11602,  # InterruptedDueToReplStateChange
+        13435,  # NotPrimaryNoSecondaryOk
+        13436,  # NotPrimaryOrSecondary
+        14031,  # OutOfDiskSpace
+    }
+)
+_REFUSED_CODES = frozenset({13, 18})  # Unauthorized, AuthenticationFailed
+
+
+def translated(error: PyMongoError) -> Exception:
+    """The error that a caller of the store sees for `error`: StoreUnavailable if it will pass, else itself."""
+    if isinstance(error, ConnectionFailure | WriteConcernError | InvalidOperation) or error.timeout:
+        return StoreUnavailable(f"MongoDB does not answer: {error}")
+    codes = {error.code} if isinstance(error, OperationFailure) else set()
+    if isinstance(error, BulkWriteError):
+        if error.details.get("writeConcernErrors"):
+            return StoreUnavailable("MongoDB could not confirm that a write is durable")
+        codes |= {failed["code"] for failed in error.details.get("writeErrors", ())}
+    if codes & _TRANSIENT_CODES:
+        return StoreUnavailable(f"MongoDB cannot do this now: {error}")
+    return error
+
+
+def translating(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Decorate a method that talks to MongoDB: what it raises is `translated`."""
+
+    @wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except PyMongoError as error:
+            visible = translated(error)
+            if visible is error:
+                raise
+            raise visible from error
+
+    return call
+
+
+class MongoConnection:
+    """A client that connects on `open`. Writes are confirmed by a majority and its journal, unless one says `quick`.
+
+    Raises:
+        ConfigError: the URL can never work.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: AsyncIOMotorClient[Document] | None = None
+        self._database: AsyncIOMotorDatabase[Document] | None = None
+
+    def open(self) -> None:
+        """Make the client, in a running event loop. Nothing is sent yet."""
+        try:
+            self._client = AsyncIOMotorClient(
+                self._url, io_loop=asyncio.get_running_loop(), **_without_given(_LIMITS, self._url)
+            )
+            self._database = self._client.get_default_database(
+                _DEFAULT_DATABASE, write_concern=WriteConcern("majority", j=True)
+            )
+        except (InvalidURI, ConfigurationError, ValueError) as error:
+            self.close()
+            raise ConfigError(f"store URL: {error}; write mongodb://host:27017/database") from error
+
+    def close(self) -> None:
+        """Let go of the server. May be called twice, or without `open`."""
+        if self._client is not None:
+            self._client.close()
+        self._client = self._database = None
+
+    def collection(self, name: str) -> Collection:
+        """A collection whose writes are durable when they return.
+
+        Raises:
+            StoreUnavailable: the connection is closed.
+        """
+        if self._database is None:
+            raise StoreUnavailable("the store is not open: it was closed, or not started")
+        return self._database[name]
+
+    def quick(self, name: str) -> Collection:
+        """The same collection, but its writes may be lost in a power cut or a fail-over."""
+        return self.collection(name).with_options(write_concern=WriteConcern(1))
+
+    @translating
+    async def ping(self) -> None:
+        """Make sure that the server answers, within two seconds.
+
+        Raises:
+            ConfigError: it does not let us in.
+            StoreUnavailable: it does not answer.
+        """
+        database = self.collection("users").database
+        try:
+            async with asyncio.timeout(_PING_TIMEOUT):
+                await database.command("ping")
+        except TimeoutError as error:
+            raise StoreUnavailable("MongoDB does not answer") from error
+        except OperationFailure as error:
+            if error.code in _REFUSED_CODES:
+                raise ConfigError(f"MongoDB refuses the user or password in the store's URL: {error}") from error
+            raise
+
+
+async def insert_new(collection: Collection, documents: Sequence[Document]) -> set[int]:
+    """Insert documents, passing over those whose _id is there already; the positions of these.
+
+    Raises:
+        BulkWriteError: one was not inserted for another reason.
+    """
+    if not documents:
+        return set()
+    try:
+        await collection.insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        failed = error.details["writeErrors"]
+        if error.details.get("writeConcernErrors") or any(one["code"] != DUPLICATE_KEY for one in failed):
+            raise
+        return {one["index"] for one in failed}
+    return set()
+
+
+def _without_given(options: dict[str, Any], url: str) -> dict[str, Any]:
+    """`options` but for those that the URL sets itself."""
+    query = url.partition("?")[2].lower()
+    given = {pair.partition("=")[0] for pair in query.replace(";", "&").split("&")}
+    return {name: value for name, value in options.items() if name.lower() not in given}

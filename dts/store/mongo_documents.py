@@ -1,0 +1,216 @@
+"""Documents of a MongoDB store from and to the model's records, and nothing else.
+
+An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
+to be published) and `lease` for claims; `at_work` and `uncollected` count jobs, for statistics from an index; `pending`
+lists the numbers of parts that are not collected, with their job counts, and `collects` and `collectors` guard its
+changes. `parts` is last and has part n at index n.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dts.model import Block, DeadLetter, Function, Outcome, Part, Run, RunState, User, bitmap
+from dts.store.shared import headers_from_text, headers_to_text, storable
+
+Document = dict[str, Any]
+
+GUARDED = {
+    field: 1
+    for field in (
+        "run",
+        "first",
+        "user",
+        "function",
+        "count",
+        "ended",
+        "running",
+        "succeeded",
+        "failed",
+        "cancelled",
+        "n_parts",
+    )
+}
+"""The projection of an outcome's document that `outcome_from` needs."""
+
+
+def user_document(user: User) -> Document:
+    """The document of a user."""
+    return {"_id": user.id, "key": user.key, "roles": sorted(user.roles), "created": user.created}
+
+
+def user_from(document: Document) -> User:
+    """The user of a document."""
+    return User(document["_id"], document["key"], frozenset(document["roles"]), document["created"])
+
+
+def function_document(function: Function) -> Document:
+    """The document of a function."""
+    return {
+        "_id": function.name,
+        "description": storable(function.description),
+        "route": function.route,
+        "created": function.created,
+        "mean_duration": function.mean_duration,
+        "concurrent": function.concurrent,
+    }
+
+
+def function_from(document: Document) -> Function:
+    """The function of a document."""
+    return Function(name=document.pop("_id"), **document)
+
+
+def run_document(run: Run) -> Document:
+    """The document of a run."""
+    return {
+        "_id": run.id,
+        "user": run.user,
+        "function": run.function,
+        "block_size": run.block_size,
+        "state": run.state.value,
+        "paused": run.paused,
+        "created": run.created,
+    }
+
+
+def run_from(document: Document) -> Run:
+    """The run of a document."""
+    return Run(id=document.pop("_id"), state=RunState(document.pop("state")), **document)
+
+
+def block_document(block: Block) -> Document:
+    """The document of a block but for its body and for what becomes of it."""
+    return {
+        "_id": block.id,
+        "run": block.run,
+        "number": block.number,
+        "first": block.first,
+        "user": block.user,
+        "function": block.function,
+        "count": block.count,
+        "content_encoding": block.content_encoding,
+        "digest": block.digest,
+        "created": block.created,
+    }
+
+
+def block_from(document: Document, body: bytes, *, published: bool) -> Block:
+    """The block of a document, with what is kept apart from it."""
+    return Block(
+        id=document["_id"],
+        run=document["run"],
+        number=document["number"],
+        first=document["first"],
+        user=document["user"],
+        function=document["function"],
+        count=document["count"],
+        body=body,
+        content_encoding=document["content_encoding"],
+        digest=document["digest"],
+        created=document["created"],
+        published=published,
+    )
+
+
+def empty_outcome_document(block: Block) -> Document:
+    """The document of the outcome of a block that is new."""
+    document: Document = {
+        "_id": block.id,
+        "run": block.run,
+        "number": block.number,
+        "first": block.first,
+        "user": block.user,
+        "function": block.function,
+        "count": block.count,
+        "created": block.created,
+        "published": block.published,
+        "lease": 0.0,
+        "ended": b"",
+        "running": b"",
+        "succeeded": 0,
+        "failed": 0,
+        "cancelled": 0,
+        "at_work": 0,
+        "n_parts": 0,
+        "uncollected": 0,
+        "pending": [],
+        "collects": 0,
+        "collectors": [],
+        "parts": [],
+    }
+    if not block.published:
+        document["due"] = block.created
+    return document
+
+
+def outcome_from(document: Document) -> Outcome:
+    """The outcome of a document."""
+    return Outcome(
+        block=document["_id"],
+        run=document["run"],
+        first=document["first"],
+        user=document["user"],
+        function=document["function"],
+        count=document["count"],
+        ended=bitmap.from_bytes(document["ended"]),
+        running=bitmap.from_bytes(document["running"]),
+        succeeded=document["succeeded"],
+        failed=document["failed"],
+        cancelled=document["cancelled"],
+        parts=document["n_parts"],
+    )
+
+
+def outcome_changes(outcome: Outcome) -> Document:
+    """The fields of an outcome's document that a merge changes."""
+    return {
+        "ended": bitmap.to_bytes(outcome.ended, outcome.count),
+        "running": bitmap.to_bytes(outcome.running, outcome.count),
+        "succeeded": outcome.succeeded,
+        "failed": outcome.failed,
+        "cancelled": outcome.cancelled,
+        "at_work": outcome.running.bit_count(),
+        "n_parts": outcome.parts,
+    }
+
+
+def part_document(part: Part) -> Document:
+    """A part in its outcome's document but for its body."""
+    offset, jobs = bitmap.to_window(part.jobs)
+    return {"n": part.number, "offset": offset, "jobs": jobs, "content_encoding": part.content_encoding}
+
+
+def part_jobs(document: Document) -> int:
+    """The bitmap of the jobs of a part."""
+    return bitmap.from_window(document["offset"], document["jobs"])
+
+
+def part_from(block: str, document: Document, body: bytes) -> Part:
+    """A part of a block."""
+    return Part(block, document["n"], part_jobs(document), body, document["content_encoding"])
+
+
+def dead_letter_document(letter: DeadLetter) -> Document:
+    """The document of a dead letter but for its body."""
+    return {
+        "_id": letter.id,
+        "queue": storable(letter.queue),
+        "reason": storable(letter.reason),
+        "content_encoding": storable(letter.content_encoding),
+        "headers": headers_to_text(letter.headers),
+        "died": letter.died,
+    }
+
+
+def dead_letter_from(document: Document, body: bytes) -> DeadLetter:
+    """The dead letter of a document."""
+    return DeadLetter(
+        id=document["_id"],
+        queue=document["queue"],
+        reason=document["reason"],
+        body=body,
+        content_encoding=document["content_encoding"],
+        headers=headers_from_text(document["headers"]),
+        died=document["died"],
+    )

