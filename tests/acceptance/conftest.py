@@ -21,9 +21,9 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
 
 
 @pytest.fixture
-def rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
+def rabbit() -> Iterator[RabbitServer]:
     """One for each test: its queues are those of one deployment, and it may be killed."""
-    server = RabbitServer(tmp_path / "rabbit")
+    server = RabbitServer()
     server.start()
     yield server
     server.stop()
@@ -38,7 +38,7 @@ def embedded(tmp_path: Path) -> Iterator[Deployment]:
 @pytest.fixture
 def cluster(tmp_path: Path, mongo: MongoServer, rabbit: RabbitServer) -> Iterator[Deployment]:
     database = f"acceptance_{tmp_path.name.replace('-', '_')[-40:]}"
-    with Deployment(tmp_path / "cluster", mongo.url(database), rabbit.url()) as deployment:
+    with Deployment(tmp_path / "cluster", mongo.url(database), rabbit.url) as deployment:
         yield deployment
 
 

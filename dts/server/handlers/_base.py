@@ -177,7 +177,8 @@ class DtsHandler(RequestHandler):
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         """Log only what is a fault of the server; refusals are the caller's."""
-        if value is not None and describe_error(value, 500)[0] is ErrorCode.INTERNAL_ERROR:
+        status = value.status_code if isinstance(value, HTTPError) else 500
+        if value is not None and describe_error(value, status)[0] is ErrorCode.INTERNAL_ERROR:
             logger.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
 
     def compute_etag(self) -> None:
