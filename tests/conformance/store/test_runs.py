@@ -1,0 +1,84 @@
+"""Runs and the moves between their states."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from dts.errors import DuplicateKey
+from dts.model import Run, RunState, new_id
+from dts.store import Store
+from tests.conformance.store.builders import make_run
+
+
+async def test_a_run_is_found_as_added(store: Store) -> None:
+    run = make_run(created=3.25)
+    await store.add_run(run)
+    assert await store.get_run(run.id) == run
+    assert await store.get_run(new_id()) is None
+    with pytest.raises(DuplicateKey, match=run.id):
+        await store.add_run(replace(run, user="bob"))
+    assert await store.get_run(run.id) == run
+
+
+async def test_runs_are_listed_newest_first_page_by_page(store: Store) -> None:
+    runs = [make_run(user, id=f"{number:026d}") for number, user in enumerate(("ann", "bob", "ann", "ann", "bob"))]
+    for run in runs:
+        await store.add_run(run)
+    newest_first = runs[::-1]
+    assert await store.list_runs() == newest_first
+    assert await store.list_runs("ann") == [run for run in newest_first if run.user == "ann"]
+    page = await store.list_runs(limit=2)
+    assert page == newest_first[:2]
+    assert await store.list_runs(limit=10, after=page[-1].id) == newest_first[2:]
+    assert await store.list_runs("bob", after=runs[4].id) == [runs[1]]
+    assert await store.list_runs("nobody") == []
+
+
+@pytest.mark.parametrize("origin", list(RunState))
+@pytest.mark.parametrize("target", list(RunState))
+async def test_a_run_moves_only_where_it_may(store: Store, origin: RunState, target: RunState) -> None:
+    run = make_run(state=origin)
+    await store.add_run(run)
+    expected = replace(run, state=target if origin.may_become(target) else origin)
+    assert await store.update_run(run.id, state=target) == expected
+    assert await store.get_run(run.id) == expected
+
+
+async def test_pausing_is_apart_from_the_state(store: Store) -> None:
+    run = make_run()
+    await store.add_run(run)
+    assert await store.update_run(run.id, paused=True) == replace(run, paused=True)
+    assert await store.update_run(run.id, state=RunState.CLOSED) == replace(run, paused=True, state=RunState.CLOSED)
+    assert await store.update_run(run.id, state=RunState.OPEN, paused=False) == replace(run, state=RunState.CLOSED)
+    assert await store.update_run(run.id) == replace(run, state=RunState.CLOSED)
+    assert await store.update_run(new_id(), paused=True) is None
+    assert await store.update_run(new_id()) is None
+
+
+async def test_closing_and_cancelling_at_once_ends_cancelled(store: Store, open_another: Callable[[], Store]) -> None:
+    other = open_another()
+    await other.start()
+    for _ in range(5):
+        run = make_run()
+        await store.add_run(run)
+        await asyncio.gather(
+            store.update_run(run.id, state=RunState.CANCELLED), other.update_run(run.id, state=RunState.CLOSED)
+        )
+        assert await store.get_run(run.id) == replace(run, state=RunState.CANCELLED)
+
+
+async def test_cancelled_runs_are_found_by_when_they_were_created(store: Store) -> None:
+    def run(created: float, state: RunState) -> Run:
+        return make_run(created=created, state=state)
+
+    old, new, alive = run(10, RunState.CANCELLED), run(20, RunState.OPEN), run(30, RunState.CLOSED)
+    for one in (old, new, alive):
+        await store.add_run(one)
+    await store.update_run(new.id, state=RunState.CANCELLED)
+    assert sorted(await store.cancelled_runs(0)) == sorted([old.id, new.id])
+    assert await store.cancelled_runs(15) == [new.id]
+    assert await store.cancelled_runs(25) == []
