@@ -1,0 +1,284 @@
+"""The command `dts-client`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL, DtsClient, Summary
+from dts.client.components import (
+    FileComponent,
+    JsonFileIOComponent,
+    TextFileIOComponent,
+    WordFileIOComponent,
+)
+from dts.client.credentials import HELP as CREDENTIALS_HELP
+from dts.client.credentials import load_credentials
+from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
+from dts.client.processors import RowWriter
+from dts.client.rows import FIELDS, RowFormat
+from dts.client.run import Progress
+from dts.errors import ConfigError, InvalidInput
+from dts.model import parse_function_name
+from dts.runtime import process
+from dts.version import __version__
+
+EXIT_LINES_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+COMPONENTS: dict[str, type[FileComponent]] = {
+    "text": TextFileIOComponent,
+    "word": WordFileIOComponent,
+    "json": JsonFileIOComponent,
+}
+
+DESCRIPTION = """\
+Run FUNCTION on every line of INFILE and write one JSON line for each to OUTFILE, in the order in which they end.
+
+  {"line": 17, "success": true, "result": "ABC", "duration": 0.0004}
+  {"line": 18, "success": false, "error": {"type": "ValueError", "message": "…", "traceback": "…"}, "duration": 0.0004}
+
+Lines count from 1, blank ones too. A line that cannot be read (invalid UTF-8 or JSON, too long) is a failed line.
+An existing OUTFILE is overwritten once the server has accepted the run. A server that is away is waited for.
+"""
+
+EPILOG = f"""\
+{CREDENTIALS_HELP}
+
+exit status:
+  0    every line succeeded
+  1    it could not be done; stderr says why
+  2    the command line or the configuration is wrong
+  3    every line has its row, but some failed
+  130  interrupted; the run was cancelled, unless --detach is given
+
+examples:
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000
+  dts-client math/add pairs.txt out.json http://127.0.0.1:8000 --input-format word --errfile failed.json
+  zcat calls.json.gz | dts-client crm/call - - https://dts.example.org --input-format json --fields id,args > out.json
+  DTS_SERVER_URL=http://127.0.0.1:8000 dts-client text/upper in.txt out.json
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `dts-client`."""
+    parser = argparse.ArgumentParser(
+        prog="dts-client",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("function", metavar="FUNCTION", help="namespace/function, such as text/upper")
+    add("infile", metavar="INFILE", help="a file in UTF-8, or - for standard input")
+    add("outfile", metavar="OUTFILE", help="a file, overwritten when it exists, or - for standard output")
+    add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: DTS_SERVER_URL)")
+    _add_data_options(parser)
+    add("--username", metavar="NAME", help="who you are")
+    add("--secret-file", metavar="FILE", help="the file with your secret")
+    add(
+        "--coroutines",
+        type=_positive_int,
+        default=NUM_MAX_COROUTINES,
+        metavar="N",
+        help="blocks of lines that are sent at once (default: %(default)s)",
+    )
+    add(
+        "--snooze",
+        type=_seconds,
+        default=SNOOZE_INTERVAL,
+        metavar="SECONDS",
+        help="pause between two requests for results (default: %(default)s)",
+    )
+    add(
+        "--give-up-after",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long a server that is away is waited for (default: for ever)",
+    )
+    add("--detach", action="store_true", help="when interrupted, let the server go on with what it has")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show a progress bar (default: when stderr is a terminal)",
+    )
+    add("--version", action="version", version=f"dts {__version__}")
+    return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-format",
+        choices=sorted(COMPONENTS),
+        default="text",
+        help="text: a line is one argument; word: its words are the arguments; json: an object is keyword arguments, "
+        "an array is arguments (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fields",
+        type=_fields,
+        default=RowFormat(),
+        metavar="NAME,…",
+        help=f"more fields in each row: {', '.join(FIELDS)}",
+    )
+    parser.add_argument("--errfile", metavar="FILE", help="write rows of lines that failed here, not to OUTFILE")
+    parser.add_argument(
+        "--rotate-daily",
+        action="store_true",
+        help="put the date into the names of OUTFILE and errfile, begin new ones at midnight, append to today's",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    options.server_url = options.server_url or os.environ.get("DTS_SERVER_URL")
+    if not options.server_url:
+        parser.error("SERVER_URL is missing: give it after OUTFILE, or set DTS_SERVER_URL")
+    try:
+        parse_function_name(options.function)
+    except InvalidInput as error:
+        parser.error(error.message)
+    return process.run(partial(_run, options))
+
+
+async def _run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
+    credentials = load_credentials(options.username, options.secret_file)
+    with ExitStack() as stack:
+        source, writer = _open_files(options, stack)
+        screen = _Screen()
+        client = DtsClient(
+            credentials.user_id,
+            credentials.secret,
+            options.server_url,
+            options.coroutines,
+            options.snooze,
+            give_up_after=options.give_up_after,
+            detach=options.detach,
+            notify=screen.say,
+        )
+        stack.callback(client.close)
+        if sys.stderr.isatty() and not options.quiet if options.progress is None else options.progress:
+            screen.show_progress(client, source, options.function, stack)
+        running = asyncio.create_task(client.run(options.function, source, writer))
+        await _until_done_or_told_to_stop(running, shutdown)
+    return _conclude(options, client, running)
+
+
+class _Screen:
+    """Where sentences for the user go: stderr, above the progress bar when there is one."""
+
+    def __init__(self) -> None:
+        self._print: Callable[[str], None] = _print
+
+    def show_progress(self, client: DtsClient, source: FileComponent, description: str, stack: ExitStack) -> None:
+        from dts.client.progress import ProgressBar  # rich takes long to import and is not always needed
+
+        bar = stack.enter_context(ProgressBar(lambda: client.progress, source, description))
+        stack.callback(setattr, self, "_print", _print)
+        self._print = bar.say
+
+    def say(self, sentence: str) -> None:
+        self._print(f"dts-client: {sentence}")
+
+
+def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComponent, RowWriter]:
+    """Open the files, so that what cannot work is refused before anything is sent.
+
+    Raises:
+        ClientError: one cannot be read or written.
+        ConfigError: two of them are the same file.
+    """
+    source = COMPONENTS[options.input_format](options.infile)
+    kind = DailyRotatingOutputFile if options.rotate_daily else OutputFile
+    out: Output = kind(options.outfile)
+    errors: Output | None = kind(options.errfile) if options.errfile is not None else None
+    stack.callback(source.close)
+    source.open()
+    for each in filter(None, (out, errors)):
+        stack.callback(each.close)
+        each.open()
+        if source.identity is not None and each.identity == source.identity:
+            raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
+    if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
+        raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
+    return source, RowWriter(out, errors, row_format=options.fields)
+
+
+async def _until_done_or_told_to_stop(running: asyncio.Task[Summary], shutdown: process.Shutdown) -> None:
+    ended = asyncio.Event()
+    running.add_done_callback(lambda _: ended.set())
+    await shutdown.wait(ended)
+    if not ended.is_set():
+        running.cancel()
+        hurry = asyncio.create_task(shutdown.hurry.wait())
+        await asyncio.wait([running, hurry], return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def _conclude(options: argparse.Namespace, client: DtsClient, running: asyncio.Task[Summary]) -> int:
+    """Say how it went; returns the exit status.
+
+    Raises:
+        DtsError: the run could not be done.
+    """
+    done = client.progress
+    if running.cancelled():
+        fate = f"the server goes on with run {done.run}" if options.detach else "the run is cancelled"
+        _print(f"dts-client: interrupted after {done.done} of {_lines_read(done)} lines; {fate}")
+        return EXIT_INTERRUPTED
+    if running.exception() is not None and done.run:
+        _print(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines (run {done.run})")
+    summary = running.result()
+    if not options.quiet:
+        rate = summary.lines / max(summary.seconds, 0.001)
+        _print(
+            f"{summary.lines} lines: {summary.succeeded} succeeded, {summary.failed} failed "
+            f"in {summary.seconds:.1f} s ({rate:.0f}/s) → {options.outfile}"
+        )
+    return EXIT_LINES_FAILED if summary.failed else process.EXIT_OK
+
+
+def _lines_read(progress: Progress) -> str:
+    return str(progress.lines) if progress.all_read else f"{progress.lines} or more"
+
+
+def _print(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _positive_int(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def _fields(text: str) -> RowFormat:
+    try:
+        return RowFormat(name.strip() for name in text.split(",") if name.strip())
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

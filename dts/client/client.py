@@ -1,0 +1,177 @@
+"""DtsClient: a function over every line of an input, or single jobs, from a program.
+
+client = DtsClient("alice", secret, "http://127.0.0.1:8000")
+summary = await client.run("text/upper", TextFileIOComponent("in.txt"), print)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterable, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, cast
+
+from dts.auth import Credentials
+from dts.client.components import DataSource, IterableComponent
+from dts.client.processors import FunctionProcessor, ResultFunction, ResultProcessor
+from dts.client.run import Progress, RunSession
+from dts.client.transport import REQUEST_TIMEOUT, Transport
+from dts.errors import InvalidInput
+from dts.model import check_user_id, parse_function_name
+
+logger = logging.getLogger(__name__)
+
+NUM_MAX_COROUTINES = 8
+"""Blocks that are uploaded at once, unless told otherwise."""
+
+SNOOZE_INTERVAL = 0.05
+"""Seconds between two requests for results, unless told otherwise: many results share the cost of a request."""
+
+_SPARE_CONNECTIONS = 8  # beside the uploads: results, receipts, single jobs
+
+Source = DataSource | Iterable[Any] | AsyncIterable[Any]
+Processor = ResultProcessor | ResultFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run came to: numbers of lines, and how many seconds it took."""
+
+    run: str
+    lines: int
+    succeeded: int
+    failed: int
+    seconds: float
+
+
+class DtsClient:
+    """A user's connection to a DTS server. Use it in one event loop, and close it (`async with` does).
+
+    `function`, `data_source` and `result_processor` may be given here or to `run`. A data source is a component, or
+    any iterable of arguments, asynchronous or not. A result processor is a `ResultProcessor`, or a function that
+    takes one result as a dict. `give_up_after` is for how many seconds an unreachable server is waited for; None is
+    for ever. `notify` is told in a sentence when the server goes away and comes back. With `detach` a run that is
+    interrupted goes on at the server.
+
+    Raises:
+        ConfigError: `server_url` is not the URL of a server.
+        InvalidName: `user_id` cannot be a user's.
+    """
+
+    def __init__(
+        self,
+        user_id: str,
+        secret: str,
+        server_url: str,
+        num_max_coroutines: int = NUM_MAX_COROUTINES,
+        snooze_interval: float = SNOOZE_INTERVAL,
+        *,
+        function: str | None = None,
+        data_source: Source | None = None,
+        result_processor: Processor | None = None,
+        give_up_after: float | None = None,
+        detach: bool = False,
+        notify: Callable[[str], None] = logger.warning,
+    ) -> None:
+        if num_max_coroutines < 1:
+            raise InvalidInput("num_max_coroutines must be at least 1")
+        self.progress = Progress()
+        self._function = function
+        self._source = data_source
+        self._processor = result_processor
+        self._coroutines = num_max_coroutines
+        self._snooze_interval = snooze_interval
+        self._detach = detach
+        self._notify = notify
+        self._transport = Transport(
+            server_url,
+            Credentials(check_user_id(user_id), secret),
+            max_clients=num_max_coroutines + _SPARE_CONNECTIONS,
+            give_up_after=give_up_after,
+            notify=notify,
+        )
+
+    async def run(
+        self,
+        function: str | None = None,
+        data_source: Source | None = None,
+        result_processor: Processor | None = None,
+    ) -> Summary:
+        """Run the function over every line; each has exactly one result when this returns.
+
+        When it raises, or is cancelled, the run is cancelled on the server unless `detach` is set.
+
+        Raises:
+            InvalidInput: something is missing, or the function's name is not one.
+            RequestRefused: the server refused it, such as for a function that is not registered.
+            ServerUnavailable: the server could not be reached for `give_up_after` seconds.
+            ClientError: the input cannot be read, the output cannot be written, or the run was ended by others.
+        """
+        name = str(parse_function_name(function or self._function))
+        source = data_source if data_source is not None else self._source
+        processor = result_processor if result_processor is not None else self._processor
+        if source is None or processor is None:
+            raise InvalidInput("a run needs a data_source and a result_processor")
+        self.progress = Progress()
+        session = RunSession(
+            self._transport,
+            name,
+            source if isinstance(source, DataSource) else IterableComponent(source),
+            processor if isinstance(processor, ResultProcessor) else FunctionProcessor(processor),
+            coroutines=self._coroutines,
+            snooze_interval=self._snooze_interval,
+            detach=self._detach,
+            progress=self.progress,
+            notify=self._notify,
+        )
+        await session.run()
+        done = self.progress
+        return Summary(done.run, done.lines, done.succeeded, done.failed, done.seconds)
+
+    async def submit(self, function: str, *args: Any, **kwargs: Any) -> str:
+        """Submit one job; returns its id.
+
+        It is not submitted again when the server's answer is lost, since the job might then run twice.
+
+        Raises:
+            InvalidName: the function's name is not one.
+            RequestRefused: the server refused it.
+            ServerUnavailable: it was given up, or may have been accepted although the answer was lost.
+        """
+        params = {"function": str(parse_function_name(function)), "args": list(args), "kwargs": kwargs}
+        return cast(str, await self._transport.call("POST", "/jobs/", params, repeatable=False))
+
+    async def get(self, job_id: str, *, wait: float = 0.0) -> dict[str, Any]:
+        """A job as the server shows it: id, function, state and, once it has ended, its result.
+
+        `wait` is how many seconds (30 at most) the server may wait for the job to end.
+
+        Raises:
+            RequestRefused: there is no such job.
+            ServerUnavailable: it was given up.
+        """
+        query = {"wait": f"{wait:g}"} if wait else None
+        job = await self._transport.call("GET", f"/jobs/{job_id}", query=query, timeout=REQUEST_TIMEOUT + wait)
+        return cast(dict[str, Any], job)
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job.
+
+        Raises:
+            RequestRefused: there is no such job, or it has ended.
+            ServerUnavailable: it was given up.
+        """
+        await self._transport.call("DELETE", f"/jobs/{job_id}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

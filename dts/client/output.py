@@ -1,0 +1,191 @@
+"""Files that rows are written to. What is written is with the operating system when `write` returns."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from dts.client.components import STANDARD_STREAM, file_identity
+from dts.errors import ClientError
+
+
+class Output(Protocol):
+    """Something that whole rows can be written to. Every method may block."""
+
+    @property
+    def name(self) -> str:
+        """Its name for a person to read."""
+        ...
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """What tells the open file from others; None when it is not a regular file."""
+        ...
+
+    def open(self) -> None:
+        """Make sure that it can be written, without a change to what is there."""
+
+    def begin(self) -> None:
+        """Get ready for the first row: what is there is overwritten, unless the class says otherwise."""
+
+    def write(self, rows: bytes) -> None:
+        """Write whole rows, all of them or none."""
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+
+
+class OutputFile:
+    """A file, or standard output when `path` is `-`. An existing file is overwritten.
+
+    When a write fails half-way, as on a full disk, the half row is cut off again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
+        self.path = os.fspath(path)
+        self._append = append
+        self._descriptor = -1
+        self._regular = False
+        self._size = 0
+
+    @property
+    def name(self) -> str:
+        """The file's name for a person to read."""
+        return "standard output" if self.path == STANDARD_STREAM else self.path
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """What tells the open file from others, whatever its name; None when it is not a regular file."""
+        return file_identity(self._descriptor)
+
+    def open(self) -> None:
+        """Open the file, creating it when it is missing.
+
+        Raises:
+            ClientError: it cannot be written.
+        """
+        if self._descriptor >= 0:
+            return
+        if self.path == STANDARD_STREAM:
+            self._descriptor = 1
+            return
+        try:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            status = os.fstat(self._descriptor)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._regular = stat.S_ISREG(status.st_mode)
+
+    def begin(self) -> None:
+        """Empty the file, or go to its end when it is appended to.
+
+        Raises:
+            ClientError: it cannot be written.
+        """
+        self.open()
+        if not self._regular:
+            return
+        try:
+            if self._append:
+                self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+            else:
+                os.ftruncate(self._descriptor, 0)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def write(self, rows: bytes) -> None:
+        """Write whole rows.
+
+        Raises:
+            ClientError: the disk is full, the reader of standard output has gone, …
+        """
+        rest = memoryview(rows)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            self._cut_off()
+            raise self._failure(error) from error
+        self._size += len(rows)
+
+    def close(self) -> None:
+        """Close the file; standard output stays open."""
+        if self._descriptor > 2:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _cut_off(self) -> None:
+        if self._regular:
+            os.ftruncate(self._descriptor, self._size)
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+
+    def _failure(self, error: OSError) -> ClientError:
+        if isinstance(error, BrokenPipeError):
+            return ClientError(f"{self.name} was closed by its reader")
+        return ClientError(f"cannot write {self.name}: {error.strerror}")
+
+
+class DailyRotatingOutputFile:
+    """Files whose names carry the day: rows for `out.json` go to `out-2024-02-29.json`, and after midnight to the next.
+
+    The day is the local one. A day's file that exists already is appended to, so that two runs on one day are both
+    kept. `today` is the clock.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, today: Callable[[], datetime.date] = datetime.date.today
+    ) -> None:
+        self.path = os.fspath(path)
+        self._today = today
+        self._day: datetime.date | None = None
+        self._file: OutputFile | None = None
+
+    @property
+    def name(self) -> str:
+        """The current file's name for a person to read."""
+        return self.path if self._file is None else self._file.name
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """What tells the current file from others; None when it is not a regular file."""
+        return None if self._file is None else self._file.identity
+
+    def open(self) -> None:
+        """Open today's file.
+
+        Raises:
+            ClientError: it cannot be written.
+        """
+        self._rotate()
+
+    def begin(self) -> None:
+        """Nothing is emptied: rows are added to the day's file."""
+        self._rotate()
+
+    def write(self, rows: bytes) -> None:
+        """Write whole rows to today's file.
+
+        Raises:
+            ClientError: they cannot be written.
+        """
+        self._rotate().write(rows)
+
+    def close(self) -> None:
+        """Close the current file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._day = None
+
+    def _rotate(self) -> OutputFile:
+        day = self._today()
+        if self._file is None or day != self._day:
+            self.close()
+            path = Path(self.path)
+            self._file = OutputFile(path.with_name(f"{path.stem}-{day.isoformat()}{path.suffix}"), append=True)
+            self._file.begin()
+            self._day = day
+        return self._file

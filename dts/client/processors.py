@@ -1,0 +1,114 @@
+"""What becomes of results: they are written as rows, or handed to a function."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from dts.client.output import Output
+from dts.client.rows import KEPT_FIELDS, Results, RowFormat
+from dts.client.threads import in_thread
+
+ResultFunction = Callable[[dict[str, Any]], object]
+"""Takes one result as a dict: a row's fields, and id, attempt, worker, version, started. May be `async def`."""
+
+_FINISH_WRITING = 5.0  # seconds that a write under way may take when the run is interrupted
+
+
+@runtime_checkable
+class ResultProcessor(Protocol):
+    """Takes the results of a run as they come, in no particular order; each line has exactly one.
+
+    `keep_arguments` says whether `Results.block` is to hold the jobs' arguments, which costs memory.
+    """
+
+    keep_arguments: bool
+
+    async def begin(self) -> None:
+        """The run has been opened: results may follow."""
+        ...
+
+    async def process(self, results: Sequence[Results]) -> None:
+        """Take results over. When this returns they are safe, and the server may forget them."""
+        ...
+
+
+class RowWriter:
+    """Writes rows to `out`, and those of jobs that failed to `errors` when it is given.
+
+    Writing happens in a thread, so that a slow disk or a pipe that nobody reads does not stop the event loop.
+    """
+
+    def __init__(self, out: Output, errors: Output | None = None, *, row_format: RowFormat | None = None) -> None:
+        self._out = out
+        self._errors = errors
+        self._format = row_format or RowFormat()
+        self._lock = asyncio.Lock()
+        self.keep_arguments = not KEPT_FIELDS.isdisjoint(self._format.fields)
+
+    async def begin(self) -> None:
+        """Empty the files.
+
+        Raises:
+            ClientError: they cannot be written.
+        """
+        self._out.begin()
+        if self._errors is not None:
+            self._errors.begin()
+
+    async def process(self, results: Sequence[Results]) -> None:
+        """Write the rows of some results.
+
+        Raises:
+            ClientError: they cannot be written.
+        """
+        rows = [self._format.format(each) for each in results]
+        failed = b"".join(each.failed for each in rows)
+        out = b"".join(each.succeeded for each in rows)
+        if self._errors is None:
+            out, failed = out + failed, b""
+        async with self._lock:
+            await _finish(in_thread(lambda: self._write(out, failed)))
+
+    def _write(self, out: bytes, failed: bytes) -> None:
+        if out:
+            self._out.write(out)
+        if failed and self._errors is not None:
+            self._errors.write(failed)
+
+
+class FunctionProcessor:
+    """Calls a function with each result."""
+
+    keep_arguments = False
+
+    def __init__(self, function: ResultFunction) -> None:
+        self._function = function
+        self._format = RowFormat(("id", "attempt", "worker", "version", "started"))
+
+    async def begin(self) -> None:
+        """There is nothing to prepare."""
+
+    async def process(self, results: Sequence[Results]) -> None:
+        """Call the function with each result, and wait for it when it is asynchronous."""
+        for each in results:
+            rows = self._format.format(each)
+            for row in msgspec.json.Decoder(dict[str, Any]).decode_lines(rows.succeeded + rows.failed):
+                returned = self._function(row)
+                if isinstance(returned, Awaitable):
+                    await returned
+
+
+async def _finish(writing: asyncio.Future[None]) -> None:
+    """Wait for a write; when interrupted, for a moment longer, so that no row is left half written."""
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_WRITING):
+                await writing
+        raise

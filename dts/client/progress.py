@@ -1,0 +1,79 @@
+"""A bar on a terminal that shows how far a run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from dts.client.components import DataSource
+from dts.client.run import Progress
+
+_REFRESHES = 4  # a second
+
+
+class ProgressBar:
+    """Shows on stderr how far a run is until it is left; `progress` gives what to show.
+
+    The bar reads it at every refresh, so the run does nothing for it.
+    """
+
+    def __init__(self, progress: Callable[[], Progress], source: DataSource, description: str) -> None:
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            _Lines(progress, source),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=_REFRESHES,
+            transient=True,
+        )
+        self._bar.add_task(description, total=None)
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        self._bar.console.print(Text(sentence))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class _Lines(ProgressColumn):
+    """Lines done of all, their rate, and failures when there are any; keeps the task's own numbers in step."""
+
+    def __init__(self, progress: Callable[[], Progress], source: DataSource) -> None:
+        super().__init__()
+        self._progress = progress
+        self._source = source
+
+    def render(self, task: Task) -> Text:
+        """What the column shows."""
+        progress = self._progress()
+        total = estimate_total(progress, self._source)
+        task.total = total
+        task.completed = progress.done
+        of = "" if total is None else f"/{'' if progress.all_read else '~'}{total:,}"
+        text = Text(f"{progress.done:,}{of} lines  {progress.done / max(progress.seconds, 0.001):,.0f}/s")
+        if progress.failed:
+            text.append(f"  {progress.failed:,} failed", style="red")
+        return text
+
+
+def estimate_total(progress: Progress, source: DataSource) -> int | None:
+    """How many lines there are: known at the end, guessed from the share of bytes read before; None for a pipe."""
+    if progress.all_read:
+        return progress.lines
+    if not source.bytes_total or not source.bytes_read or not progress.lines:
+        return None
+    return max(progress.lines, round(progress.lines * source.bytes_total / source.bytes_read))

@@ -1,0 +1,328 @@
+"""One run: lines go out in blocks while results come in, until every line has its result.
+
+Three tasks and a bounded number of uploads work side by side:
+
+    read ─▶ batches ─▶ send ─▶ uploads of blocks (concurrent)
+                                                              collect ─▶ the result processor ─▶ receipts
+
+What is remembered of a block that was sent is small, and how many jobs, blocks and bytes of arguments may be
+outstanding is bounded, so memory stays flat however long the input is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dts.client.blocks import BlockCutter, CutBlock, SentBlock
+from dts.client.components import Batch, DataSource
+from dts.client.processors import ResultProcessor
+from dts.client.rows import Results, bad_lines
+from dts.client.transport import MAX_ANSWER, REQUEST_TIMEOUT, Transport
+from dts.errors import ClientError, DtsError, WireError
+from dts.model import bitmap
+from dts.wire import codec, dts_pb2
+
+logger = logging.getLogger(__name__)
+
+PROTOBUF = "application/x-protobuf"
+LONG_POLL = 20.0  # seconds that the server may wait for results; at most 30
+MAX_OUTSTANDING_JOBS = 1_000_000
+MAX_OUTSTANDING_BLOCKS = 8192  # 64 MB would be 8 kB each; measured below 1 kB
+MAX_KEPT = 32 * 1024 * 1024  # bytes of arguments that are remembered for the rows
+MAX_UPLOADING = 16 * 1024 * 1024  # bytes of blocks that are being uploaded at once, unless one alone has more
+IDLE_FLUSH = 0.2  # seconds after which lines that wait for their block to fill are sent as they are
+
+_FIRST_PAGE = 1024  # results
+_MAX_PAGE = 20_000  # results
+_PAGE_TARGET = 2 * 1024 * 1024  # bytes of a page of results, compressed
+_MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missing results are given up
+_LEAVE_TIMEOUT = 5.0  # seconds to tell the server that the run is cancelled
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; changes while it goes on. Numbers are of lines unless they say otherwise.
+
+    `lines` is how many were read so far, all of them once `all_read` is set.
+    """
+
+    run: str = ""
+    lines: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    all_read: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Lines that have their result."""
+        return self.succeeded + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken so far."""
+        return time.monotonic() - self.started
+
+
+class _RunInfo(msgspec.Struct):
+    """What the server says of a run that it opened."""
+
+    id: str
+    block_size: int
+    max_body: int
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    """Blocks that were sent and whose results have not all come, and what they add up to."""
+
+    blocks: dict[int, SentBlock] = field(default_factory=dict)
+    jobs: int = 0
+    kept: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.jobs >= MAX_OUTSTANDING_JOBS or len(self.blocks) >= MAX_OUTSTANDING_BLOCKS or self.kept >= MAX_KEPT
+
+    def add(self, number: int, block: SentBlock) -> None:
+        self.blocks[number] = block
+        self.jobs += block.count
+        self.kept += block.kept
+
+    def receive(self, number: int, jobs: int) -> tuple[SentBlock | None, int]:
+        """The block with that number, and which of `jobs` are news. A block that is complete is forgotten."""
+        block = self.blocks.get(number)
+        if block is None:
+            return None, 0
+        fresh = block.receive(jobs)
+        self.jobs -= fresh.bit_count()
+        if block.complete:
+            self.kept -= block.kept
+            del self.blocks[number]
+        return block, fresh
+
+
+class RunSession:
+    """Runs `function` over every line of `source`; `coroutines` is how many blocks are uploaded at once.
+
+    `snooze_interval` is the pause in seconds between two requests for results, in which they can gather.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        function: str,
+        source: DataSource,
+        processor: ResultProcessor,
+        *,
+        coroutines: int,
+        snooze_interval: float,
+        detach: bool,
+        progress: Progress,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.progress = progress
+        self._transport = transport
+        self._function = function
+        self._source = source
+        self._processor = processor
+        self._coroutines = coroutines
+        self._snooze_interval = snooze_interval
+        self._detach = detach
+        self._notify = notify
+        self._slots = asyncio.Semaphore(coroutines)
+        self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
+        self._outstanding = _Outstanding()
+        self._uploading = 0
+        self._blocks_sent = 0
+        self._all_sent = False
+        self._changed = asyncio.Event()
+        self._page_size = _FIRST_PAGE
+        self._paused = False
+        self._finished_polls = 0
+
+    async def run(self) -> None:
+        """Do the whole run. When it fails or is interrupted, the run is cancelled on the server unless detached.
+
+        Raises:
+            DtsError: it could not be done; what has been written until then is complete rows.
+        """
+        self._info = await self._open()
+        self.progress.run = self._info.id
+        try:
+            await self._processor.begin()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(), name="read")
+                group.create_task(self._send(), name="send")
+                group.create_task(self._collect(), name="collect")
+        except BaseExceptionGroup as errors:
+            await self._leave()
+            raise _first(errors) from None
+        except BaseException:
+            await self._leave()
+            raise
+
+    async def _open(self) -> _RunInfo:
+        result = await self._transport.call("POST", "/runs/", {"function": self._function})
+        try:
+            return msgspec.convert(result, _RunInfo)
+        except msgspec.ValidationError as error:
+            raise ClientError(f"the server's answer to a new run is not understood: {error}") from error
+
+    async def _leave(self) -> None:
+        if self._detach:
+            return
+        try:
+            await self._transport.call("DELETE", self._path(), timeout=_LEAVE_TIMEOUT, give_up_after=_LEAVE_TIMEOUT)
+        except (DtsError, asyncio.CancelledError) as error:
+            logger.info("the run %s was not cancelled on the server: %s", self._info.id, error)
+
+    def _path(self, rest: str = "") -> str:
+        return f"/runs/{self._info.id}{rest}"
+
+    # Out: lines to blocks to the server.
+
+    async def _read(self) -> None:
+        async with aclosing(self._source.batches(self._info.max_body)) as batches:
+            async for batch in batches:
+                await self._batches.put(batch)
+        await self._batches.put(None)
+
+    async def _send(self) -> None:
+        cutter = BlockCutter(self._info.block_size, self._info.max_body)
+        async with asyncio.TaskGroup() as uploads:
+            reading = True
+            while reading:
+                batch, idle = await self._next_batch(flush_soon=cutter.pending)
+                reading = batch is not None or idle
+                if batch is not None:
+                    cutter.add(batch)
+                    self.progress.lines = cutter.lines_seen
+                for block in cutter.cut(everything=batch is None):
+                    await self._upload(uploads, block)
+                await self._report_bad(cutter.take_bad())
+            self.progress.all_read = True
+        await self._transport.call("PATCH", self._path(), {"state": "closed"})
+        self._all_sent = True
+        self._changed.set()
+
+    async def _next_batch(self, *, flush_soon: bool) -> tuple[Batch | None, bool]:
+        """The next batch, None at the end; or None and True when there is none for now and lines wait."""
+        try:
+            async with asyncio.timeout(IDLE_FLUSH if flush_soon else None):
+                return await self._batches.get(), False
+        except TimeoutError:
+            return None, True
+
+    async def _upload(self, uploads: asyncio.TaskGroup, cut: CutBlock) -> None:
+        """Begin to upload a block, once there is room for it."""
+        await self._slots.acquire()
+        while self._outstanding.full or (self._uploading and self._uploading + cut.size > MAX_UPLOADING):
+            self._changed.clear()
+            await self._changed.wait()
+        number = self._blocks_sent
+        self._blocks_sent += 1
+        self._uploading += cut.size
+        sent = cut.to_sent(number, self._info.block_size, keep=self._processor.keep_arguments)
+        self._outstanding.add(number, sent)
+        uploads.create_task(self._put(number, codec.encode(cut.to_message()), cut.size), name=f"block {number}")
+
+    async def _put(self, number: int, encoded: codec.Encoded, size: int) -> None:
+        headers = {"Content-Type": PROTOBUF}
+        if encoded.content_encoding:
+            headers["Content-Encoding"] = encoded.content_encoding
+        await self._transport.request("PUT", self._path(f"/blocks/{number}"), body=encoded.body, headers=headers)
+        self._uploading -= size
+        self._slots.release()
+        self._changed.set()
+
+    async def _report_bad(self, bad: list[tuple[int, str]]) -> None:
+        if bad:
+            await self._processor.process([bad_lines(self._info.id, bad)])
+            self.progress.failed += len(bad)
+
+    # In: results from the server to the processor.
+
+    async def _collect(self) -> None:
+        while self._outstanding.blocks or not self._all_sent:
+            if not self._outstanding.blocks:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            page = await self._next_page()
+            count = await self._take(page) if page.parts else await self._look_after()
+            if self._outstanding.blocks and count < self._page_size:
+                await asyncio.sleep(self._snooze_interval)
+
+    async def _next_page(self) -> dts_pb2.ResultPage:
+        answer = await self._transport.request(
+            "GET",
+            self._path("/results"),
+            query={"max": self._page_size, "wait": f"{LONG_POLL:g}"},
+            headers={"Accept": PROTOBUF},
+            timeout=LONG_POLL + REQUEST_TIMEOUT,
+        )
+        return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER)
+
+    async def _take(self, page: dts_pb2.ResultPage) -> int:
+        """Hand a page's results over, then tell the server so; returns how many jobs the page was for."""
+        arrived = [results for part in page.parts if (results := self._unpack(part)) is not None]
+        if arrived:
+            await self._processor.process(arrived)
+            self.progress.succeeded += sum(len(each.succeeded) for each in arrived)
+            self.progress.failed += sum(len(each.failed) for each in arrived)
+            self._changed.set()
+        await self._transport.call(
+            "POST", self._path("/collected"), {"receipts": [part.receipt for part in page.parts]}
+        )
+        self._finished_polls = 0
+        count = sum(bitmap.from_bytes(part.jobs).bit_count() for part in page.parts)
+        bytes_each = sum(len(part.body) for part in page.parts) / max(count, 1)
+        self._page_size = int(min(max(_PAGE_TARGET / max(bytes_each, 1), 1), _MAX_PAGE))
+        return count
+
+    def _unpack(self, part: dts_pb2.ResultPart) -> Results | None:
+        """The results of a part that had not come before, if any."""
+        if part.block >= self._blocks_sent:
+            raise WireError(f"the server has results for block {part.block}, which was not sent")
+        block, fresh = self._outstanding.receive(part.block, bitmap.from_bytes(part.jobs))
+        if block is None or not fresh:
+            return None
+        batch = codec.decode(dts_pb2.ResultBatch, part.body, part.content_encoding, max_size=MAX_ANSWER)
+        results: Iterable[dts_pb2.Result] = batch.results
+        if len(batch.results) != fresh.bit_count():
+            by_index = {each.index: each for each in batch.results}
+            results = [by_index[index] for index in bitmap.indices(fresh) if index in by_index]
+        unpacked = Results.split(self._info.id, block, batch, results)
+        if len(unpacked.succeeded) + len(unpacked.failed) != fresh.bit_count():
+            raise WireError(f"results are missing in part {part.receipt}")
+        return unpacked
+
+    async def _look_after(self) -> int:
+        """See why no results came: tell of a pause, and do not wait for ever for what will not come."""
+        run = await self._transport.call("GET", self._path())
+        if run["paused"] and not self._paused:
+            self._notify(f"the run {self._info.id} is paused; waiting")
+        self._paused = run["paused"]
+        self._finished_polls = self._finished_polls + 1 if run["finished"] else 0
+        if self._finished_polls >= _MAX_FINISHED_POLLS:
+            raise ClientError(
+                f"the run {self._info.id} is {run['state']} and has no more results on the server, "
+                f"but {self._outstanding.jobs} lines have none"
+            )
+        return 0
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that the others followed from."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,298 @@
+"""Signed HTTP to the server: one place where requests are sent, repeated and their failures named.
+
+What can be tried again (no connection, no answer in time, 5xx, 429) is tried again here for as long as it takes, so
+the callers only see answers and refusals. Each try is signed anew, since a nonce serves once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from socket import gaierror
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.iostream import StreamClosedError
+from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
+
+from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request
+from dts.errors import ConfigError, RequestRefused, ServerUnavailable
+from dts.version import __version__
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 120.0
+"""Seconds for a request and its answer: enough for a block of 8 MiB over a line of 1 Mbit/s."""
+
+MAX_ANSWER = 256 * 1024 * 1024  # bytes; a page of results is far smaller, a single result need not be
+
+_FIRST_DELAY = 0.1  # seconds
+_MAX_DELAY = 5.0  # seconds
+_MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
+_REPEATABLE_STATUS = frozenset({408, 429})  # and 5xx
+_NOT_ACCEPTED_STATUS = frozenset({429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: its status (2xx) and its body."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request as every try makes it; `path` and `query` are as on the wire."""
+
+    method: str
+    path: str
+    query: str
+    body: bytes | None
+    headers: Mapping[str, str]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A try that may be repeated. `taken` is whether the server may have acted on it."""
+
+    reason: str
+    retry_after: float | None = None
+    reached: bool = False
+    taken: bool = True
+    busy: bool = False
+
+
+class Transport:
+    """Sends signed requests to one server.
+
+    `server_url` is http or https, with or without a path prefix. `give_up_after` is how many seconds a request is
+    tried again; None is for ever. `notify` is told in a sentence when the server goes away and when it is back.
+    A Transport belongs to the event loop that it is first used in.
+
+    Raises:
+        ConfigError: the URL is not one of a server.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        credentials: Credentials,
+        *,
+        max_clients: int = 10,
+        give_up_after: float | None = None,
+        notify: Callable[[str], None] = logger.warning,
+    ) -> None:
+        self.server_url = server_url.rstrip("/")
+        self._origin, self._prefix = _split_url(server_url)
+        self._authenticator = KeccakAuthenticator(credentials)
+        self._max_clients = max_clients
+        self._give_up_after = give_up_after
+        self._notify = notify
+        self._http: SimpleAsyncHTTPClient | None = None
+        self._away = False
+
+    def close(self) -> None:
+        """Close connections; requests under way are dropped."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    async def call(
+        self, method: str, path: str, params: object = None, *, query: Mapping[str, object] | None = None, **how: Any
+    ) -> Any:
+        """Make a JSON request with `params`, if any, and return the answer's `result`. `how` goes to `request`.
+
+        Raises:
+            RequestRefused: the server refused it, or its answer is not DTS's.
+            ServerUnavailable: it was given up.
+        """
+        body = None if params is None else msgspec.json.encode({"params": params})
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        answer = await self.request(method, path, query=query, body=body, headers=headers, **how)
+        try:
+            return msgspec.json.decode(answer.body)["result"]
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise RequestRefused(
+                f"{self.server_url} answered {method} {path} with something else than DTS does: is it a DTS server?",
+                status=answer.status,
+            ) from error
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        give_up_after: float | None = None,
+        repeatable: bool = True,
+    ) -> Answer:
+        """Make a request, again and again until the server has answered it.
+
+        `timeout` is in seconds and for one try. With `repeatable` False a request is only tried again when the
+        server has certainly not acted on it.
+
+        Raises:
+            RequestRefused: the server answered 3xx or 4xx.
+            ServerUnavailable: it was given up after `give_up_after` seconds, here or in the constructor; or it is
+                not repeatable and the server may have acted on it.
+        """
+        raw_query = urlencode(query) if query else ""
+        call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, timeout)
+        limit = self._give_up_after if give_up_after is None else give_up_after
+        began = time.monotonic()
+        delay = _FIRST_DELAY
+        while True:
+            outcome = await self._try(call)
+            if isinstance(outcome, Answer):
+                self._is_back()
+                return outcome
+            if not repeatable and outcome.taken:
+                raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
+            pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
+            self._is_away(outcome)
+            if limit is not None and time.monotonic() - began + pause > limit:
+                raise ServerUnavailable(f"{self._describe(outcome)}; gave up after {limit:g} s")
+            await asyncio.sleep(pause)
+            delay = min(delay * 2, _MAX_DELAY)
+
+    async def _try(self, call: _Call) -> Answer | _Failure:
+        signature = self._authenticator.sign(Request(call.method, call.path, call.query, call.body or b""))
+        request = HTTPRequest(
+            f"{self._origin}{call.path}{'?' if call.query else ''}{call.query}",
+            method=call.method,
+            headers={**call.headers, "Authorization": signature},
+            body=call.body,
+            connect_timeout=CONNECT_TIMEOUT,
+            request_timeout=call.timeout,
+            follow_redirects=False,
+            decompress_response=False,
+            user_agent=f"dts-client/{__version__}",
+        )
+        try:
+            response = await self._client().fetch(request, raise_error=False)
+        except (OSError, HTTPClientError) as error:
+            return self._on_error(error)
+        return self._on_response(response)
+
+    def _client(self) -> SimpleAsyncHTTPClient:
+        if self._http is None:
+            self._http = SimpleAsyncHTTPClient(
+                force_instance=True,
+                max_clients=self._max_clients,
+                max_buffer_size=MAX_ANSWER,
+                max_body_size=MAX_ANSWER,
+            )
+        return self._http
+
+    def _on_error(self, error: Exception) -> _Failure:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise RequestRefused(
+                f"the certificate of {self.server_url} is not trusted: {error.verify_message}; "
+                "set SSL_CERT_FILE to a file with the authority that signed it",
+                status=0,
+                code="certificate",
+            ) from error
+        taken = not isinstance(error, (ConnectionRefusedError, gaierror)) and "connecting" not in str(error)
+        return _Failure(_error_in_words(error), taken=taken)
+
+    def _on_response(self, response: HTTPResponse) -> Answer | _Failure:
+        status = response.code
+        if 200 <= status < 300:
+            return Answer(status, response.body)
+        code, message = _parse_error(response)
+        if status >= 500 or status in _REPEATABLE_STATUS:
+            return _Failure(
+                f"{status} {message}",
+                retry_after=_parse_retry_after(response.headers.get("Retry-After")),
+                reached=True,
+                taken=status not in _NOT_ACCEPTED_STATUS,
+                busy=status == 429,
+            )
+        if 300 <= status < 400:
+            message = f"{self.server_url} redirects to {response.headers.get('Location')}: give that URL"
+        if status == 401:
+            message += _clock_hint(response.headers.get("Date"))
+        raise RequestRefused(message, status=status, code=code)
+
+    def _describe(self, failure: _Failure) -> str:
+        state = "is not ready" if failure.reached else "is not reachable"
+        return f"server {self.server_url} {state} ({failure.reason})"
+
+    def _is_away(self, failure: _Failure) -> None:
+        if not self._away and not failure.busy:
+            self._away = True
+            self._notify(f"{self._describe(failure)}; waiting")
+
+    def _is_back(self) -> None:
+        if self._away:
+            self._away = False
+            self._notify("server is back")
+
+
+def _split_url(url: str) -> tuple[str, str]:
+    """The URL's origin and its path prefix, without a slash at the end."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(f"{url!r} is not the URL of a server: write http://host:port or https://host[:port][/prefix]")
+    return f"{parts.scheme}://{parts.netloc}", quote(parts.path.rstrip("/"), safe="/%")
+
+
+def _parse_error(response: HTTPResponse) -> tuple[str, str]:
+    """Code and message of an error's body; the status in words when it is not one of DTS's."""
+    try:
+        error = msgspec.json.decode(response.body)["error"]
+        return str(error["code"]), str(error["message"])
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
+        return "", f"HTTP {response.code} {response.reason}"
+
+
+def _parse_retry_after(value: str | None) -> float | None:
+    """Seconds; the form with a date is left to the backoff."""
+    try:
+        return min(max(float(value), _FIRST_DELAY), _MAX_RETRY_AFTER) if value else None
+    except ValueError:
+        return None
+
+
+def _clock_hint(date: str | None) -> str:
+    """What to say when the clocks are so far apart that no signature can be valid."""
+    try:
+        apart = abs(time.time() - email.utils.parsedate_to_datetime(date or "").timestamp())
+    except ValueError:
+        return ""
+    return f" (this machine's clock differs from the server's by {apart:.0f} s)" if apart > WINDOW else ""
+
+
+def _error_in_words(error: Exception) -> str:
+    cause = error.real_error if isinstance(error, StreamClosedError) and error.real_error else error
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(cause, gaierror):
+        return "its host name is not known"
+    if isinstance(cause, HTTPTimeoutError):
+        return str(cause.message or "timeout").lower()
+    if isinstance(cause, HTTPClientError):
+        return "it closed the connection"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return str(cause).lower() or type(cause).__name__
