@@ -1,0 +1,219 @@
+"""A pool of children: hands each of them work, and replaces those that die.
+
+A child is given one assignment more than it works on, so that it never waits for the worker. When another child runs
+out of work, what was given ahead is taken back and goes to that one: a short message never waits behind a long job
+while a child is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from dts.runtime.service import Service
+from dts.worker.board import ENDED, PENDING, STARTED, Phase
+from dts.worker.child import ChildOptions
+from dts.worker.frames import Frame, Kind
+from dts.worker.process import Assignment, ChildProcess
+
+logger = logging.getLogger(__name__)
+
+LOOK_AHEAD = 1
+"""Assignments that a child is given beyond the one that it works on."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
+_STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """How a child died at an assignment.
+
+    `started` are the positions of the jobs at work. `unsent` are those of all whose results have not come, those at
+    work included, and counting on after the last job. `said` reads like "died of SIGSEGV".
+    """
+
+    phase: Phase
+    started: list[int]
+    unsent: list[int]
+    said: str
+
+
+class Listener(Protocol):
+    """Hears what becomes of assignments. Each ends with exactly one of on_done, on_dead, on_crash, or is given back."""
+
+    def on_results(self, assignment: Assignment, frame: Frame) -> None:
+        """Part of its results have come."""
+
+    def on_done(self, assignment: Assignment) -> None:
+        """All its results have come."""
+
+    def on_dead(self, assignment: Assignment, reason: str) -> None:
+        """Its body is not a batch of jobs."""
+
+    def on_crash(self, assignment: Assignment, crash: Crash) -> None:
+        """Its child died."""
+
+
+class Executor(Service):
+    """Keeps `processes` children alive, and runs assignments in them."""
+
+    def __init__(self, options: ChildOptions, processes: int, listener: Listener) -> None:
+        super().__init__()
+        self.processes = processes
+        self._options = options
+        self._listener = listener
+        self._children: list[ChildProcess] = []  # those that are ready
+        self._starting: set[ChildProcess] = set()
+        self._waiting: deque[Assignment] = deque()
+        self._tickets = 0
+        self._stopping = False
+        self._changed = asyncio.Event()
+
+    async def _start(self) -> None:
+        for number in range(self.processes):
+            self._spawn(self._keep_child(), f"child {number}")
+        self._stack.push_async_callback(self._end_children)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the children that are ready."""
+        return [child.pid for child in self._children]
+
+    @property
+    def busy(self) -> bool:
+        """Whether any assignment is not finished."""
+        return bool(self._waiting) or any(child.given for child in self._children)
+
+    def submit(self, assignment: Assignment) -> None:
+        """Run an assignment when its turn comes."""
+        self._waiting.append(assignment)
+        self._dispatch()
+
+    def take_back(self) -> list[Assignment]:
+        """Take back every assignment that no child has begun."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        for child in self._children:
+            taken += child.recall()
+        self._changed.set()
+        return taken
+
+    async def wait_idle(self) -> None:
+        """Wait until every assignment is finished or taken back."""
+        while self.busy:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _dispatch(self) -> None:
+        """Give waiting assignments to the children that have the least to do; share out what was given ahead."""
+        while self._waiting and self._children:
+            child = min(self._children, key=_load)
+            if len(child.given) > LOOK_AHEAD:
+                return
+            self._give(child, self._waiting.popleft())
+        idle = next((child for child in self._children if not child.given), None)
+        if idle is None:
+            return
+        for child in self._children:
+            if len(child.given) > 1 and (taken := child.recall()):
+                self._give(idle, taken[0])
+                self._waiting.extendleft(reversed(taken[1:]))
+                return self._dispatch()
+
+    def _give(self, child: ChildProcess, assignment: Assignment) -> None:
+        self._tickets += 1
+        child.give(assignment, self._tickets)
+
+    def _on_frame(self, child: ChildProcess, frame: Frame) -> None:
+        if frame.kind == Kind.READY:
+            self._starting.discard(child)
+            child.ready = True
+            self._children.append(child)
+            self._dispatch()
+            return
+        assignment = child.given[0]
+        if frame.kind in (Kind.RESULTS, Kind.RUNNING):
+            self._listener.on_results(assignment, frame)
+            return
+        child.given.popleft()
+        self._dispatch()  # before anything else: the child may have nothing to do
+        if frame.kind == Kind.DEAD:
+            self._listener.on_dead(assignment, frame.body.decode(errors="replace"))
+        else:
+            if frame.jobs:
+                self._listener.on_results(assignment, frame)
+            self._listener.on_done(assignment)
+        self._changed.set()
+
+    async def _keep_child(self) -> None:
+        """Have one child alive at all times."""
+        pause = _FIRST_PAUSE
+        while not self._stopping:
+            try:
+                child = await ChildProcess.start(self._options)
+            except OSError as error:
+                said, ready = f"cannot be started: {error}", False
+            else:
+                said, ready = await self._live_with(child)
+            if ready or self._stopping:
+                pause = _FIRST_PAUSE
+                continue
+            logger.error("a child %s before it was ready; the next attempt is in %.1f s", said, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _live_with(self, child: ChildProcess) -> tuple[str, bool]:
+        """Serve a child until it ends; returns how it did, and whether it was ready before."""
+        self._starting.add(child)
+        try:
+            child.listen(self._on_frame)
+            said = await child.wait()
+            self._bury(child, said)
+            return said, child.ready
+        finally:
+            child.kill()
+            child.close()
+
+    def _bury(self, child: ChildProcess, said: str) -> None:
+        """See to what a dead child had been given."""
+        self._starting.discard(child)
+        if child in self._children:
+            self._children.remove(child)
+        self._changed.set()
+        if self._stopping:
+            return
+        given = list(child.given)
+        child.given.clear()
+        crashed = given.pop(0) if given and given[0].ticket == child.board.claimed else None
+        self._waiting.extendleft(reversed(given))
+        if crashed is not None:
+            started = child.board.positions(STARTED)
+            unsent = sorted(started + child.board.positions(PENDING) + child.board.positions(ENDED))
+            self._listener.on_crash(crashed, Crash(child.board.phase, started, unsent, said))
+        else:
+            logger.warning("child %d %s", child.pid, said)
+
+    async def _end_children(self) -> None:
+        """End every child: those that work at once, the idle ones by themselves within a second."""
+        self._stopping = True
+        ending = [*self._children, *self._starting]
+        for child in ending:
+            child.kill() if child.given else child.finish()
+        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT
+        while self._children or self._starting:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+            except TimeoutError:
+                for child in ending:
+                    child.kill()
+                return
+
+
+def _load(child: ChildProcess) -> int:
+    return len(child.given)

@@ -1,0 +1,87 @@
+"""An exception of a user's code as the Error message that its caller gets: bounded, and always valid UTF-8."""
+
+from __future__ import annotations
+
+import importlib
+from types import TracebackType
+
+from dts.errors import DtsError
+from dts.wire.dts_pb2 import Error
+from dts.worker import loader
+
+MAX_MESSAGE = 4 * 1024
+"""Characters of an error's message."""
+MAX_TRACEBACK = 8 * 1024
+"""Characters of a traceback."""
+
+_FUNCTIONS = "dts.worker.functions."
+_IMPORTING = (loader.__file__, importlib.__file__, "<frozen importlib")
+"""Beginnings of the names of files whose frames lie between the worker and a module that it imports."""
+
+
+def describe(error: BaseException) -> Error:
+    """What a caller is told of an exception that a function raised.
+
+    The traceback begins in the function: the frame of the code that caught it is left out.
+    """
+    trace = error.__traceback__
+    return Error(
+        type=type_name(error),
+        message=clip(_message(error), MAX_MESSAGE),
+        traceback=clip(format_traceback(error, trace.tb_next if trace else None), MAX_TRACEBACK),
+    )
+
+
+def describe_ours(error: DtsError) -> Error:
+    """What a caller is told when DTS ended a job; the traceback is that of the cause in the user's code, if any."""
+    cause = error.__cause__
+    text = ""
+    if cause is not None:
+        text = format_traceback(cause, _after_import_system(cause.__traceback__))
+    return Error(
+        type=type(error).__name__,
+        message=clip(error.message, MAX_MESSAGE),
+        traceback=clip(text, MAX_TRACEBACK),
+    )
+
+
+def type_name(error: BaseException) -> str:
+    """The name of an exception's type, with its module unless it is a built-in."""
+    kind = type(error)
+    module = str(kind.__module__).removeprefix(_FUNCTIONS)
+    return clip(kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}", 256)
+
+
+def clip(text: str, limit: int) -> str:
+    """`text` with at most about `limit` characters, its middle cut out, and surrogates written as escapes."""
+    if len(text) > limit:
+        head = limit // 4
+        text = f"{text[:head]}\n… {len(text) - limit} characters left out …\n{text[head - limit :]}"
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def format_traceback(error: BaseException, trace: TracebackType | None) -> str:
+    """The traceback of an exception from `trace` on, with its causes, as Python prints it."""
+    import traceback  # 10 ms, and many a child never needs it
+
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+        return f"the traceback cannot be shown: {type(broken).__name__}\n"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+        return f"its message cannot be shown: {type(broken).__name__}"
+    if isinstance(error, SystemExit):
+        return f"the function called sys.exit({text})"
+    return text
+
+
+def _after_import_system(trace: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins in the imported module."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTING):
+        trace = trace.tb_next
+    return trace

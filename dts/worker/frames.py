@@ -1,0 +1,87 @@
+"""What the worker and its children say to each other: frames on a stream socket.
+
+A frame is a header of fixed size and a body of as many bytes as the header says. The worker sends RUN; a child sends
+READY once, and for each RUN any number of RESULTS and RUNNING, then one DONE, which may carry the last results, or
+one DEAD when the body is not a batch of jobs.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from dts.wire import codec
+
+_HEADER = struct.Struct("!BBHIIQ")
+HEADER_SIZE = _HEADER.size
+
+_ENCODINGS = (codec.IDENTITY, codec.DEFLATE)
+_ENCODING_CODES = {name: code for code, name in enumerate(_ENCODINGS)}
+
+
+class Kind(IntEnum):
+    """What a frame means."""
+
+    READY = 0
+    """Child: it has started and waits for work."""
+    RUN = 1
+    """Worker: run the jobs of this encoded JobBatch."""
+    RESULTS = 2
+    """Child: an encoded ResultBatch with jobs that ended."""
+    RUNNING = 3
+    """Child: an encoded ResultBatch that names jobs still at work."""
+    DONE = 4
+    """Child: all jobs ended; the body is the last encoded ResultBatch, empty when everything was sent before."""
+    DEAD = 5
+    """Child: the body of that RUN is not a batch of jobs; the body says why."""
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    `ticket` tells which RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed.
+    """
+
+    kind: int
+    ticket: int
+    body: bytes = b""
+    content_encoding: str = codec.IDENTITY
+    jobs: int = 0
+    failed: int = 0
+
+
+def knows_encoding(content_encoding: str) -> bool:
+    """Whether a body of that encoding can be put in a frame."""
+    return content_encoding in _ENCODING_CODES
+
+
+def pack_header(frame: Frame) -> bytes:
+    """The header that goes before the frame's body."""
+    encoding = _ENCODING_CODES[frame.content_encoding]
+    return _HEADER.pack(frame.kind, encoding, frame.failed, frame.jobs, len(frame.body), frame.ticket)
+
+
+class FrameReader:
+    """Cuts the bytes of a stream into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Add bytes of the stream; returns the frames that they complete, in order."""
+        buffer = self._buffer
+        buffer += data
+        frames = []
+        start = 0
+        while len(buffer) - start >= HEADER_SIZE:
+            kind, encoding, failed, jobs, size, ticket = _HEADER.unpack_from(buffer, start)
+            end = start + HEADER_SIZE + size
+            if len(buffer) < end:
+                break
+            body = bytes(memoryview(buffer)[start + HEADER_SIZE : end])
+            frames.append(Frame(kind, ticket, body, _ENCODINGS[encoding], jobs, failed))
+            start = end
+        if start:
+            del buffer[:start]
+        return frames

@@ -1,0 +1,1 @@
+"""Functions that show how DTS behaves: slow ones, and ones that fail."""

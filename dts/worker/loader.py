@@ -1,0 +1,285 @@
+"""Finds `ns/func`, imports it, and notices when its file changes.
+
+A function's source is its file and what it imports from the functions directory, directly or not: found by reading
+the import statements. Its version is a hash over them. Before each message the files are looked at again: their
+status first, which costs microseconds, their content only if that differs. When the content differs, all of them are
+forgotten and imported anew. What is imported is exactly the bytes that were hashed, never a stale cache file.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from dts.errors import FunctionMissing, ImportFailed, MainMissing
+from dts.model import parse_function_name
+
+PACKAGE = "dts.worker.functions"
+BUNDLED = Path(__file__).parent / "functions"
+"""The functions that come with DTS."""
+
+_SETTLED_NS = 100_000_000
+"""A file changed less than this many nanoseconds ago may change again without a new time of change: hash it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A function that can be called. `is_async` tells whether its result must be awaited."""
+
+    name: str
+    main: Callable[..., Any]
+    is_async: bool
+    version: str
+
+
+@dataclass(slots=True)
+class _Source:
+    """A module's file as it was read. `stamp` is None when the file is too fresh for its status to be relied on."""
+
+    path: Path
+    stamp: tuple[int, ...] | None
+    digest: bytes
+    data: bytes
+
+    def unchanged(self) -> bool:
+        """Whether the file's content is still the same. Raises OSError when it is gone."""
+        if self.stamp is not None and self.stamp == _stamp(os.stat(self.path)):
+            return True
+        now = read_source(self.path)
+        self.stamp = now.stamp
+        return now.digest == self.digest
+
+
+def read_source(path: Path) -> _Source:
+    """Read a file with its status before it was read. Raises OSError."""
+    status = os.stat(path)
+    data = path.read_bytes()
+    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
+    return _Source(path, _stamp(status) if settled else None, hashlib.sha256(data).digest(), data)
+
+
+def dynamic_load(name: str, directory: str | os.PathLike[str] | None = None) -> Loaded:
+    """Load `ns/func` once: see `Loader.load`."""
+    with Loader(directory) as loader:
+        return loader.load(name)
+
+
+class Loader:
+    """Loads functions from a directory, and from the bundled one what that does not have.
+
+    A namespace is a folder, and the first directory that has the folder has the whole namespace. While a loader is
+    open (`with`, or `open` and `close`) its directory is on the path of the package `dts.worker.functions`.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        self._path = [BUNDLED]
+        if directory is not None and Path(directory).resolve() != BUNDLED.resolve():
+            self._path.insert(0, Path(directory).absolute())
+        self._cache: dict[str, tuple[Loaded, list[_Source]]] = {}
+        self._finder = _Finder(self._path)
+
+    def open(self) -> None:
+        """Make the directory importable as `dts.worker.functions`."""
+        package = importlib.import_module(PACKAGE)
+        package.__path__ = [str(folder) for folder in self._path]
+        sys.meta_path.insert(0, self._finder)
+
+    def close(self) -> None:
+        """Forget all functions, and undo `open`. May be called twice."""
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+            sys.modules[PACKAGE].__path__ = [str(BUNDLED)]
+            _forget([name for name in sys.modules if name.startswith(PACKAGE + ".")])
+        self._cache.clear()
+
+    def __enter__(self) -> Loader:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, name: str) -> Loaded:
+        """The function of that name, as its files are now.
+
+        Raises:
+            InvalidName: it cannot be the name of a function.
+            FunctionMissing: there is no such file.
+            ImportFailed: the module raised while it was imported; the cause is what it raised.
+            MainMissing: the module has no callable `main`.
+        """
+        cached = self._cache.get(name)
+        if cached is not None and self._is_current(*cached):
+            return cached[0]
+        self._cache.pop(name, None)
+        loaded, sources = self._load(name)
+        self._cache[name] = loaded, sources
+        return loaded
+
+    def _is_current(self, loaded: Loaded, sources: list[_Source]) -> bool:
+        """Whether the function would be loaded from the same files with the same content."""
+        folder = find_namespace(self._path, loaded.name.partition("/")[0]) if len(self._path) > 1 else None
+        try:
+            return folder in (None, sources[0].path.parent) and all(source.unchanged() for source in sources)
+        except OSError:
+            return False
+
+    def _load(self, name: str) -> tuple[Loaded, list[_Source]]:
+        namespace, function = parse_function_name(name)
+        module_name = f"{PACKAGE}.{namespace}.{function}"
+        folder = find_namespace(self._path, namespace)
+        if folder is None or not (folder / f"{function}.py").is_file():
+            where = folder or self._path[0] / namespace
+            raise FunctionMissing(f"there is no function {name}: no file {function}.py in {where}")
+        sources = self._sources(module_name)
+        _forget(sources)
+        self._finder.sources = sources
+        module = _import(name, module_name)
+        main = getattr(module, "main", None)
+        if not callable(main):
+            raise MainMissing(f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}")
+        loaded = Loaded(name, main, _is_async(main), _version(sources))
+        return loaded, list(sources.values())
+
+    def _sources(self, module_name: str) -> dict[str, _Source]:
+        """The files of a module and of all modules in the functions directory that it imports, by module name."""
+        found: dict[str, _Source] = {}
+        waiting = [module_name]
+        while waiting:
+            name = waiting.pop()
+            path = find_module(self._path, name)
+            if name in found or path is None:
+                continue
+            source = found[name] = read_source(path)
+            waiting.append(name.rpartition(".")[0])
+            waiting += _imported_names(source.data, name, is_package=path.name == "__init__.py")
+        return found
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules of the functions package where `Loader` looks for them, without the import system's caches."""
+
+    def __init__(self, path: Sequence[Path]) -> None:
+        self._path = path
+        self.sources: dict[str, _Source] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith(PACKAGE + "."):
+            return None
+        file = find_module(self._path, fullname)
+        if file is not None:
+            loader = _BytesLoader(fullname, str(file), self.sources.get(fullname))
+            return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+        if fullname.count(".") == PACKAGE.count(".") + 1:
+            folder = find_namespace(self._path, fullname.rpartition(".")[2])
+            if folder is not None:  # a folder without an __init__.py
+                spec = ModuleSpec(fullname, None, is_package=True)
+                spec.submodule_search_locations = [str(folder)]
+                return spec
+        importlib.invalidate_caches()
+        return PathFinder.find_spec(fullname, path, target)
+
+
+class _BytesLoader(SourceFileLoader):
+    """Imports the bytes that were hashed; reads and writes no cache files."""
+
+    def __init__(self, fullname: str, path: str, source: _Source | None) -> None:
+        super().__init__(fullname, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        data = self._source.data if self._source is not None else Path(self.path).read_bytes()
+        return compile(data, self.path, "exec", dont_inherit=True)
+
+
+def find_namespace(path: Sequence[Path], namespace: str) -> Path | None:
+    """The folder of a namespace: the first one on the path."""
+    for directory in path:
+        if (directory / namespace).is_dir():
+            return directory / namespace
+    return None
+
+
+def find_module(path: Sequence[Path], name: str) -> Path | None:
+    """The file of a module below the functions package, given its full name; None if it has none."""
+    parts = name.removeprefix(PACKAGE + ".").split(".")
+    folder = find_namespace(path, parts[0]) if name.startswith(PACKAGE + ".") else None
+    if folder is None:
+        return None
+    place = folder.joinpath(*parts[1:])
+    for file in (place / "__init__.py", place.with_name(place.name + ".py")):
+        if file.is_file() and file.parent != folder.parent:
+            return file
+    return None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+def _version(sources: dict[str, _Source]) -> str:
+    """A short hash over the names and contents of all sources."""
+    total = hashlib.sha256()
+    for name, source in sorted(sources.items()):
+        total.update(name.encode() + b"\0" + source.digest)
+    return total.hexdigest()[:12]
+
+
+def _imported_names(data: bytes, module: str, *, is_package: bool) -> Iterator[str]:
+    """Full names of what a module's import statements may import from the functions package."""
+    try:
+        tree = ast.parse(data)
+    except (SyntaxError, ValueError):  # found out again, and reported, when it is imported
+        return
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(filter(None, (base, node.module)))
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.startswith(PACKAGE + "."))
+
+
+def _forget(modules: Sequence[str] | dict[str, _Source]) -> None:
+    """Take modules out of the import system, so that the next import reads them again."""
+    for name in modules:
+        module = sys.modules.pop(name, None)
+        package, _, attribute = name.rpartition(".")
+        parent = sys.modules.get(package)
+        if module is not None and getattr(parent, attribute, None) is module:
+            delattr(parent, attribute)
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except BaseException as error:  # a user's code runs here, and may call sys.exit as well
+        said = f"{type(error).__name__}: {error}"
+        raise ImportFailed(f"the module of {name} raised {said}") from error
+
+
+def _is_async(main: Callable[..., Any]) -> bool:
+    """Whether calling `main` gives a coroutine, as far as it tells."""
+    while hasattr(main, "func"):  # functools.partial
+        main = main.func
+    import inspect
+
+    return inspect.iscoroutinefunction(main) or inspect.iscoroutinefunction(getattr(main, "__call__", None))  # noqa: B004
