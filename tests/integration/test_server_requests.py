@@ -58,7 +58,15 @@ async def test_what_is_not_there_is_said_to_be_so(site: Site) -> None:
     api = site.api()
     check_refusal(await api.send("GET", "/nothing", sign=False), 404, "not_found")
     check_refusal(await api.send("PUT", "/jobs/"), 405, "method_not_allowed")
-    for path in ("/jobs/x", "/jobs/0-0", "/runs/x", f"/runs/{'0' * 26}", f"/jobs/{'0' * 26}-7", "/runs/%00", "/runs/" + "x" * 10_000):
+    for path in (
+        "/jobs/x",
+        "/jobs/0-0",
+        "/runs/x",
+        f"/runs/{'0' * 26}",
+        f"/jobs/{'0' * 26}-7",
+        "/runs/%00",
+        "/runs/" + "x" * 10_000,
+    ):
         await api.refused("GET", path, status=404, code="not_found")
     await api.refused("GET", "/jobs/%ff", status=400, code="argument_invalid")
 
