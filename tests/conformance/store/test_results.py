@@ -1,0 +1,190 @@
+"""Results on their way to a client: pages, receipts, statistics, what can be retrieved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from dts.model import Block, DeadLetter, Run, Statistics, job_id, new_id
+from dts.store import Store
+from dts.store.shared import PAGE_BYTES
+from tests.conformance.store.builders import at_work, failed, jobs, make_block, make_run, succeeded
+
+
+@pytest.fixture
+async def run(store: Store) -> Run:
+    """A run with three blocks of 8 jobs: parts of 4 + 4 jobs, of 8 jobs, and of 1 + 1 jobs."""
+    run = make_run()
+    blocks = blocks_of(run)
+    await store.add_blocks(blocks, run=run)
+    await store.record(
+        [
+            succeeded(blocks[0], range(4), b"0.0"),
+            failed(blocks[0], range(4, 8), b"0.1"),
+            succeeded(blocks[1], range(8), b"1.0"),
+            succeeded(blocks[2], [5], b"2.0"),
+            succeeded(blocks[2], [2], b"2.1"),
+        ]
+    )
+    return run
+
+
+def blocks_of(run: Run) -> list[Block]:
+    return [make_block(run, number, created=1.0) for number in range(3)]
+
+
+async def receipts(store: Store, run: Run, max_jobs: int = 1000) -> set[str]:
+    return {part.receipt for part in await store.uncollected_parts(run.id, max_jobs=max_jobs)}
+
+
+async def test_all_parts_of_a_run_are_given_whole(store: Store, run: Run) -> None:
+    parts = await store.uncollected_parts(run.id, max_jobs=1000)
+    assert sorted((part.receipt, part.body) for part in parts) == [
+        (receipt, receipt.encode()) for receipt in ("0.0", "0.1", "1.0", "2.0", "2.1")
+    ]
+    assert {part.block for part in parts} == {block.id for block in blocks_of(run)}
+    assert await store.uncollected_parts(run.id, max_jobs=1000) == parts
+    assert await store.uncollected_parts(new_id(), max_jobs=1000) == []
+
+
+@pytest.mark.parametrize("max_jobs", [0, 1, 2, 4, 5, 8, 9, 17])
+async def test_a_page_is_about_as_large_as_asked(store: Store, run: Run, max_jobs: int) -> None:
+    seen: set[str] = set()
+    while page := await store.uncollected_parts(run.id, max_jobs=max_jobs):
+        sizes = [part.jobs.bit_count() for part in page]
+        assert sum(sizes[:-1]) < max(1, max_jobs)
+        assert not seen & {part.receipt for part in page}
+        seen |= {part.receipt for part in page}
+        assert await store.collect(run.id, [part.receipt for part in page]) == sum(sizes)
+    assert len(seen) == 5
+
+
+async def test_a_page_of_large_bodies_has_fewer_parts(store: Store) -> None:
+    run = make_run()
+    block = make_block(run)
+    await store.add_blocks([block], run=run)
+    await store.record([succeeded(block, [index], b"x" * (PAGE_BYTES // 3 + 1)) for index in range(4)])
+    assert await receipts(store, run) == {"0.0", "0.1"}
+    await store.collect(run.id, ["0.0", "0.1"])
+    assert await receipts(store, run) == {"0.2", "0.3"}
+
+
+async def test_what_was_collected_is_not_given_again(store: Store, run: Run) -> None:
+    assert await store.collect(run.id, ["0.1", "2.0"]) == 5
+    assert await receipts(store, run) == {"0.0", "1.0", "2.1"}
+    assert await store.collect(run.id, ["0.1", "2.0", "2.1"]) == 1
+    assert await store.collect(run.id, ["0.1", "0.1", "2.0", "2.1"]) == 0
+    assert await receipts(store, run) == {"0.0", "1.0"}
+
+
+async def test_collected_parts_are_still_read_by_block(store: Store, run: Run) -> None:
+    block = blocks_of(run)[0]
+    before = await store.get_parts(block.id)
+    await store.collect(run.id, ["0.0", "0.1"])
+    assert await store.get_parts(block.id) == before
+    assert [part.body for part in before] == [b"0.0", b"0.1"]
+
+
+async def test_strange_receipts_are_passed_over(store: Store, run: Run) -> None:
+    strange = ["", ".", "0", "0.", ".0", "0.9", "9.0", "-1.0", "0.-1", "0.0.0", "a.b", "٣.٠", "0x0.0", " 0.0", "1e0.0"]
+    strange += ["\x00.0", "0.0\n", '{"$gt": ""}', "\ud800.0", "9" * 10_000 + ".0", "0." + "9" * 10_000, "9" * 18 + ".0"]
+    assert await store.collect(run.id, strange) == 0
+    assert await store.collect(make_run().id, ["0.0"]) == 0
+    assert len(await receipts(store, run)) == 5
+    assert await store.collect(run.id, [*strange, "1.0"]) == 8
+
+
+async def test_a_part_is_collected_by_one_of_many(store: Store, run: Run, open_another: Callable[[], Store]) -> None:
+    other = open_another()
+    await other.start()
+    everything = ["0.0", "0.1", "1.0", "2.0", "2.1"]
+    counts = await asyncio.gather(
+        *(one.collect(run.id, everything[start:]) for start in range(4) for one in (store, other))
+    )
+    assert sum(counts) == 18
+    assert await receipts(store, run) == set()
+
+
+async def test_parts_may_come_while_others_are_collected(store: Store, open_another: Callable[[], Store]) -> None:
+    porter = open_another()
+    await porter.start()
+    run = make_run(block_size=60)
+    blocks = [make_block(run, number) for number in range(2)]
+    await store.add_blocks(blocks, run=run)
+
+    async def port() -> None:
+        for start in range(0, 60, 5):
+            await porter.record([succeeded(block, range(start, start + 5)) for block in blocks])
+
+    porting = asyncio.create_task(port())
+    collected = 0
+    while collected < 120:
+        collected += await store.collect(run.id, await receipts(store, run, max_jobs=20))
+    await porting
+    assert collected == 120
+    assert await store.uncollected_parts(run.id, max_jobs=10) == []
+    assert await store.retrievables("ann", limit=10) == []
+
+
+async def test_statistics_count_jobs_by_state(store: Store, run: Run) -> None:
+    assert await store.run_statistics(run.id) == Statistics(total=24, accepted=6, succeeded=14, failed=4)
+    blocks = blocks_of(run)
+    await store.record([at_work(blocks[2], [0, 1]), replace(failed(blocks[2], []), cancelled=jobs(7))])
+    expected = Statistics(total=24, accepted=3, running=2, succeeded=14, failed=4, cancelled=1)
+    assert await store.run_statistics(run.id) == expected
+    await store.mark_published([block.id for block in blocks])
+    published = replace(expected, accepted=0)
+    assert await store.run_statistics(run.id) == published
+    assert published.queued == 3
+    await store.collect(run.id, ["0.0", "1.0"])
+    assert await store.run_statistics(run.id) == published
+    assert await store.run_statistics(new_id()) == Statistics()
+
+
+async def test_statistics_of_a_user_are_over_all_runs(store: Store, run: Run) -> None:
+    second, of_bob = make_run(), make_run("bob")
+    await store.add_blocks([make_block(second, count=3)], run=second)
+    await store.add_blocks([make_block(of_bob)], run=of_bob)
+    assert await store.user_statistics("ann") == Statistics(total=27, accepted=9, succeeded=14, failed=4)
+    assert await store.user_statistics("bob") == Statistics(total=8, accepted=8)
+    assert await store.user_statistics("nobody") == Statistics()
+
+
+async def test_retrievables_are_ended_and_uncollected_oldest_run_first(store: Store) -> None:
+    old, new, of_bob = make_run(id="0" * 26), make_run(id="1" * 26), make_run("bob")
+    for run in (new, old, of_bob):
+        blocks = [make_block(run, number) for number in (0, 10)]
+        await store.add_blocks(blocks, run=run)
+        await store.record([succeeded(blocks[1], [3]), failed(blocks[0], [1, 2])])
+        await store.record([at_work(blocks[0], [5])])
+    ids = [job_id(run.id, number) for run in (old, new) for number in (1, 2, 83)]
+    assert await store.retrievables("ann", limit=1000) == ids
+    assert await store.retrievables("ann", limit=4) == ids[:4]
+    assert await store.retrievables("ann", limit=0) == []
+    assert await store.collect(old.id, ["0.0"]) == 2
+    assert await store.retrievables("ann", limit=1000) == ids[2:]
+    assert await store.retrievables("nobody", limit=10) == []
+
+
+async def test_dead_letters_are_kept_once_and_paged_by_id(store: Store) -> None:
+    headers = {"x-attempt": 3, "dotted.name": "value", "$dollar": "ü", "": "\ud800"}
+    letters = [
+        DeadLetter(
+            new_id() + str(number), "jobs.default", "does not decode: \udcff", b"\x00\xff", "deflate", headers, 1.5
+        )
+        for number in range(5)
+    ]
+    await store.add_dead_letters(letters[::-1])
+    await store.add_dead_letters([replace(letters[2], reason="other"), letters[0]])
+    await store.add_dead_letters([])
+    listed = await store.list_dead_letters()
+    in_order = sorted(letters, key=lambda letter: letter.id)
+    assert [letter.id for letter in listed] == [letter.id for letter in in_order]
+    assert {letter.reason for letter in listed} == {"does not decode: \\udcff"}
+    assert replace(listed[0], reason=in_order[0].reason) == in_order[0]
+    page = await store.list_dead_letters(limit=2)
+    assert page == listed[:2]
+    assert await store.list_dead_letters(limit=9, after=page[-1].id) == listed[2:]
