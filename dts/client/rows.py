@@ -36,15 +36,12 @@ class Results:
 
     @classmethod
     def split(
-        cls, run: str, block: SentBlock, batch: dts_pb2.ResultBatch, results: Iterable[dts_pb2.Result]
+        cls, run: str, block: SentBlock, batch: dts_pb2.ResultBatch, results: Sequence[dts_pb2.Result]
     ) -> Results:
         """Sort results into those of jobs that succeeded and the others (failed or cancelled)."""
-        everything = list(results)
-        succeeded = [each for each in everything if each.status == dts_pb2.SUCCEEDED]
+        succeeded = [each for each in results if each.status == dts_pb2.SUCCEEDED]
         failed = (
-            [each for each in everything if each.status != dts_pb2.SUCCEEDED]
-            if len(succeeded) != len(everything)
-            else []
+            [each for each in results if each.status != dts_pb2.SUCCEEDED] if len(succeeded) != len(results) else []
         )
         return cls(run, block, batch, succeeded, failed)
 

@@ -102,6 +102,12 @@ class Transport:
         self._http: SimpleAsyncHTTPClient | None = None
         self._away = False
 
+    @property
+    def local(self) -> bool:
+        """Whether the URL says that the server is on this machine."""
+        host = urlsplit(self._origin).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
     def close(self) -> None:
         """Close connections; requests under way are dropped."""
         if self._http is not None:
