@@ -8,7 +8,7 @@ from dts.broker import Message
 from dts.model import Block, Function
 from dts.wire import codec, dts_pb2
 
-UNKNOWN_SLICE = 4
+UNKNOWN_SLICE = 64
 """Jobs in a message of a function whose speed is not known yet."""
 
 CONCURRENT_SLICE = 100
