@@ -228,7 +228,8 @@ class MongoStore(Store):
     @translating
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         documents = [dead_letter_document(letter) | await self._bodies.place(letter.body) for letter in letters]
-        await insert_new(self._connection.collection("dead_letters"), documents)
+        repeated = await insert_new(self._connection.collection("dead_letters"), documents)
+        await self._bodies.drop(documents[position] for position in repeated)
 
     async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
         query = {"_id": {"$gt": storable(after or "")}}

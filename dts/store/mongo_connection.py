@@ -34,12 +34,15 @@ _DEFAULT_DATABASE = "dts"
 _LIMITS = {
     "serverSelectionTimeoutMS": 2000,
     "connectTimeoutMS": 2000,
-    "timeoutMS": 5000,  # of a whole call, retries included: a caller hears within a few seconds that it failed
+    "socketTimeoutMS": 5000,  # and not timeoutMS, which would stretch the search for a server to as much
     "maxPoolSize": 32,
     "retryWrites": True,  # where there is a replica set; a single server has no such thing and ignores it
     "retryReads": True,
     "appname": "dts",
 }
+_CALL_TIMEOUT = 8.0
+"""Seconds that a whole call may take: its operations may wait for one of few threads, and each may be tried twice."""
+
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 _TRANSIENT_CODES = frozenset(
@@ -90,7 +93,10 @@ def translating(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
     @wraps(method)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await method(*args, **kwargs)
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                return await method(*args, **kwargs)
+        except TimeoutError as error:
+            raise StoreUnavailable("MongoDB does not answer") from error
         except PyMongoError as error:
             visible = translated(error)
             if visible is error:

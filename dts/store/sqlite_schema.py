@@ -87,8 +87,9 @@ def open_database(path: Path, tables: str) -> sqlite3.Connection:
         StoreUnavailable: it is locked, or the disk is full.
     """
     _create_file(path)
-    db = connect(path)
+    db = _raw(path)
     try:
+        _set_up(db)
         when_unlocked(lambda: db.execute("PRAGMA journal_mode = WAL"))
         db.execute("PRAGMA journal_size_limit = 67108864")
         when_unlocked(lambda: db.execute("BEGIN IMMEDIATE"))
@@ -105,11 +106,20 @@ def open_database(path: Path, tables: str) -> sqlite3.Connection:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection to a file that is there. Transactions begin and end only where the code says so."""
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=_STATEMENTS)
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute(f"PRAGMA cache_size = -{_CACHE}")
-    db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_IN_LOG}")
+    db = _raw(path)
+    _set_up(db)
     return db
+
+
+def _raw(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=_STATEMENTS)
+
+
+def _set_up(db: sqlite3.Connection) -> None:
+    # Even these read the file, which another process may be switching to a write-ahead log just now.
+    when_unlocked(lambda: db.execute("PRAGMA synchronous = FULL"))
+    when_unlocked(lambda: db.execute(f"PRAGMA cache_size = -{_CACHE}"))
+    when_unlocked(lambda: db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_IN_LOG}"))
 
 
 def _create_file(path: Path) -> None:

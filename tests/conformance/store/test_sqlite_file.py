@@ -1,0 +1,157 @@
+"""The file of a SQLite store: where it is, who may read it, what stands in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dts.errors import ConfigError, StoreUnavailable
+from dts.store import open_store, sqlite_thread
+from tests.conformance.store.builders import make_block, make_run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the store is."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def locked(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of another process, so to speak, that can hold the lock of a store which is there."""
+
+    async def create() -> None:
+        async with open_store(f"sqlite:///{path}"):
+            pass
+
+    asyncio.run(create())
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    yield connection
+    connection.close()
+
+
+async def test_missing_folders_are_made_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///var/deep/store.db")
+    monkeypatch.chdir("/")  # a relative path is one of when the store was opened
+    async with store:
+        await store.add_run(make_run())
+        folder = tmp_path / "var" / "deep"
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent, *folder.iterdir())}
+    assert modes.pop("var") == modes.pop("deep") == 0o700
+    assert "store.db" in modes
+    assert set(modes.values()) == {0o600}
+
+
+@pytest.mark.parametrize("url", ["sqlite://store.db", "sqlite:store.db", "sqlite:///", "sqlite:///folder/"])
+def test_a_url_without_a_path_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"sqlite:///path/to/store\.db"):
+        open_store(url)
+
+
+def test_another_kind_of_file_is_refused(path: Path) -> None:
+    text = b"this is not a database, but long enough to be one" * 100
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match="not a SQLite database"):
+        asyncio.run(open_store(f"sqlite:///{path}").start())
+    assert path.read_bytes() == text
+
+
+async def test_another_programs_database_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    with pytest.raises(ConfigError, match="another program"):
+        await open_store(f"sqlite:///{path}").start()
+
+
+async def test_a_later_schema_is_refused(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}"):
+        pass
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigError, match="schema version 99"):
+        await open_store(f"sqlite:///{path}").start()
+
+
+async def test_a_folder_or_a_file_in_the_way_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "store.db"):
+        with pytest.raises(ConfigError, match=r"choose a path"):
+            await open_store(f"sqlite:///{path}").start()
+
+
+def test_a_start_that_failed_can_be_repeated(path: Path) -> None:
+    async def start() -> None:
+        async with store:
+            await store.ping()
+
+    store = open_store(f"sqlite:///{path}")
+    path.mkdir()
+    with pytest.raises(ConfigError):
+        asyncio.run(start())
+    path.rmdir()
+    asyncio.run(start())
+
+
+async def test_many_may_start_on_a_new_file_at_once(path: Path) -> None:
+    stores = [open_store(f"sqlite:///{path}") for _ in range(6)]
+    await asyncio.gather(*(store.start() for store in stores))
+    run = make_run()
+    await asyncio.gather(*(store.add_blocks([make_block(run, n)], run=run) for n, store in enumerate(stores)))
+    assert len(await stores[0].list_blocks(run.id)) == 6
+    for store in stores:
+        await store.close()
+
+
+async def test_a_write_waits_for_another_processs_lock(path: Path, locked: sqlite3.Connection) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        locked.execute("BEGIN IMMEDIATE")
+        run = make_run()
+        adding = asyncio.ensure_future(store.add_run(run))
+        assert await store.get_run(run.id) is None  # reading goes on
+        assert await store.use_nonce("ann", "n", 4e9)  # and so does signing
+        assert not adding.done()
+        locked.execute("COMMIT")
+        await adding
+        assert await store.get_run(run.id) == run
+
+
+async def test_a_lock_for_ever_is_unavailable(
+    path: Path, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_thread, "LOCK_TIMEOUT", 0.1)
+    async with open_store(f"sqlite:///{path}") as store:
+        locked.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.add_run(make_run())
+        locked.execute("ROLLBACK")
+        await store.add_run(make_run())
+
+
+async def test_a_full_disk_is_unavailable_and_costs_only_what_did_not_fit(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        run = make_run()
+        await store.add_run(run)
+        writer = store._writer  # type: ignore[attr-defined]  # the only way to make a disk small
+        pages = await writer.submit(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await writer.submit(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 10}").fetchone())
+        with pytest.raises(StoreUnavailable, match="full"):
+            await store.add_blocks([make_block(run, 0, body=b"x" * 1_000_000)])
+        assert await store.add_blocks([make_block(run, 1)]) == [True]
+        assert await store.get_block(make_block(run, 0).id) is None
+        await writer.submit(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+        assert await store.add_blocks([make_block(run, 0, body=b"x" * 1_000_000)]) == [True]
+
+
+async def test_one_call_that_fails_does_not_fail_the_others_in_its_transaction(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        run = make_run()
+        calls = [store.add_run(run) for _ in range(3)] + [store.add_run(make_run()) for _ in range(3)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [answer is None for answer in answers] == [True, False, False, True, True, True]
+        assert len(await store.list_runs()) == 4
