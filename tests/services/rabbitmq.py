@@ -6,7 +6,7 @@ nothing is left behind when a test run is interrupted, even by SIGKILL. This mod
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import shutil
 import signal
@@ -34,8 +34,6 @@ disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.absolute = 2GB
 """
 
-_PR_SET_PDEATHSIG = 1
-
 
 class RabbitError(RuntimeError):
     """The server did not come up, or a control command failed."""
@@ -51,11 +49,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """In the child: be killed when the process that started this server ends in whatever way."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class RabbitServer:
@@ -165,9 +158,7 @@ class RabbitServer:
             RabbitError: the command failed.
         """
         command = [str(RABBITMQ_BIN / "rabbitmqctl"), "-n", self._node, "-q", *arguments]
-        done = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != 0:
             raise RabbitError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -208,15 +199,15 @@ class RabbitServer:
 
     def _popen(self, command: list[str], output: str) -> subprocess.Popen[bytes]:
         with (self.folder / output).open("ab") as out:
+            # setpriv becomes the command, after it has asked the kernel to kill it when we end in whatever way.
             return subprocess.Popen(
-                command,
+                ["setpriv", "--pdeathsig", "KILL", *command],
                 env=self._environment(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
 
     def _accepts_amqp(self) -> bool:
@@ -248,8 +239,6 @@ class RabbitServer:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # ended already
     process.wait()
