@@ -27,7 +27,7 @@ from dts.worker.board import MAX_JOBS, Board, Phase
 from dts.worker.failure import describe_ours
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.loader import Loader
-from dts.worker.outbox import Ended, Flusher, Outbox
+from dts.worker.outbox import Flusher, Outbox
 from dts.worker.running import Runner
 
 _READ_SIZE = 256 * 1024
@@ -106,7 +106,7 @@ class Child:
             function = self._loader.load(batch.function)
         except DtsError as error:
             told = describe_ours(error)
-            outbox.ended += [Ended(position, b"", told, 0.0, 0.0) for position in range(len(batch.jobs))]
+            outbox.ended += [(position, job, b"", told, 0.0, 0.0) for position, job in enumerate(batch.jobs)]
         else:
             outbox.version = function.version
             self._board.phase = Phase.RUNNING

@@ -55,9 +55,9 @@ class Runner:
                 result = main(*arguments, **_decode_kwargs(kwargs)) if kwargs else main(*arguments)
                 value = encode_value(result, max_result)
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may call sys.exit as well
-                ended = failed(position, error, began, started)
+                ended = failed(position, job, error, began, started)
             else:
-                ended = Ended(position, value, None, perf_counter() - began, began - started)
+                ended = (position, job, value, None, perf_counter() - began, began - started)
                 pending += len(value)
             append(ended)
             states[position] = ENDED
@@ -108,11 +108,11 @@ class Runner:
                 result = await function.main(*arguments, **_decode_kwargs(job.kwargs or b"{}"))
                 value = encode_value(result, self._max_result)
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may cancel its own task
-                outbox.ended.append(failed(position, error, began, started))
+                outbox.ended.append(failed(position, job, error, began, started))
                 while task is not None and task.cancelling():
                     task.uncancel()
             else:
-                outbox.ended.append(Ended(position, value, None, perf_counter() - began, began - started))
+                outbox.ended.append((position, job, value, None, perf_counter() - began, began - started))
                 self._pending += len(value)
             self._states[position] = ENDED
             if self._pending > MAX_PENDING:
@@ -120,8 +120,8 @@ class Runner:
                 self._pending = 0
 
 
-def failed(position: int, error: BaseException, began: float, started: float) -> Ended:
+def failed(position: int, job: Job, error: BaseException, began: float, started: float) -> Ended:
     """A job that ended by an exception. `began` and `started` are times of the job and of its message."""
     duration = perf_counter() - began
     told = describe_ours(error) if isinstance(error, (ResultNotJSON, ResultTooLarge)) else describe(error)
-    return Ended(position, b"", told, duration, began - started)
+    return position, job, b"", told, duration, began - started

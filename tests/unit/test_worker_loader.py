@@ -1,0 +1,166 @@
+"""The loader: which file a name means, what is wrong with it, and that a changed file is noticed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dts.errors import FunctionMissing, ImportFailed, InvalidName, MainMissing
+from dts.worker.loader import BUNDLED, Loader, dynamic_load
+
+
+@pytest.fixture
+def loader(tmp_path: Path) -> Iterator[Loader]:
+    with Loader(tmp_path) as loader:
+        yield loader
+
+
+def write(directory: Path, name: str, code: str) -> Path:
+    """Put a module there the way a deployment does: written beside, then renamed."""
+    path = directory / name
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_text(code)
+    beside.rename(path)
+    return path
+
+
+def test_the_bundled_functions_run() -> None:
+    assert dynamic_load("text/upper").main("straße") == "STRASSE"
+    assert dynamic_load("text/reverse").main("abc") == "cba"
+    assert dynamic_load("text/wordcount").main("to be  or") == {"words": 3, "characters": 9}
+    assert dynamic_load("math/add").main(1, 2.5) == 3.5
+    assert [dynamic_load("math/primes").main(n) for n in (0, 2, 10, 100)] == [0, 1, 4, 25]
+    assert dynamic_load("demo/sleep").main(0) == 0
+    with pytest.raises(ValueError, match="as asked"):
+        dynamic_load("demo/fail").main(1)
+
+
+def test_every_bundled_function_says_what_it_does() -> None:
+    for file in BUNDLED.glob("*/[a-z]*.py"):
+        loaded = dynamic_load(f"{file.parent.name}/{file.stem}")
+        assert loaded.main.__doc__
+        assert sys.modules.get(loaded.main.__module__) is None, "closed loaders leave nothing imported"
+
+
+def test_async_functions_are_told_apart() -> None:
+    assert dynamic_load("demo/asleep").is_async
+    assert not dynamic_load("demo/sleep").is_async
+
+
+def test_a_function_of_the_configured_directory_is_importable_as_one_of_ours(loader: Loader, tmp_path: Path) -> None:
+    write(tmp_path, "own/hello.py", "def main(name): return 'hello ' + name")
+    loaded = loader.load("own/hello")
+    assert loaded.main("you") == "hello you"
+    assert loaded.main.__module__ == "dts.worker.functions.own.hello"
+    assert "dts.worker.functions.own.hello" in sys.modules
+    assert loader.load("text/upper").main("a") == "A", "bundled functions are there as well"
+
+
+def test_a_folder_of_the_configured_directory_stands_before_the_bundled_one(loader: Loader, tmp_path: Path) -> None:
+    assert loader.load("text/upper").main("a") == "A"
+    write(tmp_path, "text/upper.py", "def main(text): return 'mine'")
+    assert loader.load("text/upper").main("a") == "mine"
+    with pytest.raises(FunctionMissing, match="text/reverse"):
+        loader.load("text/reverse")
+
+
+@pytest.mark.parametrize("name", ["", "upper", "text/", "/upper", "../x/y", "text/../upper", "Text/upper", "os/.x"])
+def test_a_name_that_no_function_can_have_is_never_loaded(loader: Loader, name: str) -> None:
+    with pytest.raises(InvalidName):
+        loader.load(name)
+
+
+def test_missing_and_broken_are_different_errors(loader: Loader, tmp_path: Path) -> None:
+    with pytest.raises(FunctionMissing, match="own/gone"):
+        loader.load("own/gone")
+    write(tmp_path, "own/needs.py", "import not_installed_anywhere")
+    with pytest.raises(ImportFailed, match=r"ModuleNotFoundError.*not_installed_anywhere") as caught:
+        loader.load("own/needs")
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+    write(tmp_path, "own/half.py", "def main(:")
+    with pytest.raises(ImportFailed, match="SyntaxError"):
+        loader.load("own/half")
+    write(tmp_path, "own/quits.py", "import sys; sys.exit(3)")
+    with pytest.raises(ImportFailed, match="SystemExit"):
+        loader.load("own/quits")
+    write(tmp_path, "own/empty.py", "main = 3")
+    with pytest.raises(MainMissing, match="own/empty"):
+        loader.load("own/empty")
+
+
+def test_a_broken_file_that_is_mended_loads(loader: Loader, tmp_path: Path) -> None:
+    write(tmp_path, "own/half.py", "def main(:")
+    with pytest.raises(ImportFailed):
+        loader.load("own/half")
+    write(tmp_path, "own/half.py", "def main(): return 1")
+    assert loader.load("own/half").main() == 1
+
+
+def test_a_changed_file_is_loaded_again_with_another_version(loader: Loader, tmp_path: Path) -> None:
+    write(tmp_path, "own/f.py", "def main(): return 1")
+    first = loader.load("own/f")
+    assert loader.load("own/f") is first
+    write(tmp_path, "own/f.py", "def main(): return 2")
+    second = loader.load("own/f")
+    assert (first.main(), second.main()) == (1, 2)
+    assert first.version != second.version
+    write(tmp_path, "own/f.py", "def main(): return 1")
+    assert loader.load("own/f").version == first.version
+
+
+def test_a_change_of_the_same_size_within_the_same_clock_tick_is_noticed(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    status = path.stat()
+    assert loader.load("own/f").main() == 1
+    with path.open("r+") as file:  # in place: even the inode stays
+        file.write("def main(): return 2")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert loader.load("own/f").main() == 2
+
+
+def test_a_touched_file_is_not_loaded_again(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    first = loader.load("own/f")
+    os.utime(path, (1, 1))
+    assert loader.load("own/f") is first
+
+
+def test_a_deleted_file_is_missing(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    loader.load("own/f")
+    path.unlink()
+    with pytest.raises(FunctionMissing):
+        loader.load("own/f")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from dts.worker.functions.own import helper",
+        "from dts.worker.functions.own.helper import value; import dts.worker.functions.own.helper as helper",
+        "from . import helper",
+        "import dts.worker.functions.own.between as b; helper = b.helper",
+    ],
+)
+def test_a_changed_helper_module_counts_as_a_change(loader: Loader, tmp_path: Path, statement: str) -> None:
+    write(tmp_path, "own/helper.py", "value = 1")
+    write(tmp_path, "own/between.py", "from . import helper")
+    write(tmp_path, "own/f.py", f"{statement}\ndef main(): return helper.value")
+    write(tmp_path, "own/other.py", "def main(): return 0")
+    first, other = loader.load("own/f"), loader.load("own/other")
+    write(tmp_path, "own/helper.py", "value = 2")
+    second = loader.load("own/f")
+    assert (first.main(), second.main()) == (1, 2)
+    assert first.version != second.version
+    assert loader.load("own/other") is other, "a function that does not import it is left alone"
+
+
+def test_no_cache_files_are_written_beside_functions(loader: Loader, tmp_path: Path) -> None:
+    write(tmp_path, "own/f.py", "def main(): return 1")
+    loader.load("own/f")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["f.py"]

@@ -1,0 +1,154 @@
+"""What a function may return, and what its caller is told of an exception."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import math
+from collections import Counter, OrderedDict, namedtuple
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dts.worker.failure import MAX_MESSAGE, MAX_TRACEBACK, describe
+from dts.worker.jsonvalue import MAX_DEPTH, ResultNotJSON, ResultTooLarge, encode_value
+
+LIMIT = 1024 * 1024
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=30,
+)
+
+
+@given(json_values)
+def test_a_json_value_survives(value: Any) -> None:
+    assert json.loads(encode_value(value, LIMIT)) == value
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+def test_subclasses_of_json_types_are_written_as_those() -> None:
+    point = namedtuple("point", "x y")
+    value = {"point": point(1, 2), "counter": Counter("aab"), "ordered": OrderedDict(a=Level.HIGH), "e": Colour.RED}
+    assert json.loads(encode_value(value, LIMIT)) == {
+        "point": [1, 2],
+        "counter": {"a": 2, "b": 1},
+        "ordered": {"a": 3},
+        "e": "red",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({1, 2}, "result is of type set"),
+        ([1, {"a": b"x"}], r"result\[1\]\['a'\] is of type bytes"),
+        (datetime.date(2024, 1, 1), "of type date"),
+        (object(), "of type object"),
+        (math.nan, "is nan"),
+        ({"a": [math.inf]}, r"result\['a'\]\[0\] is inf"),
+        ({1: 2}, "the key 1: the keys of a JSON object are strings"),
+        ({None: 2}, "the key None"),
+        ({Level.HIGH: 2}, "the key"),
+        ("\ud800", "lone surrogate"),
+        ({"\udfff": 1}, "lone surrogate"),
+        (Counter({"\ud800": 1}), "lone surrogate"),
+        pytest.param(10**5000, "digits", id="huge"),
+    ],
+)
+def test_what_is_not_json_is_refused_by_name(value: Any, said: str) -> None:
+    with pytest.raises(ResultNotJSON, match=said):
+        encode_value(value, LIMIT)
+
+
+def test_a_coroutine_that_nobody_awaited_is_explained() -> None:
+    async def work() -> None:
+        """Never runs."""
+
+    coroutine = work()
+    with pytest.raises(ResultNotJSON, match="async def main"):
+        encode_value(coroutine, LIMIT)
+    coroutine.close()
+
+
+def test_values_that_contain_themselves_or_are_too_deep_are_refused() -> None:
+    circle: list[Any] = []
+    circle.append({"again": circle})
+    with pytest.raises(ResultNotJSON, match="contains itself"):
+        encode_value(circle, LIMIT)
+    deep: list[Any] = []
+    for _ in range(MAX_DEPTH - 1):
+        deep = [deep]
+    assert json.loads(encode_value(deep, LIMIT)) == deep
+    with pytest.raises(ResultNotJSON, match="levels deep"):
+        encode_value([deep], LIMIT)
+
+
+def test_a_result_over_the_limit_is_refused_with_its_size() -> None:
+    assert encode_value("x" * 98, 100)
+    with pytest.raises(ResultTooLarge, match=r"101 bytes.*100"):
+        encode_value("x" * 99, 100)
+
+
+def raised(error: BaseException) -> BaseException:
+    """An exception as it is when a function raised it."""
+
+    def main() -> None:
+        raise error
+
+    try:
+        main()
+    except BaseException as caught:  # noqa: BLE001 - the subject of the test
+        return caught
+    raise AssertionError
+
+
+def test_an_error_tells_type_message_and_where_in_the_function() -> None:
+    told = describe(raised(ValueError("no good")))
+    assert (told.type, told.message) == ("ValueError", "no good")
+    assert told.traceback.startswith("Traceback (most recent call last):")
+    assert "in main" in told.traceback
+    assert "in raised" not in told.traceback, "the frame that caught it is not the user's"
+    assert describe(raised(json.JSONDecodeError("x", "", 0))).type == "json.decoder.JSONDecodeError"
+
+
+def test_sys_exit_is_explained() -> None:
+    told = describe(raised(SystemExit(3)))
+    assert told.type == "SystemExit"
+    assert told.message == "the function called sys.exit(3)"
+
+
+class HostileError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_hostile_and_huge_errors_are_told_within_bounds() -> None:
+    assert "RuntimeError" in describe(raised(HostileError())).message
+    told = describe(raised(ValueError("ä" * 100_000)))
+    assert len(told.message) < MAX_MESSAGE + 100
+    assert len(told.traceback) < MAX_TRACEBACK + 100
+    assert "left out" in told.message
+    assert describe(raised(ValueError("a\ud800b"))).message == "a\\ud800b"
+
+    def deeper(depth: int) -> None:
+        deeper(depth + 1)
+
+    with pytest.raises(RecursionError) as caught:
+        deeper(0)
+    assert describe(caught.value).type == "RecursionError"
