@@ -126,6 +126,7 @@ def settings(tmp_path: Path) -> Settings:
                 "key_file": str(tmp_path / "server.key"),
                 "admin_secret_file": str(tmp_path / "admin.secret"),
                 "max_body": 200_000,
+                "max_slice": 4,
             },
             "daemons": {"relay_after": 0.2, "relay_interval": 0.05},
         },

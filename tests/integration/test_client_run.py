@@ -223,9 +223,9 @@ async def test_blocks_grow_up_to_the_servers_size(client: DtsClient, server: Fak
 async def test_rows_look_as_documented(client: DtsClient, tmp_path: Path) -> None:
     await run_lines(client, tmp_path, "abc\nbad\n")
     assert (tmp_path / "out.json").read_text() == (
-        '{"line": 1, "success": true, "result": "ABC", "duration": 0.0004}\n'
+        '{"line": 1, "success": true, "result": "ABC", "duration": 0.000400}\n'
         '{"line": 2, "success": false, "error": {"type": "ValueError", "message": "a \\"bad\\" line", '
-        '"traceback": "Tr…\\n"}, "duration": 0.0004}\n'
+        '"traceback": "Tr…\\n"}, "duration": 0.000400}\n'
     )
 
 

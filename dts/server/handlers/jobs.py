@@ -11,6 +11,7 @@ from dts.model import (
     Block,
     JobState,
     Outcome,
+    Part,
     Run,
     RunState,
     User,
@@ -27,6 +28,9 @@ from dts.server.results import STATES, cancelled_candidate, part_results, result
 from dts.server.slices import decode_block
 from dts.wire import dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
+
+_SMALL = 16
+"""Jobs in a block whose parts are read along with its outcome: one round trip less for single jobs."""
 
 
 class JobParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,25 +110,25 @@ class JobHandler(DtsHandler):
     @signed
     async def get(self, user: User, text: str) -> None:
         """The job; with `?wait=S` not before it has ended or S seconds are over."""
-        run, block, index = await self._find(user, text)
         deadline = time.monotonic() + self.number_argument("wait", 0.0, most=MAX_WAIT)
+        run, block, index = await self._find(user, text)
         async with self.context.hub.waiter(run.id) as news:
             while True:
                 news.clear()
-                outcome = await self._outcome(block)
+                outcome, parts = await self._look(block)
                 remaining = deadline - time.monotonic()
                 if outcome.ended >> index & 1 or remaining <= 0:
                     break
                 await wait_for_news(news, remaining)
-        self.answer(await self._describe(block, index, outcome))
+        self.answer(await self._describe(block, index, outcome, parts))
 
     @signed
     async def delete(self, user: User, text: str) -> None:
         """Cancel the job. One that was cancelled before is cancelled still; one that ended otherwise is a conflict."""
         run, block, index = await self._find(user, text)
-        outcome = await self._outcome(block)
+        outcome, _ = await self._look(block)
         [ended] = await self.context.store.record([cancelled_candidate(outcome, 1 << index)])
-        description = await self._describe(block, index, await self._outcome(block))
+        description = await self._describe(block, index, *await self._look(block))
         if not ended and description["state"] != JobState.CANCELLED.value:
             state = description["state"]
             raise ApiError(ErrorCode.JOB_ENDED, f"job {text} cannot be cancelled: it has {state} already")
@@ -133,24 +137,39 @@ class JobHandler(DtsHandler):
         self.answer(description)
 
     async def _find(self, user: User, text: str) -> tuple[Run, Block, int]:
+        """The user's job of that id: its run, its block and its index there."""
         missing = ApiError(ErrorCode.NOT_FOUND, f"there is no job {text[:80]}")
         parts = split_job_id(text)
-        run = await self.context.store.get_run(parts[0]) if parts else None
-        if parts is None or run is None or run.user != user.id:
+        if parts is None:
             raise missing
-        number, index = divmod(parts[1], run.block_size)
-        block = await self.context.store.get_block(block_id(run.id, number))
+        run_id, job_number = parts
+        store = self.context.store
+        # Which block it is depends on the run's block size, nearly always this server's: ask for both at once.
+        number, index = divmod(job_number, self.context.settings.block_size)
+        run, block = await asyncio.gather(store.get_run(run_id), store.get_block(block_id(run_id, number)))
+        if run is None or run.user != user.id:
+            raise missing
+        if run.block_size != self.context.settings.block_size:
+            number, index = divmod(job_number, run.block_size)
+            block = await store.get_block(block_id(run_id, number))
         if block is None or index >= block.count:
             raise missing
         return run, block, index
 
-    async def _outcome(self, block: Block) -> Outcome:
-        outcome = await self.context.store.get_outcome(block.id)
+    async def _look(self, block: Block) -> tuple[Outcome, list[Part] | None]:
+        """What became of a block, and its parts when it is small: those of a large one are read when needed."""
+        store = self.context.store
+        if block.count <= _SMALL:
+            outcome, parts = await asyncio.gather(store.get_outcome(block.id), store.get_parts(block.id))
+        else:
+            outcome, parts = await store.get_outcome(block.id), None
         if outcome is None:
             raise ApiError(ErrorCode.INTERNAL_ERROR, f"the outcome of block {block.id} is missing in the store")
-        return outcome
+        return outcome, parts
 
-    async def _describe(self, block: Block, index: int, outcome: Outcome) -> dict[str, object]:
+    async def _describe(
+        self, block: Block, index: int, outcome: Outcome, parts: list[Part] | None
+    ) -> dict[str, object]:
         job = decode_block(block).jobs[index]
         description: dict[str, object] = {
             "id": job_id(block.run, block.first + index),
@@ -165,12 +184,22 @@ class JobHandler(DtsHandler):
             queued = JobState.QUEUED if block.published else JobState.ACCEPTED
             description["state"] = (JobState.RUNNING if running else queued).value
             return description
-        for part in await self.context.store.get_parts(block.id):
-            if part.jobs >> index & 1:
-                for batch, result in part_results(part):
-                    if result.index == index:
-                        return description | {"state": STATES[result.status]} | result_fields(batch, result)
-        raise ApiError(ErrorCode.INTERNAL_ERROR, f"the result of job {description['id']} is missing in the store")
+        fields = _find_result(parts, index) if parts is not None else None
+        if fields is None:  # a large block, or the outcome is a moment newer than the parts that came with it
+            fields = _find_result(await self.context.store.get_parts(block.id), index)
+        if fields is None:
+            raise ApiError(ErrorCode.INTERNAL_ERROR, f"the result of job {description['id']} is missing in the store")
+        return description | fields
+
+
+def _find_result(parts: list[Part], index: int) -> dict[str, object] | None:
+    """How the job with that index ended, if it is in one of the parts."""
+    for part in parts:
+        if part.jobs >> index & 1:
+            for batch, result in part_results(part):
+                if result.index == index:
+                    return {"state": STATES[result.status]} | result_fields(batch, result)
+    return None
 
 
 async def wait_for_news(news: asyncio.Event, seconds: float) -> None:

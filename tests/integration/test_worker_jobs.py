@@ -1,0 +1,397 @@
+"""A worker with real children on the embedded broker: jobs in, results out, and every delivery settled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dts.broker import Broker, Consumer, Message, open_broker
+from dts.config import WorkerSettings
+from dts.errors import ConfigError
+from dts.model import new_id
+from dts.wire import codec
+from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch, Result, ResultBatch
+from dts.wire.queues import DEAD, RESULTS, TOPIC_CANCELLED, jobs_queue
+from dts.worker.events import Events
+from dts.worker.worker import InternationalWorker, Worker
+
+DEADLINE = 30.0
+"""Seconds after which a test that waits has failed."""
+
+
+class Bench:
+    """A broker, a functions directory, and what has come out of the results queue."""
+
+    def __init__(self, broker: Broker, results: Consumer, functions: Path) -> None:
+        self.broker = broker
+        self.functions = functions
+        self.batches: list[ResultBatch] = []
+        self.times: list[float] = []
+        """When each batch came, by the loop's clock."""
+        self._results = results
+
+    def settings(self, **changes: Any) -> WorkerSettings:
+        """Settings of a worker with one child."""
+        return WorkerSettings(**{"processes": 1, "functions": str(self.functions), "name": "bench"} | changes)
+
+    def write(self, name: str, code: str) -> None:
+        """Deploy a function, by a rename as a deployment does."""
+        path = self.functions / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".new").write_text(code)
+        path.with_suffix(".new").rename(path)
+
+    async def send(
+        self, function: str, *calls: Sequence[object], run: str | None = None, route: str = "default"
+    ) -> str:
+        """Publish one message with a job for each list of arguments; returns the run's id."""
+        run = run or new_id()
+        batch = JobBatch(block=f"{run}-0", run=run, function=function)
+        for index, arguments in enumerate(calls):
+            batch.jobs.add(index=index, args=msgspec.json.encode(list(arguments)))
+        headers = {"block": batch.block, "run": run, "function": function, "count": len(calls)}
+        message = Message(*codec.encode(batch), headers)
+        await self.broker.publish(jobs_queue(route), [message])
+        return run
+
+    async def wait(self, run: str, jobs: int) -> list[Result]:
+        """Wait until so many jobs of a run have ended; their results by index, the first one of each."""
+        async with asyncio.timeout(DEADLINE):
+            while len(found := self._ended(run)) < jobs:
+                await self.receive()
+        return [found[index] for index in sorted(found)]
+
+    async def receive(self) -> None:
+        """Wait for the next batches of results."""
+        deliveries = await self._results.receive(100)
+        for delivery in deliveries:
+            message = delivery.message
+            batch = codec.decode(ResultBatch, message.body, message.content_encoding)
+            assert message.headers["block"] == batch.block
+            assert message.headers["run"] == batch.run
+            assert message.headers["function"] == batch.function
+            assert message.headers["count"] == len(batch.results) + len(batch.running)
+            self.batches.append(batch)
+            self.times.append(asyncio.get_running_loop().time())
+        await self._results.ack(deliveries)
+
+    async def run(self, function: str, *calls: Sequence[object]) -> list[Result]:
+        """Send a message and wait for all its results."""
+        return await self.wait(await self.send(function, *calls), len(calls))
+
+    def _ended(self, run: str) -> dict[int, Result]:
+        found: dict[int, Result] = {}
+        for batch in self.batches:
+            if batch.run == run:
+                for result in batch.results:
+                    found.setdefault(result.index, result)
+        return found
+
+    async def wait_empty(self, route: str = "default") -> None:
+        """Wait until no message of a route is left, whether waiting or held by a worker that does not run now."""
+        consumer = await self.broker.consume(jobs_queue(route), prefetch=1)
+        async with consumer:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    assert await consumer.receive() == []
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    functions = tmp_path / "functions"
+    functions.mkdir()
+    async with open_broker(f"sqlite:///{tmp_path}/queue.db") as broker:
+        async with await broker.consume(RESULTS, prefetch=1000) as results:
+            yield Bench(broker, results, functions)
+
+
+def value(result: Result) -> Any:
+    assert result.status == SUCCEEDED, result
+    return msgspec.json.decode(result.value)
+
+
+async def test_results_come_back_and_the_delivery_is_acked(bench: Bench) -> None:
+    async with Worker(bench.settings(), bench.broker) as worker:
+        results = await bench.run("text/upper", *([f"line {i}"] for i in range(256)))
+        assert [value(result) for result in results] == [f"LINE {i}" for i in range(256)]
+        assert worker.events.count("text/upper", Events.RECV) == 256
+        assert worker.events.count("text/upper", Events.DONE) == 256
+        assert worker.events.total(Events.FAIL) == 0
+    batch = bench.batches[0]
+    assert (batch.function, batch.worker) == ("text/upper", "bench")
+    assert len(batch.version) == 12
+    assert batch.started > 1_600_000_000
+    assert all(0 <= result.duration < 1 for result in results)
+    await bench.wait_empty()
+
+
+async def test_many_messages_on_several_children_each_end_once(bench: Bench) -> None:
+    bench.write("own/pid", "import os\ndef main(n): return os.getpid()")
+    async with Worker(bench.settings(processes=3), bench.broker):
+        runs = [await bench.send("own/pid", *([n] for n in range(10))) for _ in range(40)]
+        pids = {value(result) for run in runs for result in await bench.wait(run, 10)}
+    assert len(pids) == 3
+    assert os.getpid() not in pids
+    assert sum(len(batch.results) for batch in bench.batches) == 400
+    await bench.wait_empty()
+
+
+async def test_keyword_arguments_and_attempts_are_passed_through(bench: Bench) -> None:
+    bench.write("own/f", "def main(a, b=0, *, c): return [a, b, c]")
+    run = new_id()
+    batch = JobBatch(block=f"{run}-7", run=run, function="own/f")
+    batch.jobs.add(index=300, args=b"[1]", kwargs=b'{"c": {"x": null}}', attempt=2)
+    batch.jobs.add(index=301, kwargs=b'{"a": "\xc3\xa4", "c": 12345678901234567890123}', attempt=2)
+    headers = {"block": batch.block, "run": run, "function": "own/f", "count": 2}
+    async with Worker(bench.settings(), bench.broker):
+        await bench.broker.publish(jobs_queue("default"), [Message(*codec.encode(batch), headers)])
+        first, second = await bench.wait(run, 2)
+    assert (first.index, first.attempt, value(first)) == (300, 2, [1, 0, {"x": None}])
+    assert (second.index, value(second)) == (301, ["ä", 0, 12345678901234567890123])
+
+
+async def test_a_failing_job_is_one_failed_result(bench: Bench) -> None:
+    bench.write(
+        "own/picky",
+        "import sys\n"
+        "def main(what):\n"
+        "    if what == 'exit': sys.exit('bye')\n"
+        "    if what == 'interrupt': raise KeyboardInterrupt\n"
+        "    if what == 'set': return {1}\n"
+        "    if what == 'surrogate': raise ValueError('\\ud800')\n"
+        "    if what == 'big': return 'x' * 5000\n"
+        "    return 1 / what\n",
+    )
+    calls = [[2], [0], ["exit"], ["interrupt"], ["set"], ["surrogate"], ["big"], [], [1]]
+    async with Worker(bench.settings(max_result=4096), bench.broker) as worker:
+        results = await bench.run("own/picky", *calls)
+        assert worker.events.count("own/picky", Events.FAIL) == 7
+    assert [result.status for result in results] == [SUCCEEDED, *[FAILED] * 7, SUCCEEDED]
+    assert [result.error.type for result in results[1:-1]] == [
+        "ZeroDivisionError",
+        "SystemExit",
+        "KeyboardInterrupt",
+        "ResultNotJSON",
+        "ValueError",
+        "ResultTooLarge",
+        "TypeError",
+    ]
+    assert "own/picky.py" in results[1].error.traceback
+    assert "running.py" not in results[1].error.traceback
+    assert "bye" in results[2].error.message
+
+
+async def test_async_jobs_run_at_the_same_time(bench: Bench) -> None:
+    bench.write(
+        "own/meet",
+        "import asyncio\n"
+        "there = []\n"
+        "async def main(n):\n"
+        "    there.append(n)\n"
+        "    while len(there) < 50: await asyncio.sleep(0.001)\n"
+        "    if n == 7: raise ValueError(n)\n"
+        "    if n == 8: asyncio.current_task().cancel(); await asyncio.sleep(1)\n"
+        "    if n == 9: raise SystemExit(n)\n"
+        "    return n\n",
+    )
+    async with Worker(bench.settings(concurrency=50), bench.broker):
+        results = await bench.run("own/meet", *([n] for n in range(60)))
+    failed = {result.index: result.error.type for result in results if result.status == FAILED}
+    assert failed == {7: "ValueError", 8: "asyncio.exceptions.CancelledError", 9: "SystemExit"}
+    assert [value(result) for result in results if result.status == SUCCEEDED] == [
+        n for n in range(60) if n not in failed
+    ]
+
+
+async def test_async_jobs_at_work_are_bounded(bench: Bench) -> None:
+    bench.write(
+        "own/count",
+        "import asyncio\n"
+        "now = 0\n"
+        "async def main():\n"
+        "    global now\n"
+        "    now += 1\n"
+        "    seen = now\n"
+        "    await asyncio.sleep(0)\n"
+        "    now -= 1\n"
+        "    return seen\n",
+    )
+    async with Worker(bench.settings(concurrency=3), bench.broker):
+        results = await bench.run("own/count", *([] for _ in range(20)))
+    assert max(value(result) for result in results) == 3
+
+
+async def test_async_jobs_may_do_their_worst_to_the_event_loop(bench: Bench) -> None:
+    bench.write(
+        "own/vandal",
+        "import asyncio\n"
+        "async def quit(): raise SystemExit(1)\n"
+        "async def main(n):\n"
+        "    if n == 0:\n"
+        "        for task in asyncio.all_tasks(): task.cancel()\n"
+        "    if n == 1: asyncio.get_running_loop().stop()\n"
+        "    if n == 2: asyncio.create_task(quit())\n"
+        "    await asyncio.sleep(0.01)\n"
+        "    return n\n",
+    )
+    async with Worker(bench.settings(concurrency=4), bench.broker):
+        results = await bench.run("own/vandal", *([n] for n in range(12)))
+        assert len(results) == 12
+        assert [value(result) for result in await bench.run("text/upper", ["a"])] == ["A"]
+
+
+async def test_what_cannot_be_loaded_fails_with_its_own_error(bench: Bench) -> None:
+    bench.write("own/broken", "import no_such_package")
+    bench.write("own/empty", "")
+    expected = {
+        "own/missing": "FunctionMissing",
+        "own/broken": "ImportFailed",
+        "own/empty": "MainMissing",
+        "../etc/passwd": "InvalidName",
+    }
+    async with Worker(bench.settings(), bench.broker):
+        for function, kind in expected.items():
+            results = await bench.run(function, [1], [2])
+            assert [result.error.type for result in results] == [kind, kind]
+            assert function.rpartition("/")[2] in results[0].error.message
+    broken = next(batch for batch in bench.batches if batch.function == "own/broken")
+    assert "line 1" in broken.results[0].error.traceback
+    assert "loader.py" not in broken.results[0].error.traceback
+
+
+async def test_a_changed_file_is_picked_up_between_messages(bench: Bench) -> None:
+    bench.write("own/f", "def main(): return 1")
+    async with Worker(bench.settings(), bench.broker):
+        assert value((await bench.run("own/f", []))[0]) == 1
+        bench.write("own/f", "def main(): return 2")
+        assert value((await bench.run("own/f", []))[0]) == 2
+    first, second = bench.batches
+    assert first.version != second.version
+
+
+async def test_finished_jobs_do_not_wait_for_a_slow_one(bench: Bench) -> None:
+    bench.write(
+        "own/gate",
+        "import pathlib, time\n"
+        "def main(gate):\n"
+        "    while gate and not pathlib.Path(gate).exists(): time.sleep(0.005)\n"
+        "    return gate\n",
+    )
+    gate = bench.functions / "open"
+    async with Worker(bench.settings(), bench.broker):
+        await bench.run("own/gate", [""])
+        began = asyncio.get_running_loop().time()
+        run = await bench.send("own/gate", [""], [""], [str(gate)], [""])
+        assert len(await bench.wait(run, 2)) == 2, "while the third is still at work"
+        assert bench.times[-1] - began < 1.0, "0.1 s, on a machine that has time"
+        async with asyncio.timeout(DEADLINE):
+            while not bench.batches[-1].running:
+                await bench.receive()
+        assert list(bench.batches[-1].running) == [2], "reported after a second of work"
+        gate.touch()
+        assert len(await bench.wait(run, 4)) == 4
+    assert sum(len(batch.results) for batch in bench.batches if batch.run == run) == 4, "each result is sent once"
+    await bench.wait_empty()
+
+
+async def test_large_results_are_sent_in_parts(bench: Bench) -> None:
+    bench.write("own/big", "import random\ndef main(n): return random.randbytes(n).hex()")
+    async with Worker(bench.settings(), bench.broker):
+        results = await bench.run("own/big", *([400_000] for _ in range(8)))
+    assert all(len(value(result)) == 800_000 for result in results)
+    assert len(bench.batches) >= 4
+
+
+async def test_a_short_message_does_not_wait_behind_a_long_one_while_a_child_is_free(bench: Bench) -> None:
+    bench.write(
+        "own/gate",
+        "import pathlib, time\n"
+        "def main(gate):\n"
+        "    while gate and not pathlib.Path(gate).exists(): time.sleep(0.005)\n"
+        "    return gate\n",
+    )
+    first, second = bench.functions / "first", bench.functions / "second"
+    async with Worker(bench.settings(processes=2), bench.broker) as worker:
+        runs = [await bench.send("own/gate", [str(gate)]) for gate in (first, second)]
+        waiting = [await bench.send("text/upper", ["a"]) for _ in range(2)]
+        async with asyncio.timeout(DEADLINE):
+            while worker.events.total(Events.RECV) < 4:
+                await asyncio.sleep(0.01)  # until both children have a message given ahead
+        first.touch()
+        for run in (runs[0], *waiting):
+            await bench.wait(run, 1)
+        second.touch()
+        await bench.wait(runs[1], 1)
+    assert sum(len(batch.results) for batch in bench.batches) == 4
+
+
+async def test_messages_of_a_cancelled_run_are_passed_over(bench: Bench) -> None:
+    cancelled = new_id()
+    async with Worker(bench.settings(), bench.broker) as worker:
+        await bench.broker.broadcast(TOPIC_CANCELLED, f"{new_id()} {cancelled}")
+        async with asyncio.timeout(DEADLINE):
+            for number in itertools.count():  # a broadcast may take a moment
+                await bench.send("text/upper", [f"{number}"], run=cancelled)
+                await bench.run("text/upper", ["after it in the queue"])
+                if worker.events.count("text/upper", Events.RECV) < 2 * (number + 1):
+                    break
+    assert sum(batch.run == cancelled for batch in bench.batches) == number
+    await bench.wait_empty()
+
+
+async def test_a_message_that_does_not_decode_goes_to_the_dead_letters(bench: Bench) -> None:
+    bad = [
+        Message(b"\xff\xff not protobuf", "", {"run": "x", "function": "text/upper", "count": 1}),
+        Message(b"not deflate", "deflate", {}),
+        Message(b"", "brotli", {}),
+        Message(JobBatch(jobs=[{"index": 1}] * 3000).SerializeToString(), "", {}),
+    ]
+    async with Worker(bench.settings(), bench.broker) as worker:
+        await bench.broker.publish(jobs_queue("default"), bad)
+        async with await bench.broker.consume(DEAD, prefetch=10) as dead, asyncio.timeout(DEADLINE):
+            found = []
+            while len(found) < len(bad):
+                found += await dead.receive(10)
+            assert {letter.message.body for letter in found} == {message.body for message in bad}
+            assert all(letter.message.headers["x-dts-reason"] for letter in found)
+        assert [value(result) for result in await bench.run("text/upper", ["a"])] == ["A"]
+        assert len(worker.executor.pids) == 1
+    await bench.wait_empty()
+
+
+async def test_an_international_worker_serves_its_own_route(bench: Bench) -> None:
+    run = await bench.send("text/upper", ["a"], route="international")
+    async with InternationalWorker(bench.settings(), bench.broker):
+        assert len(await bench.wait(run, 1)) == 1
+    async with Worker(bench.settings(routes=("default", "special")), bench.broker):
+        for route in ("default", "special"):
+            assert len(await bench.wait(await bench.send("text/upper", ["a"], route=route), 1)) == 1
+
+
+async def test_a_functions_directory_that_is_not_there_is_refused(bench: Bench) -> None:
+    worker = Worker(bench.settings(functions=str(bench.functions / "gone")), bench.broker)
+    with pytest.raises(ConfigError, match="gone"):
+        await worker.start()
+    await worker.stop()
+
+
+async def test_what_functions_print_does_not_disturb(bench: Bench) -> None:
+    bench.write(
+        "own/noisy",
+        "import os, sys\n"
+        "def main(n):\n"
+        "    print('x' * 100)\n"
+        "    sys.stdout.flush()\n"
+        "    os.write(1, b'raw\\n')\n"
+        "    os.system('echo from a shell; ls /proc/self/fd >&2')\n"
+        "    return sys.stdin.read()\n",
+    )
+    async with Worker(bench.settings(), bench.broker):
+        assert [value(result) for result in await bench.run("own/noisy", [1], [2])] == ["", ""]
