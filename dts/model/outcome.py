@@ -35,27 +35,31 @@ def merge(outcome: Outcome, candidates: Iterable[Candidate]) -> Merge:
     A store writes `after` and `parts` in one atomic update that is guarded by `before.ended` and `before.parts`
     still being what is stored; when the guard fails it reads the outcome anew and merges again.
     """
-    after = outcome
+    unfinished, running = outcome.unfinished, outcome.running
+    succeeded, failed, cancelled = outcome.succeeded, outcome.failed, outcome.cancelled
     parts: list[Part] = []
     accepted: list[int] = []
     for candidate in candidates:
-        fresh = candidate.ended & after.unfinished
+        fresh = candidate.ended & unfinished
         accepted.append(fresh)
-        running = (after.running | candidate.running) & after.unfinished & ~fresh
-        if not fresh:
-            after = replace(after, running=running)
-            continue
-        parts.append(Part(after.block, after.parts, fresh, candidate.body, candidate.content_encoding))
-        # A job that the candidate lists twice counts once, so that the counts always add up to the bitmap.
-        succeeded = candidate.succeeded & fresh
-        failed = candidate.failed & fresh & ~succeeded
-        after = replace(
-            after,
-            ended=after.ended | fresh,
-            running=running,
-            succeeded=after.succeeded + succeeded.bit_count(),
-            failed=after.failed + failed.bit_count(),
-            cancelled=after.cancelled + (fresh & ~succeeded & ~failed).bit_count(),
-            parts=after.parts + 1,
-        )
+        if fresh:
+            unfinished &= ~fresh
+            # A job that a candidate lists twice counts once, so that the counts always add up to the bitmap.
+            good = candidate.succeeded & fresh
+            bad = candidate.failed & fresh & ~good
+            succeeded += good.bit_count()
+            failed += bad.bit_count()
+            cancelled += (fresh & ~good & ~bad).bit_count()
+            number = outcome.parts + len(parts)
+            parts.append(Part(outcome.block, number, fresh, candidate.body, candidate.content_encoding))
+        running |= candidate.running
+    after = replace(
+        outcome,
+        ended=outcome.ended | (outcome.unfinished & ~unfinished),
+        running=running & unfinished,
+        succeeded=succeeded,
+        failed=failed,
+        cancelled=cancelled,
+        parts=outcome.parts + len(parts),
+    )
     return Merge(outcome, after, tuple(parts), tuple(accepted))

@@ -54,11 +54,19 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index("created", name="cancelled", partialFilterExpression={"state": "cancelled"}),
     ],
     "outcomes": [
-        # Statistics are answered from these two alone, without a look at the documents.
+        # Statistics, and which blocks have results to give, are answered from these alone, not from the documents.
         _index("run", "number", *_COUNTED, name="by_run"),
         _index("user", *_COUNTED, name="by_user"),
-        _index("run", "number", "uncollected", name="uncollected_by_run", partialFilterExpression=_UNCOLLECTED),
-        _index("user", "run", "number", name="uncollected_by_user", partialFilterExpression=_UNCOLLECTED),
+        _index("run", "number", "uncollected", "_id", name="uncollected_by_run", partialFilterExpression=_UNCOLLECTED),
+        _index(
+            "user",
+            "run",
+            "number",
+            "uncollected",
+            "_id",
+            name="uncollected_by_user",
+            partialFilterExpression=_UNCOLLECTED,
+        ),
         _index("due", "number", "run", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}),
     ],
     "nonces": [_index("expires", expireAfterSeconds=0)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -13,10 +13,8 @@ from dts.store.mongo_connection import MongoConnection, translating
 from dts.store.mongo_documents import Document, part_from, part_jobs
 from dts.store.shared import Page, job_ids, storable
 
-_PENDING_PARTS = {"$map": {"input": "$pending.n", "as": "number", "in": {"$arrayElemAt": ["$parts", "$$number"]}}}
-"""The parts of an outcome that are not collected: part n is at index n."""
-
-_WITH_PENDING_PARTS = {"run": 1, "first": 1, "pending": 1, "parts": _PENDING_PARTS}
+_PART = {"$arrayElemAt": ["$parts", "$$number"]}  # part n is at index n
+_JOBS = {"$let": {"vars": {"part": _PART}, "in": {"offset": "$$part.offset", "jobs": "$$part.jobs"}}}
 _FEW = 64  # outcomes in a batch of a look for enough jobs
 _COLLECTORS = 32  # last collects that an outcome names; as many would have to come in the ms between write and look
 
@@ -31,14 +29,13 @@ class Results:
     @translating
     async def uncollected(self, run_id: str, max_jobs: int) -> list[Part]:
         """A page of a run's parts that are not collected."""
-        run = storable(run_id)
-        numbers = await self._blocks_with(run, max_jobs)
-        if not numbers:
+        enough = await self._with_uncollected({"run": storable(run_id)}, ["number"], max_jobs)
+        if not enough:
             return []
         page = Page(max_jobs)
         parts: list[Part] = []
         found = self._connection.collection("outcomes").find(
-            {"run": run, "number": {"$in": numbers}}, _WITH_PENDING_PARTS, sort=[("number", 1)]
+            {"_id": {"$in": enough}}, {"pending": 1, "parts": _for_pending_parts(_PART)}, sort=[("number", 1)]
         )
         async for document in found:
             for pending, part in zip(document["pending"], document["parts"], strict=True):
@@ -48,23 +45,23 @@ class Results:
                 parts.append(part_from(document["_id"], part, await self._bodies.of(part)))
         return parts
 
-    async def _blocks_with(self, run: str, jobs: int) -> list[int]:
-        """The numbers of so many blocks of a run that they have `jobs` uncollected jobs, or all there are."""
+    async def _with_uncollected(self, of: Document, order: Sequence[str], jobs: int) -> list[str]:
+        """The ids of so many outcomes that they have `jobs` uncollected jobs, or of all there are; from an index."""
         found = self._connection.collection("outcomes").find(
-            {"run": run, "uncollected": {"$gt": 0}},
-            {"_id": 0, "number": 1, "uncollected": 1},
-            sort=[("number", 1)],
+            {**of, "uncollected": {"$gt": 0}},
+            {"uncollected": 1},
+            sort=[(field, 1) for field in order],
             batch_size=_FEW,
         )
-        numbers: list[int] = []
+        ids: list[str] = []
         while batch := await found.to_list(_FEW):
             for document in batch:
-                numbers.append(document["number"])
+                ids.append(document["_id"])
                 jobs -= document["uncollected"]
                 if jobs <= 0:
                     await found.close()
-                    return numbers
-        return numbers
+                    return ids
+        return ids
 
     @translating
     async def collect(self, run_id: str, receipts: Mapping[int, set[int]]) -> int:
@@ -109,19 +106,22 @@ class Results:
     @translating
     async def retrievables(self, user: str, limit: int) -> list[str]:
         """Ids of a user's jobs that have ended and are not collected."""
-        ids: list[str] = []
+        order = ["run", "number"]
+        enough = await self._with_uncollected({"user": storable(user)}, order, limit)
         found = self._connection.collection("outcomes").find(
-            {"user": storable(user), "uncollected": {"$gt": 0}},
-            _WITH_PENDING_PARTS,
-            sort=[("run", 1), ("number", 1)],
-            batch_size=_FEW,
+            {"_id": {"$in": enough}},
+            {"run": 1, "first": 1, "parts": _for_pending_parts(_JOBS)},
+            sort=[(field, 1) for field in order],
         )
+        ids: list[str] = []
         async for document in found:
             ids.extend(job_ids(document["run"], document["first"], map(part_jobs, document["parts"])))
-            if len(ids) >= limit:
-                await found.close()
-                break
         return ids[:limit]
+
+
+def _for_pending_parts(expression: Document) -> Document:
+    """The projection that has `expression` for each part of an outcome that is not collected."""
+    return {"$map": {"input": "$pending.n", "as": "number", "in": expression}}
 
 
 class _Mark:

@@ -51,15 +51,15 @@ def _write_merge(db: Connection, key: int, merged: Merge) -> None:
         ),
     )
     db.executemany(
-        "INSERT INTO parts (block, number, count, jobs_offset, jobs, size, content_encoding, body) "
+        "INSERT INTO parts (block, number, count, size, jobs_offset, jobs, content_encoding, body) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 key,
                 part.number,
                 part.jobs.bit_count(),
-                *bitmap.to_window(part.jobs),
                 len(part.body),
+                *bitmap.to_window(part.jobs),
                 part.content_encoding,
                 part.body,
             )
@@ -86,12 +86,15 @@ def uncollected_parts(db: Connection, run_id: str, max_jobs: int) -> list[Part]:
     """A page of a run's parts that are not collected."""
     page = Page(max_jobs)
     parts: list[Part] = []
-    blocks = db.execute("SELECT key, id FROM blocks WHERE run = ? AND uncollected > 0 ORDER BY number", (run_id,))
-    for key, block_id in blocks:
-        rows = db.execute(
-            "SELECT rowid, count, size FROM parts WHERE block = ? AND NOT collected ORDER BY number", (key,)
-        )
-        for rowid, count, size in rows:
+    blocks = db.execute(
+        "SELECT key, id, collected FROM blocks WHERE run = ? AND uncollected > 0 ORDER BY number", (run_id,)
+    )
+    for key, block_id, collected in blocks:
+        done = bitmap.from_bytes(collected)
+        rows = db.execute("SELECT number, count, size, rowid FROM parts WHERE block = ? ORDER BY number", (key,))
+        for number, count, size, rowid in rows:
+            if done >> number & 1:
+                continue
             if not page.take(count, size):
                 return parts
             row = db.execute(f"SELECT {PART} FROM parts WHERE rowid = ?", (rowid,)).fetchone()
@@ -99,24 +102,28 @@ def uncollected_parts(db: Connection, run_id: str, max_jobs: int) -> list[Part]:
     return parts
 
 
-def collect(db: Connection, run_id: str, numbers: Mapping[int, set[int]]) -> int:
+def collect(db: Connection, run_id: str, receipts: Mapping[int, set[int]]) -> int:
     """Mark parts as collected, given by block number; how many jobs they hold."""
-    collected = 0
-    for number, parts in numbers.items():
-        row = db.execute("SELECT key FROM blocks WHERE run = ? AND number = ?", (run_id, number)).fetchone()
-        if row is None:
-            continue
-        jobs = 0
-        for part in parts:
-            for (count,) in db.execute(
-                "UPDATE parts SET collected = 1 WHERE block = ? AND number = ? AND NOT collected RETURNING count",
-                (row[0], part),
-            ):
-                jobs += count
-        if jobs:
-            db.execute("UPDATE blocks SET uncollected = uncollected - ? WHERE key = ?", (jobs, row[0]))
-        collected += jobs
-    return collected
+    return sum(_collect_of_block(db, run_id, number, parts) for number, parts in receipts.items())
+
+
+def _collect_of_block(db: Connection, run_id: str, number: int, parts: set[int]) -> int:
+    row = db.execute(
+        "SELECT key, collected, parts FROM blocks WHERE run = ? AND number = ? AND uncollected > 0", (run_id, number)
+    ).fetchone()
+    if row is None:
+        return 0
+    key, collected, existing = row
+    done = bitmap.from_bytes(collected)
+    fresh = bitmap.from_indices(part for part in parts if part < existing) & ~done
+    counts = db.execute("SELECT number, count FROM parts WHERE block = ?", (key,))
+    jobs: int = sum(count for part, count in counts if fresh >> part & 1)
+    if jobs:
+        db.execute(
+            "UPDATE blocks SET collected = ?, uncollected = uncollected - ? WHERE key = ?",
+            (bitmap.to_bytes(done | fresh, existing), jobs, key),
+        )
+    return jobs
 
 
 def run_statistics(db: Connection, run_id: str) -> Statistics:
@@ -133,13 +140,13 @@ def retrievables(db: Connection, user: str, limit: int) -> list[str]:
     """Ids of a user's jobs that have ended and are not collected."""
     ids: list[str] = []
     blocks = db.execute(
-        "SELECT key, run, first FROM blocks WHERE user = ? AND uncollected > 0 ORDER BY run, number", (user,)
+        "SELECT key, run, first, collected FROM blocks WHERE user = ? AND uncollected > 0 ORDER BY run, number", (user,)
     )
-    for key, run, first in blocks:
+    for key, run, first, collected in blocks:
         if len(ids) >= limit:
             break
-        rows = db.execute(
-            "SELECT jobs_offset, jobs FROM parts WHERE block = ? AND NOT collected ORDER BY number", (key,)
-        )
-        ids.extend(job_ids(run, first, (bitmap.from_window(*row) for row in rows)))
+        done = bitmap.from_bytes(collected)
+        rows = db.execute("SELECT number, jobs_offset, jobs FROM parts WHERE block = ? ORDER BY number", (key,))
+        pending = (bitmap.from_window(offset, jobs) for number, offset, jobs in rows if not done >> number & 1)
+        ids.extend(job_ids(run, first, pending))
     return ids[:limit]

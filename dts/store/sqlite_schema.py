@@ -1,8 +1,9 @@
 """The tables of a SQLite store, and opening its files.
 
-A block's row holds what changes of it, its outcome; the row is small, so that writing it back is cheap. What never
-changes and may be large is apart: the block's body in `bodies`, each part of the outcome in a row of `parts` with its
-body last, where SQLite can leave it unread.
+A block's row holds what changes of it, its outcome, with three bitmaps: jobs that ended, jobs that run, and parts that
+are collected; the row is small, so that writing it back is cheap. What never changes and may be large is apart: the
+block's body in `bodies`, each part of the outcome in a row of `parts`, with its body last, where SQLite can leave it
+unread.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ CREATE TABLE blocks (
     published INTEGER NOT NULL, leased_until REAL NOT NULL DEFAULT 0,
     succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
     at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
-    ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x''
+    ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x''
 ) STRICT;
 CREATE INDEX blocks_by_run ON blocks (run, number, published, count, succeeded, failed, cancelled, at_work);
 CREATE INDEX blocks_by_user ON blocks (user, published, count, succeeded, failed, cancelled, at_work);
@@ -54,12 +55,10 @@ CREATE INDEX blocks_uncollected_by_run ON blocks (run, number) WHERE uncollected
 CREATE TABLE bodies (block INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
 
 CREATE TABLE parts (
-    block INTEGER NOT NULL, number INTEGER NOT NULL, count INTEGER NOT NULL, collected INTEGER NOT NULL DEFAULT 0,
-    jobs_offset INTEGER NOT NULL, jobs BLOB NOT NULL, size INTEGER NOT NULL, content_encoding TEXT NOT NULL,
-    body BLOB NOT NULL
+    block INTEGER NOT NULL, number INTEGER NOT NULL, count INTEGER NOT NULL, size INTEGER NOT NULL,
+    jobs_offset INTEGER NOT NULL, jobs BLOB NOT NULL, content_encoding TEXT NOT NULL, body BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX parts_by_block ON parts (block, number);
-CREATE INDEX parts_uncollected ON parts (block, number) WHERE NOT collected;
+CREATE INDEX parts_by_block ON parts (block, number, count, size);
 
 CREATE TABLE dead_letters (
     id TEXT PRIMARY KEY, queue TEXT NOT NULL, reason TEXT NOT NULL, content_encoding TEXT NOT NULL,
