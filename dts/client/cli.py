@@ -6,8 +6,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL, DtsClient, Summary
@@ -40,8 +40,8 @@ COMPONENTS: dict[str, type[FileComponent]] = {
 DESCRIPTION = """\
 Run FUNCTION on every line of INFILE and write one JSON line for each to OUTFILE, in the order in which they end.
 
-  {"line": 17, "success": true, "result": "ABC", "duration": 0.0004}
-  {"line": 18, "success": false, "error": {"type": "ValueError", "message": "…", "traceback": "…"}, "duration": 0.0004}
+  {"line": 17, "success": true, "result": "ABC", "duration": 0.000400}
+  {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.000400}
 
 Lines count from 1, blank ones too. A line that cannot be read (invalid UTF-8 or JSON, too long) is a failed line.
 An existing OUTFILE is overwritten once the server has accepted the run. A server that is away is waited for.
@@ -147,13 +147,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse_function_name(options.function)
     except InvalidInput as error:
         parser.error(error.message)
-    return process.run(partial(_run, options))
+    return process.run(partial(run, options))
 
 
-async def _run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
+async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
+    """Do what the command line says; returns the exit status.
+
+    Raises:
+        ConfigError: there are no credentials, a URL or a combination of files is wrong.
+        DtsError: the run could not be done.
+    """
     credentials = load_credentials(options.username, options.secret_file)
     with ExitStack() as stack:
-        source, writer = _open_files(options, stack)
+        source, out, writer = _open_files(options, stack)
         screen = _Screen()
         client = DtsClient(
             credentials.user_id,
@@ -166,11 +172,15 @@ async def _run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
             notify=screen.say,
         )
         stack.callback(client.close)
-        if sys.stderr.isatty() and not options.quiet if options.progress is None else options.progress:
-            screen.show_progress(client, source, options.function, stack)
-        running = asyncio.create_task(client.run(options.function, source, writer))
-        await _until_done_or_told_to_stop(running, shutdown)
-    return _conclude(options, client, running)
+        with screen.progress(client, source, options) if _wants_progress(options) else nullcontext():
+            running = asyncio.create_task(client.run(options.function, source, writer))
+            await _until_done_or_told_to_stop(running, shutdown)
+        return _conclude(options, out, client, running)
+
+
+def _wants_progress(options: argparse.Namespace) -> bool:
+    wanted: bool | None = options.progress
+    return sys.stderr.isatty() and not options.quiet if wanted is None else wanted
 
 
 class _Screen:
@@ -179,18 +189,21 @@ class _Screen:
     def __init__(self) -> None:
         self._print: Callable[[str], None] = _print
 
-    def show_progress(self, client: DtsClient, source: FileComponent, description: str, stack: ExitStack) -> None:
+    @contextmanager
+    def progress(self, client: DtsClient, source: FileComponent, options: argparse.Namespace) -> Iterator[None]:
+        """Show a progress bar meanwhile."""
         from dts.client.progress import ProgressBar  # rich takes long to import and is not always needed
 
-        bar = stack.enter_context(ProgressBar(lambda: client.progress, source, description))
-        stack.callback(setattr, self, "_print", _print)
-        self._print = bar.say
+        with ProgressBar(lambda: client.progress, source, options.function) as bar:
+            self._print = bar.say
+            yield
+        self._print = _print
 
     def say(self, sentence: str) -> None:
         self._print(f"dts-client: {sentence}")
 
 
-def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComponent, RowWriter]:
+def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComponent, Output, RowWriter]:
     """Open the files, so that what cannot work is refused before anything is sent.
 
     Raises:
@@ -210,7 +223,7 @@ def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComp
             raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
     if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
         raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
-    return source, RowWriter(out, errors, row_format=options.fields)
+    return source, out, RowWriter(out, errors, row_format=options.fields)
 
 
 async def _until_done_or_told_to_stop(running: asyncio.Task[Summary], shutdown: process.Shutdown) -> None:
@@ -226,7 +239,7 @@ async def _until_done_or_told_to_stop(running: asyncio.Task[Summary], shutdown: 
         await asyncio.wait([running])
 
 
-def _conclude(options: argparse.Namespace, client: DtsClient, running: asyncio.Task[Summary]) -> int:
+def _conclude(options: argparse.Namespace, out: Output, client: DtsClient, running: asyncio.Task[Summary]) -> int:
     """Say how it went; returns the exit status.
 
     Raises:
@@ -235,7 +248,8 @@ def _conclude(options: argparse.Namespace, client: DtsClient, running: asyncio.T
     done = client.progress
     if running.cancelled():
         fate = f"the server goes on with run {done.run}" if options.detach else "the run is cancelled"
-        _print(f"dts-client: interrupted after {done.done} of {_lines_read(done)} lines; {fate}")
+        how_far = f"after {done.done} of {_lines_read(done)} lines; {fate}" if done.run else "before the run began"
+        _print(f"dts-client: interrupted {how_far}")
         return EXIT_INTERRUPTED
     if running.exception() is not None and done.run:
         _print(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines (run {done.run})")
@@ -244,7 +258,7 @@ def _conclude(options: argparse.Namespace, client: DtsClient, running: asyncio.T
         rate = summary.lines / max(summary.seconds, 0.001)
         _print(
             f"{summary.lines} lines: {summary.succeeded} succeeded, {summary.failed} failed "
-            f"in {summary.seconds:.1f} s ({rate:.0f}/s) → {options.outfile}"
+            f"in {summary.seconds:.1f} s ({rate:.0f}/s) → {out.name}"
         )
     return EXIT_LINES_FAILED if summary.failed else process.EXIT_OK
 

@@ -29,6 +29,8 @@ credentials, from the first of these that has them:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
+    """One place to look in; what it does not say is None."""
+
     username: str | None
     secret: str | None
     secret_file: str | None
@@ -52,7 +54,7 @@ def load_credentials(
     """
     variables = os.environ if environment is None else environment
     flags = _Source(username, None, secret_file)
-    given = _Source(variables.get("DTS_USERNAME"), variables.get("DTS_SECRET"), variables.get("DTS_SECRET_FILE"))
+    given = _Source(*(variables.get(f"DTS_{name}") or None for name in ("USERNAME", "SECRET", "SECRET_FILE")))
     sources = [flags, given]
     if not (any(each.username for each in sources) and _with_secret(sources)):
         sources.append(_read_file(file.expanduser()))
@@ -71,7 +73,7 @@ def load_credentials(
 def _with_secret(sources: list[_Source]) -> _Source | None:
     """The first source that has a secret for the user that the first name names."""
     name = next((each.username for each in sources if each.username), None)
-    return next((each for each in sources if each.has_secret and each.username in (None, "", name)), None)
+    return next((each for each in sources if each.has_secret and each.username in (None, name)), None)
 
 
 def _secret_of(source: _Source) -> str:

@@ -1,7 +1,7 @@
 """Rows of the output, one JSON object a line, built for many results at once.
 
-    {"line": 17, "success": true, "result": "ABC", "duration": 0.0004}
-    {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.0004}
+    {"line": 17, "success": true, "result": "ABC", "duration": 0.000400}
+    {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.000400}
 
 A result's JSON is passed through as the worker wrote it. Rows of one part are formatted in one operation, which
 measures at half a microsecond a row.
@@ -93,8 +93,8 @@ FIELDS = tuple(_EXTRAS)
 KEPT_FIELDS = frozenset({"args", "kwargs"})
 """Fields that need the arguments to be remembered until the result comes."""
 
-_SUCCEEDED = b'{"line": %d, "success": true, "result": %b, "duration": %g'
-_FAILED = b'{"line": %d, "success": false, "error": %b, "duration": %g'
+_SUCCEEDED = b'{"line": %d, "success": true, "result": %b, "duration": %.6f'
+_FAILED = b'{"line": %d, "success": false, "error": %b, "duration": %.6f'
 
 
 class RowFormat:

@@ -233,6 +233,7 @@ class Transport:
         if 300 <= status < 400:
             message = f"{self.server_url} redirects to {response.headers.get('Location')}: give that URL"
         if status == 401:
+            message += f" User {self._authenticator.user_id}: check name and secret"
             message += _clock_hint(response.headers.get("Date"))
         raise RequestRefused(message, status=status, code=code)
 
@@ -286,7 +287,7 @@ def _clock_hint(date: str | None) -> str:
         apart = abs(time.time() - email.utils.parsedate_to_datetime(date or "").timestamp())
     except ValueError:
         return ""
-    return f" (this machine's clock differs from the server's by {apart:.0f} s)" if apart > WINDOW else ""
+    return f", and this machine's clock, which differs from the server's by {apart:.0f} s" if apart > WINDOW else ""
 
 
 def _error_in_words(error: Exception) -> str:

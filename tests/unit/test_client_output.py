@@ -1,0 +1,85 @@
+"""Files that rows are written to."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+
+import pytest
+
+from dts.client import DailyRotatingOutputFile, OutputFile
+from dts.errors import ClientError
+
+
+def test_an_existing_file_is_overwritten_when_rows_are_about_to_come(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old\n")
+    out = OutputFile(path)
+    out.open()
+    assert path.read_text() == "old\n"
+    out.begin()
+    out.write(b"new\n")
+    out.close()
+    assert path.read_text() == "new\n"
+
+
+def test_what_cannot_be_written_says_so_when_opened(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="Is a directory"):
+        OutputFile(tmp_path).open()
+    with pytest.raises(ClientError, match="No such file or directory"):
+        OutputFile(tmp_path / "missing" / "out").open()
+
+
+def test_a_write_that_fails_half_way_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = OutputFile(tmp_path / "out")
+    out.begin()
+    out.write(b"first\n")
+    write = os.write
+
+    def full_disk(descriptor: int, data: memoryview) -> int:
+        monkeypatch.setattr(os, "write", fail)
+        return write(descriptor, data[:3])
+
+    def fail(descriptor: int, data: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full_disk)
+    with pytest.raises(ClientError, match="No space left on device"):
+        out.write(b"second\n")
+    assert (tmp_path / "out").read_text() == "first\n"
+
+
+def test_a_reader_that_has_gone_is_a_plain_error() -> None:
+    read, write = os.pipe()
+    out = OutputFile(f"/dev/fd/{write}")
+    out.begin()
+    os.close(read)
+    with pytest.raises(ClientError, match="was closed by its reader"):
+        out.write(b"row\n")
+    out.close()
+    os.close(write)
+
+
+def test_a_rotating_file_begins_a_new_one_each_day(tmp_path: Path) -> None:
+    day = datetime.date(2024, 2, 29)
+    out = DailyRotatingOutputFile(tmp_path / "out.json", today=lambda: day)
+    out.open()
+    out.begin()
+    out.write(b"1\n")
+    day += datetime.timedelta(days=1)
+    out.write(b"2\n")
+    out.close()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "out-2024-02-29.json": "1\n",
+        "out-2024-03-01.json": "2\n",
+    }
+
+
+def test_a_rotating_file_keeps_what_the_day_has_brought(tmp_path: Path) -> None:
+    for row in (b"1\n", b"2\n"):
+        out = DailyRotatingOutputFile(tmp_path / "out", today=lambda: datetime.date(2024, 2, 29))
+        out.begin()
+        out.write(row)
+        out.close()
+    assert (tmp_path / "out-2024-02-29").read_text() == "1\n2\n"
