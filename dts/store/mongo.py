@@ -36,7 +36,7 @@ from dts.store.mongo_documents import (
     user_document,
     user_from,
 )
-from dts.store.mongo_outcomes import Outcomes, Recorder
+from dts.store.mongo_outcomes import Recorder
 from dts.store.mongo_results import Results
 from dts.store.shared import parse_receipts, storable
 
@@ -81,7 +81,6 @@ class MongoStore(Store):
         self._bodies = Bodies(self._connection)
         self._blocks = Blocks(self._connection, self._bodies)
         self._recorder = Recorder(self._connection, self._bodies)
-        self._outcomes = Outcomes(self._connection, self._bodies)
         self._results = Results(self._connection, self._bodies)
 
     # life
@@ -211,10 +210,10 @@ class MongoStore(Store):
         return await self._recorder.record(candidates)
 
     async def get_outcome(self, block_id: str) -> Outcome | None:
-        return await self._outcomes.get(block_id)
+        return await self._results.outcome(block_id)
 
     async def get_parts(self, block_id: str) -> list[Part]:
-        return await self._outcomes.parts(block_id)
+        return await self._results.parts(block_id)
 
     async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
         return await self._results.uncollected(run_id, max_jobs)
@@ -237,7 +236,7 @@ class MongoStore(Store):
     async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         documents = [dead_letter_document(letter) | await self._bodies.place(letter.body) for letter in letters]
         repeated = await insert_new(self._connection.collection("dead_letters"), documents)
-        await self._bodies.drop(documents[position] for position in repeated)
+        await self._bodies.drop_of(documents[position] for position in repeated)
 
     async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
         query = {"_id": {"$gt": storable(after or "")}}

@@ -58,7 +58,7 @@ class Blocks:
         positions = await insert_new(collection, documents)
         if not positions:
             return set()
-        await self._bodies.drop(documents[position] for position in positions)
+        await self._bodies.drop_of(documents[position] for position in positions)
         repeated = [blocks[position] for position in positions]
         digests: dict[str, bytes] = {
             document["_id"]: document["digest"]

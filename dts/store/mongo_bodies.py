@@ -38,11 +38,6 @@ class Beside(NamedTuple):
         return [f"{self.reference}.{number}" for number in range(max(1, -(-self.size // _CHUNK)))]
 
 
-def size_of(document: Document) -> int:
-    """Bytes of the body of a document, wherever it is."""
-    return int(document["size"]) if "beside" in document else len(document["body"])
-
-
 class Bodies:
     """The collection of bodies that are beside."""
 
@@ -76,16 +71,26 @@ class Bodies:
         if "beside" not in document:
             body: bytes = document["body"]
             return body
-        beside = Beside.of(document)
+        return await self.get(Beside.of(document))
+
+    async def get(self, beside: Beside) -> bytes:
+        """A body that is beside.
+
+        Raises:
+            KeyError: it is nowhere.
+        """
         found: Mapping[str, bytes] = {
             chunk["_id"]: chunk["body"]
             async for chunk in self._connection.collection("bodies").find({"_id": {"$in": beside.chunks}})
         }
         return b"".join(found[chunk] for chunk in beside.chunks)
 
-    async def drop(self, documents: Iterable[Document]) -> None:
+    async def drop_of(self, documents: Iterable[Document]) -> None:
         """Remove the bodies that are beside documents which were not stored."""
-        besides = (Beside.of(document) for document in documents if "beside" in document)
+        await self.drop(Beside.of(document) for document in documents if "beside" in document)
+
+    async def drop(self, besides: Iterable[Beside]) -> None:
+        """Remove bodies that nothing refers to."""
         chunks = [chunk for beside in besides for chunk in beside.chunks]
         if chunks:
             await self._connection.quick("bodies").delete_many({"_id": {"$in": chunks}})

@@ -1,16 +1,16 @@
 """Documents of a MongoDB store from and to the model's records, and nothing else.
 
 An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
-to be published) and `lease` for claims; `at_work` and `uncollected` count jobs, for statistics from an index; `pending`
-lists the numbers of parts that are not collected, with their job counts, and `collects` and `collectors` guard its
-changes. `parts` is last and has part n at index n.
+to be published) and `lease` for claims; `at_work` and `uncollected` count jobs, for statistics from an index;
+`collected` and `closed` say what clients have, and `collects` and `collectors` guard their changes. `batches` has the
+parts, see `mongo_parts`; it is last, because MongoDB reads a document from its start.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dts.model import Block, DeadLetter, Function, Outcome, Part, Run, RunState, User, bitmap
+from dts.model import Block, DeadLetter, Function, Outcome, Run, RunState, User, bitmap
 from dts.store.shared import headers_from_text, headers_to_text, storable
 
 Document = dict[str, Any]
@@ -134,10 +134,11 @@ def empty_outcome_document(block: Block) -> Document:
         "at_work": 0,
         "n_parts": 0,
         "uncollected": 0,
-        "pending": [],
+        "collected": b"",
+        "closed": [],
         "collects": 0,
         "collectors": [],
-        "parts": [],
+        "batches": [],
     }
     if not block.published:
         document["due"] = block.created
@@ -173,22 +174,6 @@ def outcome_changes(outcome: Outcome) -> Document:
         "at_work": outcome.running.bit_count(),
         "n_parts": outcome.parts,
     }
-
-
-def part_document(part: Part) -> Document:
-    """A part in its outcome's document but for its body."""
-    offset, jobs = bitmap.to_window(part.jobs)
-    return {"n": part.number, "offset": offset, "jobs": jobs, "content_encoding": part.content_encoding}
-
-
-def part_jobs(document: Document) -> int:
-    """The bitmap of the jobs of a part."""
-    return bitmap.from_window(document["offset"], document["jobs"])
-
-
-def part_from(block: str, document: Document, body: bytes) -> Part:
-    """A part of a block."""
-    return Part(block, document["n"], part_jobs(document), body, document["content_encoding"])
 
 
 def dead_letter_document(letter: DeadLetter) -> Document:

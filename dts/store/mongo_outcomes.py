@@ -1,9 +1,9 @@
 """What a MongoDB store does with outcomes.
 
 Without transactions: every change is one update of one document, guarded by what the change was computed from. Updates
-of many blocks go in one unordered bulk write, which only says how many of them matched. When some did not, every part
-names the write that added it (`by`), so that a look at the documents tells which of this call's updates happened; just
-the others are computed anew.
+of many blocks go in one unordered bulk write, which only says how many of them matched. When some did not, every batch
+of parts names the write that added it (`by`), so that a look at the documents tells which of this call's updates
+happened; just the others are computed anew.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from dts.store.mongo_documents import (
     Document,
     outcome_changes,
     outcome_from,
-    part_document,
-    part_from,
 )
-from dts.store.shared import by_block, storable
+from dts.store.mongo_parts import pack
+from dts.store.shared import by_block
 
 _INLINE_PER_JOB = 4096
 """Bytes of a part's body for each of its jobs, up to which it is in the outcome's document: 8 MB in a full block."""
@@ -83,8 +82,8 @@ class Recorder:
         updates = []
         for block, merged in merges.items():
             if merged.changed:
-                parts = await recording.part_documents(merged, positions[block], by)
-                updates.append(_update(merged, parts))
+                parts = await recording.parts(merged, positions[block])
+                updates.append(_update(merged, pack(parts, by) if parts else None))
             elif durable and block not in self._known:
                 # What was read may not be on disk yet, and this call says that it is: wait for the journal as well.
                 updates.append(UpdateOne({"_id": block}, {"$max": {"n_parts": merged.before.parts}}))
@@ -107,7 +106,7 @@ class Recorder:
         """Those blocks whose merge was written under the name `by`, or did not have to be written."""
         done = {block for block, merged in merges.items() if not merged.changed}
         open_ = [block for block in merges if block not in done]
-        found = self._connection.collection("outcomes").find({"_id": {"$in": open_}, "parts.by": by}, {"_id": 1})
+        found = self._connection.collection("outcomes").find({"_id": {"$in": open_}, "batches.by": by}, {"_id": 1})
         return done | {document["_id"] async for document in found}
 
     def _remember(self, outcome: Outcome) -> None:
@@ -130,19 +129,14 @@ class _Recording:
         self._beside: dict[int, Beside] = {}
         self._used: set[int] = set()
 
-    async def part_documents(self, merged: Merge, positions: Sequence[int], by: ObjectId) -> list[Document]:
-        """The documents of a merge's parts; large bodies have been put beside."""
-        documents = []
-        for part, position in _origins(merged, positions):
-            documents.append({**part_document(part), "by": by, **await self._place(part, position)})
-        return documents
+    async def parts(self, merged: Merge, positions: Sequence[int]) -> list[tuple[Part, Beside | None]]:
+        """A merge's parts, each with where its body has been put if that is large."""
+        return [(part, await self._place(part, position)) for part, position in _origins(merged, positions)]
 
-    async def _place(self, part: Part, position: int) -> Document:
-        if position not in self._beside:
-            if len(part.body) <= _INLINE_PER_JOB * part.jobs.bit_count():
-                return {"body": part.body}
+    async def _place(self, part: Part, position: int) -> Beside | None:
+        if position not in self._beside and len(part.body) > _INLINE_PER_JOB * part.jobs.bit_count():
             self._beside[position] = await self._bodies.put(part.body)
-        return self._beside[position].as_document()
+        return self._beside.get(position)
 
     def used(self, merged: Merge, positions: Sequence[int]) -> None:
         """Note that a merge was written: what it refers to must stay."""
@@ -150,8 +144,7 @@ class _Recording:
 
     async def drop_unused(self) -> None:
         """Remove bodies put beside for parts that other processes then were faster with."""
-        unused = (beside for position, beside in self._beside.items() if position not in self._used)
-        await self._bodies.drop(beside.as_document() for beside in unused)
+        await self._bodies.drop(beside for position, beside in self._beside.items() if position not in self._used)
 
 
 def _origins(merged: Merge, positions: Sequence[int]) -> list[tuple[Part, int]]:
@@ -160,37 +153,15 @@ def _origins(merged: Merge, positions: Sequence[int]) -> list[tuple[Part, int]]:
     return list(zip(merged.parts, ended, strict=True))
 
 
-def _update(merged: Merge, parts: Sequence[Document]) -> UpdateOne:
-    """The update that writes a merge, provided that no part was added since what it was computed from.
+def _update(merged: Merge, batch: Document | None) -> UpdateOne:
+    """The update that writes a merge and its parts, provided that none was added since what it was computed from.
 
     Every change of `ended` adds a part, so the number of parts guards it as well.
     """
     changes: Document = {"$set": outcome_changes(merged.after)}
-    if parts:
-        pending = [{"n": part.number, "jobs": part.jobs.bit_count()} for part in merged.parts]
-        changes["$push"] = {"parts": {"$each": parts}, "pending": {"$each": pending}}
-        changes["$inc"] = {"uncollected": sum(part["jobs"] for part in pending)}
+    if batch:
+        changes["$push"] = {"batches": batch}
+        changes["$inc"] = {"uncollected": (merged.after.ended & ~merged.before.ended).bit_count()}
     if not merged.after.unfinished:
         changes["$unset"] = {"due": ""}  # nothing of it is left to publish
     return UpdateOne({"_id": merged.before.block, "n_parts": merged.before.parts}, changes)
-
-
-class Outcomes:
-    """Reads outcomes and their parts one block at a time."""
-
-    def __init__(self, connection: MongoConnection, bodies: Bodies) -> None:
-        self._connection = connection
-        self._bodies = bodies
-
-    @translating
-    async def get(self, block_id: str) -> Outcome | None:
-        """What became of a block so far."""
-        document = await self._connection.collection("outcomes").find_one({"_id": storable(block_id)}, GUARDED)
-        return outcome_from(document) if document else None
-
-    @translating
-    async def parts(self, block_id: str) -> list[Part]:
-        """All parts of a block by number."""
-        document = await self._connection.collection("outcomes").find_one({"_id": storable(block_id)}, {"parts": 1})
-        parts = document["parts"] if document else []
-        return [part_from(block_id, part, await self._bodies.of(part)) for part in parts]

@@ -1,4 +1,4 @@
-"""What a MongoDB store does with results on their way to clients: pages of parts, receipts, statistics."""
+"""What a MongoDB store does with outcomes that are asked for: parts on their way to clients, receipts, statistics."""
 
 from __future__ import annotations
 
@@ -7,24 +7,42 @@ from collections.abc import Mapping, Sequence
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from dts.model import Part, Statistics
-from dts.store.mongo_bodies import Bodies, size_of
+from dts.model import Outcome, Part, Statistics, bitmap
+from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import MongoConnection, translating
-from dts.store.mongo_documents import Document, part_from, part_jobs
+from dts.store.mongo_documents import GUARDED, Document, outcome_from
+from dts.store.mongo_parts import ALL_BATCHES, StoredBatch, StoredPart, open_batches, unpack
 from dts.store.shared import Page, job_ids, storable
 
-_PART = {"$arrayElemAt": ["$parts", "$$number"]}  # part n is at index n
-_JOBS = {"$let": {"vars": {"part": _PART}, "in": {"offset": "$$part.offset", "jobs": "$$part.jobs"}}}
 _FEW = 64  # outcomes in a batch of a look for enough jobs
 _COLLECTORS = 32  # last collects that an outcome names; as many would have to come in the ms between write and look
 
 
 class Results:
-    """Parts that are not collected yet, and how many jobs are in which state."""
+    """Outcomes, their parts, and how many jobs are in which state."""
 
     def __init__(self, connection: MongoConnection, bodies: Bodies) -> None:
         self._connection = connection
         self._bodies = bodies
+
+    @translating
+    async def outcome(self, block_id: str) -> Outcome | None:
+        """What became of a block so far."""
+        document = await self._connection.collection("outcomes").find_one({"_id": storable(block_id)}, GUARDED)
+        return outcome_from(document) if document else None
+
+    @translating
+    async def parts(self, block_id: str) -> list[Part]:
+        """All parts of a block by number."""
+        document = await self._connection.collection("outcomes").find_one(
+            {"_id": storable(block_id)}, {"batches": ALL_BATCHES}
+        )
+        batches = unpack(document["batches"]) if document else ()
+        return [await self._whole(block_id, part) for batch in batches for part in batch.parts]
+
+    async def _whole(self, block: str, part: StoredPart) -> Part:
+        body = part.body if part.beside is None else await self._bodies.get(part.beside)
+        return Part(block, part.number, part.jobs, body, part.content_encoding)
 
     @translating
     async def uncollected(self, run_id: str, max_jobs: int) -> list[Part]:
@@ -35,14 +53,14 @@ class Results:
         page = Page(max_jobs)
         parts: list[Part] = []
         found = self._connection.collection("outcomes").find(
-            {"_id": {"$in": enough}}, {"pending": 1, "parts": _for_pending_parts(_PART)}, sort=[("number", 1)]
+            {"_id": {"$in": enough}}, _with_open_batches(bodies=True), sort=[("number", 1)]
         )
         async for document in found:
-            for pending, part in zip(document["pending"], document["parts"], strict=True):
-                if not page.take(pending["jobs"], size_of(part)):
+            for part in _uncollected(document):
+                if not page.take(part.count, part.size):
                     await found.close()
                     return parts
-                parts.append(part_from(document["_id"], part, await self._bodies.of(part)))
+                parts.append(await self._whole(document["_id"], part))
         return parts
 
     async def _with_uncollected(self, of: Document, order: Sequence[str], jobs: int) -> list[str]:
@@ -73,7 +91,7 @@ class Results:
             outcomes = self._connection.collection("outcomes")
             found = await outcomes.find(
                 {"run": run, "number": {"$in": list(left)}, "uncollected": {"$gt": 0}},
-                {"number": 1, "pending": 1, "collects": 1},
+                _with_open_batches(bodies=False) | {"number": 1, "collects": 1},
             ).to_list(None)
             marks = [mark for document in found if (mark := _Mark(document, left[document["number"]])).jobs]
             if not marks:
@@ -110,38 +128,52 @@ class Results:
         enough = await self._with_uncollected({"user": storable(user)}, order, limit)
         found = self._connection.collection("outcomes").find(
             {"_id": {"$in": enough}},
-            {"run": 1, "first": 1, "parts": _for_pending_parts(_JOBS)},
+            _with_open_batches(bodies=False) | {"run": 1, "first": 1},
             sort=[(field, 1) for field in order],
         )
         ids: list[str] = []
         async for document in found:
-            ids.extend(job_ids(document["run"], document["first"], map(part_jobs, document["parts"])))
+            ids.extend(job_ids(document["run"], document["first"], (part.jobs for part in _uncollected(document))))
         return ids[:limit]
 
 
-def _for_pending_parts(expression: Document) -> Document:
-    """The projection that has `expression` for each part of an outcome that is not collected."""
-    return {"$map": {"input": "$pending.n", "as": "number", "in": expression}}
+def _with_open_batches(*, bodies: bool) -> Document:
+    """The projection of what tells which parts of an outcome are not collected."""
+    return {"collected": 1, "batches": open_batches(bodies=bodies)}
+
+
+def _uncollected(document: Document) -> list[StoredPart]:
+    """The parts that are not collected of an outcome that was read with its open batches."""
+    collected = bitmap.from_bytes(document["collected"])
+    parts = (part for batch in unpack(document["batches"]) for part in batch.parts)
+    return sorted((part for part in parts if not collected >> part.number & 1), key=lambda part: part.number)
 
 
 class _Mark:
     """Parts of one block that are about to be marked as collected, as far as they are not yet."""
 
-    def __init__(self, document: Document, parts: set[int]) -> None:
-        chosen = [pending for pending in document["pending"] if pending["n"] in parts]
+    def __init__(self, document: Document, numbers: set[int]) -> None:
+        chosen = [part for part in _uncollected(document) if part.number in numbers]
         self.block: str = document["_id"]
         self.number: int = document["number"]
-        self.jobs: int = sum(pending["jobs"] for pending in chosen)
-        self._parts = [pending["n"] for pending in chosen]
+        self.jobs: int = sum(part.count for part in chosen)
         self._collects: int = document["collects"]
+        self._after = bitmap.from_bytes(document["collected"]) | bitmap.from_indices(part.number for part in chosen)
+        self._closed = [batch.index for batch in unpack(document["batches"]) if self._has_all(batch)]
+
+    def _has_all(self, batch: StoredBatch) -> bool:
+        return all(self._after >> part.number & 1 for part in batch.parts)
 
     def update(self, collector: ObjectId) -> UpdateOne:
         """The update that marks them, provided that nobody collected from the block in between."""
         return UpdateOne(
             {"_id": self.block, "collects": self._collects},
             {
-                "$pull": {"pending": {"n": {"$in": self._parts}}},
+                "$set": {"collected": bitmap.to_bytes(self._after, self._after.bit_length())},
                 "$inc": {"uncollected": -self.jobs, "collects": 1},
-                "$push": {"collectors": {"$each": [collector], "$slice": -_COLLECTORS}},
+                "$push": {
+                    "closed": {"$each": self._closed},
+                    "collectors": {"$each": [collector], "$slice": -_COLLECTORS},
+                },
             },
         )
