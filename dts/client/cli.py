@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL, DtsClient, Summary
 from dts.client.components import (
@@ -23,6 +24,7 @@ from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
 from dts.client.processors import RowWriter
 from dts.client.rows import FIELDS, RowFormat
 from dts.client.run import Progress
+from dts.client.threads import in_thread
 from dts.errors import ConfigError, InvalidInput
 from dts.model import parse_function_name
 from dts.runtime import process
@@ -159,7 +161,11 @@ async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
     """
     credentials = load_credentials(options.username, options.secret_file)
     with ExitStack() as stack:
-        source, out, writer = _open_files(options, stack)
+        opening = in_thread(lambda: _open_files(options, stack))  # a FIFO may have no other end yet
+        await _until_done_or_told_to_stop(opening, shutdown)
+        if opening.cancelled():
+            return EXIT_INTERRUPTED
+        source, out, writer = opening.result()
         screen = _Screen()
         client = DtsClient(
             credentials.user_id,
@@ -175,7 +181,7 @@ async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
         with screen.progress(client, source, options) if _wants_progress(options) else nullcontext():
             running = asyncio.create_task(client.run(options.function, source, writer))
             await _until_done_or_told_to_stop(running, shutdown)
-        return _conclude(options, out, client, running)
+        return _conclude(options, out, client.progress, running)
 
 
 def _wants_progress(options: argparse.Namespace) -> bool:
@@ -226,7 +232,7 @@ def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComp
     return source, out, RowWriter(out, errors, row_format=options.fields)
 
 
-async def _until_done_or_told_to_stop(running: asyncio.Task[Summary], shutdown: process.Shutdown) -> None:
+async def _until_done_or_told_to_stop(running: asyncio.Future[Any], shutdown: process.Shutdown) -> None:
     ended = asyncio.Event()
     running.add_done_callback(lambda _: ended.set())
     await shutdown.wait(ended)
@@ -239,20 +245,18 @@ async def _until_done_or_told_to_stop(running: asyncio.Task[Summary], shutdown: 
         await asyncio.wait([running])
 
 
-def _conclude(options: argparse.Namespace, out: Output, client: DtsClient, running: asyncio.Task[Summary]) -> int:
+def _conclude(options: argparse.Namespace, out: Output, done: Progress, running: asyncio.Task[Summary]) -> int:
     """Say how it went; returns the exit status.
 
     Raises:
         DtsError: the run could not be done.
     """
-    done = client.progress
     if running.cancelled():
-        fate = f"the server goes on with run {done.run}" if options.detach else "the run is cancelled"
-        how_far = f"after {done.done} of {_lines_read(done)} lines; {fate}" if done.run else "before the run began"
+        how_far = f"after {done.done} of {_lines_read(done)} lines; {_fate(done)}" if done.run else "before it began"
         _print(f"dts-client: interrupted {how_far}")
         return EXIT_INTERRUPTED
     if running.exception() is not None and done.run:
-        _print(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines (run {done.run})")
+        _print(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done)}")
     summary = running.result()
     if not options.quiet:
         rate = summary.lines / max(summary.seconds, 0.001)
@@ -261,6 +265,10 @@ def _conclude(options: argparse.Namespace, out: Output, client: DtsClient, runni
             f"in {summary.seconds:.1f} s ({rate:.0f}/s) → {out.name}"
         )
     return EXIT_LINES_FAILED if summary.failed else process.EXIT_OK
+
+
+def _fate(progress: Progress) -> str:
+    return "the run is cancelled" if progress.cancelled else f"the server goes on with run {progress.run}"
 
 
 def _lines_read(progress: Progress) -> str:

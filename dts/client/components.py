@@ -159,7 +159,7 @@ class _DecodingComponent(FileComponent):
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            return self._parse_each(lines)
+            return self._parse_each(data.replace(b"\r\n", b"\n").split(b"\n")[: len(lines)])
         decoded = (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
         if not decoded[-1]:
             decoded.pop()
@@ -170,7 +170,7 @@ class _DecodingComponent(FileComponent):
         bad: dict[int, str] = {}
         for position, line in enumerate(lines):
             try:
-                decoded.append(line.removesuffix(b"\r").decode())
+                decoded.append(line.decode())
             except UnicodeDecodeError as error:
                 bad[position] = f"the line is not valid UTF-8: byte {error.start + 1} of it"
                 decoded.append("")

@@ -39,9 +39,10 @@ MAX_KEPT = 16 * 1024 * 1024  # bytes of arguments that are remembered for the ro
 MAX_UPLOADING = 16 * 1024 * 1024  # bytes of blocks that are being uploaded at once, unless one alone has more
 IDLE_FLUSH = 0.2  # seconds after which lines that wait for their block to fill are sent as they are
 
-_FIRST_PAGE = 1024  # results
+_FIRST_PAGE = 64  # results
 _MAX_PAGE = 20_000  # results
 _PAGE_TARGET = 2 * 1024 * 1024  # bytes of a page of results, compressed
+_RECEIPT_SIZE = 40  # bytes of a receipt in a request at most
 _MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missing results are given up
 _LEAVE_TIMEOUT = 5.0  # seconds to tell the server that the run is cancelled
 
@@ -50,7 +51,8 @@ _LEAVE_TIMEOUT = 5.0  # seconds to tell the server that the run is cancelled
 class Progress:
     """How far a run is; changes while it goes on. Numbers are of lines unless they say otherwise.
 
-    `lines` is how many were read so far, all of them once `all_read` is set.
+    `lines` is how many were read so far, all of them once `all_read` is set. `cancelled` is whether the server was
+    told to cancel the run, and said that it did.
     """
 
     run: str = ""
@@ -58,6 +60,7 @@ class Progress:
     succeeded: int = 0
     failed: int = 0
     all_read: bool = False
+    cancelled: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -181,6 +184,7 @@ class RunSession:
             return
         try:
             await self._transport.call("DELETE", self._path(), timeout=_LEAVE_TIMEOUT, give_up_after=_LEAVE_TIMEOUT)
+            self.progress.cancelled = True
         except (DtsError, asyncio.CancelledError) as error:
             logger.info("the run %s was not cancelled on the server: %s", self._info.id, error)
 
@@ -284,14 +288,20 @@ class RunSession:
             self.progress.succeeded += sum(len(each.succeeded) for each in arrived)
             self.progress.failed += sum(len(each.failed) for each in arrived)
             self._changed.set()
-        await self._transport.call(
-            "POST", self._path("/collected"), {"receipts": [part.receipt for part in page.parts]}
-        )
+        await self._hand_back([part.receipt for part in page.parts])
         self._finished_polls = 0
         count = sum(bitmap.from_bytes(part.jobs).bit_count() for part in page.parts)
         bytes_each = sum(len(part.body) for part in page.parts) / max(count, 1)
         self._page_size = int(min(max(_PAGE_TARGET / max(bytes_each, 1), 1), _MAX_PAGE))
         return count
+
+    async def _hand_back(self, receipts: list[str]) -> None:
+        """Tell the server what is safe, in one request unless it takes very small ones only."""
+        at_once = max(1, self._info.max_body // _RECEIPT_SIZE - 1)
+        for first in range(0, len(receipts), at_once):
+            await self._transport.call(
+                "POST", self._path("/collected"), {"receipts": receipts[first : first + at_once]}
+            )
 
     def _unpack(self, part: dts_pb2.ResultPart) -> Results | None:
         """The results of a part that had not come before, if any."""

@@ -76,7 +76,8 @@ class _Failure:
 class Transport:
     """Sends signed requests to one server.
 
-    `server_url` is http or https, with or without a path prefix. `give_up_after` is how many seconds a request is
+    `server_url` is http or https, with or without a path prefix. Certificates are checked against the system's
+    authorities, or those in the file that SSL_CERT_FILE names. `give_up_after` is how many seconds a request is
     tried again; None is for ever. `notify` is told in a sentence when the server goes away and when it is back.
     A Transport belongs to the event loop that it is first used in.
 
@@ -99,6 +100,7 @@ class Transport:
         self._max_clients = max_clients
         self._give_up_after = give_up_after
         self._notify = notify
+        self._tls = ssl.create_default_context() if self._origin.startswith("https:") else None
         self._http: SimpleAsyncHTTPClient | None = None
         self._away = False
 
@@ -187,6 +189,7 @@ class Transport:
             connect_timeout=CONNECT_TIMEOUT,
             request_timeout=call.timeout,
             follow_redirects=False,
+            ssl_options=self._tls,
             decompress_response=False,
             user_agent=f"dts-client/{__version__}",
         )

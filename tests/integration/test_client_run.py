@@ -194,6 +194,12 @@ def drop_the_answer(handler: Handler) -> bool:
     return True
 
 
+def forget(handler: Handler) -> bool:
+    """Say yes, and do nothing."""
+    handler.result({})
+    return True
+
+
 async def run_lines(client: DtsClient, tmp_path: Path, text: str | bytes, **options: Any) -> list[dict[str, Any]]:
     """The rows of a run over `text`, by line; there must be one a line."""
     infile, outfile = tmp_path / "in.txt", OutputFile(tmp_path / "out.json")
@@ -331,7 +337,7 @@ async def test_only_results_in_the_bitmap_count(client: DtsClient, server: FakeS
         return True
 
     server.faults["GET /runs/ID/results"].append(give_some_of_a_part)
-    server.faults["POST /runs/ID/collected"].append(lambda handler: handler.result({}) or True)
+    server.faults["POST /runs/ID/collected"].append(forget)
     rows = await run_lines(client, tmp_path, "a\nb\nc\n")
     assert [row["result"] for row in rows] == ["A", "B", "C"]
 
@@ -361,6 +367,29 @@ async def test_results_that_never_come_end_the_run(client: DtsClient, server: Fa
         await run_lines(client, tmp_path, "a\nb\n")
 
 
+async def test_a_pause_is_told_once(server: FakeServer) -> None:
+    said: list[str] = []
+    server.paused = True
+
+    def nothing_yet(handler: Handler) -> bool:
+        handler.finish(b"")
+        return True
+
+    server.faults["GET /runs/ID/results"] += [nothing_yet, nothing_yet]
+    async with make_client(server.url, notify=said.append) as client:
+        await client.run("text/upper", ["a"], lambda row: None)
+    assert said == [f"the run {server.run_id} is paused; waiting"]
+
+
+async def test_receipts_go_in_pieces_to_a_server_of_small_bodies(
+    client: DtsClient, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.MAX_BODY", 100)
+    await run_lines(client, tmp_path, "x\n" * 10)
+    assert sorted(server.collected) == [f"{block}.0" for block in range(10)]
+    assert server.requests.count("POST /runs/ID/collected") == 10
+
+
 async def test_an_interrupted_run_is_cancelled_on_the_server(client: DtsClient, server: FakeServer) -> None:
     async def endless() -> AsyncIterator[str]:
         while True:
@@ -383,7 +412,10 @@ async def test_a_detached_run_goes_on_when_interrupted(server: FakeServer) -> No
         await forever.wait()
 
     async with make_client(server.url, detach=True) as client:
-        running = asyncio.create_task(client.run("text/upper", waiting(), lambda row: running.cancel()))
+        seen = asyncio.Event()
+        running = asyncio.create_task(client.run("text/upper", waiting(), lambda row: seen.set()))
+        await seen.wait()
+        running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
     assert server.state == "open"

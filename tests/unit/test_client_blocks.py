@@ -16,7 +16,7 @@ MAX_BODY = 8 * 1024 * 1024
 
 def cut(*batches: Batch, block_size: int = 2048, max_body: int = MAX_BODY) -> tuple[list[CutBlock], BlockCutter]:
     cutter = BlockCutter(block_size, max_body)
-    blocks = []
+    blocks: list[CutBlock] = []
     for batch in batches:
         cutter.add(batch)
         blocks += cutter.cut()

@@ -1,0 +1,188 @@
+"""The command `dts-client`: what it refuses, what it says, what it exits with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dts.client import cli
+from dts.errors import ClientError, ConfigError, RequestRefused
+from dts.runtime.process import Shutdown
+from tests.integration.test_client_run import FakeServer, Handler, server
+
+__all__ = ["server"]  # a fixture
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def _alice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DTS_USERNAME", "alice")
+    monkeypatch.setenv("DTS_SECRET", "secret")
+    monkeypatch.delenv("DTS_SECRET_FILE", raising=False)
+    monkeypatch.delenv("DTS_SERVER_URL", raising=False)
+    monkeypatch.setattr("dts.client.run.IDLE_FLUSH", 0.005)
+    monkeypatch.chdir(tmp_path)
+    write("in.txt", "a\nb\n")
+
+
+async def run(*argv: str, shutdown: Shutdown | None = None) -> int:
+    """What `main` does, within this event loop."""
+    return await cli.run(cli.build_parser().parse_args(argv), shutdown or Shutdown())
+
+
+def write(path: str, text: str) -> None:
+    Path(path).write_text(text)
+
+
+def read(path: str) -> str:
+    return Path(path).read_text()
+
+
+def rows(path: str = "out.json") -> list[dict[str, Any]]:
+    return msgspec.json.Decoder(dict[str, Any]).decode_lines(Path(path).read_bytes())
+
+
+async def test_a_run_ends_with_a_summary(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await run("text/upper", "in.txt", "out.json", server.url) == 0
+    assert [row["result"] for row in rows()] == ["A", "B"]
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("2 lines: 2 succeeded, 0 failed in ")
+    assert said.err.endswith("/s) → out.json\n")
+
+
+async def test_failed_lines_are_told_by_the_exit_status(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    write("in.txt", "a\nbad\n")
+    argv = (
+        "text/upper",
+        "in.txt",
+        "out.json",
+        server.url,
+        "--errfile",
+        "err.json",
+        "--fields",
+        "id,attempt",
+        "--quiet",
+    )
+    assert await run(*argv) == cli.EXIT_LINES_FAILED
+    assert [row["line"] for row in rows()] == [1]
+    assert [(row["line"], row["attempt"]) for row in rows("err.json")] == [(2, 1)]
+    assert capsys.readouterr().err == ""
+
+
+async def test_each_input_format(server: FakeServer) -> None:
+    write("in.txt", '["x", {}]\n')
+    await run("text/upper", "in.txt", "out.json", server.url, "--input-format", "json")
+    assert server.blocks[0].jobs[0].args == b'["x", {}]'
+
+
+async def test_a_progress_bar_when_it_is_asked_for(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.faults["POST /runs/"].append(lambda handler: handler.error(503, "away", "wait", Retry_After="0"))
+    assert await run("text/upper", "in.txt", "out.json", server.url, "--progress") == 0
+    said = capsys.readouterr().err
+    assert "is not ready (503 wait); waiting" in said.replace("\n", "")
+    assert "2 lines: 2 succeeded" in said
+
+
+async def test_rotating_output_is_named_after_the_day(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    await run("text/upper", "in.txt", "out.json", server.url, "--rotate-daily")
+    [path] = [name for name in os.listdir() if name.startswith("out-")]
+    assert len(rows(path)) == 2
+    assert capsys.readouterr().err.endswith(f"→ {path}\n")
+
+
+async def test_what_the_server_refuses_leaves_an_old_output_alone(server: FakeServer) -> None:
+    write("out.json", "precious\n")
+    with pytest.raises(RequestRefused, match="there is no function text/unknown"):
+        await run("text/unknown", "in.txt", "out.json", server.url)
+    assert read("out.json") == "precious\n"
+
+
+async def test_being_told_to_stop_cancels_the_run(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    shutdown = Shutdown()
+
+    def stop(handler: Handler) -> bool:
+        shutdown.requested.set()
+        return False
+
+    server.faults["PUT /runs/ID/blocks/0"].append(stop)
+    read, write = os.pipe()
+    os.write(write, b"a\nb\n")
+    status = await run("text/upper", f"/dev/fd/{read}", "out.json", server.url, shutdown=shutdown)
+    assert (status, server.state) == (cli.EXIT_INTERRUPTED, "cancelled")
+    assert "of 2 or more lines; the run is cancelled" in capsys.readouterr().err
+    os.close(write)
+    os.close(read)
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "reason"),
+    [
+        (["text/upper", "missing", "out", NOWHERE], ClientError, "cannot read missing: No such file"),
+        (["text/upper", "in.txt", "no/dir/out", NOWHERE], ClientError, "cannot write no/dir/out: No such file"),
+        (["text/upper", "in.txt", "./in.txt", NOWHERE], ConfigError, "is INFILE, too"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--errfile", "in.txt"], ConfigError, "is INFILE, too"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--errfile", "./out"], ConfigError, "the same file"),
+        (["text/upper", "in.txt", "out", "127.0.0.1:1"], ConfigError, "write http://host:port"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--secret-file", "none"], ConfigError, "cannot read the secret"),
+    ],
+)
+async def test_what_cannot_work_is_refused_before_anything_is_sent(
+    argv: list[str], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason):
+        await run(*argv)
+    assert read("in.txt") == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["Text/upper", "in.txt", "out", NOWHERE], "is not a function name"),
+        (["text/upper", "in.txt", "out"], "SERVER_URL is missing"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--fields", "nope"], "there is no field 'nope'"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--coroutines", "0"], "whole number above 0"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--snooze", "nan"], "not a number of seconds"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--input-format", "xml"], "invalid choice"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_an_error_is_one_sentence_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["text/upper", "in.txt", "out", NOWHERE, "--give-up-after", "0"]) == 1
+    assert "is not reachable (connection refused); gave up after 0 s" in capsys.readouterr().err
+
+
+def test_the_help_has_examples_and_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert "examples:\n  dts-client text/upper in.txt out.json http://" in said
+    for status in (0, 1, 2, 3, 130):
+        assert f"\n  {status} " in said
+
+
+async def test_standard_streams_of_a_real_process(server: FakeServer) -> None:
+    """The only test with a process of its own: `-` for both files, the URL from the environment, uvloop."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dts.client.cli", "text/upper", "-", "-", "--quiet"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "DTS_SERVER_URL": server.url, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    out, err = await process.communicate(b"a\r\nb")
+    assert (process.returncode, err) == (0, b"")
+    assert sorted(msgspec.json.decode(row)["result"] for row in out.splitlines()) == ["A", "B"]

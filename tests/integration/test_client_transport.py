@@ -1,0 +1,157 @@
+"""Signed HTTP: what is sent, what is tried again, what is said."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application, RequestHandler
+
+from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
+from dts.client.transport import Transport
+from dts.errors import ConfigError, RequestRefused
+
+ALICE = Credentials("alice", "secret")
+
+Respond = Callable[[RequestHandler], None]
+
+
+class Site:
+    """A server whose answers a test decides; keeps the URIs that were asked for, with a valid signature."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.respond: Respond = lambda handler: handler.write({"result": "done"})
+        site = self
+
+        class Anything(RequestHandler):
+            def prepare(self) -> None:
+                request = self.request
+                signed = Request(request.method or "", request.path, request.query, request.body)
+                claim = KeccakAuthenticator.parse(request.headers["Authorization"])
+                assert KeccakAuthenticator.verify(claim, derive_key("alice", "secret"), signed)
+                site.asked.append(f"{request.method} {request.uri}")
+                site.respond(self)
+                if not self._finished:
+                    self.finish()
+
+        self.app = Application([(".*", Anything)], log_function=lambda _: None)
+        self.sock, self.port = bind_unused_port(address="127.0.0.1")
+
+    def serve(self, ssl_options: ssl.SSLContext | None = None) -> HTTPServer:
+        http = HTTPServer(self.app, ssl_options=ssl_options)
+        http.add_socket(self.sock)
+        return http
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    site = Site()
+    http = site.serve()
+    yield site
+    http.stop()
+    await http.close_all_connections()
+
+
+def refuse(status: int, body: str = "", **headers: str) -> Respond:
+    def respond(handler: RequestHandler) -> None:
+        handler.set_status(status)
+        for name, value in headers.items():
+            handler.set_header(name, value)
+        handler.finish(body)
+
+    return respond
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/dts", "/dts/", "/a%20b"])
+async def test_a_url_may_have_a_path_and_a_slash(prefix: str, site: Site) -> None:
+    transport = Transport(f"http://127.0.0.1:{site.port}{prefix}", ALICE)
+    assert await transport.call("GET", "/jobs/ü?/", query={"a b": "1&2", "n": 3}) == "done"
+    assert site.asked == [f"GET {prefix.rstrip('/')}/jobs/%C3%BC%3F/?a+b=1%262&n=3"]
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host", "http://", "http://host:99999", "http://u:p@host", "http://host/?q", ""]
+)
+def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not the URL of a server"):
+        Transport(url, ALICE)
+
+
+@pytest.mark.parametrize(
+    ("respond", "reason"),
+    [
+        (refuse(404, '{"error": {"code": "not_found", "message": "there is no run"}}'), "^there is no run$"),
+        (refuse(404, "<html>nginx</html>"), "^HTTP 404 Not Found$"),
+        (refuse(302, Location="https://elsewhere"), "redirects to https://elsewhere: give that URL"),
+        (refuse(200, "<html>hello</html>"), "is it a DTS server"),
+        (
+            refuse(401, '{"error": {"code": "unauthorized", "message": "No."}}'),
+            "No. User alice: check name",
+        ),
+        (refuse(401, Date="Tue, 01 Jan 2019 00:00:00 GMT"), r"this machine's clock, which differs .* by \d+ s$"),
+    ],
+)
+async def test_a_refusal_says_what_to_do(respond: Respond, reason: str, site: Site) -> None:
+    site.respond = respond
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE)
+    with pytest.raises(RequestRefused, match=reason):
+        await transport.call("GET", "/")
+    assert len(site.asked) == 1
+    transport.close()
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_tried_again(tmp_path: Path) -> None:
+    site = Site()
+    http = site.serve(self_signed(tmp_path))
+    transport = Transport(f"https://127.0.0.1:{site.port}", ALICE)
+    with pytest.raises(RequestRefused, match="is not trusted: self-signed certificate"):
+        await transport.call("GET", "/")
+    transport.close()
+    http.stop()
+
+
+async def test_https_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    http = site.serve(self_signed(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    transport = Transport(f"https://127.0.0.1:{site.port}", ALICE)
+    assert await transport.call("POST", "/runs/", {"function": "a/b"}) == "done"
+    transport.close()
+    http.stop()
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's side of TLS with a fresh certificate for 127.0.0.1, in `certificate.pem`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "dts test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return context
