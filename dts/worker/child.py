@@ -62,6 +62,10 @@ class Channel:
         with self._sending:
             self._socket.sendall(pack_header(frame) + frame.body)
 
+    def close(self) -> None:
+        """Neither send nor receive any more; the socket stays open in other processes."""
+        self._socket.close()
+
     def receive(self) -> Frame | None:
         """Wait for the next frame; None when the worker has closed its end."""
         while not self._frames:
@@ -138,8 +142,24 @@ def _prepare_process(options: ChildOptions) -> None:
         # The worker ends its children itself, after they are drained; a service manager signals them all. Not
         # SIG_IGN, since the programs that a function starts would inherit that.
         signal.signal(number, _ignore)
-    os.dup2(sys.stderr.fileno(), 1)
+    os.dup2(2, 1)
     sys.stdout = sys.stderr
+
+
+def _leave_forks_alone(board: Board, channel: Channel) -> None:
+    """Let a process that a function forks be one of its own, even if it returns from the function.
+
+    It has the usual signals (multiprocessing ends its processes by TERM), no way to speak to the worker, and stops
+    with an error where it would go on with the jobs.
+    """
+
+    def after_fork() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        board.states.release()
+        channel.close()
+
+    os.register_at_fork(after_in_child=after_fork)
 
 
 def _ignore(number: int, frame: Any) -> None:
@@ -150,9 +170,10 @@ def main(arguments: list[str]) -> int:
     """Run a child with its options, as JSON, in the first argument."""
     options = msgspec.json.decode(arguments[0], type=ChildOptions)
     _prepare_process(options)
-    channel = Channel(socket.socket(fileno=options.socket))
+    channel, board = Channel(socket.socket(fileno=options.socket)), Board(options.board)
+    _leave_forks_alone(board, channel)
     with Loader(options.functions or None) as loader:
-        child = Child(options, channel, Board(options.board), loader)
+        child = Child(options, channel, board, loader)
         gc.collect()
         gc.freeze()
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dts.errors import WireError
+from dts.errors import DtsError
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, Error, Job, JobBatch, ResultBatch
 from dts.worker.board import Phase
@@ -43,7 +43,7 @@ def recover(assignment: Assignment, crash: Crash, worker: str) -> Recovery:
     """Decide what becomes of the jobs of an assignment whose child died."""
     try:
         batch = codec.decode(JobBatch, assignment.body, assignment.content_encoding)
-    except WireError as error:
+    except DtsError as error:
         return Recovery(dead=error.message)
     jobs = batch.jobs
     unsent = [position for position in crash.unsent if position < len(jobs)]

@@ -126,7 +126,8 @@ class Worker(Service):
         elif not knows_encoding(message.content_encoding):
             self._reject(work, f"unknown content encoding {message.content_encoding!r}")
         else:
-            self.events.add(function, Events.RECV, int(headers.get("count", 1)))
+            count = headers.get("count")
+            self.events.add(function, Events.RECV, count if isinstance(count, int) else 1)
             self.executor.submit(Assignment(message.body, message.content_encoding, work))
 
     async def _learn_cancelled(self, cancellations: Subscription) -> None:
@@ -226,7 +227,9 @@ class Worker(Service):
         finally:
             finishing.cancel()
             hurry.cancel()
-        if finishing not in done:
+        if finishing in done:
+            finishing.result()
+        else:
             logger.warning("not drained: %d messages go back to the queue", len(self._works))
 
     async def _finish(self) -> None:

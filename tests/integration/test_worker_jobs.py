@@ -107,9 +107,11 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     functions = tmp_path / "functions"
     functions.mkdir()
-    async with open_broker(f"sqlite:///{tmp_path}/queue.db") as broker:
-        async with await broker.consume(RESULTS, prefetch=1000) as results:
-            yield Bench(broker, results, functions)
+    async with (
+        open_broker(f"sqlite:///{tmp_path}/queue.db") as broker,
+        await broker.consume(RESULTS, prefetch=1000) as results,
+    ):
+        yield Bench(broker, results, functions)
 
 
 def value(result: Result) -> Any:
@@ -133,7 +135,7 @@ async def test_results_come_back_and_the_delivery_is_acked(bench: Bench) -> None
 
 
 async def test_many_messages_on_several_children_each_end_once(bench: Bench) -> None:
-    bench.write("own/pid", "import os\ndef main(n): return os.getpid()")
+    bench.write("own/pid", "import os, time\ndef main(n): time.sleep(0.003); return os.getpid()")
     async with Worker(bench.settings(processes=3), bench.broker):
         runs = [await bench.send("own/pid", *([n] for n in range(10))) for _ in range(40)]
         pids = {value(result) for run in runs for result in await bench.wait(run, 10)}

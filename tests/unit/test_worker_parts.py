@@ -1,0 +1,196 @@
+"""The small parts of the worker: frames, the board, the outbox, and what is decided after a crash."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from dts.wire import codec
+from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Error, JobBatch, ResultBatch
+from dts.worker.board import ENDED, MAX_JOBS, SENT, STARTED, Board, Phase
+from dts.worker.events import EventCounter, Events
+from dts.worker.executor import Crash
+from dts.worker.frames import Frame, FrameReader, Kind, pack_header
+from dts.worker.outbox import Outbox
+from dts.worker.process import Assignment
+from dts.worker.recovery import MAX_DEATHS, Recovery, recover
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board.create()
+    yield board
+    board.close()
+
+
+def make_batch(jobs: int) -> JobBatch:
+    batch = JobBatch(block="b", run="r", function="text/upper")
+    for position in range(jobs):
+        batch.jobs.add(index=100 + position, args=b'["a"]', attempt=2)
+    return batch
+
+
+# frames
+
+
+def test_frames_survive_being_cut_anywhere() -> None:
+    frames = [
+        Frame(Kind.RESULTS, 2**40, b"x" * 1000, codec.DEFLATE, jobs=7, failed=3),
+        Frame(Kind.READY, 0),
+        Frame(Kind.DONE, 1, b"y"),
+    ]
+    stream = b"".join(pack_header(frame) + frame.body for frame in frames) * 20
+    reader, found = FrameReader(), []
+    chance = random.Random(1)
+    while stream:
+        size = chance.randint(1, 300)
+        found += reader.feed(stream[:size])
+        stream = stream[size:]
+    assert found == frames * 20
+
+
+# the board
+
+
+def test_an_assignment_is_begun_or_taken_back_never_both(board: Board) -> None:
+    assert board.claim(1)
+    assert board.claimed == 1
+    assert board.recall(3) == 1, "2 and 3 are the worker's again"
+    assert not board.claim(2)
+    assert not board.claim(3)
+    assert board.claim(4)
+    assert board.recall(4) == 4, "too late"
+
+
+def test_the_worker_does_not_wait_for_a_child_that_is_choosing(board: Board) -> None:
+    holding, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # another process that holds the lock until it is killed
+        import fcntl
+
+        fcntl.lockf(board.fd, fcntl.LOCK_EX)
+        os.write(go, b"x")
+        os.read(holding, 2)
+        os.read(os.pipe()[0], 1)
+    os.read(holding, 1)
+    assert board.recall(1) is None
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    os.close(holding)
+    os.close(go)
+    assert board.recall(1) == 0, "the dead hold no locks"
+
+
+def test_a_new_assignment_begins_with_a_clean_board(board: Board) -> None:
+    board.claim(1)
+    board.states[5] = STARTED
+    board.phase = Phase.RUNNING
+    assert board.positions(STARTED) == [5]
+    board.claim(2)
+    assert board.positions(STARTED) == []
+    assert board.phase is Phase.DECODING
+    assert len(board.states) >= MAX_JOBS
+
+
+# the outbox
+
+
+def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Board) -> None:
+    batch = make_batch(3)
+    sent: list[Frame] = []
+    outbox = Outbox(9, batch, "me", board, sent.append)
+    outbox.version = "v1"
+    outbox.flush()
+    assert sent == [], "nothing to send"
+    outbox.ended.append((1, batch.jobs[1], b'"A"', None, 0.5, 0.25))
+    outbox.flush()
+    assert board.positions(SENT) == [1]
+    outbox.ended.append((0, batch.jobs[0], b"", Error(type="T"), 0.5, 0.25))
+    outbox.ended.append((2, batch.jobs[2], b"1", None, 0.5, 0.25))
+    outbox.finish()
+    outbox.flush()
+    first, last = sent
+    assert (first.kind, first.jobs, first.failed) == (Kind.RESULTS, 1, 0)
+    assert (last.kind, last.jobs, last.failed, last.ticket) == (Kind.DONE, 2, 1, 9)
+    part = codec.decode(ResultBatch, first.body, first.content_encoding)
+    assert (part.block, part.run, part.function, part.worker, part.version) == ("b", "r", "text/upper", "me", "v1")
+    (result,) = part.results
+    assert (result.index, result.status, result.value, result.attempt) == (101, SUCCEEDED, b'"A"', 2)
+    assert (result.duration, result.offset) == (0.5, 0.25)
+    rest = codec.decode(ResultBatch, last.body, last.content_encoding).results
+    assert [(result.index, result.status) for result in rest] == [(100, FAILED), (102, SUCCEEDED)]
+
+
+# after a crash
+
+
+def crash(*, phase: Phase = Phase.RUNNING, started: list[int], unsent: list[int]) -> Crash:
+    return Crash(phase, started, unsent, "died of SIGSEGV")
+
+
+def indices(recovery: Recovery) -> list[list[int]]:
+    """The jobs of each assignment that is to be run again."""
+    batches = [codec.decode(JobBatch, again.body, again.content_encoding) for again in recovery.again]
+    assert all((batch.block, batch.run, batch.function) == ("b", "r", "text/upper") for batch in batches)
+    return [[job.index for job in batch.jobs] for batch in batches]
+
+
+def make_assignment(jobs: int, deaths: int = 0) -> Assignment:
+    return Assignment(*codec.encode(make_batch(jobs)), owner=None, deaths=deaths)
+
+
+def test_the_job_at_work_has_failed_and_the_unsent_ones_run_again() -> None:
+    recovery = recover(make_assignment(5), crash(started=[2], unsent=[1, 2, 3, 4, 5, 6]), "me")
+    assert indices(recovery) == [[101, 103, 104]]
+    assert recovery.part is not None
+    part = codec.decode(ResultBatch, *recovery.part)
+    (result,) = part.results
+    assert (result.index, result.status, result.attempt) == (102, FAILED, 2)
+    assert (result.error.type, result.error.reason) == ("ProcessDied", "crashed")
+    assert "SIGSEGV" in result.error.message
+    assert recovery.failed == 1
+
+
+def test_the_last_job_leaves_nothing_to_run() -> None:
+    recovery = recover(make_assignment(1), crash(started=[0], unsent=[0, 1]), "me")
+    assert recovery.again == []
+    assert recovery.failed == 1
+
+
+def test_of_several_at_work_each_runs_alone() -> None:
+    recovery = recover(make_assignment(5), crash(started=[1, 3], unsent=[1, 2, 3, 4]), "me")
+    assert indices(recovery) == [[101], [103], [102, 104]]
+    assert recovery.part is None
+
+
+@pytest.mark.parametrize("phase", [Phase.DECODING, Phase.LOADING, Phase.RUNNING])
+def test_a_death_that_no_job_explains_is_tried_again_a_few_times(phase: Phase) -> None:
+    died = crash(phase=phase, started=[], unsent=[0, 1, 2, 3])
+    again = make_assignment(3)
+    for _ in range(MAX_DEATHS - 1):
+        recovery = recover(again, died, "me")
+        assert indices(recovery) == [[100, 101, 102]]
+        again = recovery.again[0]
+    recovery = recover(again, died, "me")
+    assert recovery.again == []
+    if phase is Phase.DECODING:
+        assert "SIGSEGV" in recovery.dead
+    else:
+        assert recovery.failed == 3
+        assert recovery.dead == ""
+
+
+def test_events_are_counted_by_function() -> None:
+    counter = EventCounter()
+    counter.add("a/b", Events.RECV, 3)
+    counter.add("a/c", Events.RECV, 1)
+    counter.add("a/b", Events.DONE, 2)
+    assert counter.count("a/b", Events.RECV) == 3
+    assert counter.count("x/y", Events.FAIL) == 0
+    assert counter.total(Events.RECV) == 4
+    assert counter.functions == ["a/b", "a/c"]
+    assert [event.value for event in (Events.RECV, Events.FAIL, Events.DONE)] == [1, 2, 3]
+    assert ENDED not in (STARTED, SENT)
