@@ -67,12 +67,12 @@ class CutBlock:
         """The block as it is sent."""
         batch = dts_pb2.JobBatch()
         add = batch.jobs.add
-        if self.kwargs is None:
-            for index, args in enumerate(self.args):
-                add(index=index, args=args)
-        else:
-            for index, (args, kwargs) in enumerate(zip(self.args, self.kwargs, strict=True)):
-                add(index=index, args=args, kwargs=kwargs)
+        for index, args in enumerate(self.args):
+            job = add()  # setting fields takes three quarters of the time of giving them to `add`
+            job.index = index
+            job.args = args
+        for index, kwargs in enumerate(self.kwargs or ()):
+            batch.jobs[index].kwargs = kwargs
         return batch
 
     def to_sent(self, number: int, block_size: int, *, keep: bool) -> SentBlock:
