@@ -140,10 +140,11 @@ class Store(ABC):
     async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
         """Add blocks, each with its empty outcome, durably; with `run`, that run, too, before them.
 
-        A block that is there already with the same digest is a repeat: nothing is changed, False in its place.
+        A block that is there already with the same digest is a repeat: nothing is changed, False in its place. Of equal
+        blocks that are added at once, one is new.
 
         Raises:
-            BlockConflict: one is there with another digest. Blocks before it in the sequence may have been added.
+            BlockConflict: one is there with another digest. Others of the sequence may have been added.
         """
 
     @abstractmethod
@@ -156,14 +157,18 @@ class Store(ABC):
 
     @abstractmethod
     async def mark_published(self, block_ids: Sequence[str]) -> None:
-        """Note that the broker has confirmed every message of these blocks."""
+        """Note that the broker has confirmed every message of these blocks. Unknown ids are passed over.
+
+        Need not be durable: a mark that is lost means one more publication.
+        """
 
     @abstractmethod
     async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
         """Claim up to `limit` unpublished blocks that were created before `older_than`, oldest first.
 
-        `older_than` is in seconds since the epoch. Blocks of a paused or a cancelled run are passed over. A claimed
-        block is not given to anybody else for `lease` seconds, whatever becomes of the claimant.
+        `older_than` is in seconds since the epoch. Blocks of a paused or a cancelled run are passed over, and
+        blocks whose jobs have all ended. A claimed block is not given to anybody else for `lease` seconds, whatever
+        becomes of the claimant.
         """
 
     # outcomes
@@ -190,6 +195,7 @@ class Store(ABC):
         """Parts of a run that are not collected yet, in no given order, up to about `max_jobs` jobs in all.
 
         Returns at least one part if there is any, and whole parts only, so it may exceed `max_jobs` by one part's jobs.
+        Gives fewer when their bodies are large: no more than 16 MiB in all, but for a single part.
         """
 
     @abstractmethod

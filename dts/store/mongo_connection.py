@@ -120,6 +120,7 @@ class MongoConnection:
 
     def open(self) -> None:
         """Make the client, in a running event loop. Nothing is sent yet."""
+        self.close()
         try:
             self._client = AsyncIOMotorClient(
                 self._url, io_loop=asyncio.get_running_loop(), **_without_given(_LIMITS, self._url)

@@ -143,7 +143,7 @@ class SqliteStore(Store):
         return run_from(row) if row else None
 
     async def cancelled_runs(self, since: float) -> list[str]:
-        rows = await self._all("SELECT id FROM runs WHERE state = 'cancelled' AND created > ? ORDER BY id", since)
+        rows = await self._all("SELECT id FROM runs WHERE state = 'cancelled' AND created > ?", since)
         return [row[0] for row in rows]
 
     # blocks

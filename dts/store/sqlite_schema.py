@@ -48,7 +48,7 @@ CREATE TABLE blocks (
 CREATE INDEX blocks_by_run ON blocks (run, number, published, count, succeeded, failed, cancelled, at_work);
 CREATE INDEX blocks_by_user ON blocks (user, published, count, succeeded, failed, cancelled, at_work);
 CREATE INDEX blocks_unpublished ON blocks (created, number)
-    WHERE NOT published AND succeeded + failed + cancelled < count;
+    WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_uncollected ON blocks (user, run, number) WHERE uncollected > 0;
 CREATE INDEX blocks_uncollected_by_run ON blocks (run, number) WHERE uncollected > 0;
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -56,14 +57,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _with_parent() -> Callable[[], None]:
-    """What a child does to be killed when the process that started it ends in whatever way."""
+def _prepare_child() -> Callable[[], None]:
+    """What a child does first: ask to be killed when the process that started it ends in whatever way, and take as
+    many open files as it may, because every database that a test makes has some twenty."""
     libc = ctypes.CDLL(None)  # loaded before the fork: the child must not take locks that a thread may hold
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    def ask() -> None:
+    def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    return ask
+    return prepare
 
 
 class MongoServer:
@@ -122,7 +126,7 @@ class MongoServer:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_with_parent(),  # noqa: PLW1509  one system call, no Python objects shared
+                preexec_fn=_prepare_child(),  # noqa: PLW1509  two system calls, no locks
             )
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
