@@ -319,6 +319,12 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
         self.blocked = ""
         self._received_at = self._sent_at = 0.0
         self._heart: asyncio.Task[None] | None = None
+        self._socket: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Remember the transport, which asyncio forgets as soon as the connection is lost; called by asyncio."""
+        super().connection_made(transport)
+        self._socket = transport
 
     @property
     def is_open(self) -> bool:
@@ -394,7 +400,8 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
 
     def abort(self) -> None:
         """Cut the connection now; `connection_closed` follows."""
-        self._stream_writer.transport.abort()
+        if self._socket is not None:
+            self._socket.abort()
 
     async def shut(self, timeout: float = 2.0) -> None:
         """Close in good manners if that works within `timeout` seconds, and return when nothing of it is left."""

@@ -13,8 +13,8 @@ from tests.services.rabbitmq import RabbitServer
 
 
 @pytest.fixture(scope="session")
-def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    server = MongoServer(tmp_path_factory.mktemp("mongo"))
+def mongo() -> Iterator[MongoServer]:
+    server = MongoServer()
     server.start()
     yield server
     server.stop()

@@ -13,6 +13,9 @@ from tests.services.rabbitmq import RabbitServer
 KILLED_AT = 2000
 """Rows that the client has written when something is killed: the run is well under way, and far from its end."""
 
+SLOWLY = {"DTS_SERVER_MAX_SLICE": "8"}
+"""Thousands of small messages instead of a hundred: at full speed the run would be over before anything is killed."""
+
 
 def check_exactly_one_correct_row_per_line(outfile: Path, count: int) -> None:
     found = rows(outfile)
@@ -35,6 +38,7 @@ def test_every_line_gets_exactly_one_correct_row(
 def test_a_killed_process_loses_no_line_on_the_cluster(
     cluster: Deployment, rabbit: RabbitServer, victim: str, lines_file: Callable[[int], Path], tmp_path: Path
 ) -> None:
+    cluster.environment |= SLOWLY
     cluster.start_all()
     outfile = tmp_path / "out.json"
     client = cluster.start_client("text/upper", lines_file(20_000), outfile)
@@ -46,7 +50,7 @@ def test_a_killed_process_loses_no_line_on_the_cluster(
     else:
         cluster.kill(victim)
         cluster.restart(victim)
-    assert cluster.wait("client", timeout=120) == 0, cluster.log("client")
+    assert cluster.wait("client", timeout=60) == 0, cluster.log("client")
     check_exactly_one_correct_row_per_line(outfile, 20_000)
 
 
@@ -54,6 +58,7 @@ def test_a_killed_process_loses_no_line_on_the_cluster(
 def test_a_killed_process_loses_no_line_when_embedded(
     embedded: Deployment, victim: str, lines_file: Callable[[int], Path], tmp_path: Path
 ) -> None:
+    embedded.environment |= SLOWLY
     embedded.start_all()
     outfile = tmp_path / "out.json"
     client = embedded.start_client("text/upper", lines_file(20_000), outfile)
@@ -61,5 +66,5 @@ def test_a_killed_process_loses_no_line_when_embedded(
     assert client.poll() is None, "the run ended before anything was killed"
     embedded.kill(victim)
     embedded.restart(victim)
-    assert embedded.wait("client", timeout=120) == 0, embedded.log("client")
+    assert embedded.wait("client", timeout=60) == 0, embedded.log("client")
     check_exactly_one_correct_row_per_line(outfile, 20_000)
