@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dts.errors import InvalidName
 from dts.model import block_id, check_user_id, is_id, job_id, new_id, parse_function_name, split_job_id
-from dts.model import names as names_module
 
 
 @pytest.mark.parametrize("name", ["text/upper", "a/b", "a1_/b_2", "server/deploy", "n" * 64 + "/" + "f" * 64])
@@ -72,7 +73,7 @@ def test_ids_are_unique_and_sorted_by_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert len({new_id() for _ in range(10_000)}) == 10_000
     made = []
     for second in range(1_700_000_000, 1_700_000_020):
-        monkeypatch.setattr(names_module.time, "time_ns", lambda second=second: second * 10**9)
+        monkeypatch.setattr(time, "time_ns", lambda second=second: second * 10**9)
         made.append(new_id())
     assert made == sorted(made)
     assert all(is_id(one) for one in made)

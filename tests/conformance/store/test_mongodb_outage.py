@@ -58,7 +58,7 @@ async def test_a_killed_server_is_unavailable_and_has_everything_after_its_resta
 
 
 async def test_what_was_confirmed_survives_the_servers_kill(server: MongoServer) -> None:
-    confirmed = []
+    confirmed: list[str] = []
     async with actors(1, "add", server.url(), "ann") as (writer,):
         while len(confirmed) < 60:
             confirmed.append(await line(writer))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+from dts.errors import StoreUnavailable
 from dts.model import bitmap, block_id
 from dts.store import Store, open_store
 from tests.conformance.store import actor
@@ -32,7 +33,7 @@ async def test_porters_in_processes_of_their_own_end_every_job_once(store: Store
 
 
 async def test_a_killed_process_loses_nothing_that_was_confirmed(url: str, open_another: Callable[[], Store]) -> None:
-    confirmed = []
+    confirmed: list[str] = []
     async with actors(1, "add", url, "ann") as (victim,):
         while len(confirmed) < 100:
             confirmed.append(await line(victim))
@@ -106,8 +107,6 @@ async def test_a_caller_that_goes_away_disturbs_nobody(store: Store) -> None:
 
 
 async def test_closed_means_unavailable(url: str) -> None:
-    from dts.errors import StoreUnavailable
-
     store = open_store(url)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="not open"):

@@ -170,7 +170,7 @@ async def test_retrievables_are_ended_and_uncollected_oldest_run_first(store: St
 
 
 async def test_dead_letters_are_kept_once_and_paged_by_id(store: Store) -> None:
-    headers = {"x-attempt": 3, "dotted.name": "value", "$dollar": "ü", "": "\ud800"}
+    headers: dict[str, str | int] = {"x-attempt": 3, "dotted.name": "value", "$dollar": "ü", "": "\ud800"}
     letters = [
         DeadLetter(
             new_id() + str(number), "jobs.default", "does not decode: \udcff", b"\x00\xff", "deflate", headers, 1.5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dts.model import RunState, Statistics
+from dts.model import Candidate, RunState, Statistics
 from dts.store import Store
-from tests.conformance.store.builders import Candidate, make_block, make_run, succeeded
+from tests.conformance.store.builders import make_block, make_run, succeeded
 
 STRANGE = [
     "",
