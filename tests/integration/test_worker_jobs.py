@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import WorkerSettings
-from dts.errors import ConfigError
+from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import new_id
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch, Result, ResultBatch
@@ -332,6 +333,36 @@ async def test_a_short_message_does_not_wait_behind_a_long_one_while_a_child_is_
         second.touch()
         await bench.wait(runs[1], 1)
     assert sum(len(batch.results) for batch in bench.batches) == 4
+
+
+async def test_results_wait_for_a_broker_that_is_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, refused = bench.broker.publish, 0
+
+    async def away(queue: str, messages: Sequence[Message], *, timeout: float = 30.0) -> None:
+        nonlocal refused
+        if queue == RESULTS and refused < limit:
+            refused += 1
+            raise BrokerUnavailable
+        await publish(queue, messages, timeout=timeout)
+
+    monkeypatch.setattr(bench.broker, "publish", away)
+    limit = 3
+    async with Worker(bench.settings(), bench.broker):
+        assert value((await bench.run("text/upper", ["a"]))[0]) == "A"
+    assert refused == 3
+    assert sum(len(batch.results) for batch in bench.batches) == 1
+
+    refused, limit = 0, sys.maxsize  # it stays away: the worker ends all the same, and the jobs go back
+    async with Worker(bench.settings(drain_timeout=0.5), bench.broker) as worker:
+        run = await bench.send("text/upper", ["b"])
+        async with asyncio.timeout(DEADLINE):
+            while not refused:
+                await asyncio.sleep(0.01)
+        assert worker.events.count("text/upper", Events.DONE) == 1
+    limit = 0
+    async with Worker(bench.settings(), bench.broker):
+        assert value((await bench.wait(run, 1))[0]) == "B"
+    await bench.wait_empty()
 
 
 async def test_messages_of_a_cancelled_run_are_passed_over(bench: Bench) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -66,21 +67,14 @@ def test_an_assignment_is_begun_or_taken_back_never_both(board: Board) -> None:
 
 
 def test_the_worker_does_not_wait_for_a_child_that_is_choosing(board: Board) -> None:
-    holding, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:  # another process that holds the lock until it is killed
-        import fcntl
-
-        fcntl.lockf(board.fd, fcntl.LOCK_EX)
-        os.write(go, b"x")
-        os.read(holding, 2)
-        os.read(os.pipe()[0], 1)
-    os.read(holding, 1)
-    assert board.recall(1) is None
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    os.close(holding)
-    os.close(go)
+    code = f"import fcntl; fcntl.lockf({board.fd}, fcntl.LOCK_EX); print('locked', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], pass_fds=[board.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        assert board.recall(1) is None
+        holder.kill()
     assert board.recall(1) == 0, "the dead hold no locks"
 
 
