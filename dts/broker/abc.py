@@ -195,6 +195,17 @@ class Broker(ABC):
         """
 
     @abstractmethod
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Make queues that are not there yet, which their first use would do, too.
+
+        Made early they are on stable storage long before anything depends on them: RabbitMQ notes a new queue some
+        moments after it has begun to confirm messages for it.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer within a few seconds.
+        """
+
+    @abstractmethod
     async def publish(
         self, queue: str, messages: Sequence[Message], *, timeout: float = DEFAULT_PUBLISH_TIMEOUT
     ) -> None:

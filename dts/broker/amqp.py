@@ -68,6 +68,15 @@ class AmqpBroker(Broker):
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not answer: {error!r}") from error
 
+    async def declare(self, queues: Sequence[str]) -> None:
+        try:
+            async with asyncio.timeout(DEPTH_TIMEOUT):
+                connection = await self._inward.connection()
+                for queue in queues:
+                    await ensure_queue(connection, queue, self._url.delivery_limit)
+        except AMQP_ERRORS as error:
+            raise BrokerUnavailable(f"{self._url} does not declare queues: {error!r}") from error
+
     async def publish(
         self, queue: str, messages: Sequence[Message], *, timeout: float = DEFAULT_PUBLISH_TIMEOUT
     ) -> None:

@@ -94,6 +94,9 @@ class SqliteBroker(Broker):
     async def ping(self) -> None:
         await self._answer(sqlite_queue.check, read=True)
 
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Nothing to make: a queue is a name in each message's row."""
+
     async def publish(
         self, queue: str, messages: Sequence[Message], *, timeout: float = DEFAULT_PUBLISH_TIMEOUT
     ) -> None:

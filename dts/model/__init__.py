@@ -13,6 +13,7 @@ from dts.model.names import (
 )
 from dts.model.outcome import Merge, merge
 from dts.model.records import (
+    DEFAULT_ROUTE,
     MAX_BLOCK_SIZE,
     Block,
     Candidate,
@@ -27,6 +28,7 @@ from dts.model.records import (
 from dts.model.states import JobState, RunState
 
 __all__ = [
+    "DEFAULT_ROUTE",
     "MAX_BLOCK_SIZE",
     "Block",
     "Candidate",

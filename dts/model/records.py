@@ -11,6 +11,10 @@ MAX_BLOCK_SIZE = 2048
 """Jobs in a block at most: keeps a block's outcome with all its inline parts well under MongoDB's 16 MB a document."""
 
 
+DEFAULT_ROUTE = "default"
+"""Where a function's jobs go unless its record says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """Someone who signs requests.
@@ -40,7 +44,7 @@ class Function:
 
     name: str
     description: str = ""
-    route: str = "default"
+    route: str = DEFAULT_ROUTE
     created: float = 0.0
     mean_duration: float | None = None
     concurrent: bool = False

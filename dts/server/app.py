@@ -10,9 +10,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from dts.broker import open_broker
+from dts.broker import Broker, open_broker
 from dts.config import Settings
-from dts.errors import ConfigError, StoreUnavailable
+from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
+from dts.model import DEFAULT_ROUTE
 from dts.runtime.service import Service
 from dts.server.accounts import Accounts, KeyBox
 from dts.server.catalogue import Catalogue
@@ -23,10 +24,11 @@ from dts.server.hub import Hub
 from dts.server.publisher import Publisher
 from dts.server.routes import ROUTES
 from dts.store import open_store
+from dts.wire import queues
 
 logger = logging.getLogger(__name__)
 
-_RETRY_STORE = 1.0
+_RETRY = 1.0
 
 
 class Server(Service):
@@ -45,6 +47,7 @@ class Server(Service):
         self._stack.push_async_callback(store.close)
         self._stack.push_async_callback(broker.close)
         await broker.start()
+        self._spawn(self._declare_queues(broker), "server-queues")
         accounts = Accounts(store, KeyBox.open(settings.server.key_file))
         catalogue = Catalogue(store)
         hub = Hub(broker, catalogue)
@@ -106,9 +109,23 @@ class Server(Service):
                     warned = True
                 if not wait:
                     return False
-                await asyncio.sleep(_RETRY_STORE)
+                await asyncio.sleep(_RETRY)
             else:
                 return True
+
+    async def _declare_queues(self, broker: Broker) -> None:
+        """Make the queues of the main road while nobody needs them yet."""
+        warned = False
+        while True:
+            try:
+                await broker.declare([queues.DEAD, queues.RESULTS, queues.jobs_queue(DEFAULT_ROUTE)])
+            except BrokerUnavailable as error:
+                if not warned:
+                    logger.warning("the broker is away; jobs are accepted, and published when it is back: %s", error)
+                    warned = True
+                await asyncio.sleep(_RETRY)
+            else:
+                return
 
     async def _prepare_later(self, context: Context) -> None:
         await self._prepare(context, wait=True)

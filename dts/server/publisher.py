@@ -13,7 +13,7 @@ from collections import defaultdict
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import Block, Function
+from dts.model import DEFAULT_ROUTE, Block, Function
 from dts.runtime.service import Service
 from dts.server.slices import slice_block, slice_size
 from dts.store import Store
@@ -69,7 +69,7 @@ class Publisher(Service):
 
     def _messages(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> tuple[str, list[Message]]:
         size = slice_size(function, seconds=self._settings.slice_seconds, max_slice=self._settings.max_slice)
-        route = function.route if function is not None else "default"
+        route = function.route if function is not None else DEFAULT_ROUTE
         return jobs_queue(route), list(slice_block(block, batch, size))
 
     async def _publish_all(self) -> None:

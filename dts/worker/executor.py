@@ -32,12 +32,12 @@ _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
 class Crash:
     """How a child died at an assignment.
 
-    `started` are the positions of the jobs at work. `unsent` are those of all whose results have not come, those at
-    work included, and counting on after the last job. `said` reads like "died of SIGSEGV".
+    `suspects` are the positions of the jobs that may have done it. `unsent` are those of all whose results have not
+    come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV".
     """
 
     phase: Phase
-    started: list[int]
+    suspects: list[int]
     unsent: list[int]
     said: str
 
@@ -191,9 +191,7 @@ class Executor(Service):
         crashed = given.pop(0) if given and given[0].ticket == child.board.claimed else None
         self._waiting.extendleft(reversed(given))
         if crashed is not None:
-            started = child.board.positions(STARTED)
-            unsent = sorted(started + child.board.positions(PENDING) + child.board.positions(ENDED))
-            self._listener.on_crash(crashed, Crash(child.board.phase, started, unsent, said))
+            self._listener.on_crash(crashed, _examine(child, said))
         else:
             logger.warning("child %d %s", child.pid, said)
 
@@ -213,6 +211,19 @@ class Executor(Service):
                 for child in ending:
                     child.kill()
                 return
+
+
+def _examine(child: ChildProcess, said: str) -> Crash:
+    """Read on a dead child's board what it was doing.
+
+    The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
+    when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
+    or when the child was killed for its silence.
+    """
+    board = child.board
+    started, ended = board.positions(STARTED), board.positions(ENDED)
+    suspects = sorted(started + ended) if child.severed or not started else started
+    return Crash(board.phase, suspects, sorted(started + ended + board.positions(PENDING)), said)
 
 
 def _load(child: ChildProcess) -> int:

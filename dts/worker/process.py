@@ -43,6 +43,8 @@ class ChildProcess:
         self.board = board
         self.given: deque[Assignment] = deque()
         self.ready = False
+        self.severed = False
+        """Whether it closed its end of the socket while it lived, and was killed for that."""
         self._process = process
         self._socket = sock
         self._lifeline = lifeline
@@ -141,8 +143,10 @@ class ChildProcess:
 
     def _on_readable(self) -> None:
         try:
-            if not self._read():  # it lives and does not speak: a function has closed its descriptors
+            if not self._read():
                 self._loop.remove_reader(self._socket)
+                # It is dying, or a function has closed its descriptors: then it would work on unheard.
+                self.severed = self._process.returncode is None
                 self.kill()
         except BlockingIOError:
             pass

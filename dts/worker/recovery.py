@@ -1,7 +1,7 @@
 """What becomes of the jobs of a child that died. The one place in the worker's own process that decodes jobs.
 
-The job that the child was at is the culprit, and has failed. When several were at work at the same time, any of them
-may be it, so each runs again alone. When none was, the child died of the message itself, such as an import that takes
+The job that the child was at is the culprit, and has failed. When several may be it, each runs again alone. When none
+may be, the child died of the message itself, such as an import that takes
 all memory; that is tried again a few times. All others that have no result yet run again, together.
 """
 
@@ -47,19 +47,19 @@ def recover(assignment: Assignment, crash: Crash, worker: str) -> Recovery:
         return Recovery(dead=error.message)
     jobs = batch.jobs
     unsent = [position for position in crash.unsent if position < len(jobs)]
-    deaths = assignment.deaths + (not crash.started)
-    if not crash.started and deaths >= MAX_DEATHS:
+    deaths = assignment.deaths + (not crash.suspects)
+    if not crash.suspects and deaths >= MAX_DEATHS:
         if crash.phase not in _WHILE:
             return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
         said = f"the process of the job {crash.said} {_WHILE[crash.phase]}"
         return _with_failed(batch, [jobs[position] for position in unsent], said, worker)
-    if len(crash.started) == 1:
-        culprit = crash.started[0]
+    if len(crash.suspects) == 1:
+        culprit = crash.suspects[0]
         unsent.remove(culprit)
         recovery = _with_failed(batch, [jobs[culprit]], f"the process of the job {crash.said}", worker)
         suspects = []
     else:
-        recovery, suspects = Recovery(), crash.started
+        recovery, suspects = Recovery(), crash.suspects
     groups = [[position] for position in suspects]
     groups.append([position for position in unsent if position not in suspects])
     for group in filter(None, groups):
