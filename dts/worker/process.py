@@ -20,6 +20,8 @@ from dts.worker.child import ChildOptions
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 
 _READ_SIZE = 256 * 1024
+_DYING = 0.2
+"""Seconds from the end of a child's stream in which its death is noticed, if it has died."""
 
 
 @dataclass(slots=True, eq=False)
@@ -145,13 +147,16 @@ class ChildProcess:
         try:
             if not self._read():
                 self._loop.remove_reader(self._socket)
-                # It is dying, or a function has closed its descriptors: then it would work on unheard.
-                self.severed = self._process.returncode is None
-                self.kill()
+                self._loop.call_later(_DYING, self._sever)
         except BlockingIOError:
             pass
         except OSError:
             self._loop.remove_reader(self._socket)
+
+    def _sever(self) -> None:
+        """End a child that still lives after its end of the socket was closed: a function did that."""
+        self.severed = self._process.returncode is None
+        self.kill()
 
     def _read(self) -> bool:
         """Hear what has come; False at the end of the stream. Raises OSError, BlockingIOError if nothing has."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dts.broker import Broker, Consumer, Message, open_broker
+from dts.broker import Broker, Consumer, Delivery, Message, open_broker
 from dts.config import WorkerSettings
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import new_id
@@ -40,7 +40,8 @@ class Bench:
 
     def settings(self, **changes: Any) -> WorkerSettings:
         """Settings of a worker with one child."""
-        return WorkerSettings(**{"processes": 1, "functions": str(self.functions), "name": "bench"} | changes)
+        given: dict[str, Any] = {"processes": 1, "functions": str(self.functions), "name": "bench"}
+        return WorkerSettings(**given | changes)
 
     def write(self, name: str, code: str) -> None:
         """Deploy a function, by a rename as a deployment does."""
@@ -57,7 +58,12 @@ class Bench:
         batch = JobBatch(block=f"{run}-0", run=run, function=function)
         for index, arguments in enumerate(calls):
             batch.jobs.add(index=index, args=msgspec.json.encode(list(arguments)))
-        headers = {"block": batch.block, "run": run, "function": function, "count": len(calls)}
+        headers: dict[str, str | int] = {
+            "block": batch.block,
+            "run": run,
+            "function": function,
+            "count": len(calls),
+        }
         message = Message(*codec.encode(batch), headers)
         await self.broker.publish(jobs_queue(route), [message])
         return run
@@ -152,7 +158,7 @@ async def test_keyword_arguments_and_attempts_are_passed_through(bench: Bench) -
     batch = JobBatch(block=f"{run}-7", run=run, function="own/f")
     batch.jobs.add(index=300, args=b"[1]", kwargs=b'{"c": {"x": null}}', attempt=2)
     batch.jobs.add(index=301, kwargs=b'{"a": "\xc3\xa4", "c": 12345678901234567890123}', attempt=2)
-    headers = {"block": batch.block, "run": run, "function": "own/f", "count": 2}
+    headers: dict[str, str | int] = {"block": batch.block, "run": run, "function": "own/f", "count": 2}
     async with Worker(bench.settings(), bench.broker):
         await bench.broker.publish(jobs_queue("default"), [Message(*codec.encode(batch), headers)])
         first, second = await bench.wait(run, 2)
@@ -172,7 +178,7 @@ async def test_a_failing_job_is_one_failed_result(bench: Bench) -> None:
         "    if what == 'big': return 'x' * 5000\n"
         "    return 1 / what\n",
     )
-    calls = [[2], [0], ["exit"], ["interrupt"], ["set"], ["surrogate"], ["big"], [], [1]]
+    calls: list[list[object]] = [[2], [0], ["exit"], ["interrupt"], ["set"], ["surrogate"], ["big"], [], [1]]
     async with Worker(bench.settings(max_result=4096), bench.broker) as worker:
         results = await bench.run("own/picky", *calls)
         assert worker.events.count("own/picky", Events.FAIL) == 7
@@ -389,7 +395,7 @@ async def test_a_message_that_does_not_decode_goes_to_the_dead_letters(bench: Be
     async with Worker(bench.settings(), bench.broker) as worker:
         await bench.broker.publish(jobs_queue("default"), bad)
         async with await bench.broker.consume(DEAD, prefetch=10) as dead, asyncio.timeout(DEADLINE):
-            found = []
+            found: list[Delivery] = []
             while len(found) < len(bad):
                 found += await dead.receive(10)
             assert {letter.message.body for letter in found} == {message.body for message in bad}

@@ -121,8 +121,8 @@ def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Boar
 # after a crash
 
 
-def crash(*, phase: Phase = Phase.RUNNING, started: list[int], unsent: list[int]) -> Crash:
-    return Crash(phase, started, unsent, "died of SIGSEGV")
+def crash(*, phase: Phase = Phase.RUNNING, suspects: list[int], unsent: list[int]) -> Crash:
+    return Crash(phase, suspects, unsent, "died of SIGSEGV")
 
 
 def indices(recovery: Recovery) -> list[list[int]]:
@@ -137,7 +137,7 @@ def make_assignment(jobs: int, deaths: int = 0) -> Assignment:
 
 
 def test_the_job_at_work_has_failed_and_the_unsent_ones_run_again() -> None:
-    recovery = recover(make_assignment(5), crash(started=[2], unsent=[1, 2, 3, 4, 5, 6]), "me")
+    recovery = recover(make_assignment(5), crash(suspects=[2], unsent=[1, 2, 3, 4, 5, 6]), "me")
     assert indices(recovery) == [[101, 103, 104]]
     assert recovery.part is not None
     part = codec.decode(ResultBatch, *recovery.part)
@@ -149,20 +149,20 @@ def test_the_job_at_work_has_failed_and_the_unsent_ones_run_again() -> None:
 
 
 def test_the_last_job_leaves_nothing_to_run() -> None:
-    recovery = recover(make_assignment(1), crash(started=[0], unsent=[0, 1]), "me")
+    recovery = recover(make_assignment(1), crash(suspects=[0], unsent=[0, 1]), "me")
     assert recovery.again == []
     assert recovery.failed == 1
 
 
-def test_of_several_at_work_each_runs_alone() -> None:
-    recovery = recover(make_assignment(5), crash(started=[1, 3], unsent=[1, 2, 3, 4]), "me")
+def test_of_several_suspects_each_runs_alone() -> None:
+    recovery = recover(make_assignment(5), crash(suspects=[1, 3], unsent=[1, 2, 3, 4]), "me")
     assert indices(recovery) == [[101], [103], [102, 104]]
     assert recovery.part is None
 
 
 @pytest.mark.parametrize("phase", [Phase.DECODING, Phase.LOADING, Phase.RUNNING])
 def test_a_death_that_no_job_explains_is_tried_again_a_few_times(phase: Phase) -> None:
-    died = crash(phase=phase, started=[], unsent=[0, 1, 2, 3])
+    died = crash(phase=phase, suspects=[], unsent=[0, 1, 2, 3])
     again = make_assignment(3)
     for _ in range(MAX_DEATHS - 1):
         recovery = recover(again, died, "me")
