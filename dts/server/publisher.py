@@ -26,6 +26,10 @@ _MAX_PENDING = 256
 """Blocks waiting to be published; further ones are left to timekeeper."""
 
 
+_GATHER = 0.1
+"""Seconds; far less than the age at which timekeeper takes a block for unpublished."""
+
+
 class Publisher(Service):
     """Turns blocks into messages, publishes them, and notes that they are published."""
 
@@ -39,6 +43,7 @@ class Publisher(Service):
         self._has_pending = asyncio.Event()
         self._has_confirmed = asyncio.Event()
         self._unsettled = 0
+        self._flushing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -93,6 +98,7 @@ class Publisher(Service):
     async def _mark_all(self) -> None:
         while True:
             await self._has_confirmed.wait()
+            await self._wait_for_more()
             self._has_confirmed.clear()
             confirmed, self._confirmed = self._confirmed, []
             try:
@@ -101,6 +107,13 @@ class Publisher(Service):
                 logger.warning("%d blocks will be published twice: %s", len(confirmed), error)
             self._settle(len(confirmed))
 
+    async def _wait_for_more(self) -> None:
+        """Let confirmed blocks gather, so that they are marked together and out of the way of the first results."""
+        try:
+            await asyncio.wait_for(self._flushing.wait(), _GATHER)
+        except TimeoutError:
+            return
+
     def _settle(self, count: int) -> None:
         self._unsettled -= count
         if self._unsettled == 0:
@@ -108,6 +121,7 @@ class Publisher(Service):
 
     async def _flush(self) -> None:
         """Let what is pending go out before the process ends; what does not, timekeeper finds."""
+        self._flushing.set()
         try:
             await asyncio.wait_for(self._idle.wait(), self._settings.shutdown_timeout / 2)
         except TimeoutError:

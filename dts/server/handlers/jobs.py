@@ -11,7 +11,6 @@ from dts.model import (
     Block,
     JobState,
     Outcome,
-    Part,
     Run,
     RunState,
     User,
@@ -30,7 +29,7 @@ from dts.wire import dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
 
 _SMALL = 16
-"""Jobs in a block whose parts are read along with its outcome: one round trip less for single jobs."""
+"""Jobs in a block whose parts are read without a look at its outcome first."""
 
 
 class JobParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,20 +114,20 @@ class JobHandler(DtsHandler):
         async with self.context.hub.waiter(run.id) as news:
             while True:
                 news.clear()
-                outcome, parts = await self._look(block)
+                fields = await self._result(block, index)
                 remaining = deadline - time.monotonic()
-                if outcome.ended >> index & 1 or remaining <= 0:
+                if fields is not None or remaining <= 0:
                     break
                 await wait_for_news(news, remaining)
-        self.answer(await self._describe(block, index, outcome, parts))
+        self.answer(await self._describe(block, index, fields))
 
     @signed
     async def delete(self, user: User, text: str) -> None:
         """Cancel the job. One that was cancelled before is cancelled still; one that ended otherwise is a conflict."""
         run, block, index = await self._find(user, text)
-        outcome, _ = await self._look(block)
+        outcome = await self._outcome(block)
         [ended] = await self.context.store.record([cancelled_candidate(outcome, 1 << index)])
-        description = await self._describe(block, index, *await self._look(block))
+        description = await self._describe(block, index, await self._result(block, index))
         if not ended and description["state"] != JobState.CANCELLED.value:
             state = description["state"]
             raise ApiError(ErrorCode.JOB_ENDED, f"job {text} cannot be cancelled: it has {state} already")
@@ -156,20 +155,26 @@ class JobHandler(DtsHandler):
             raise missing
         return run, block, index
 
-    async def _look(self, block: Block) -> tuple[Outcome, list[Part] | None]:
-        """What became of a block, and its parts when it is small: those of a large one are read when needed."""
-        store = self.context.store
-        if block.count <= _SMALL:
-            outcome, parts = await asyncio.gather(store.get_outcome(block.id), store.get_parts(block.id))
-        else:
-            outcome, parts = await store.get_outcome(block.id), None
+    async def _outcome(self, block: Block) -> Outcome:
+        outcome = await self.context.store.get_outcome(block.id)
         if outcome is None:
             raise ApiError(ErrorCode.INTERNAL_ERROR, f"the outcome of block {block.id} is missing in the store")
-        return outcome, parts
+        return outcome
 
-    async def _describe(
-        self, block: Block, index: int, outcome: Outcome, parts: list[Part] | None
-    ) -> dict[str, object]:
+    async def _result(self, block: Block, index: int) -> dict[str, object] | None:
+        """How the job with that index ended; None if it has not."""
+        store = self.context.store
+        # The parts of a small block are small: reading them at once is one round trip less for a single job.
+        if block.count > _SMALL and not (await self._outcome(block)).ended >> index & 1:
+            return None
+        for part in await store.get_parts(block.id):
+            if part.jobs >> index & 1:
+                for batch, result in part_results(part):
+                    if result.index == index:
+                        return {"state": STATES[result.status]} | result_fields(batch, result)
+        return None
+
+    async def _describe(self, block: Block, index: int, result: dict[str, object] | None) -> dict[str, object]:
         job = decode_block(block).jobs[index]
         description: dict[str, object] = {
             "id": job_id(block.run, block.first + index),
@@ -179,27 +184,11 @@ class JobHandler(DtsHandler):
             "kwargs": msgspec.Raw(job.kwargs or b"{}"),
             "created": round(block.created, 6),
         }
-        if not outcome.ended >> index & 1:
-            running = outcome.running >> index & 1
+        if result is None:
+            running = (await self._outcome(block)).running >> index & 1
             queued = JobState.QUEUED if block.published else JobState.ACCEPTED
-            description["state"] = (JobState.RUNNING if running else queued).value
-            return description
-        fields = _find_result(parts, index) if parts is not None else None
-        if fields is None:  # a large block, or the outcome is a moment newer than the parts that came with it
-            fields = _find_result(await self.context.store.get_parts(block.id), index)
-        if fields is None:
-            raise ApiError(ErrorCode.INTERNAL_ERROR, f"the result of job {description['id']} is missing in the store")
-        return description | fields
-
-
-def _find_result(parts: list[Part], index: int) -> dict[str, object] | None:
-    """How the job with that index ended, if it is in one of the parts."""
-    for part in parts:
-        if part.jobs >> index & 1:
-            for batch, result in part_results(part):
-                if result.index == index:
-                    return {"state": STATES[result.status]} | result_fields(batch, result)
-    return None
+            result = {"state": (JobState.RUNNING if running else queued).value}
+        return description | result
 
 
 async def wait_for_news(news: asyncio.Event, seconds: float) -> None:
