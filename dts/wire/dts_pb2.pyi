@@ -13,34 +13,66 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUCCEEDED: _ClassVar[Status]
     FAILED: _ClassVar[Status]
     CANCELLED: _ClassVar[Status]
+    RETRY: _ClassVar[Status]
 UNKNOWN: Status
 SUCCEEDED: Status
 FAILED: Status
 CANCELLED: Status
+RETRY: Status
 
 class Job(_message.Message):
-    __slots__ = ("index", "args", "kwargs", "attempt")
+    __slots__ = ("index", "args", "kwargs", "attempt", "kills", "fence", "options")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     KWARGS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     index: int
     args: bytes
     kwargs: bytes
     attempt: int
-    def __init__(self, index: _Optional[int] = ..., args: _Optional[bytes] = ..., kwargs: _Optional[bytes] = ..., attempt: _Optional[int] = ...) -> None: ...
+    kills: int
+    fence: int
+    options: Options
+    def __init__(self, index: _Optional[int] = ..., args: _Optional[bytes] = ..., kwargs: _Optional[bytes] = ..., attempt: _Optional[int] = ..., kills: _Optional[int] = ..., fence: _Optional[int] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+
+class Options(_message.Message):
+    __slots__ = ("soft_timeout", "timeout", "max_attempts", "retry_on", "memory_limit", "concurrency", "deadline", "recycle_after")
+    SOFT_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_ON_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    RECYCLE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    soft_timeout: float
+    timeout: float
+    max_attempts: int
+    retry_on: _containers.RepeatedScalarFieldContainer[str]
+    memory_limit: int
+    concurrency: int
+    deadline: float
+    recycle_after: int
+    def __init__(self, soft_timeout: _Optional[float] = ..., timeout: _Optional[float] = ..., max_attempts: _Optional[int] = ..., retry_on: _Optional[_Iterable[str]] = ..., memory_limit: _Optional[int] = ..., concurrency: _Optional[int] = ..., deadline: _Optional[float] = ..., recycle_after: _Optional[int] = ...) -> None: ...
 
 class JobBatch(_message.Message):
-    __slots__ = ("block", "run", "function", "jobs")
+    __slots__ = ("block", "run", "function", "jobs", "options", "lease")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     block: str
     run: str
     function: str
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
-    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ...) -> None: ...
+    options: Options
+    lease: bool
+    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., lease: _Optional[bool] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("type", "message", "traceback", "reason")
@@ -55,7 +87,7 @@ class Error(_message.Message):
     def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("index", "status", "value", "error", "duration", "offset", "attempt")
+    __slots__ = ("index", "status", "value", "error", "duration", "offset", "attempt", "delay", "kills", "fence", "partials")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +95,10 @@ class Result(_message.Message):
     DURATION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    PARTIALS_FIELD_NUMBER: _ClassVar[int]
     index: int
     status: Status
     value: bytes
@@ -70,10 +106,14 @@ class Result(_message.Message):
     duration: float
     offset: float
     attempt: int
-    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., value: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., duration: _Optional[float] = ..., offset: _Optional[float] = ..., attempt: _Optional[int] = ...) -> None: ...
+    delay: float
+    kills: int
+    fence: int
+    partials: bytes
+    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., value: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., duration: _Optional[float] = ..., offset: _Optional[float] = ..., attempt: _Optional[int] = ..., delay: _Optional[float] = ..., kills: _Optional[int] = ..., fence: _Optional[int] = ..., partials: _Optional[bytes] = ...) -> None: ...
 
 class ResultBatch(_message.Message):
-    __slots__ = ("block", "run", "function", "worker", "version", "started", "results", "running", "concurrent")
+    __slots__ = ("block", "run", "function", "worker", "version", "started", "results", "running", "concurrent", "claims", "progress")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +123,8 @@ class ResultBatch(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     block: str
     run: str
     function: str
@@ -92,7 +134,31 @@ class ResultBatch(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[Result]
     running: _containers.RepeatedScalarFieldContainer[int]
     concurrent: bool
-    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ..., concurrent: _Optional[bool] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    progress: _containers.RepeatedCompositeFieldContainer[Progress]
+    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ..., concurrent: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("index", "fence", "expires")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    fence: int
+    expires: float
+    def __init__(self, index: _Optional[int] = ..., fence: _Optional[int] = ..., expires: _Optional[float] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("index", "done", "total", "partials")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PARTIALS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    done: float
+    total: float
+    partials: bytes
+    def __init__(self, index: _Optional[int] = ..., done: _Optional[float] = ..., total: _Optional[float] = ..., partials: _Optional[bytes] = ...) -> None: ...
 
 class ResultPart(_message.Message):
     __slots__ = ("receipt", "block", "jobs", "body", "content_encoding")
@@ -115,7 +181,7 @@ class ResultPage(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[ResultPart, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("worker", "host", "pid", "version", "time", "started", "routes", "cpu_percent", "memory_percent", "disk_percent", "load_1m", "children", "jobs_running", "functions")
+    __slots__ = ("worker", "host", "pid", "version", "time", "started", "routes", "cpu_percent", "memory_percent", "disk_percent", "load_1m", "children", "jobs_running", "functions", "running", "state")
     class FunctionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +203,8 @@ class Heartbeat(_message.Message):
     CHILDREN_FIELD_NUMBER: _ClassVar[int]
     JOBS_RUNNING_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     host: str
     pid: int
@@ -151,7 +219,19 @@ class Heartbeat(_message.Message):
     children: int
     jobs_running: int
     functions: _containers.MessageMap[str, EventCounts]
-    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., started: _Optional[float] = ..., routes: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., load_1m: _Optional[float] = ..., children: _Optional[int] = ..., jobs_running: _Optional[int] = ..., functions: _Optional[_Mapping[str, EventCounts]] = ...) -> None: ...
+    running: _containers.RepeatedCompositeFieldContainer[RunningJob]
+    state: str
+    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., started: _Optional[float] = ..., routes: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., load_1m: _Optional[float] = ..., children: _Optional[int] = ..., jobs_running: _Optional[int] = ..., functions: _Optional[_Mapping[str, EventCounts]] = ..., running: _Optional[_Iterable[_Union[RunningJob, _Mapping]]] = ..., state: _Optional[str] = ...) -> None: ...
+
+class RunningJob(_message.Message):
+    __slots__ = ("job", "function", "started")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    function: str
+    started: float
+    def __init__(self, job: _Optional[str] = ..., function: _Optional[str] = ..., started: _Optional[float] = ...) -> None: ...
 
 class EventCounts(_message.Message):
     __slots__ = ("received", "done", "failed")
