@@ -18,7 +18,12 @@ stamp=".venv/.dts-${extra:-run}"
 wanted="$(cat pyproject.toml constraints.txt | cksum)"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! .venv/bin/python -c '' 2>/dev/null; then
     echo "setting up .venv${extra:+ with what $extra needs} …" >&2
-    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        "$python" -m venv --clear .venv || {
+            echo "cannot make a virtual environment with $python: install its venv module (Debian: python3-venv)" >&2
+            exit 1
+        }
+    fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
     echo "$wanted" > "$stamp"
 fi
