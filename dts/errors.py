@@ -2,6 +2,7 @@
 
     DtsError
     ├── ConfigError            a setting is missing, unknown or of the wrong type: the process does not start
+    │   └── CredentialsMissing no user name or no secret is given: a person at a terminal can be asked for it
     ├── InvalidInput           a caller's value breaks a rule of the model: answered 400, nothing is stored
     │   ├── InvalidName        a function, namespace, user or run name that is not allowed
     │   └── TooLarge           more bytes, jobs or nesting than the limit says
@@ -10,6 +11,7 @@
     ├── StoreError
     │   ├── StoreUnavailable   the store cannot be reached now: answered 503, retried by daemons
     │   ├── DuplicateKey       something with that id exists already: answered 409
+    │   ├── LastAdministrator  the write would leave no administrator: answered 409
     │   └── BlockConflict      another block is stored under that number: answered 409
     ├── BrokerError
     │   └── BrokerUnavailable  not confirmed in time; it may or may not be stored, so the caller publishes again
@@ -44,6 +46,10 @@ class ConfigError(DtsError):
     """The configuration is not valid."""
 
 
+class CredentialsMissing(ConfigError):
+    """No user name or no secret is given."""
+
+
 class InvalidInput(DtsError):
     """The input is not valid."""
 
@@ -74,6 +80,10 @@ class StoreUnavailable(StoreError):
 
 class DuplicateKey(StoreError):
     """Something with that id exists already."""
+
+
+class LastAdministrator(StoreError):
+    """This is the last administrator who can sign in: make somebody else one first."""
 
 
 class BlockConflict(StoreError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dts.auth import Credentials
-from dts.errors import ConfigError, InvalidName
+from dts.errors import ConfigError, CredentialsMissing, InvalidName
 from dts.model import check_user_id
 
 CREDENTIALS_FILE = Path("~/.config/dts/credentials.toml")
@@ -50,19 +50,20 @@ def load_credentials(
     """The credentials of whoever runs the command; `username` and `secret_file` are its flags.
 
     Raises:
-        ConfigError: there are none, they are incomplete, or a file cannot be read; says what to do.
+        CredentialsMissing: there are none, or they are incomplete; says what to do.
+        ConfigError: a file cannot be read, or the name cannot be a user's.
     """
     variables = os.environ if environment is None else environment
     flags = _Source(username, None, secret_file)
     given = _Source(*(variables.get(f"DTS_{name}") or None for name in ("USERNAME", "SECRET", "SECRET_FILE")))
     sources = [flags, given]
     if not (any(each.username for each in sources) and _with_secret(sources)):
-        sources.append(_read_file(file.expanduser()))
+        sources.append(_source_in(file))
     name = next((each.username for each in sources if each.username), None)
     source = _with_secret(sources)
     if name is None or source is None:
         missing = "user name" if name is None else f"secret for {name}"
-        raise ConfigError(f"no {missing} is given. Give {HELP}")
+        raise CredentialsMissing(f"no {missing} is given. Give {HELP}")
     try:
         check_user_id(name)
     except InvalidName as error:
@@ -92,19 +93,35 @@ def _secret_of(source: _Source) -> str:
     return secret
 
 
-def _read_file(path: Path) -> _Source:
+def load_server_url(*, environment: Mapping[str, str] | None = None, file: Path = CREDENTIALS_FILE) -> str | None:
+    """The server to talk to when a command is not told: DTS_SERVER_URL, else `url` in the credentials file, else None.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    variables = os.environ if environment is None else environment
+    return variables.get("DTS_SERVER_URL") or _read_file(file.expanduser()).get("url")
+
+
+def _source_in(file: Path) -> _Source:
+    table = _read_file(file.expanduser())
+    return _Source(table.get("username"), table.get("secret"), table.get("secret_file"))
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    """The table in a credentials file; {} when there is none."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return _Source(None, None, None)
+        return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    unknown = sorted(table.keys() - {"username", "secret", "secret_file"})
+    unknown = sorted(table.keys() - {"username", "secret", "secret_file", "url"})
     if unknown or not all(isinstance(value, str) for value in table.values()):
-        raise ConfigError(f"{path} may have username, secret and secret_file, each a string" + _listed(unknown))
-    return _Source(table.get("username"), table.get("secret"), table.get("secret_file"))
+        raise ConfigError(f"{path} may have username, secret, secret_file and url, each a string" + _listed(unknown))
+    return table
 
 
 def _listed(unknown: list[str]) -> str:

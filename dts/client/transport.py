@@ -117,7 +117,14 @@ class Transport:
             self._http = None
 
     async def call(
-        self, method: str, path: str, params: object = None, *, query: Mapping[str, object] | None = None, **how: Any
+        self,
+        method: str,
+        path: str,
+        params: object = None,
+        *,
+        query: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **how: Any,
     ) -> Any:
         """Make a JSON request with `params`, if any, and return the answer's `result`. `how` goes to `request`.
 
@@ -126,10 +133,10 @@ class Transport:
             ServerUnavailable: it was given up.
         """
         body = None if params is None else msgspec.json.encode({"params": params})
-        headers = {"Accept": "application/json"}
+        fields = {"Accept": "application/json", **(headers or {})}
         if body is not None:
-            headers["Content-Type"] = "application/json"
-        answer = await self.request(method, path, query=query, body=body, headers=headers, **how)
+            fields["Content-Type"] = "application/json"
+        answer = await self.request(method, path, query=query, body=body, headers=fields, **how)
         try:
             return msgspec.json.decode(answer.body)["result"]
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
