@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
+import signal
 import sys
 import time
 
@@ -25,6 +27,8 @@ then, in another terminal:
 _STOP_TIMEOUT = 45.0
 """Seconds that a part gets to finish its work; longer than a worker takes to drain."""
 
+_PR_SET_PDEATHSIG = 1
+
 _STEADY = 10.0
 """A part that ran for this many seconds before it died is started again at once."""
 
@@ -43,7 +47,10 @@ class Part:
         while True:
             began = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # one system call, and this process has no other threads
             )
             code = await self._process.wait()
             if code in (EXIT_OK, EXIT_USAGE):
@@ -99,6 +106,12 @@ def main() -> int:
         return EXIT_OK if shutdown.requested.is_set() else next((code for code in codes if code), EXIT_FAILED)
 
     return run(supervise)
+
+
+def _end_with_parent() -> None:
+    """In a part, before it becomes its command: be told to end when this process is killed (prctl(2), Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _given(options: object, *names: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""`python -m dts`: everything on one machine, started and ended as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.services.deployment import Deployment, rows, wait_until
+
+
+def start(deployment: Deployment, *flags: str) -> psutil.Process:
+    deployment.start("dts", sys.executable, "-m", "dts", "--port", str(deployment.port), *flags)
+    deployment.wait_ready("dts")
+    return psutil.Process(deployment.pid("dts"))
+
+
+def test_a_file_goes_through(embedded: Deployment, lines_file: Callable[[int], Path], tmp_path: Path) -> None:
+    start(embedded)
+    done = embedded.run_client("text/upper", lines_file(3000), tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    assert "3000 lines: 3000 succeeded, 0 failed" in done.stderr
+    assert len(rows(tmp_path / "out.json")) == 3000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_behind(embedded: Deployment, number: signal.Signals) -> None:
+    tree = start(embedded)
+    wait_until(lambda: len(tree.children(recursive=True)) >= 3, "server, worker and children")
+    parts = tree.children(recursive=True)
+    embedded.signal("dts", number)
+    code = embedded.wait("dts")
+    assert code == (0 if number != signal.SIGKILL else -signal.SIGKILL), embedded.log("dts")
+    wait_until(lambda: not any(part.is_running() for part in parts), "all parts to end")
+
+
+def test_a_part_that_dies_is_started_again(
+    embedded: Deployment, lines_file: Callable[[int], Path], tmp_path: Path
+) -> None:
+    tree = start(embedded)
+    for part in tree.children():
+        os.kill(part.pid, signal.SIGKILL)
+    wait_until(lambda: len(tree.children()) == 2, "both parts to be back")
+    embedded.wait_ready("dts")
+    done = embedded.run_client("text/upper", lines_file(100), tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_port_in_use_is_said_at_once(embedded: Deployment, tmp_path: Path) -> None:
+    start(embedded)
+    with Deployment(tmp_path / "other", port=embedded.port) as other:
+        other.start("dts", sys.executable, "-m", "dts", "--port", str(embedded.port))
+        assert other.wait("dts") == 2
+        assert f"cannot listen on 127.0.0.1:{embedded.port}" in other.log("dts")
