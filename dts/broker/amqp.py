@@ -20,7 +20,7 @@ from dts.broker.abc import (
 )
 from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection
 from dts.broker.amqp_consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsumer, AmqpSubscription
-from dts.broker.amqp_link import REQUEST_TIMEOUT, Backoff, Link, Tap, ensure_queue, scratch_channel
+from dts.broker.amqp_link import NOT_FOUND, REQUEST_TIMEOUT, Backoff, Link, Tap, ensure_queue, scratch_channel
 from dts.broker.amqp_url import parse_amqp_url
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
@@ -31,7 +31,6 @@ PING_TIMEOUT = 2.0
 DEPTH_TIMEOUT = 5.0
 BROADCAST_TIMEOUT = 2.0
 SUBSCRIBE_TIMEOUT = 5.0
-NOT_FOUND = 404
 
 
 class AmqpBroker(Broker):
@@ -92,7 +91,12 @@ class AmqpBroker(Broker):
             raise BrokerUnavailable(self._why_not(queue, len(left), timeout)) from error
 
     async def _publish_once(self, queue: str, messages: list[Message]) -> list[Message]:
-        """Publish and return the messages that are not known to be stored."""
+        """Publish and return the messages that are not known to be stored.
+
+        When the caller gives up, the channel stays: a late confirm finds the batch by its tag, and nobody waits for it.
+        A connection that is truly dead falls to the heartbeats, while one that is only blocked would be replaced by
+        another that is blocked as well.
+        """
         connection = await self._outward.connection()
         try:
             await ensure_queue(connection, queue, self._url.delivery_limit)

@@ -18,6 +18,14 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT = 30.0
 """Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
 
+REGISTRY_SAVED_AFTER = 1.0
+"""Seconds before a new quorum queue is used. RabbitMQ (seen with 3.10) writes its registry of quorum queues to disk
+only after half a second: killed before that, it comes back with a queue that has no leader ever again, and what was
+confirmed is lost."""
+
+NOT_FOUND = 404
+"""AMQP 0-9-1 reply code: there is no such queue."""
+
 PRECONDITION_FAILED = 406
 """AMQP 0-9-1 reply code: among others, the queue exists with other arguments."""
 
@@ -89,6 +97,10 @@ class Link:
                 self.tried.set()
                 await backoff.wait()
                 continue
+            except Exception:
+                log.exception("cannot connect to %s, will try again", self._url)
+                await backoff.wait()
+                continue
             log.info("connected to %s for %s", self._url, self._purpose)
             failures = 0
             await self._hold(connection, backoff)
@@ -130,13 +142,16 @@ async def ensure_queue(connection: Connection, queue: str, delivery_limit: int) 
     if queue in connection.declared:
         return
     async with connection.declaring, asyncio.timeout(REQUEST_TIMEOUT):
-        for name in (DEAD, queue):
-            if name not in connection.declared:
-                await _declare(connection, name, _arguments(connection, name, delivery_limit))
-                connection.declared.add(name)
+        missing = [name for name in (DEAD, queue) if name not in connection.declared]
+        made = [await _declare(connection, name, _arguments(connection, name, delivery_limit)) for name in missing]
+        if any(made):
+            await asyncio.sleep(REGISTRY_SAVED_AFTER)
+        connection.declared.update(missing)
 
 
-async def _declare(connection: Connection, queue: str, arguments: dict[str, str | int]) -> None:
+async def _declare(connection: Connection, queue: str, arguments: dict[str, str | int]) -> bool:
+    """Declare a queue; returns whether it was not there before."""
+    is_new = not await _exists(connection, queue)
     try:
         async with scratch_channel(connection) as channel:
             await channel.queue_declare(queue, durable=True, arguments=arguments)
@@ -145,6 +160,18 @@ async def _declare(connection: Connection, queue: str, arguments: dict[str, str 
             raise
         # Arguments of a queue cannot be changed: what an older configuration made is used as it is.
         log.warning("queue %s exists with other arguments, and is used so: %s", queue, error.message)
+    return is_new
+
+
+async def _exists(connection: Connection, queue: str) -> bool:
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 def _arguments(connection: Connection, queue: str, delivery_limit: int) -> dict[str, str | int]:
@@ -213,6 +240,9 @@ class Tap(ABC):
                 log.info("%s: channel lost (%s), opening another", self._name, self._channel.why)
             except AMQP_ERRORS as error:
                 log.warning("%s: cannot open a channel, will try again: %r", self._name, error)
+            except Exception:
+                # A consumer that ends in silence would be worse than one that complains for ever.
+                log.exception("%s: cannot open a channel, will try again", self._name)
             finally:
                 self._drop_channel()
             await backoff.wait()

@@ -1,7 +1,7 @@
 """A private RabbitMQ for tests and benchmarks: a real server on free ports of 127.0.0.1, in a temporary folder.
 
-The server process is the direct child of the process that starts it and asks the kernel to be killed with it, so that
-nothing is left behind when a test run is interrupted, even by SIGKILL. This module needs no test framework.
+A guard process kills the server and removes the folder when the process that started them ends in whatever way, so
+that nothing is left behind by a test run that is interrupted, even by SIGKILL. This module needs no test framework.
 """
 
 from __future__ import annotations
@@ -51,11 +51,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class RabbitServer:
-    """A RabbitMQ of one's own. `start`, then `kill` and `start` again on the same data, then `stop`.
+GUARD = """\
+while read -r pid; do pids="$pids $pid"; done
+for pid in $pids; do kill -9 "-$pid" 2>/dev/null; done
+rm -rf -- "$1"
+"""
+"""Reads process groups until its input ends, as it does with the process at the other end; then kills them."""
 
-    Start it from the main thread: the kernel ties the server's life to the thread that started it.
-    """
+
+class RabbitServer:
+    """A RabbitMQ of one's own. `start`, then `kill` and `start` again on the same data, then `stop`."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dts-rabbit-"))
@@ -65,6 +70,7 @@ class RabbitServer:
         self._node = f"dts-{uuid.uuid4().hex[:12]}@localhost"
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=self.port))
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "home").mkdir()
@@ -136,9 +142,11 @@ class RabbitServer:
 
     def stop(self) -> None:
         """End everything and remove the folder. May be called twice."""
-        for process in (self._server, self._epmd):
+        for process in (self._guard, self._server, self._epmd):
             if process is not None:
                 _kill_group(process)
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def evaluate(self, erlang: str) -> str:
@@ -199,9 +207,8 @@ class RabbitServer:
 
     def _popen(self, command: list[str], output: str) -> subprocess.Popen[bytes]:
         with (self.folder / output).open("ab") as out:
-            # setpriv becomes the command, after it has asked the kernel to kill it when we end in whatever way.
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+            process = subprocess.Popen(
+                command,
                 env=self._environment(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -209,6 +216,16 @@ class RabbitServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._guard_against_our_end(process.pid)
+        return process
+
+    def _guard_against_our_end(self, pid: int) -> None:
+        if self._guard is None:
+            command = ["sh", "-c", GUARD, "guard", str(self.folder)]
+            self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{pid}\n".encode())
+        self._guard.stdin.flush()
 
     def _accepts_amqp(self) -> bool:
         """Whether the port answers a protocol header with the method frame Connection.Start."""

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from dts.broker import Broker, open_broker
+from dts.broker import Broker, amqp_link, open_broker
 from tests.conformance.broker.peer import Peer
 from tests.services.rabbitmq import RabbitServer, available
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The event loop of all tests here."""
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop of all tests here, and for some of them the one of asyncio as well."""
+    if "test_events" in item.nodeid:
+        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 
 
@@ -40,6 +42,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/queue.db?delivery_limit=3"
     server: RabbitServer = request.getfixturevalue("rabbit")
     return f"{server.url}?delivery_limit=3"
+
+
+@pytest.fixture(autouse=True)
+def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queues of RabbitMQ are used at once, but in tests that kill it: each test makes some, which costs a second."""
+    if "own" not in request.fixturenames:
+        monkeypatch.setattr(amqp_link, "REGISTRY_SAVED_AFTER", 0.0)
 
 
 @pytest.fixture
