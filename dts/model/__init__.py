@@ -1,9 +1,25 @@
 """Plain data and its rules. Imports nothing but `dts.errors` and the standard library."""
 
+from dts.model.admin import (
+    ADMINISTRATOR,
+    ANY_NAMESPACE,
+    DEFAULT_ROUTE,
+    Function,
+    Limits,
+    Namespace,
+    Operation,
+    Record,
+    Seal,
+    User,
+    VirtualHost,
+)
 from dts.model.job import Job, JobError, Result
 from dts.model.names import (
+    RESERVED_NAMESPACE,
     FunctionName,
     block_id,
+    check_host_id,
+    check_namespace,
     check_user_id,
     is_id,
     job_id,
@@ -13,23 +29,23 @@ from dts.model.names import (
 )
 from dts.model.outcome import Merge, merge
 from dts.model.records import (
-    DEFAULT_ROUTE,
     MAX_BLOCK_SIZE,
     Block,
     Candidate,
     DeadLetter,
-    Function,
     Outcome,
     Part,
     Run,
     Statistics,
-    User,
 )
 from dts.model.states import JobState, RunState
 
 __all__ = [
+    "ADMINISTRATOR",
+    "ANY_NAMESPACE",
     "DEFAULT_ROUTE",
     "MAX_BLOCK_SIZE",
+    "RESERVED_NAMESPACE",
     "Block",
     "Candidate",
     "DeadLetter",
@@ -38,15 +54,23 @@ __all__ = [
     "Job",
     "JobError",
     "JobState",
+    "Limits",
     "Merge",
+    "Namespace",
+    "Operation",
     "Outcome",
     "Part",
+    "Record",
     "Result",
     "Run",
     "RunState",
+    "Seal",
     "Statistics",
     "User",
+    "VirtualHost",
     "block_id",
+    "check_host_id",
+    "check_namespace",
     "check_user_id",
     "is_id",
     "job_id",

@@ -14,6 +14,7 @@ RESERVED_NAMESPACE = "server"
 
 _PART = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _USER = re.compile(r"[a-z][a-z0-9_.@-]{0,63}")
+_HOST = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _ID = re.compile(r"[0-9a-z]{26}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
@@ -53,6 +54,30 @@ def check_user_id(user_id: object) -> str:
     if isinstance(user_id, str) and _USER.fullmatch(user_id):
         return user_id
     raise InvalidName(f"{_shown(user_id)} is not a user name: a lower-case letter, then at most 63 of a-z 0-9 _ . @ -")
+
+
+def check_namespace(name: object) -> str:
+    """Return `name` if it may name a namespace.
+
+    Raises:
+        InvalidName: it is not a string that matches `[a-z][a-z0-9_]{0,63}` in full, or it is the reserved one.
+    """
+    if isinstance(name, str) and _PART.fullmatch(name):
+        if name == RESERVED_NAMESPACE:
+            raise InvalidName(f"the namespace {name} is reserved for what runs inside the server: choose another name")
+        return name
+    raise InvalidName(f"{_shown(name)} is not a namespace: a lower-case letter, then at most 63 of a-z 0-9 _")
+
+
+def check_host_id(host_id: object) -> str:
+    """Return `host_id` if it may name a host.
+
+    Raises:
+        InvalidName: it is not a string that matches `[a-z0-9][a-z0-9.-]{0,63}` in full.
+    """
+    if isinstance(host_id, str) and _HOST.fullmatch(host_id):
+        return host_id
+    raise InvalidName(f"{_shown(host_id)} is not a host: a lower-case letter or digit, then at most 63 of a-z 0-9 . -")
 
 
 def new_id() -> str:

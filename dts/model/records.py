@@ -1,4 +1,4 @@
-"""What a store keeps: users, functions, runs, blocks and outcomes. Plain frozen data; the rules are in `outcome`."""
+"""What a store keeps of work: runs, blocks and outcomes. Plain frozen data; the rules are in `outcome`."""
 
 from __future__ import annotations
 
@@ -9,45 +9,6 @@ from dts.model.states import JobState, RunState
 
 MAX_BLOCK_SIZE = 2048
 """Jobs in a block at most: keeps a block's outcome with all its inline parts well under MongoDB's 16 MB a document."""
-
-
-DEFAULT_ROUTE = "default"
-"""Where a function's jobs go unless its record says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Someone who signs requests.
-
-    `key` is the signing key, derived from id and secret and encrypted with the server's key file: a store never
-    sees the secret, nor a key that it could use. `created` is in seconds since the epoch.
-    """
-
-    id: str
-    key: bytes
-    roles: frozenset[str] = frozenset({"user"})
-    created: float = 0.0
-
-    @property
-    def is_administrator(self) -> bool:
-        """Whether this user may do everything."""
-        return "administrator" in self.roles
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """Registered code, `ns/func`.
-
-    `mean_duration` is that of recent attempts, in seconds; None before the first. `concurrent` says that attempts
-    share a child (`async def`), so that many take as long as one.
-    """
-
-    name: str
-    description: str = ""
-    route: str = DEFAULT_ROUTE
-    created: float = 0.0
-    mean_duration: float | None = None
-    concurrent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The contract of a store: what every back end promises, and the conformance suite checks.
 
-A store keeps users, functions, runs, blocks and outcomes. Every write that this contract calls durable has
-reached stable storage (on MongoDB: a majority and its journal; on SQLite: an fsync) when the call returns.
-An operation costs per block, not per job: nothing here decodes a block or a part.
+A store keeps the records and the log of administrators, runs, blocks and outcomes. Every write that this contract
+calls durable has reached stable storage (on MongoDB: a majority and its journal; on SQLite: an fsync) when the call
+returns. An operation costs per block, not per job: nothing here decodes a block or a part.
 
 Several processes may use one store at once. No method blocks the event loop. Every method raises StoreUnavailable
 when the service does not answer in a few seconds; nothing or all of that call's effect may be stored then, and every
@@ -21,13 +21,17 @@ from dts.model import (
     Candidate,
     DeadLetter,
     Function,
+    Operation,
     Outcome,
     Part,
+    Record,
     Run,
     RunState,
+    Seal,
     Statistics,
     User,
 )
+from dts.store.records import R, Where
 
 
 class Store(ABC):
@@ -56,39 +60,80 @@ class Store(ABC):
             StoreUnavailable: it does not, within two seconds.
         """
 
-    # users and functions
+    # records: users, namespaces, functions, hosts
 
     @abstractmethod
+    async def add_record(self, record: Record) -> None:
+        """Add a record, durably.
+
+        Raises:
+            DuplicateKey: there is one of its kind and id.
+        """
+
+    @abstractmethod
+    async def get_record(self, kind: type[R], record_id: str) -> R | None:
+        """The record of that kind and id, or None."""
+
+    @abstractmethod
+    async def list_records(
+        self, kind: type[R], *, where: Where | None = None, limit: int | None = 100, after: str | None = None
+    ) -> list[R]:
+        """Records of a kind by id, those that match `where`, from the one that follows the id `after`; None: all.
+
+        The names in `where` are fields of the record (a function has `id` for its name, and `namespace`), and the
+        caller's own, never a user's text.
+        """
+
+    @abstractmethod
+    async def replace_record(self, record: Record, *, version: int) -> bool:
+        """Put a record in the place of the one of its id if that has the given version; durably and atomically.
+
+        Returns whether it did. The record brings its new version along.
+
+        Raises:
+            LastAdministrator: no user would be left who is an administrator and not disabled; nothing is changed,
+                however many try at the same time.
+        """
+
+    @abstractmethod
+    async def delete_record(self, kind: type[Record], record_id: str, *, version: int) -> bool:
+        """Delete the record of that kind and id if it has the given version; durably. Returns whether it did.
+
+        Raises:
+            LastAdministrator: as `replace_record`.
+        """
+
     async def add_user(self, user: User) -> None:
         """Add a user, durably.
 
         Raises:
             DuplicateKey: there is a user of that id.
         """
+        await self.add_record(user)
 
-    @abstractmethod
     async def get_user(self, user_id: str) -> User | None:
         """The user of that id, or None."""
+        return await self.get_record(User, user_id)
 
-    @abstractmethod
     async def has_users(self) -> bool:
         """Whether there is any user at all."""
+        return bool(await self.list_records(User, limit=1))
 
-    @abstractmethod
     async def add_function(self, function: Function) -> None:
         """Register a function, durably.
 
         Raises:
             DuplicateKey: a function of that name is registered.
         """
+        await self.add_record(function)
 
-    @abstractmethod
     async def get_function(self, name: str) -> Function | None:
         """The function of that name, or None."""
+        return await self.get_record(Function, name)
 
-    @abstractmethod
     async def list_functions(self) -> list[Function]:
         """All functions, by name."""
+        return await self.list_records(Function, limit=None)
 
     @abstractmethod
     async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
@@ -217,6 +262,35 @@ class Store(ABC):
     async def retrievables(self, user: str, *, limit: int) -> list[str]:
         """Ids of up to `limit` jobs of a user that have ended and are not collected, oldest run first."""
 
+    @abstractmethod
+    async def count_unfinished(
+        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
+    ) -> int:
+        """How many jobs have not ended, of a user, of a function, of a namespace's functions, or of all."""
+
+    # operations
+
+    @abstractmethod
+    async def append_operation(self, operation: Operation, seal: Seal) -> Operation:
+        """Append an entry to the operation log, durably, and return it with its `seq`, `previous` and `hash`.
+
+        `seal` gives the hash of an entry that has the other two; it may be called from another thread, and more than
+        once. The log stays one chain without gaps, however many processes append at the same time.
+        """
+
+    @abstractmethod
+    async def list_operations(
+        self, *, where: Where | None = None, limit: int = 100, after: int | None = None, newest_first: bool = True
+    ) -> list[Operation]:
+        """Entries of the operation log in order of `seq`, from the one that follows `after`.
+
+        The names in `where` are among OPERATION_FILTERS, each with one value.
+        """
+
+    @abstractmethod
+    async def operations_head(self) -> tuple[int, str]:
+        """`seq` and `hash` of the entry that was appended last, kept apart from the log; 0 and "" before the first."""
+
     # dead letters
 
     @abstractmethod
@@ -226,6 +300,10 @@ class Store(ABC):
     @abstractmethod
     async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
         """Dead letters, by id, from the one that follows the id `after`."""
+
+    @abstractmethod
+    async def delete_dead_letters(self, letter_ids: Sequence[str]) -> None:
+        """Delete dead letters, durably. Unknown ids are passed over."""
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from dts.errors import DuplicateKey
@@ -13,15 +13,13 @@ from dts.model import (
     Block,
     Candidate,
     DeadLetter,
-    Function,
     Outcome,
     Part,
     Run,
     RunState,
     Statistics,
-    User,
 )
-from dts.store.abc import Store
+from dts.store.mongo_admin import ADMIN_INDEXES, MongoAdminStore
 from dts.store.mongo_blocks import Blocks
 from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import MongoConnection, insert_new, translating
@@ -29,12 +27,8 @@ from dts.store.mongo_documents import (
     Document,
     dead_letter_document,
     dead_letter_from,
-    function_document,
-    function_from,
     run_document,
     run_from,
-    user_document,
-    user_from,
 )
 from dts.store.mongo_outcomes import Recorder
 from dts.store.mongo_results import Results
@@ -67,13 +61,15 @@ INDEXES: dict[str, list[IndexModel]] = {
             name="uncollected_by_user",
             partialFilterExpression=_UNCOLLECTED,
         ),
+        _index("function", "user", name="unfinished", partialFilterExpression={"open": True}),
         _index("due", "number", "run", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}),
     ],
     "nonces": [_index("expires", expireAfterSeconds=0)],
+    **ADMIN_INDEXES,
 }
 
 
-class MongoStore(Store):
+class MongoStore(MongoAdminStore):
     """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
 
     def __init__(self, url: str) -> None:
@@ -105,38 +101,7 @@ class MongoStore(Store):
     async def ping(self) -> None:
         await self._connection.ping()
 
-    # users and functions
-
-    async def add_user(self, user: User) -> None:
-        await self._insert("users", user_document(user), f"there is a user {user.id} already")
-
-    async def get_user(self, user_id: str) -> User | None:
-        document = await self._get("users", user_id)
-        return user_from(document) if document else None
-
-    @translating
-    async def has_users(self) -> bool:
-        return await self._connection.collection("users").find_one({}, {"_id": 1}) is not None
-
-    async def add_function(self, function: Function) -> None:
-        taken = f"the function {function.name} is registered already"
-        await self._insert("functions", function_document(function), taken)
-
-    async def get_function(self, name: str) -> Function | None:
-        document = await self._get("functions", name)
-        return function_from(document) if document else None
-
-    async def list_functions(self) -> list[Function]:
-        return [function_from(document) for document in await self._list("functions", {})]
-
-    @translating
-    async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
-        updates = [
-            UpdateOne({"_id": storable(name)}, {"$set": {"mean_duration": mean, "concurrent": concurrent}})
-            for name, (mean, concurrent) in speeds.items()
-        ]
-        if updates:
-            await self._connection.quick("functions").bulk_write(updates, ordered=False)
+    # nonces
 
     @translating
     async def use_nonce(self, user_id: str, nonce: str, expires: float) -> bool:

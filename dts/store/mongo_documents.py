@@ -1,16 +1,16 @@
 """Documents of a MongoDB store from and to the model's records, and nothing else.
 
 An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
-to be published) and `lease` for claims; `at_work` and `uncollected` count jobs, for statistics from an index;
-`collected` and `closed` say what clients have, and `collects` and `collectors` guard their changes. `batches` has the
-parts, see `mongo_parts`; it is last, because MongoDB reads a document from its start.
+to be published) and `lease` for claims, `open` while jobs have not ended; `at_work` and `uncollected` count jobs, for
+statistics from an index; `collected` and `closed` say what clients have, and `collects` and `collectors` guard their
+changes. `batches` has the parts, see `mongo_parts`; it is last, because MongoDB reads a document from its start.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dts.model import Block, DeadLetter, Function, Outcome, Run, RunState, User, bitmap
+from dts.model import Block, DeadLetter, Outcome, Run, RunState, bitmap
 from dts.store.shared import headers_from_text, headers_to_text, storable
 
 Document = dict[str, Any]
@@ -32,33 +32,6 @@ GUARDED = {
     )
 }
 """The projection of an outcome's document that `outcome_from` needs."""
-
-
-def user_document(user: User) -> Document:
-    """The document of a user."""
-    return {"_id": user.id, "key": user.key, "roles": sorted(user.roles), "created": user.created}
-
-
-def user_from(document: Document) -> User:
-    """The user of a document."""
-    return User(document["_id"], document["key"], frozenset(document["roles"]), document["created"])
-
-
-def function_document(function: Function) -> Document:
-    """The document of a function."""
-    return {
-        "_id": function.name,
-        "description": storable(function.description),
-        "route": function.route,
-        "created": function.created,
-        "mean_duration": function.mean_duration,
-        "concurrent": function.concurrent,
-    }
-
-
-def function_from(document: Document) -> Function:
-    """The function of a document."""
-    return Function(name=document.pop("_id"), **document)
 
 
 def run_document(run: Run) -> Document:
@@ -125,6 +98,7 @@ def empty_outcome_document(block: Block) -> Document:
         "count": block.count,
         "created": block.created,
         "published": block.published,
+        "open": True,
         "lease": 0.0,
         "ended": b"",
         "running": b"",

@@ -163,5 +163,5 @@ def _update(merged: Merge, batch: Document | None) -> UpdateOne:
         changes["$push"] = {"batches": batch}
         changes["$inc"] = {"uncollected": (merged.after.ended & ~merged.before.ended).bit_count()}
     if not merged.after.unfinished:
-        changes["$unset"] = {"due": ""}  # nothing of it is left to publish
+        changes["$unset"] = {"due": "", "open": ""}  # nothing of it is left to publish, or to wait for
     return UpdateOne({"_id": merged.before.block, "n_parts": merged.before.parts}, changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from sqlite3 import Connection, IntegrityError
 
@@ -13,32 +13,24 @@ from dts.model import (
     Block,
     Candidate,
     DeadLetter,
-    Function,
     Outcome,
     Part,
     Run,
     RunState,
     Statistics,
-    User,
 )
 from dts.store import sqlite_blocks, sqlite_outcomes
-from dts.store.abc import Store
 from dts.store.shared import parse_receipts, storable
+from dts.store.sqlite_admin import SqliteAdminStore
 from dts.store.sqlite_rows import (
     DEAD_LETTER,
-    FUNCTION,
     RUN,
-    USER,
     Row,
     dead_letter_from,
     dead_letter_row,
-    function_from,
-    function_row,
     marks,
     run_from,
     run_row,
-    user_from,
-    user_row,
 )
 from dts.store.sqlite_schema import NONCES, TABLES, connect, open_database
 from dts.store.sqlite_thread import DatabaseThread
@@ -47,7 +39,7 @@ _PREFIX = "sqlite:///"
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 
-class SqliteStore(Store):
+class SqliteStore(SqliteAdminStore):
     """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
 
     Three threads, each with a connection: writes, reads, and nonces. Those are in a file of their own, beside, so that
@@ -88,34 +80,7 @@ class SqliteStore(Store):
         except TimeoutError as error:
             raise StoreUnavailable("the store's file does not answer") from error
 
-    # users and functions
-
-    async def add_user(self, user: User) -> None:
-        await self._insert("users", USER, user_row(user), f"there is a user {user.id} already")
-
-    async def get_user(self, user_id: str) -> User | None:
-        row = await self._one(f"SELECT {USER} FROM users WHERE id = ?", storable(user_id))
-        return user_from(row) if row else None
-
-    async def has_users(self) -> bool:
-        return await self._one("SELECT 1 FROM users LIMIT 1") is not None
-
-    async def add_function(self, function: Function) -> None:
-        taken = f"the function {function.name} is registered already"
-        await self._insert("functions", FUNCTION, function_row(function), taken)
-
-    async def get_function(self, name: str) -> Function | None:
-        row = await self._one(f"SELECT {FUNCTION} FROM functions WHERE name = ?", storable(name))
-        return function_from(row) if row else None
-
-    async def list_functions(self) -> list[Function]:
-        rows = await self._all(f"SELECT {FUNCTION} FROM functions ORDER BY name")
-        return [function_from(row) for row in rows]
-
-    async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
-        values = [(mean, concurrent, storable(name)) for name, (mean, concurrent) in speeds.items()]
-        update = "UPDATE functions SET mean_duration = ?, concurrent = ? WHERE name = ?"
-        await self._writer.submit(lambda db: _execute_many(db, update, values), durable=False)
+    # nonces
 
     async def use_nonce(self, user_id: str, nonce: str, expires: float) -> bool:
         key = storable(user_id), storable(nonce)

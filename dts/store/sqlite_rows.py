@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dts.model import Block, DeadLetter, Function, Outcome, Part, Run, RunState, User, bitmap
+from dts.model import Block, DeadLetter, Outcome, Part, Run, RunState, bitmap
 from dts.store.shared import headers_from_text, headers_to_text, storable
 
 Row = tuple[Any, ...]
 
-USER = "id, key, roles, created"
-FUNCTION = "name, description, route, created, mean_duration, concurrent"
 RUN = "id, user, function, block_size, state, paused, created"
 BLOCK = "id, run, number, first, user, function, count, content_encoding, digest, created, published"
 OUTCOME = "id, run, first, user, function, count, ended, running, succeeded, failed, cancelled, parts"
@@ -21,34 +19,6 @@ DEAD_LETTER = "id, queue, reason, content_encoding, headers, died, body"
 def marks(columns: str) -> str:
     """As many question marks as there are columns."""
     return ", ".join("?" for _ in columns.split(","))
-
-
-def user_row(user: User) -> Row:
-    """A row of USER."""
-    return user.id, user.key, " ".join(sorted(user.roles)), user.created
-
-
-def user_from(row: Row) -> User:
-    """A user from a row of USER."""
-    return User(row[0], row[1], frozenset(row[2].split()), row[3])
-
-
-def function_row(function: Function) -> Row:
-    """A row of FUNCTION."""
-    return (
-        function.name,
-        storable(function.description),
-        function.route,
-        function.created,
-        function.mean_duration,
-        function.concurrent,
-    )
-
-
-def function_from(row: Row) -> Function:
-    """A function from a row of FUNCTION."""
-    name, description, route, created, mean_duration, concurrent = row
-    return Function(name, description, route, created, mean_duration, bool(concurrent))
 
 
 def run_row(run: Run) -> Row:

@@ -20,14 +20,19 @@ SCHEMA_VERSION = 1
 """What `PRAGMA user_version` says of a file with these tables."""
 
 TABLES = """
-CREATE TABLE users (
-    id TEXT PRIMARY KEY, key BLOB NOT NULL, roles TEXT NOT NULL, created REAL NOT NULL
-) STRICT, WITHOUT ROWID;
+CREATE TABLE users (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE namespaces (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE functions (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE vhosts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 
-CREATE TABLE functions (
-    name TEXT PRIMARY KEY, description TEXT NOT NULL, route TEXT NOT NULL, created REAL NOT NULL,
-    mean_duration REAL, concurrent INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+CREATE TABLE operations (
+    seq INTEGER PRIMARY KEY, timestamp REAL NOT NULL, operator TEXT NOT NULL, address TEXT NOT NULL,
+    op_type TEXT NOT NULL, doc_id TEXT NOT NULL, ops TEXT NOT NULL, outcome TEXT NOT NULL, begun INTEGER,
+    previous TEXT NOT NULL, hash TEXT NOT NULL
+) STRICT;
+CREATE INDEX operations_by_document ON operations (doc_id, seq);
+CREATE INDEX operations_by_operator ON operations (operator, seq);
+CREATE TABLE operations_head (one INTEGER PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;
 
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
@@ -49,6 +54,7 @@ CREATE INDEX blocks_by_run ON blocks (run, number, published, count, succeeded, 
 CREATE INDEX blocks_by_user ON blocks (user, published, count, succeeded, failed, cancelled, at_work);
 CREATE INDEX blocks_unpublished ON blocks (created, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
+CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_uncollected ON blocks (user, run, number) WHERE uncollected > 0;
 CREATE INDEX blocks_uncollected_by_run ON blocks (run, number) WHERE uncollected > 0;
 

@@ -1,0 +1,171 @@
+"""What administrators keep: users, namespaces, functions, hosts, and the log of what they did.
+
+All but the log are records: they have an id and a version that goes up by one with every change. Times are in seconds
+since the epoch, durations in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+DEFAULT_ROUTE = "default"
+"""Where a function's jobs go unless its record says otherwise."""
+
+ADMINISTRATOR = "administrator"
+"""The role that may do everything."""
+
+ANY_NAMESPACE = "*"
+"""In a user's namespaces: all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a user, a namespace or a function may take; None is no limit.
+
+    `unfinished` jobs that are accepted and have not ended; `requests_per_second`; `running` jobs at work at once;
+    `retention` is for how long a run is kept after it has finished.
+    """
+
+    unfinished: int | None = None
+    requests_per_second: float | None = None
+    running: int | None = None
+    retention: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Someone who signs requests.
+
+    `key` is the signing key, derived from id and secret and encrypted with the server's key file: a store never
+    sees the secret, nor a key that it could use. `previous_key` is accepted, too, until `previous_until`.
+    """
+
+    id: str
+    key: bytes
+    roles: frozenset[str] = frozenset({"user"})
+    created: float = 0.0
+    namespaces: tuple[str, ...] = ()
+    email: str = ""
+    disabled: bool = False
+    limits: Limits = field(default_factory=Limits)
+    previous_key: bytes = b""
+    previous_until: float | None = None
+    modified: float = 0.0
+    version: int = 1
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether this user may do everything."""
+        return ADMINISTRATOR in self.roles and not self.disabled
+
+    def belongs_to(self, namespace: str) -> bool:
+        """Whether a namespace is one of this user's own."""
+        return namespace in self.namespaces or ANY_NAMESPACE in self.namespaces
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A group of functions that belong together."""
+
+    id: str
+    description: str = ""
+    limits: Limits = field(default_factory=Limits)
+    created: float = 0.0
+    modified: float = 0.0
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Registered code, `ns/func`.
+
+    `mean_duration` is that of recent attempts; None before the first. `concurrent` says that attempts share a child
+    (`async def`), so that many take as long as one. `memory_limit` is in bytes. None stands for the worker's default.
+    """
+
+    name: str
+    description: str = ""
+    route: str = DEFAULT_ROUTE
+    created: float = 0.0
+    mean_duration: float | None = None
+    concurrent: bool = False
+    enabled: bool = True
+    soft_timeout: float | None = None
+    timeout: float | None = None
+    max_attempts: int | None = None
+    retry_on: tuple[str, ...] | None = None
+    memory_limit: int | None = None
+    concurrency: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    modified: float = 0.0
+    version: int = 1
+
+    @property
+    def id(self) -> str:
+        """The name, by which a function is found like any other record."""
+        return self.name
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the function is in."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """A host of the fleet that is reachable by ssh. `ssh_key` and `ssh_pem_cert` are encrypted as users' keys are.
+
+    `host_key` is the host's own public key, as a line of known_hosts has it.
+    """
+
+    id: str
+    address: str = ""
+    port: int = 22
+    ssh_user: str = "dts"
+    ssh_key: bytes = b""
+    ssh_pem_cert: bytes = b""
+    host_key: str = ""
+    functions_dir: str = ""
+    routes: tuple[str, ...] = ()
+    description: str = ""
+    created: float = 0.0
+    modified: float = 0.0
+    version: int = 1
+
+
+Record = User | Namespace | Function | VirtualHost
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An entry of the operation log: who did what to which record, from where, and what came of it.
+
+    `ops` is the change as it was asked for, secrets masked. `begun` is the number of the entry that was written
+    before the change, in the one that was written after it. `seq` counts from 1 without gaps; `previous` is the
+    `hash` of the entry before; these three are filled in when the entry is appended.
+    """
+
+    timestamp: float
+    operator: str
+    address: str
+    op_type: str
+    doc_id: str
+    ops: Mapping[str, Any]
+    outcome: str
+    begun: int | None = None
+    seq: int = 0
+    previous: str = ""
+    hash: str = ""
+
+    def canonical(self) -> bytes:
+        """All that the hash covers, always as the same bytes: everything but the hash itself."""
+        fields = asdict(self)
+        del fields["hash"]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+Seal = Callable[[Operation], str]
+"""Gives the hash of an entry whose `seq` and `previous` are filled in."""

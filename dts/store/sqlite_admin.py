@@ -1,0 +1,207 @@
+"""What a SQLite store does with the records of administrators, the operation log and dead letters' end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from sqlite3 import Connection, IntegrityError
+from typing import Any
+
+from dts.errors import DuplicateKey, LastAdministrator
+from dts.model import ADMINISTRATOR, Operation, Record, Seal, User
+from dts.store.abc import Store
+from dts.store.records import TABLES, R, Where, from_json, ops_from_text, ops_to_text, taken, to_json
+from dts.store.shared import storable
+from dts.store.sqlite_rows import Row, marks
+from dts.store.sqlite_thread import DatabaseThread
+
+OPERATION = "seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, hash"
+
+_OTHER_ADMINISTRATOR = """
+    SELECT 1 FROM users WHERE id <> ? AND NOT json_extract(data, '$.disabled')
+        AND EXISTS (SELECT 1 FROM json_each(data, '$.roles') WHERE value = ?) LIMIT 1
+"""
+
+
+class SqliteAdminStore(Store):
+    """The part of a SQLite store that is about administration. Not a store by itself."""
+
+    _writer: DatabaseThread
+    _reader: DatabaseThread
+
+    # records
+
+    async def add_record(self, record: Record) -> None:
+        values = storable(record.id), record.version, to_json(record)
+        insert = f"INSERT INTO {TABLES[type(record)]} (id, version, data) VALUES (?, ?, ?)"
+        try:
+            await self._writer.submit(lambda db: _execute(db, insert, *values))
+        except IntegrityError as error:
+            raise DuplicateKey(taken(record)) from error
+
+    async def get_record(self, kind: type[R], record_id: str) -> R | None:
+        select, key = f"SELECT data FROM {TABLES[kind]} WHERE id = ?", storable(record_id)
+        row: Row | None = await self._reader.submit(lambda db: db.execute(select, (key,)).fetchone())
+        return from_json(kind, row[0]) if row else None
+
+    async def list_records(
+        self, kind: type[R], *, where: Where | None = None, limit: int | None = 100, after: str | None = None
+    ) -> list[R]:
+        conditions, values = _conditions(where or {})
+        if after is not None:
+            conditions.append("id > ?")
+            values.append(storable(after))
+        text = " AND ".join(conditions) or "1"
+        select = f"SELECT data FROM {TABLES[kind]} WHERE {text} ORDER BY id LIMIT ?"
+        values.append(-1 if limit is None else limit)
+        rows = await self._reader.submit(lambda db: db.execute(select, values).fetchall())
+        return [from_json(kind, row[0]) for row in rows]
+
+    async def replace_record(self, record: Record, *, version: int) -> bool:
+        return await self._writer.submit(lambda db: _replace(db, record, version))
+
+    async def delete_record(self, kind: type[Record], record_id: str, *, version: int) -> bool:
+        return await self._writer.submit(lambda db: _delete(db, kind, storable(record_id), version))
+
+    async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
+        values = [(mean, "true" if many else "false", storable(name)) for name, (mean, many) in speeds.items()]
+        update = (
+            "UPDATE functions SET data = json_set(data, '$.mean_duration', ?, '$.concurrent', json(?)) WHERE id = ?"
+        )
+        await self._writer.submit(lambda db: _execute_each(db, update, values), durable=False)
+
+    async def count_unfinished(
+        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
+    ) -> int:
+        values = [storable(each) if each is not None else None for each in (user, function, namespace)]
+        return await self._reader.submit(lambda db: _count_unfinished(db, *values))
+
+    # operations
+
+    async def append_operation(self, operation: Operation, seal: Seal) -> Operation:
+        return await self._writer.submit(lambda db: _append(db, operation, seal))
+
+    async def list_operations(
+        self, *, where: Where | None = None, limit: int = 100, after: int | None = None, newest_first: bool = True
+    ) -> list[Operation]:
+        conditions: list[str] = []
+        values: list[object] = []
+        for field, value in (where or {}).items():
+            conditions.append(f"{field} = ?")
+            values.append(storable(value) if isinstance(value, str) else value)
+        if after is not None:
+            conditions.append("seq < ?" if newest_first else "seq > ?")
+            values.append(after)
+        order = "DESC" if newest_first else "ASC"
+        text = " AND ".join(conditions) or "1"
+        select = f"SELECT {OPERATION} FROM operations WHERE {text} ORDER BY seq {order} LIMIT ?"
+        rows = await self._reader.submit(lambda db: db.execute(select, [*values, limit]).fetchall())
+        return [_operation_from(row) for row in rows]
+
+    async def operations_head(self) -> tuple[int, str]:
+        head: tuple[int, str] = await self._reader.submit(_head)
+        return head
+
+    # dead letters
+
+    async def delete_dead_letters(self, letter_ids: Sequence[str]) -> None:
+        keys = [(storable(each),) for each in letter_ids]
+        await self._writer.submit(lambda db: _execute_each(db, "DELETE FROM dead_letters WHERE id = ?", keys))
+
+
+def _execute(db: Connection, statement: str, *values: object) -> None:
+    db.execute(statement, values)
+
+
+def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
+    db.executemany(statement, rows)
+
+
+def _conditions(where: Where) -> tuple[list[str], list[Any]]:
+    """SQL and its values for records that match; json_each of a scalar is that scalar. Names are the server's own."""
+    conditions: list[str] = []
+    values: list[Any] = []
+    for field, value in where.items():
+        several = value if isinstance(value, tuple) else (value,)
+        choice = ", ".join("?" * len(several))
+        conditions.append(f"EXISTS (SELECT 1 FROM json_each(data, '$.{field}') WHERE value IN ({choice}))")
+        values.extend(storable(each) if isinstance(each, str) else each for each in several)
+    return conditions, values
+
+
+def _replace(db: Connection, record: Record, version: int) -> bool:
+    if isinstance(record, User) and not record.is_administrator:
+        _keep_an_administrator(db, record.id, version)
+    updated = db.execute(
+        f"UPDATE {TABLES[type(record)]} SET version = ?, data = ? WHERE id = ? AND version = ?",
+        (record.version, to_json(record), storable(record.id), version),
+    )
+    return updated.rowcount == 1
+
+
+def _delete(db: Connection, kind: type[Record], key: str, version: int) -> bool:
+    if kind is User:
+        _keep_an_administrator(db, key, version)
+    return db.execute(f"DELETE FROM {TABLES[kind]} WHERE id = ? AND version = ?", (key, version)).rowcount == 1
+
+
+def _keep_an_administrator(db: Connection, key: str, version: int) -> None:
+    """Make sure that somebody else is an administrator if this user is one now."""
+    row = db.execute("SELECT data FROM users WHERE id = ? AND version = ?", (key, version)).fetchone()
+    if row is None or not from_json(User, row[0]).is_administrator:
+        return
+    if db.execute(_OTHER_ADMINISTRATOR, (key, ADMINISTRATOR)).fetchone() is None:
+        raise LastAdministrator
+
+
+def _count_unfinished(db: Connection, user: str | None, function: str | None, namespace: str | None) -> int:
+    conditions: list[str] = ["count > succeeded + failed + cancelled"]
+    values: list[str] = []
+    if user is not None:
+        conditions.append("user = ?")
+        values.append(user)
+    if function is not None:
+        conditions.append("function = ?")
+        values.append(function)
+    if namespace is not None:
+        conditions.append("function >= ? AND function < ?")
+        values += [namespace + "/", namespace + "0"]  # the character after the slash
+    (count,) = db.execute(
+        "SELECT coalesce(sum(count - succeeded - failed - cancelled), 0) FROM blocks INDEXED BY blocks_unfinished "
+        f"WHERE {' AND '.join(conditions)}",
+        values,
+    ).fetchone()
+    return int(count)
+
+
+def _head(db: Connection) -> tuple[int, str]:
+    return db.execute("SELECT seq, hash FROM operations_head").fetchone() or (0, "")
+
+
+def _append(db: Connection, operation: Operation, seal: Seal) -> Operation:
+    seq, previous = _head(db)
+    entry = replace(operation, seq=seq + 1, previous=previous)
+    entry = replace(entry, hash=seal(entry))
+    row = (
+        entry.seq,
+        entry.timestamp,
+        entry.operator,
+        entry.address,
+        entry.op_type,
+        storable(entry.doc_id),
+        ops_to_text(entry),
+        entry.outcome,
+        entry.begun,
+        entry.previous,
+        entry.hash,
+    )
+    db.execute(f"INSERT INTO operations ({OPERATION}) VALUES ({marks(OPERATION)})", row)
+    db.execute("INSERT OR REPLACE INTO operations_head (one, seq, hash) VALUES (1, ?, ?)", (entry.seq, entry.hash))
+    return entry
+
+
+def _operation_from(row: Row) -> Operation:
+    seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, digest = row
+    return Operation(
+        timestamp, operator, address, op_type, doc_id, ops_from_text(ops), outcome, begun, seq, previous, digest
+    )

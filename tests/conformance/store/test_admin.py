@@ -1,0 +1,178 @@
+"""What administrators keep: records with versions, the last administrator, the operation log."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from dts.errors import DuplicateKey, LastAdministrator
+from dts.model import DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
+from dts.store import Store
+from tests.conformance.store.builders import make_block, make_run, succeeded
+
+LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)
+RECORDS: list[Record] = [
+    User("ann", b"\x00key\xff", frozenset({"user", "developer"}), 1.0, ("text", "*"), "a@b", True, LIMITS, b"old", 2.5),
+    Namespace("text", "ü", LIMITS, 1.5, 2.5, 7),
+    Function("text/upper", "what", "far", 1.0, 0.25, True, False, 1.0, 2.0, 3, ("OSError",), 2**33, 4, LIMITS, 5.0, 6),
+    VirtualHost("h-1", "10.0.0.1", 2222, "root", b"\xffkey", b"cert", "ssh-ed25519 A", "/f", ("a", "b"), "d", 1.0, 2.0),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+async def test_a_record_lives_from_its_first_version_to_its_deletion(store: Store, record: Record) -> None:
+    kind = type(record)
+    await store.add_record(record)
+    assert await store.get_record(kind, record.id) == record
+    assert await store.list_records(kind) == [record]
+    with pytest.raises(DuplicateKey, match=record.id):
+        await store.add_record(record)
+    later = replace(record, version=record.version + 1, modified=9.0)
+    assert await store.replace_record(later, version=record.version)
+    assert not await store.replace_record(record, version=record.version), "it is another version by now"
+    assert await store.get_record(kind, record.id) == later
+    assert not await store.delete_record(kind, record.id, version=record.version)
+    assert await store.delete_record(kind, record.id, version=later.version)
+    assert await store.get_record(kind, record.id) is None
+    assert not await store.replace_record(later, version=later.version)
+    assert not await store.delete_record(kind, record.id, version=later.version)
+
+
+async def test_of_many_who_change_a_version_one_does(store: Store, open_another: Callable[[], Store]) -> None:
+    other = open_another()
+    await other.start()
+    await store.add_record(Namespace("text"))
+    changes = [Namespace("text", f"by {number}", version=2) for number in range(10)]
+    done = await asyncio.gather(
+        *((store, other)[at % 2].replace_record(change, version=1) for at, change in enumerate(changes))
+    )
+    assert sorted(done) == [False] * 9 + [True]
+    assert await store.get_record(Namespace, "text") == changes[done.index(True)]
+
+
+async def test_records_are_listed_by_id_page_by_page_and_by_their_fields(store: Store) -> None:
+    roles = [{"user"}, {"user", "developer"}, {"operator"}, {"user"}]
+    users = [User(f"u{n}", b"k", frozenset(each), disabled=n == 3) for n, each in enumerate(roles)]
+    for user in reversed(users):
+        await store.add_record(user)
+
+    async def ids(**options: object) -> str:
+        return " ".join(user.id for user in await store.list_records(User, **options))  # type: ignore[arg-type]
+
+    assert await ids() == await ids(limit=None) == "u0 u1 u2 u3"
+    assert await ids(limit=2) == "u0 u1"
+    assert await ids(limit=2, after="u1") == "u2 u3"
+    assert await ids(limit=0) == ""
+    assert await ids(where={"roles": "user"}) == "u0 u1 u3"
+    assert await ids(where={"roles": ("developer", "operator")}) == "u1 u2"
+    assert await ids(where={"roles": "user", "disabled": False}) == "u0 u1"
+    assert await ids(where={"id": ("u2", "u3", "u9")}, after="u2") == "u3"
+    assert await ids(where={"email": '{"$gt": ""}'}) == ""
+    for name in ("text/upper", "math/add", "math/sub", "maths/x"):
+        await store.add_record(Function(name))
+    assert [each.name for each in await store.list_records(Function, where={"namespace": "math"})] == [
+        "math/add",
+        "math/sub",
+    ]
+
+
+async def test_the_last_administrator_stays(store: Store) -> None:
+    boss = User("boss", b"k", frozenset({"administrator"}))
+    await store.add_record(boss)
+    await store.add_record(User("gone", b"k", frozenset({"administrator"}), disabled=True))
+    for lesser in (replace(boss, roles=frozenset({"user"})), replace(boss, disabled=True)):
+        with pytest.raises(LastAdministrator):
+            await store.replace_record(replace(lesser, version=2), version=1)
+    with pytest.raises(LastAdministrator):
+        await store.delete_record(User, "boss", version=1)
+    assert await store.get_user("boss") == boss
+    assert await store.replace_record(replace(boss, email="a@b", version=2), version=1), "other changes are free"
+    await store.add_record(User("next", b"k", frozenset({"administrator"})))
+    assert await store.delete_record(User, "boss", version=2)
+    with pytest.raises(LastAdministrator):
+        await store.delete_record(User, "next", version=1)
+
+
+async def test_administrators_who_leave_at_the_same_time_leave_one(
+    store: Store, open_another: Callable[[], Store]
+) -> None:
+    other = open_another()
+    await other.start()
+    users = [User(f"a{number}", b"k", frozenset({"administrator"})) for number in range(6)]
+    for user in users:
+        await store.add_record(user)
+
+    async def leave(number: int) -> bool:
+        via, user = (store, other)[number % 2], users[number]
+        if number % 3:
+            return await via.delete_record(User, user.id, version=1)
+        return await via.replace_record(replace(user, roles=frozenset({"user"}), version=2), version=1)
+
+    results = await asyncio.gather(*map(leave, range(6)), return_exceptions=True)
+    assert sum(isinstance(result, LastAdministrator) for result in results) == 1, results
+    assert results.count(True) == 5
+    assert sum(user.is_administrator for user in await store.list_records(User)) == 1
+
+
+def an_operation(number: int = 0, **changes: object) -> Operation:
+    operation = Operation(1.5, "ann", "127.0.0.1", "users.update", f"u{number}", {"a.$b": ["ü", None, 1]}, "done")
+    return replace(operation, **changes)  # type: ignore[arg-type]
+
+
+def seal(operation: Operation) -> str:
+    return hashlib.sha256(operation.canonical()).hexdigest()
+
+
+async def test_operations_make_one_chain_whoever_appends(store: Store, open_another: Callable[[], Store]) -> None:
+    other = open_another()
+    await other.start()
+    assert await store.operations_head() == (0, "")
+    appended = await asyncio.gather(
+        *((store, other)[number % 2].append_operation(an_operation(number), seal) for number in range(30))
+    )
+    log = await store.list_operations(newest_first=False)
+    assert sorted(appended, key=lambda each: each.seq) == log
+    assert [entry.seq for entry in log] == list(range(1, 31))
+    assert [entry.previous for entry in log] == ["", *(entry.hash for entry in log[:-1])]
+    assert all(seal(entry) == entry.hash for entry in log)
+    assert await other.operations_head() == (30, log[-1].hash)
+
+
+async def test_operations_are_listed_from_either_end_and_by_their_fields(store: Store) -> None:
+    log = [
+        await store.append_operation(an_operation(number, operator="bob" if number % 2 else "ann", begun=1), seal)
+        for number in range(6)
+    ]
+    assert await store.list_operations() == log[::-1]
+    assert await store.list_operations(limit=2, after=5) == log[3:1:-1]
+    assert await store.list_operations(limit=2, after=2, newest_first=False) == log[2:4]
+    assert await store.list_operations(where={"operator": "bob"}, newest_first=False) == log[1::2]
+    assert await store.list_operations(where={"doc_id": "u3", "operator": "bob"}) == [log[3]]
+    assert await store.list_operations(where={"outcome": "begun"}) == []
+
+
+async def test_unfinished_jobs_are_counted_by_user_function_and_namespace(store: Store) -> None:
+    assert await store.count_unfinished() == 0
+    for user in ("ann", "bob"):
+        run = make_run(user)
+        blocks = [make_block(run, 0), replace(make_block(run, 1, count=3), function="texts/other")]
+        await store.add_blocks(blocks, run=run)
+        await store.record([succeeded(blocks[0], [0, 1])])
+    assert await store.count_unfinished() == 18
+    assert await store.count_unfinished(user="ann") == 9
+    assert await store.count_unfinished(function="text/upper") == 12
+    assert await store.count_unfinished(namespace="text") == 12
+    assert await store.count_unfinished(namespace="texts", user="ann") == 3
+    await store.record([succeeded(make_block(run, 0), range(8)), succeeded(make_block(run, 1, count=3), range(3))])
+    assert await store.count_unfinished(user="bob") == 0
+    assert await store.count_unfinished(user="nobody") == 0
+
+
+async def test_dead_letters_are_deleted_by_id(store: Store) -> None:
+    await store.add_dead_letters([DeadLetter(f"d{number}", "q", "r", b"x", "") for number in range(3)])
+    await store.delete_dead_letters(["d0", "d2", "unknown", "\x00"])
+    assert [letter.id for letter in await store.list_dead_letters()] == ["d1"]
