@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.services.deployment import Deployment, count_rows, rows, wait_until
+from tests.services.mongodb import MongoServer
 from tests.services.rabbitmq import RabbitServer
 
 KILLED_AT = 2000
@@ -34,24 +36,53 @@ def test_every_line_gets_exactly_one_correct_row(
     check_exactly_one_correct_row_per_line(tmp_path / "out.json", 30_000)
 
 
-@pytest.mark.parametrize("victim", ["worker", "server", "daemons", "rabbitmq"])
+VICTIMS = {
+    "worker": ["worker"],
+    "server": ["server"],
+    "porter and timekeeper": ["daemons"],
+    "rabbitmq": ["rabbitmq"],
+    "mongodb": ["mongodb"],
+    "everything": ["worker", "server", "daemons", "rabbitmq", "mongodb"],
+}
+
+
+@pytest.mark.parametrize("victims", VICTIMS.values(), ids=VICTIMS)
 def test_a_killed_process_loses_no_line_on_the_cluster(
-    cluster: Deployment, rabbit: RabbitServer, victim: str, lines_file: Callable[[int], Path], tmp_path: Path
+    cluster: Deployment,
+    rabbit: RabbitServer,
+    mongo: MongoServer,
+    victims: list[str],
+    lines_file: Callable[[int], Path],
+    tmp_path: Path,
 ) -> None:
+    services: dict[str, RabbitServer | MongoServer] = {"rabbitmq": rabbit, "mongodb": mongo}
     cluster.environment |= SLOWLY
     cluster.start_all()
     outfile = tmp_path / "out.json"
     client = cluster.start_client("text/upper", lines_file(20_000), outfile)
     wait_until(lambda: count_rows(outfile) >= KILLED_AT, "the run to be under way")
     assert client.poll() is None, "the run ended before anything was killed"
-    if victim == "rabbitmq":
-        rabbit.kill()
-        rabbit.start()
-    else:
-        cluster.kill(victim)
-        cluster.restart(victim)
+    for victim in victims:
+        services[victim].kill() if victim in services else cluster.kill(victim)
+    for victim in reversed(victims):
+        services[victim].start() if victim in services else cluster.restart(victim)
     assert cluster.wait("client", timeout=60) == 0, cluster.log("client")
     check_exactly_one_correct_row_per_line(outfile, 20_000)
+
+
+def test_a_worker_that_is_told_to_end_finishes_and_loses_no_line(
+    deployment: Deployment, lines_file: Callable[[int], Path], tmp_path: Path
+) -> None:
+    deployment.environment |= SLOWLY
+    deployment.start_all()
+    outfile = tmp_path / "out.json"
+    deployment.start_client("text/upper", lines_file(10_000), outfile)
+    wait_until(lambda: count_rows(outfile) >= KILLED_AT, "the run to be under way")
+    deployment.signal("worker", signal.SIGTERM)
+    assert deployment.wait("worker") == 0
+    deployment.restart("worker")
+    assert deployment.wait("client", timeout=60) == 0, deployment.log("client")
+    check_exactly_one_correct_row_per_line(outfile, 10_000)
 
 
 @pytest.mark.parametrize("victim", ["worker", "server"])
