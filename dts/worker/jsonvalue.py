@@ -21,11 +21,11 @@ MAX_DEPTH = 200
 _encode = msgspec.json.Encoder().encode
 
 
-class ResultNotJSON(DtsError):  # noqa: N818 - named like the others that users meet
+class ResultNotJSON(DtsError):
     """The function returned something that is not a JSON value."""
 
 
-class ResultTooLarge(DtsError):  # noqa: N818 - named like the others that users meet
+class ResultTooLarge(DtsError):
     """The function returned more than a result may hold."""
 
 
