@@ -1,0 +1,67 @@
+"""Whether the operation log is whole: what the server finds with its key, and the links as they are seen from here.
+
+Each entry has the hash of the one before. The hashes need the server's key file, so the server recomputes them; that
+the numbers run without gaps and each `previous` is the `hash` before it needs no key, and is not left to the server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dts.management.resources import Operations, Record
+
+MAX_FAULTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How many entries were looked at, and which are at fault: `seq` and `problem` of each."""
+
+    entries: int
+    faults: tuple[Record, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the log is whole."""
+        return not self.faults
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a script."""
+        return {"valid": self.valid, "entries": self.entries, "faults": list(self.faults)}
+
+
+async def check_chain(operations: Operations) -> Verdict:
+    """Have the server verify the log, and check its links here.
+
+    Raises:
+        RequestRefused: the caller may not read the log.
+        ServerUnavailable: the server cannot be reached.
+    """
+    answer = await operations.verify()
+    faults: dict[int, Record] = {int(fault["seq"]): fault for fault in answer["faults"]}
+    entries, broken = await _check_links(operations)
+    for fault in broken:
+        faults.setdefault(fault["seq"], fault)
+    if not (answer["valid"] or faults):
+        faults[0] = {"seq": answer["last"], "problem": "the server finds that the log does not verify"}
+    return Verdict(max(entries, int(answer["entries"])), tuple(faults[seq] for seq in sorted(faults))[:MAX_FAULTS])
+
+
+async def _check_links(operations: Operations) -> tuple[int, list[Record]]:
+    """Walk the log from its oldest entry; returns how many entries there are and those that do not fit."""
+    count, expected = 0, 1
+    previous: object = None
+    faults: list[Record] = []
+    async for entry in operations.list(order="oldest"):
+        count += 1
+        seq = int(entry["seq"])
+        if seq != expected:
+            gap = f"entry {expected} is" if seq == expected + 1 else f"entries {expected} to {seq - 1} are"
+            faults.append({"seq": expected, "problem": f"{gap} missing"})
+        elif previous is not None and entry["previous"] != previous:
+            faults.append({"seq": seq, "problem": "does not continue the entry before it"})
+        previous, expected = entry["hash"], seq + 1
+        if len(faults) >= MAX_FAULTS:
+            break
+    return count, faults

@@ -1,0 +1,108 @@
+"""AdminClient: administration from a program.
+
+async with AdminClient("admin", secret, "http://127.0.0.1:8000") as admin:
+    await admin.users.add("alice", secret=new_secret(), namespaces=["text"])
+    async for user in admin.users.list(roles="developer"):
+        print(user["id"])
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, cast
+
+from dts.auth import Credentials
+from dts.client.transport import Transport
+from dts.management.resources import Dead, Jobs, Listing, Operations, Record, Records, Runs
+from dts.model import check_user_id
+
+logger = logging.getLogger(__name__)
+
+GIVE_UP_AFTER = 10.0
+"""Seconds that a server which is away is waited for, unless told otherwise: somebody sits and waits."""
+
+MAX_CONNECTIONS = 8
+
+
+class AdminClient:
+    """An administrator's connection to a DTS server. Use it in one event loop, and close it (`async with` does).
+
+    `users`, `namespaces`, `functions` and `vhosts` are records with `list`, `get`, `add`, `update`, `modify` and
+    `delete`; `operations` is the log with `list`, `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs`
+    and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines.
+
+    Raises:
+        ConfigError: `server_url` is not the URL of a server.
+        InvalidName: `user_id` cannot be a user's.
+    """
+
+    def __init__(
+        self,
+        user_id: str,
+        secret: str,
+        server_url: str,
+        *,
+        give_up_after: float | None = GIVE_UP_AFTER,
+        notify: Callable[[str], None] = logger.warning,
+    ) -> None:
+        self.user_id = check_user_id(user_id)
+        self.server_url = server_url.rstrip("/")
+        self._transport = transport = Transport(
+            server_url,
+            Credentials(user_id, secret),
+            max_clients=MAX_CONNECTIONS,
+            give_up_after=give_up_after,
+            notify=notify,
+        )
+        self.users = Records(transport, "/admin/users/")
+        self.namespaces = Records(transport, "/admin/namespaces/")
+        self.functions = Records(transport, "/admin/functions/")
+        self.vhosts = Records(transport, "/admin/vhosts/")
+        self.operations = Operations(transport)
+        self.hosts = Listing(transport, "/admin/hosts/")
+        self.runs = Runs(transport)
+        self.own_runs = Runs(transport, own=True)
+        self.jobs = Jobs(transport)
+        self.own_jobs = Jobs(transport, own=True)
+        self.dead = Dead(transport)
+
+    async def login(self) -> Record:
+        """Make sure that the server knows these credentials; returns the caller's own user record.
+
+        Nothing is kept at the server: each request is signed by itself.
+
+        Raises:
+            RequestRefused: name or secret is wrong, or the clocks differ too much (status 401).
+            ServerUnavailable: the server cannot be reached.
+        """
+        return cast(Record, await self._transport.call("GET", "/whoami"))
+
+    async def change_secret(self, secret: str, *, grace: float | None = None) -> Record:
+        """Give oneself a new secret; the one in use stays valid for `grace` seconds, None for the server's default.
+
+        This client goes on with the old one: make a new client.
+        """
+        params: dict[str, Any] = {"secret": secret} if grace is None else {"secret": secret, "grace": grace}
+        return cast(Record, await self._transport.call("PATCH", "/whoami", params, repeatable=False))
+
+    async def diagnose(self) -> Record:
+        """What the server finds when it looks at its store, broker, queues and functions.
+
+        Raises:
+            RequestRefused: the caller may not see it (403), or the server is one that cannot tell (404).
+        """
+        return cast(Record, await self._transport.call("GET", "/admin/diagnosis"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

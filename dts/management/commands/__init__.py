@@ -1,0 +1,16 @@
+"""The commands of the shell, in the order of its help."""
+
+from __future__ import annotations
+
+from dts.management.commands import account, diagnosis, functions, log, namespaces, users, vhosts, work
+
+ALL_COMMANDS = (
+    *account.COMMANDS,
+    *users.COMMANDS,
+    *namespaces.COMMANDS,
+    *functions.COMMANDS,
+    *vhosts.COMMANDS,
+    *work.COMMANDS,
+    *log.COMMANDS,
+    *diagnosis.COMMANDS,
+)

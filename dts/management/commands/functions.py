@@ -1,0 +1,62 @@
+"""`functions …`: the code that jobs run, by its registered name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dts.errors import ClientError
+from dts.management.commands.records import LIMIT_FIELDS, Kinds, commands_of
+from dts.management.fields import Field, Kind
+from dts.management.grammar import Arguments, command
+from dts.management.output import Column
+
+if TYPE_CHECKING:
+    from dts.management.session import Session
+
+FUNCTIONS = Kinds(
+    noun="functions",
+    one="function",
+    fields=(
+        Field("description", Kind.TEXT, "what it does"),
+        Field("route", Kind.TEXT, "which queue its jobs go to"),
+        Field("enabled", Kind.BOOLEAN, "new jobs are refused when it is not"),
+        Field("soft_timeout", Kind.NUMBER, "seconds after which a job is told to end", optional=True),
+        Field("timeout", Kind.NUMBER, "seconds after which a job is ended", optional=True),
+        Field("max_attempts", Kind.INTEGER, "attempts of a job, at most", optional=True),
+        Field("retry_on", Kind.LIST, "exceptions after which a job is tried again", optional=True),
+        Field("memory_limit", Kind.INTEGER, "bytes that a job's process may use", optional=True),
+        Field("concurrency", Kind.INTEGER, "jobs at once in a worker", optional=True),
+        *LIMIT_FIELDS,
+    ),
+    columns=(
+        Column("id", "function"),
+        Column("description"),
+        Column("route"),
+        Column("enabled"),
+        Column("mean_duration", "mean s", show=lambda seconds: f"{seconds:.4g}", right=True),
+        Column("limits"),
+        Column("modified"),
+    ),
+    filters=(
+        Field("route", Kind.TEXT, "the route"),
+        Field("enabled", Kind.BOOLEAN, "whether enabled"),
+        Field("description", Kind.TEXT, "the description"),
+    ),
+    example="text/upper description='upper case'",
+    change="text/upper timeout=60 max_attempts=3",
+    reads=("mean_duration", "created", "modified", "version"),
+)
+
+
+@command(
+    "functions deploy", "ID FILE", words=(2, 2), examples=("functions deploy text/upper upper.py",), ids="functions"
+)
+async def deploy(session: Session, arguments: Arguments) -> None:
+    """Bring a function's module to the hosts of the fleet. Not there yet: copy it into their functions directories."""
+    raise ClientError(
+        "functions deploy is not there yet: copy the module to <functions dir>/<namespace>/<function>.py on each host; "
+        "workers pick it up without a restart"
+    )
+
+
+COMMANDS = (*commands_of(FUNCTIONS), deploy)

@@ -1,0 +1,19 @@
+"""`namespaces …`: what functions belong to, and users are members of."""
+
+from __future__ import annotations
+
+from dts.management.commands.records import LIMIT_FIELDS, Kinds, commands_of
+from dts.management.fields import Field, Kind
+from dts.management.output import Column
+
+NAMESPACES = Kinds(
+    noun="namespaces",
+    one="namespace",
+    fields=(Field("description", Kind.TEXT, "what it is for"), *LIMIT_FIELDS),
+    columns=(Column("id", "namespace"), Column("description"), Column("limits"), Column("modified")),
+    filters=(Field("description", Kind.TEXT, "the description"),),
+    example="crm description='calls to the CRM'",
+    change="crm limits.running=20",
+)
+
+COMMANDS = commands_of(NAMESPACES)

@@ -1,0 +1,222 @@
+"""The commands of everything that is added, read, changed and deleted: users, namespaces, functions, vhosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from dts.errors import InvalidInput
+from dts.management.fields import Field, Kind, find_field
+from dts.management.grammar import FORCE, LIMIT, SECRET_FILE, Arguments, Command, command
+from dts.management.output import Column, limit_of
+from dts.management.secrets import Secret, choose_secret
+
+if TYPE_CHECKING:
+    from dts.management.client import AdminClient
+    from dts.management.resources import Record, Records
+    from dts.management.session import Session
+
+LIMIT_FIELDS = (
+    Field("limits.unfinished", Kind.INTEGER, "jobs accepted and not ended, at most", optional=True),
+    Field("limits.requests_per_second", Kind.NUMBER, "requests a second, at most", optional=True),
+    Field("limits.running", Kind.INTEGER, "jobs at work at once, at most", optional=True),
+    Field("limits.retention", Kind.NUMBER, "seconds that a finished run is kept", optional=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """One kind of record: `noun` as in the commands, `one` of it in a sentence, what may be written, what is listed.
+
+    `filters` may select what `get` lists. `reads` are fields that are only read.
+    """
+
+    noun: str
+    one: str
+    fields: tuple[Field, ...]
+    columns: tuple[Column, ...]
+    filters: tuple[Field, ...]
+    example: str
+    change: str
+    reads: tuple[str, ...] = ("created", "modified", "version")
+    has_secret: bool = False
+
+    def records(self, client: AdminClient) -> Records:
+        """The records at the server."""
+        return cast("Records", getattr(client, self.noun))
+
+    @property
+    def readable(self) -> tuple[Field, ...]:
+        """What `get ID FIELD…` may ask for."""
+        written = (each for each in self.fields if each.kind not in (Kind.SECRET, Kind.FILE) and "." not in each.name)
+        limits = (Field("limits", Kind.OBJECT, "limits"),) if self.fields_of_limits else ()
+        return (
+            Field("id", Kind.TEXT, "id"),
+            *(each for each in written if each.name != "grace"),
+            *limits,
+            *(Field(name, Kind.TEXT, name) for name in self.reads),
+        )
+
+    @property
+    def fields_of_limits(self) -> tuple[Field, ...]:
+        """Those that are part of `limits`."""
+        return tuple(each for each in self.fields if each.name.startswith("limits."))
+
+
+def commands_of(kind: Kinds) -> tuple[Command, ...]:
+    """`add`, `get`, `update` and `delete` for one kind of record."""
+    return _add(kind), _get(kind), _update(kind), _delete(kind)
+
+
+def _add(kind: Kinds) -> Command:
+    extra = " It needs a secret, which is asked for when none is given." if kind.has_secret else ""
+
+    @command(
+        f"{kind.noun} add",
+        "ID [FIELD=VALUE …]",
+        words=(1, 1),
+        fields=tuple(each for each in kind.fields if each.initial),
+        flags=(SECRET_FILE,) if kind.has_secret else (),
+        examples=(f"{kind.noun} add {kind.example}",),
+        one=kind.one,
+        extra=extra,
+    )
+    async def add(session: Session, arguments: Arguments) -> None:
+        """Add a {one}.{extra}"""
+        record_id = arguments.word(0)
+        values = _nested(arguments.values)
+        secret = Secret()
+        if kind.has_secret:
+            secret = await choose_secret(session, arguments, record_id, ask=True)
+        client = await session.client()
+        with secret.handed_over(record_id):
+            record = await kind.records(client).add(record_id, **values | secret.fields)
+        _report(session, arguments, f"{kind.one} {record_id} added", record)
+
+    return add
+
+
+def _get(kind: Kinds) -> Command:
+    @command(
+        f"{kind.noun} get",
+        "[ID [FIELD …]] [FIELD=VALUE …]",
+        words=(0, 100),
+        fields=kind.filters,
+        flags=(LIMIT,),
+        examples=(
+            f"{kind.noun} get",
+            f"{kind.noun} get {kind.example.partition(' ')[0]} {kind.readable[1].name}",
+            f"{kind.noun} get {kind.filters[0].name}={_sample(kind.filters[0])} --json",
+        ),
+        ids=kind.noun,
+        readable=tuple(each.name for each in kind.readable),
+        one=kind.one,
+        noun=kind.noun,
+    )
+    async def get(session: Session, arguments: Arguments) -> None:
+        """List {noun}, or show one {one}, or some fields of it.
+
+        Without an ID, FIELD=VALUE selects: all given ones must match. A field that is a list matches a value in it.
+        """
+        output = session.output(arguments)
+        if not arguments.words:
+            limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
+            pages = kind.records(await session.client()).pages(limit=limit, **_filters(arguments.values))
+            await output.rows(pages, kind.columns, limit=limit, what=kind.noun)
+            return
+        if arguments.values:
+            raise InvalidInput(f"{kind.noun} get takes an ID or FIELD=VALUE, not both")
+        fields = [find_field(name, kind.readable).name for name in arguments.words[1:]]
+        output.record(await kind.records(await session.client()).get(arguments.word(0)), fields=fields)
+
+    return get
+
+
+def _update(kind: Kinds) -> Command:
+    extra = " With secret= and nothing after it you are asked for the new one." if kind.has_secret else ""
+
+    @command(
+        f"{kind.noun} update",
+        "ID FIELD=VALUE …",
+        words=(1, 1),
+        fields=tuple(each for each in kind.fields if each.updatable),
+        flags=(SECRET_FILE,) if kind.has_secret else (),
+        examples=(f"{kind.noun} update {kind.change}",),
+        ids=kind.noun,
+        one=kind.one,
+        extra=extra,
+    )
+    async def update(session: Session, arguments: Arguments) -> None:
+        """Change fields of a {one}; the others stay.{extra}
+
+        When somebody else changes it at the same time nothing of theirs is overwritten: the command then says so.
+        """
+        record_id = arguments.word(0)
+        values = _nested(arguments.values)
+        secret = Secret()
+        if kind.has_secret:
+            secret = await choose_secret(session, arguments, record_id, ask=False)
+        changes = values | secret.fields
+        if not changes:
+            raise InvalidInput(f"nothing to change: write {kind.noun} update {record_id} FIELD=VALUE")
+        client = await session.client()
+        with secret.handed_over(record_id):
+            record = await kind.records(client).update(record_id, **changes)
+        _report(session, arguments, f"{kind.one} {record_id} updated", record)
+
+    return update
+
+
+def _delete(kind: Kinds) -> Command:
+    @command(
+        f"{kind.noun} delete",
+        "ID",
+        words=(1, 1),
+        flags=(FORCE,),
+        examples=(f"{kind.noun} delete {kind.example.partition(' ')[0]}",),
+        ids=kind.noun,
+        one=kind.one,
+    )
+    async def delete(session: Session, arguments: Arguments) -> None:
+        """Delete a {one}. Asks first, and is refused while the {one} is in use, unless forced."""
+        record_id = arguments.word(0)
+        forced = arguments.has(FORCE)
+        client = await session.client()
+        even = ", even if it is in use" if forced else ""
+        await session.confirm(arguments, f"Delete the {kind.one} {record_id}{even}?")
+        await kind.records(client).delete(record_id, force=forced)
+        _report(session, arguments, f"{kind.one} {record_id} deleted", {"id": record_id})
+
+    return delete
+
+
+def _report(session: Session, arguments: Arguments, sentence: str, record: Record) -> None:
+    """A sentence for a person, the record for a script."""
+    output = session.output(arguments)
+    output.say(sentence)
+    if output.as_json:
+        output.record(record)
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, object]:
+    """`limits.running` and its like as an object, as the server takes them."""
+    nested: dict[str, object] = {}
+    for name, value in values.items():
+        whole, dot, part = name.partition(".")
+        if dot:
+            inner = nested.setdefault(whole, {})
+            assert isinstance(inner, dict)
+            inner[part] = value
+        else:
+            nested[name] = value
+    return nested
+
+
+def _filters(values: Mapping[str, object]) -> dict[str, object]:
+    """Values as a query has them."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _sample(field: Field) -> str:
+    return field.choices[0] if field.choices else {Kind.BOOLEAN: "yes"}.get(field.kind, "VALUE")

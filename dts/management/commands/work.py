@@ -1,0 +1,181 @@
+"""`runs …`, `jobs …`, `dead …` and `hosts`: what the fleet works on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dts.errors import InvalidInput
+from dts.management.fields import Field, Kind
+from dts.management.grammar import LIMIT, Arguments, Flag, command
+from dts.management.output import Column, limit_of
+
+if TYPE_CHECKING:
+    from dts.management.resources import Jobs, Runs
+    from dts.management.session import Session
+
+OWN = Flag("--own", "your own, for which you need no role")
+ALL = Flag("--all", "every one there is")
+WHERE = Flag("--where", "what to replay: id, queue, reason, function or run, several by commas", "FIELD=VALUE,…")
+
+_RUNS = (
+    Column("id", "run"),
+    Column("user"),
+    Column("function"),
+    Column("state"),
+    Column("paused"),
+    Column("created"),
+)
+_DEAD = (
+    Column("id", "letter"),
+    Column("died"),
+    Column("function"),
+    Column("run"),
+    Column("queue"),
+    Column("reason"),
+    Column("size", "bytes", right=True),
+)
+_HOSTS = (Column("id", "host"), Column("state"), Column("seen"), Column("cpu"), Column("memory"), Column("disk"))
+_LETTER_FIELDS = tuple(
+    Field(name, Kind.TEXT, about)
+    for name, about in (
+        ("queue", "the queue that it came from"),
+        ("reason", "why it is dead"),
+        ("function", "the function of its jobs"),
+        ("run", "the run of its jobs"),
+    )
+)
+
+
+async def _runs(session: Session, arguments: Arguments) -> Runs:
+    client = await session.client()
+    return client.own_runs if arguments.has(OWN) else client.runs
+
+
+async def _jobs(session: Session, arguments: Arguments) -> Jobs:
+    client = await session.client()
+    return client.own_jobs if arguments.has(OWN) else client.jobs
+
+
+@command(
+    "runs list",
+    "[user=NAME]",
+    fields=(Field("user", Kind.TEXT, "whose runs", ids="users"),),
+    flags=(LIMIT, OWN),
+    examples=("runs", "runs list user=alice --limit 10"),
+)
+async def list_runs(session: Session, arguments: Arguments) -> None:
+    """List runs, newest first: of everybody, of one user, or your own."""
+    output = session.output(arguments)
+    limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
+    pages = (await _runs(session, arguments)).pages(limit=limit, **arguments.values)
+    columns = [column for column in _RUNS if column.field != "user" or not arguments.has(OWN)]
+    await output.rows(pages, columns, limit=limit, what="runs")
+
+
+@command("runs get", "RUN", words=(1, 1), flags=(OWN,), examples=("runs get 01jd3v…",), ids="runs")
+async def get_run(session: Session, arguments: Arguments) -> None:
+    """Show a run: its state and how many of its jobs are in which."""
+    session.output(arguments).record(await (await _runs(session, arguments)).get(arguments.word(0)))
+
+
+@command("runs cancel", "RUN", words=(1, 1), flags=(OWN,), examples=("runs cancel 01jd3v… --yes",), ids="runs")
+async def cancel_run(session: Session, arguments: Arguments) -> None:
+    """Cancel a run: what has not ended is cancelled, what has ended keeps its result. Asks first."""
+    run_id = arguments.word(0)
+    runs = await _runs(session, arguments)
+    await session.confirm(arguments, f"Cancel the run {run_id}?")
+    _show(session, arguments, f"run {run_id} cancelled", await runs.cancel(run_id))
+
+
+@command("jobs get", "JOB", words=(1, 1), flags=(OWN,), examples=("jobs get 01jd3v…-0",))
+async def get_job(session: Session, arguments: Arguments) -> None:
+    """Show a job: its state and, once it has ended, its result or its error."""
+    session.output(arguments).record(await (await _jobs(session, arguments)).get(arguments.word(0)))
+
+
+@command("jobs cancel", "JOB", words=(1, 1), flags=(OWN,), examples=("jobs cancel 01jd3v…-0 --yes",))
+async def cancel_job(session: Session, arguments: Arguments) -> None:
+    """Cancel a job that has not ended. Asks first."""
+    job_id = arguments.word(0)
+    jobs = await _jobs(session, arguments)
+    await session.confirm(arguments, f"Cancel the job {job_id}?")
+    _show(session, arguments, f"job {job_id} cancelled", await jobs.cancel(job_id))
+
+
+@command(
+    "dead list",
+    "[FIELD=VALUE …]",
+    fields=_LETTER_FIELDS,
+    flags=(LIMIT,),
+    examples=("dead list", "dead list function=text/upper"),
+)
+async def list_dead(session: Session, arguments: Arguments) -> None:
+    """List dead letters: messages that nobody could handle, with why."""
+    output = session.output(arguments)
+    limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
+    pages = (await session.client()).dead.pages(limit=limit, **arguments.values)
+    await output.rows(pages, _DEAD, limit=limit, what="dead letters")
+
+
+@command(
+    "dead replay",
+    "[ID] [--where FIELD=VALUE,… | --all]",
+    words=(0, 1),
+    flags=(WHERE, ALL),
+    examples=("dead replay --where function=text/upper", "dead replay --all --yes"),
+    ids="dead",
+)
+async def replay(session: Session, arguments: Arguments) -> int:
+    """Give dead letters another chance: one, those that match, or all. Asks first.
+
+    Their jobs have ended as failed, and a job never ends twice: a replay makes new jobs in a new run of the same user.
+    Exit status 1 when some could not be replayed.
+    """
+    where = _conditions(arguments)
+    client = await session.client()
+    which = "all dead letters" if not where else "dead letters with " + ", ".join(f"{k}={v}" for k, v in where.items())
+    await session.confirm(arguments, f"Replay {which}?")
+    answer = await client.dead.replay(everything=not where, **where)
+    output = session.output(arguments)
+    if output.as_json:
+        output.record(answer)
+    else:
+        runs = ", ".join(answer["runs"])
+        output.say(f"{answer['replayed']} letters replayed, {answer['jobs']} jobs" + (f", runs {runs}" if runs else ""))
+        for skipped in answer["skipped"]:
+            output.say(f"  not {skipped['id']}: {skipped['problem']}")
+    return 1 if answer["skipped"] else 0
+
+
+def _conditions(arguments: Arguments) -> dict[str, str]:
+    """What to replay; empty is everything, which has to be said."""
+    where = {"id": arguments.word(0)} if arguments.words else {}
+    for item in arguments.flags.get(WHERE.name, "").split(","):
+        name, equals, value = item.partition("=")
+        if not item:
+            continue
+        if not equals or name not in ("id", *(each.name for each in _LETTER_FIELDS)):
+            raise InvalidInput(f"--where takes id, queue, reason, function or run (function=ns/f), not {item[:60]}")
+        where[name] = value
+    if bool(where) == arguments.has(ALL):
+        raise InvalidInput("say what to replay: an ID, --where FIELD=VALUE, or --all")
+    return where
+
+
+@command("hosts", flags=(LIMIT,), examples=("hosts",))
+async def hosts(session: Session, arguments: Arguments) -> None:
+    """List the hosts that workers run on, as their heartbeats tell."""
+    output = session.output(arguments)
+    limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
+    pages = (await session.client()).hosts.pages(limit=limit)
+    await output.rows(pages, _HOSTS, limit=limit, what="hosts")
+
+
+def _show(session: Session, arguments: Arguments, sentence: str, record: object) -> None:
+    output = session.output(arguments)
+    output.say(sentence)
+    if output.as_json:
+        output.record(record)
+
+
+COMMANDS = (list_runs, get_run, cancel_run, get_job, cancel_job, list_dead, replay, hosts)

@@ -1,0 +1,249 @@
+"""`dts-admin doctor`: looks at a deployment from outside and has the server look from inside.
+
+Each check gives findings with a verdict and, unless it is ok, what to do. Nothing here raises because of what is
+wrong: that is what it is there to tell.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from dts.auth import WINDOW
+from dts.errors import DtsError, RequestRefused
+from dts.management.client import AdminClient
+from dts.management.output import as_text
+from dts.management.resources import Record
+
+TIMEOUT = 10.0
+"""Seconds that each answer is waited for."""
+
+SKEW_WARNING = 30.0
+"""Seconds between the clocks that are worth a word, though signatures are still valid."""
+
+SLOW = 0.5
+"""Seconds of a round trip that are worth a word."""
+
+BACKLOG = 10_000
+"""Messages in a queue that are worth a word when nobody takes them."""
+
+DEFAULT_CONSUMER_TIMEOUT = 1800.0
+"""Seconds that RabbitMQ lets a consumer keep a message, unless it is configured otherwise. AMQP does not tell."""
+
+
+class Verdict(StrEnum):
+    """How something is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found; `advice` is what to do about it."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    advice: str = ""
+
+    def as_dict(self) -> Record:
+        """For a script."""
+        return {"check": self.check, "verdict": self.verdict.value, "detail": self.detail, "advice": self.advice}
+
+
+def ok(check: str, detail: str) -> Finding:
+    """All is well."""
+    return Finding(check, Verdict.OK, detail)
+
+
+def warning(check: str, detail: str, advice: str) -> Finding:
+    """It works, and somebody should look at it."""
+    return Finding(check, Verdict.WARNING, detail, advice)
+
+
+def bad(check: str, detail: str, advice: str) -> Finding:
+    """It does not work."""
+    return Finding(check, Verdict.BAD, detail, advice)
+
+
+async def check_from_outside(url: str) -> list[Finding]:
+    """Whether the server answers, whether its clock is ours, and what it says about itself; unsigned."""
+    http = SimpleAsyncHTTPClient(force_instance=True)
+    try:
+        began = time.monotonic()
+        live = await _fetch(http, f"{url}/health/live")
+        took = time.monotonic() - began
+        if isinstance(live, str):
+            advice = "start it (python -m dts.server -c etc/webapp.toml), or give the right --url"
+            return [bad("server", f"{url} does not answer: {live}", advice)]
+        if live.code != 200:
+            return [bad("server", f"{url} answers with {live.code}", "is it a DTS server? give the right --url")]
+        findings = [judge_latency("server", f"{url} answers", took), judge_clock(live.headers.get("Date"), time.time())]
+        return findings + judge_readiness(await _fetch(http, f"{url}/health/ready"))
+    finally:
+        http.close()
+
+
+async def check_from_inside(client: AdminClient) -> list[Finding]:
+    """Whether the server knows us, and what it finds when it looks around."""
+    try:
+        user = await client.login()
+    except RequestRefused as error:
+        return [bad("sign-in", error.message, "check --username and --secret-file, or login; see also the clock")]
+    except DtsError as error:
+        return [bad("sign-in", error.message, "see the server")]
+    findings = [ok("sign-in", f"{user['id']} is {as_text('roles', user['roles'])}")]
+    try:
+        findings += judge_diagnosis(await client.diagnose())
+    except RequestRefused as error:
+        why = "the server is older than this command" if error.status == 404 else error.message
+        findings.append(warning("diagnosis", why, "sign in as an administrator or operator at an up-to-date server"))
+    except DtsError as error:
+        findings.append(bad("diagnosis", error.message, "see the server's log"))
+    return findings + await _check_log(client)
+
+
+async def _check_log(client: AdminClient) -> list[Finding]:
+    try:
+        answer = await client.operations.verify()
+    except DtsError as error:
+        return [warning("operation log", error.message, "sign in as an administrator or operator")]
+    if answer["valid"]:
+        return [ok("operation log", f"whole, {answer['entries']} entries")]
+    where = ", ".join(str(fault["seq"]) for fault in answer["faults"][:5])
+    return [bad("operation log", f"broken at entry {where}", "operations verify; restore the store from a backup")]
+
+
+async def _fetch(http: SimpleAsyncHTTPClient, url: str) -> HTTPResponse | str:
+    """An answer whatever its status, or why there is none."""
+    request = HTTPRequest(url, connect_timeout=TIMEOUT, request_timeout=TIMEOUT, follow_redirects=False)
+    try:
+        return await http.fetch(request, raise_error=False)
+    except (OSError, HTTPClientError) as error:
+        return str(error)
+
+
+def judge_latency(check: str, what: str, seconds: float) -> Finding:
+    """A round trip."""
+    text = f"{what} in {1000 * seconds:.0f} ms"
+    if seconds > SLOW:
+        return warning(check, text, "slow: look at its load, and at the network between")
+    return ok(check, text)
+
+
+def judge_clock(date: str | None, now: float) -> Finding:
+    """The server's Date header against our clock; signatures hold within the window only."""
+    try:
+        skew = now - email.utils.parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return warning("clock", "the server does not tell the time", "is there a proxy that takes out Date?")
+    apart = abs(skew)
+    text = f"this machine is {apart:.0f} s {'ahead of' if skew > 0 else 'behind'} the server"
+    if apart > WINDOW:
+        advice = f"set the clocks (NTP): signatures are valid within {WINDOW} s only, so every request is refused"
+        return bad("clock", text, advice)
+    if apart > SKEW_WARNING:
+        return warning("clock", text, f"set the clocks (NTP): at {WINDOW} s every request is refused")
+    return ok("clock", f"within {max(apart, 1):.0f} s of the server's")
+
+
+def judge_readiness(answer: HTTPResponse | str) -> list[Finding]:
+    """What `/health/ready` says of the store and the broker."""
+    try:
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        state = msgspec.json.decode(answer.body)["result"]
+        store, broker = str(state["store"]), str(state["broker"])
+    except (ValueError, msgspec.MsgspecError, KeyError, TypeError) as error:
+        return [bad("ready", f"the server does not tell whether it is ready ({error})", "see the server's log")]
+    findings = []
+    if store != "ok":
+        advice = (
+            "start the store; [store] url or DTS_STORE_URL says where the server looks. It accepts nothing meanwhile"
+        )
+        findings.append(bad("store", store, advice))
+    if broker != "ok":
+        advice = "start the broker; [broker] url or DTS_BROKER_URL says where the server looks. Jobs wait in the store"
+        findings.append(bad("broker", broker, advice))
+    return findings or [ok("ready", "the server reaches its store and its broker")]
+
+
+def judge_diagnosis(facts: Record) -> list[Finding]:
+    """What `GET /admin/diagnosis` says."""
+    findings = []
+    for name in ("store", "broker"):
+        state = facts[name]
+        if state["state"] == "ok":
+            findings.append(judge_latency(name, f"{state['kind']} answers the server", float(state["latency"])))
+        else:
+            findings.append(bad(name, str(state["state"]), f"start the {name}"))
+    findings += _judge_queues(facts["queues"])
+    findings += _judge_daemons(facts)
+    findings += _judge_timeouts(facts)
+    return findings
+
+
+def _judge_queues(queues: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    for queue in queues:
+        name, problem = str(queue["name"]), str(queue.get("problem") or "")
+        if problem:
+            yield bad(name, problem, "look at the broker; a queue with other arguments must be emptied and deleted")
+            continue
+        ready, consumers = int(queue["ready"]), queue["consumers"]
+        text = f"{ready} messages waiting" + ("" if consumers is None else f", {consumers} consumers")
+        if name == "dts.dead":
+            yield (
+                warning(name, text, "logtracer or porter should take them: see the daemons")
+                if ready
+                else ok(name, text)
+            )
+        elif consumers == 0 and name.startswith("dts.jobs."):
+            advice = "start a worker for this route: python -m dts.worker -c etc/worker.toml"
+            yield bad(name, text, advice) if ready else warning(name, text, advice)
+        elif ready > BACKLOG:
+            yield warning(name, text, "more comes in than goes out: add workers (or a porter, for dts.results)")
+        else:
+            yield ok(name, text)
+
+
+def _judge_daemons(facts: Record) -> Iterator[Finding]:
+    inside = [str(name) for name in facts["daemons"]["inside"]]
+    results = next((queue for queue in facts["queues"] if queue["name"] == "dts.results"), None)
+    consumers = results["consumers"] if results else None
+    if inside:
+        yield ok("daemons", f"{', '.join(inside)} run inside the server")
+    elif consumers:
+        yield ok("daemons", f"a porter takes results ({consumers} consumers)")
+    elif consumers == 0:
+        advice = "start them: python -m dts.server.daemons -c etc/daemons.toml"
+        yield bad("daemons", "nobody takes results, so no job ever ends", advice)
+    else:
+        advice = "see that python -m dts.server.daemons runs"
+        yield warning("daemons", "they do not run inside the server, and the broker cannot tell", advice)
+
+
+def _judge_timeouts(facts: Record) -> Iterator[Finding]:
+    if facts["broker"]["kind"] == "sqlite":
+        yield ok("consumer timeout", "the embedded broker has none: it uses leases")
+        return
+    known = facts["broker"].get("consumer_timeout")
+    limit = DEFAULT_CONSUMER_TIMEOUT if known is None else float(known)
+    longer = [f"{each['id']} ({each['timeout']:g} s)" for each in facts["timeouts"] if each["timeout"] >= limit]
+    source = "RabbitMQ's default; AMQP does not tell another" if known is None else "as the broker says"
+    if longer:
+        advice = "raise consumer_timeout in rabbitmq.conf above the longest timeout, or lower the functions' timeout"
+        yield warning(
+            "consumer timeout", f"{limit:g} s ({source}), but {', '.join(longer[:5])} may take longer", advice
+        )
+    else:
+        yield ok("consumer timeout", f"no function may take {limit:g} s ({source})")

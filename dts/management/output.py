@@ -1,0 +1,166 @@
+"""What a command shows: tables and sentences for people, one JSON object a line for scripts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dts.management.resources import Record
+from dts.management.utils import format_time, printable
+
+SHOWN_ROWS = 100
+"""Rows of a table, unless told otherwise; scripts get all."""
+
+_ENDLESS = 100_000  # columns of a table that is not shown on a terminal: nothing is cut off
+_MAX_CELL = 300  # characters of one cell; `get ID` and --json show the whole
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: a field of the rows, its heading, and how a value is written."""
+
+    field: str
+    heading: str = ""
+    show: Callable[[Any], str] | None = None
+    right: bool = False
+
+    def cell(self, row: Mapping[str, Any]) -> Text:
+        """What the column shows of a row."""
+        value = row.get(self.field)
+        text = as_text(self.field, value) if self.show is None or value is None else self.show(value)
+        return Text(text if len(text) <= _MAX_CELL else text[:_MAX_CELL] + "…")
+
+
+class Output:
+    """Shows results of one command. `as_json` is for scripts."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def say(self, sentence: str) -> None:
+        """Tell a person what was done; a script sees the record instead."""
+        if not self.as_json:
+            _console().print(Text(printable(sentence)))
+
+    def text(self, text: str) -> None:
+        """Show a text as it is, such as help."""
+        _console().print(Text(text), soft_wrap=True)
+
+    def record(self, record: object, *, fields: Sequence[str] = ()) -> None:
+        """One record, a field a line; or only some of its fields."""
+        if isinstance(record, Mapping) and fields:
+            record = {name: record.get(name) for name in fields}
+        if self.as_json or not isinstance(record, Mapping):
+            self._json(record)
+            return
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in record.items():
+            table.add_row(Text(name), Text(as_text(name, value)))
+        _console().print(table)
+
+    async def rows(
+        self, pages: AsyncIterator[list[Record]], columns: Sequence[Column], *, limit: int | None, what: str
+    ) -> int:
+        """A list: all its columns as a table, its whole rows as JSON. Returns how many rows there were.
+
+        `limit` is how many rows at most were asked for; a table says when there may be more.
+        """
+        count = 0
+        if self.as_json:
+            async for page in pages:
+                count += len(page)
+                for row in page:
+                    self._json(row)
+            return count
+        table = new_table(columns)
+        async for page in pages:
+            count += len(page)
+            for row in page:
+                table.add_row(*(column.cell(row) for column in columns))
+        if count:
+            _console().print(table)
+        else:
+            self.say(f"no {what}")
+        if limit is not None and 0 < limit == count:
+            note(f"the first {count} {what}; more with --limit N")
+        return count
+
+    def table(self, rows: Sequence[Record], columns: Sequence[Column]) -> None:
+        """Rows that are there already."""
+        if self.as_json:
+            for row in rows:
+                self._json(row)
+            return
+        table = new_table(columns)
+        for row in rows:
+            table.add_row(*(column.cell(row) for column in columns))
+        _console().print(table)
+
+    def _json(self, value: object) -> None:
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        sys.stdout.flush()
+
+
+def limit_of(number: int | None, *, as_json: bool) -> int | None:
+    """How many rows to ask for: as told (0 is all), else all for a script and a screenful for a person."""
+    if number is None:
+        return None if as_json else SHOWN_ROWS
+    return number or None
+
+
+def new_table(columns: Sequence[Column]) -> Table:
+    """An empty table."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        heading = column.heading or column.field.replace("_", " ")
+        table.add_column(heading, justify="right" if column.right else "left", overflow="fold")
+    return table
+
+
+def note(sentence: str) -> None:
+    """Tell on stderr what is neither data nor an error."""
+    print(printable(sentence), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def complain(sentence: str) -> None:
+    """Tell on stderr what went wrong."""
+    note(f"dts-admin: {sentence}")
+
+
+_TIMES = frozenset({"created", "modified", "timestamp", "started", "died", "secret_expires", "seen"})
+
+
+def as_text(name: str, value: object) -> str:
+    """A value as a person reads it; safe to show on a terminal."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    if name in _TIMES and isinstance(value, (int, float)):
+        return format_time(value)
+    if isinstance(value, str):
+        return printable(value)
+    return printable(_listed(value))
+
+
+def _listed(value: object) -> str:
+    """Lists and objects without brackets while they are plain, as JSON when they are not."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    if isinstance(value, Mapping) and all(isinstance(item, (int, float, str)) for item in value.values()):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    return msgspec.json.encode(value).decode()
+
+
+def _console() -> Console:
+    """A console on what stdout is now."""
+    width = None if sys.stdout.isatty() else _ENDLESS
+    return Console(width=width, highlight=False, markup=False, emoji=False)

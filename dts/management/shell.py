@@ -1,0 +1,166 @@
+"""The ways in which commands come: one on the command line, a person's lines, or the lines of a script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from dts.client.threads import in_thread
+from dts.errors import ConfigError, DtsError, InvalidInput
+from dts.management.commands.account import describe_login
+from dts.management.completion import CommandCompleter, Ids
+from dts.management.grammar import HELP, parse_arguments
+from dts.management.help import render_command
+from dts.management.output import Output, complain, note
+from dts.management.session import Session
+from dts.management.utils import may_hold_secret, split_line, state_folder
+from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown
+
+T = TypeVar("T")
+
+EXIT_INTERRUPTED = 130
+
+GREETING = "help shows what there is, Tab completes, Ctrl-D leaves."
+
+
+async def run_words(session: Session, words: Sequence[str]) -> int:
+    """Run one command; what is wrong with it is said on stderr. Returns its exit status."""
+    try:
+        found, rest = session.grammar.find(words)
+        arguments = parse_arguments(found, rest)
+        if arguments.has(HELP):
+            Output().text(render_command(found))
+            return EXIT_OK
+        return await found.action(session, arguments) or EXIT_OK
+    except (InvalidInput, ConfigError) as error:
+        complain(error.message)
+        return EXIT_USAGE
+    except DtsError as error:
+        complain(error.message)
+        return EXIT_FAILED
+
+
+async def run_line(session: Session, line: str) -> int:
+    """Run the command in a line, if there is one. Returns its exit status."""
+    try:
+        words = split_line(line)
+    except InvalidInput as error:
+        complain(error.message)
+        return EXIT_USAGE
+    return await run_words(session, words) if words else EXIT_OK
+
+
+async def run_script(session: Session, shutdown: Shutdown) -> int:
+    """Run the lines of stdin, up to the first that fails; returns the exit status of the last that ran."""
+    number = 0
+    while not session.leaving:
+        line = await in_thread(sys.stdin.readline)
+        if not line:
+            break
+        number += 1
+        status = await until_told_to_stop(run_line(session, line), shutdown)
+        if status is None:
+            return EXIT_INTERRUPTED
+        if status != EXIT_OK:
+            complain(f"stopped at line {number}")
+            return status
+    return EXIT_OK
+
+
+async def interact(session: Session, shutdown: Shutdown) -> int:
+    """Read lines from a person and run them until there are no more. Failures are told and do not end it."""
+    await _greet(session)
+    prompt: PromptSession[str] = PromptSession(
+        history=open_history(state_folder() / "history"),
+        completer=CommandCompleter(session.grammar, Ids(session)),
+        complete_while_typing=False,
+    )
+    while not (session.leaving or shutdown.requested.is_set()):
+        try:
+            line = await until_told_to_stop(prompt.prompt_async(session.prompt), shutdown)
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            break
+        if line is not None:
+            await _run_cancellable(run_line(session, line))
+    return EXIT_OK
+
+
+async def _greet(session: Session) -> None:
+    """Sign in at once, so that the first command does not fail for a wrong secret."""
+    note(GREETING)
+    try:
+        client = await session.client()
+        note(describe_login(await client.login(), client.server_url))
+    except (DtsError, KeyboardInterrupt) as error:
+        complain(error.message if isinstance(error, DtsError) else "not signed in")
+        if session.signed_in:
+            session.forget()
+        note("not signed in: login NAME")
+
+
+async def _run_cancellable(command: Coroutine[object, object, int]) -> None:
+    """Run a command that Ctrl-C ends; the shell goes on."""
+    task = asyncio.create_task(command)
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        await asyncio.wait([task])
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
+    if task.cancelled() or isinstance(task.exception(), KeyboardInterrupt):
+        complain("interrupted; what was sent to the server may have been done")
+    elif (error := task.exception()) is not None:
+        raise error
+
+
+async def until_told_to_stop(work: Coroutine[object, object, T], shutdown: Shutdown) -> T | None:
+    """The result of `work`; None, and `work` cancelled, when the process is asked to end first."""
+    task = asyncio.create_task(work)
+    done = asyncio.Event()
+    task.add_done_callback(lambda _: done.set())
+    await shutdown.wait(done)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    return None if task.cancelled() else task.result()
+
+
+class PrudentHistory(FileHistory):
+    """A history that never takes in a line that may hold a secret."""
+
+    def append_string(self, string: str) -> None:
+        """Keep a line."""
+        if not may_hold_secret(string):
+            super().append_string(string)
+
+
+class ForgetfulHistory(InMemoryHistory):
+    """The same without a file."""
+
+    def append_string(self, string: str) -> None:
+        """Keep a line."""
+        if not may_hold_secret(string):
+            super().append_string(string)
+
+
+def open_history(path: Path) -> History:
+    """The history in a file for its owner alone; one in memory when the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    except OSError as error:
+        note(f"no history is kept: {path}: {error.strerror or error}")
+        return ForgetfulHistory()
+    return PrudentHistory(str(path))
