@@ -13,6 +13,7 @@ from dts.model.admin import (
     User,
     VirtualHost,
 )
+from dts.model.fleet import LogEntry, LogFilter, WorkerState
 from dts.model.job import Job, JobError, Result
 from dts.model.names import (
     RESERVED_NAMESPACE,
@@ -39,6 +40,7 @@ from dts.model.records import (
     Statistics,
 )
 from dts.model.states import JobState, RunState
+from dts.model.waiting import DelayedSlice, Lease
 
 __all__ = [
     "ADMINISTRATOR",
@@ -49,12 +51,16 @@ __all__ = [
     "Block",
     "Candidate",
     "DeadLetter",
+    "DelayedSlice",
     "Function",
     "FunctionName",
     "Job",
     "JobError",
     "JobState",
+    "Lease",
     "Limits",
+    "LogEntry",
+    "LogFilter",
     "Merge",
     "Namespace",
     "Operation",
@@ -68,6 +74,7 @@ __all__ = [
     "Statistics",
     "User",
     "VirtualHost",
+    "WorkerState",
     "block_id",
     "check_host_id",
     "check_namespace",

@@ -52,7 +52,7 @@ def merge(outcome: Outcome, candidates: Iterable[Candidate]) -> Merge:
             cancelled += (fresh & ~good & ~bad).bit_count()
             number = outcome.parts + len(parts)
             parts.append(Part(outcome.block, number, fresh, candidate.body, candidate.content_encoding))
-        running |= candidate.running
+        running = running & ~candidate.stopped | candidate.running
     after = replace(
         outcome,
         ended=outcome.ended | (outcome.unfinished & ~unfinished),

@@ -17,7 +17,8 @@ class Run:
 
     `function` is empty when the run was made by one `POST /jobs/` with several functions: its blocks know theirs.
     `created` is in seconds since the epoch. Job number n of the run has index n mod `block_size` in block
-    n div `block_size`.
+    n div `block_size`. Its blocks are not published before `not_before` (seconds since the epoch). `options` is what it
+    asks of attempts, as an encoded Options message.
     """
 
     id: str
@@ -27,6 +28,8 @@ class Run:
     state: RunState = RunState.OPEN
     paused: bool = False
     created: float = 0.0
+    not_before: float = 0.0
+    options: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Block:
 
     `first` is the number in the run of the job with index 0 (block number × block size). `body` is the encoded
     JobBatch; its jobs have the indices 0 to count - 1. `digest` tells a repeat of the same
-    block from another one under its number. `published` becomes true when the broker has confirmed every message.
+    block from another one under its number. `published` becomes true when the broker has confirmed every message; that
+    is not tried before `not_before`. After `deadline` its jobs are not started; 0 is none, for either.
     """
 
     id: str
@@ -50,13 +54,16 @@ class Block:
     digest: bytes
     created: float
     published: bool = False
+    not_before: float = 0.0
+    deadline: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A ResultBatch that asks to become a part of its block's outcome.
 
-    The bitmaps say how each of its jobs ended; `running` has the jobs that are still at work. A candidate with
+    The bitmaps say how each of its jobs ended; `running` has the jobs that are still at work, `stopped` those that are
+    no longer and have not ended either. A candidate with
     nothing but `running` has an empty body.
     """
 
@@ -67,6 +74,7 @@ class Candidate:
     failed: int = 0
     cancelled: int = 0
     running: int = 0
+    stopped: int = 0
 
     @property
     def ended(self) -> int:
@@ -129,6 +137,7 @@ class Statistics:
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
+    delayed: int = 0
 
     @property
     def ended(self) -> int:
@@ -138,7 +147,7 @@ class Statistics:
     @property
     def queued(self) -> int:
         """Jobs that are with the broker and not yet seen at work."""
-        return max(0, self.total - self.ended - self.running - self.accepted)
+        return max(0, self.total - self.ended - self.running - self.accepted - self.delayed)
 
     def as_dict(self) -> dict[str, int]:
         """The figures by the names of the states, and `total`."""
@@ -147,6 +156,7 @@ class Statistics:
             JobState.ACCEPTED.value: self.accepted,
             JobState.QUEUED.value: self.queued,
             JobState.RUNNING.value: self.running,
+            JobState.DELAYED.value: self.delayed,
             JobState.SUCCEEDED.value: self.succeeded,
             JobState.FAILED.value: self.failed,
             JobState.CANCELLED.value: self.cancelled,

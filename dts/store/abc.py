@@ -31,10 +31,12 @@ from dts.model import (
     Statistics,
     User,
 )
+from dts.store.abc_fleet import FleetStore
+from dts.store.abc_waiting import WaitingStore
 from dts.store.records import R, Where
 
 
-class Store(ABC):
+class Store(WaitingStore, FleetStore, ABC):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
     # life
@@ -211,9 +213,9 @@ class Store(ABC):
     async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
         """Claim up to `limit` unpublished blocks that were created before `older_than`, oldest first.
 
-        `older_than` is in seconds since the epoch. Blocks of a paused or a cancelled run are passed over, and
-        blocks whose jobs have all ended. A claimed block is not given to anybody else for `lease` seconds, whatever
-        becomes of the claimant.
+        `older_than` is in seconds since the epoch. Blocks of a paused or a cancelled run are passed over, blocks whose
+        jobs have all ended, and those whose `not_before` has not come. A claimed block is not given to anybody else for
+        `lease` seconds, whatever becomes of the claimant.
         """
 
     # outcomes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
@@ -30,11 +32,13 @@ from dts.store.mongo_documents import (
     run_document,
     run_from,
 )
+from dts.store.mongo_fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo_outcomes import Recorder
 from dts.store.mongo_results import Results
+from dts.store.mongo_waiting import WAITING_INDEXES, MongoWaitingStore
 from dts.store.shared import parse_receipts, storable
 
-_COUNTED = ("published", "count", "succeeded", "failed", "cancelled", "at_work")
+_COUNTED = ("published", "not_before", "count", "succeeded", "failed", "cancelled", "at_work")
 _UNCOLLECTED = {"uncollected": {"$gt": 0}}
 
 
@@ -62,14 +66,19 @@ INDEXES: dict[str, list[IndexModel]] = {
             partialFilterExpression=_UNCOLLECTED,
         ),
         _index("function", "user", name="unfinished", partialFilterExpression={"open": True}),
-        _index("due", "number", "run", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}),
+        _index("deadline", name="deadline", partialFilterExpression={"deadline": {"$gt": 0}}),
+        _index(
+            "due", "number", "run", "created", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}
+        ),
     ],
     "nonces": [_index("expires", expireAfterSeconds=0)],
     **ADMIN_INDEXES,
+    **WAITING_INDEXES,
+    **FLEET_INDEXES,
 }
 
 
-class MongoStore(MongoAdminStore):
+class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore):
     """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
 
     def __init__(self, url: str) -> None:
@@ -187,10 +196,16 @@ class MongoStore(MongoAdminStore):
         return await self._results.collect(run_id, parse_receipts(receipts))
 
     async def run_statistics(self, run_id: str) -> Statistics:
-        return await self._results.statistics({"run": storable(run_id)})
+        return await self._statistics({"run": storable(run_id)})
 
     async def user_statistics(self, user: str) -> Statistics:
-        return await self._results.statistics({"user": storable(user)})
+        return await self._statistics({"user": storable(user)})
+
+    @translating
+    async def _statistics(self, of: Document) -> Statistics:
+        statistics: Statistics
+        statistics, waiting = await asyncio.gather(self._results.statistics(of), self._delayed_count(of))
+        return replace(statistics, delayed=statistics.delayed + waiting)
 
     async def retrievables(self, user: str, *, limit: int) -> list[str]:
         return await self._results.retrievables(user, limit)

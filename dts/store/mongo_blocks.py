@@ -101,7 +101,7 @@ class Blocks:
     async def claim(self, older_than: float, limit: int, lease: float) -> list[Block]:
         """Lease unpublished blocks, oldest first."""
         now = time.time()
-        due = {"due": {"$lt": older_than}, "lease": {"$lte": now}}
+        due = {"due": {"$lte": now}, "created": {"$lt": older_than}, "lease": {"$lte": now}}
         found = await self._claimable(due, limit)
         if not found:
             return []
@@ -115,7 +115,7 @@ class Blocks:
             block_from(document, await self._bodies.of(document), published=False)
             async for document in self._connection.collection("blocks").find({"_id": {"$in": claimed}})
         ]
-        return sorted(blocks, key=lambda block: (block.created, block.number))
+        return sorted(blocks, key=lambda block: (max(block.created, block.not_before), block.number))
 
     async def _claimable(self, due: Document, limit: int) -> list[Document]:
         """The oldest outcomes of unpublished blocks whose run is neither paused nor cancelled."""

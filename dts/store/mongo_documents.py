@@ -44,6 +44,8 @@ def run_document(run: Run) -> Document:
         "state": run.state.value,
         "paused": run.paused,
         "created": run.created,
+        "not_before": run.not_before,
+        "options": run.options,
     }
 
 
@@ -65,6 +67,8 @@ def block_document(block: Block) -> Document:
         "content_encoding": block.content_encoding,
         "digest": block.digest,
         "created": block.created,
+        "not_before": block.not_before,
+        "deadline": block.deadline,
     }
 
 
@@ -83,6 +87,8 @@ def block_from(document: Document, body: bytes, *, published: bool) -> Block:
         digest=document["digest"],
         created=document["created"],
         published=published,
+        not_before=document["not_before"],
+        deadline=document["deadline"],
     )
 
 
@@ -98,6 +104,7 @@ def empty_outcome_document(block: Block) -> Document:
         "count": block.count,
         "created": block.created,
         "published": block.published,
+        "not_before": block.not_before,
         "open": True,
         "lease": 0.0,
         "ended": b"",
@@ -115,7 +122,9 @@ def empty_outcome_document(block: Block) -> Document:
         "batches": [],
     }
     if not block.published:
-        document["due"] = block.created
+        document["due"] = max(block.created, block.not_before)
+    if block.deadline:
+        document["deadline"] = block.deadline
     return document
 
 

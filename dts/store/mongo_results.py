@@ -110,8 +110,10 @@ class Results:
     async def statistics(self, of: Document) -> Statistics:
         """The states of the jobs of a run or of a user."""
         ended = {"$add": ["$succeeded", "$failed", "$cancelled", "$at_work"]}
-        accepted = {"$cond": ["$published", 0, {"$max": [0, {"$subtract": ["$count", ended]}]}]}
-        states = {"total": "$count", "accepted": accepted, "running": "$at_work"} | {
+        unpublished = {"$cond": ["$published", 0, {"$max": [0, {"$subtract": ["$count", ended]}]}]}
+        accepted = {"$cond": ["$not_before", 0, unpublished]}
+        delayed = {"$cond": ["$not_before", unpublished, 0]}
+        states = {"total": "$count", "accepted": accepted, "running": "$at_work", "delayed": delayed} | {
             state: f"${state}" for state in ("succeeded", "failed", "cancelled")
         }
         sums = {name: {"$sum": value} for name, value in states.items()}

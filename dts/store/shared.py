@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from dts.model import Candidate, bitmap, job_id
+from dts.model import Candidate, LogEntry, LogFilter, bitmap, job_id
 
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes of bodies that `uncollected_parts` gives at once: what a server can hold for each of many clients."""
@@ -77,3 +78,44 @@ def headers_from_text(text: str) -> dict[str, str | int]:
     """The headers that `headers_to_text` was given."""
     headers: dict[str, str | int] = json.loads(text)
     return headers
+
+
+def counts_to_text(counts: Mapping[int, int]) -> str:
+    """Numbers by a job's index as JSON."""
+    return json.dumps({str(index): count for index, count in counts.items()}, separators=(",", ":"))
+
+
+def counts_from_text(text: str) -> dict[int, int]:
+    """The numbers that `counts_to_text` was given."""
+    return {int(index): count for index, count in json.loads(text).items()}
+
+
+def storable_entry(entry: LogEntry) -> LogEntry:
+    """A log entry whose texts a database can take."""
+    return replace(
+        entry,
+        host=storable(entry.host),
+        source=storable(entry.source),
+        logger=storable(entry.logger),
+        message=storable(entry.message),
+        job=storable(entry.job),
+    )
+
+
+def log_conditions(which: LogFilter | None, after: str | None) -> list[tuple[str, str, str | float]]:
+    """What log entries must have that match a filter: field, comparison, value."""
+    conditions: list[tuple[str, str, str | float]] = []
+    if which is not None:
+        for field in ("host", "source", "logger", "job"):
+            if (text := getattr(which, field)) is not None:
+                conditions.append((field, "=", storable(text)))
+        for field, sign, number in (
+            ("level", ">=", which.level),
+            ("time", ">=", which.since),
+            ("time", "<", which.until),
+        ):
+            if number is not None:
+                conditions.append((field, sign, number))
+    if after is not None:
+        conditions.append(("id", "<", storable(after)))
+    return conditions

@@ -22,6 +22,7 @@ from dts.model import (
 from dts.store import sqlite_blocks, sqlite_outcomes
 from dts.store.shared import parse_receipts, storable
 from dts.store.sqlite_admin import SqliteAdminStore
+from dts.store.sqlite_fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite_rows import (
     DEAD_LETTER,
     RUN,
@@ -34,12 +35,14 @@ from dts.store.sqlite_rows import (
 )
 from dts.store.sqlite_schema import NONCES, TABLES, connect, open_database
 from dts.store.sqlite_thread import DatabaseThread
+from dts.store.sqlite_waiting import WAITING_TABLES, SqliteWaitingStore
 
 _PREFIX = "sqlite:///"
+_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 
-class SqliteStore(SqliteAdminStore):
+class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore):
     """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
 
     Three threads, each with a connection: writes, reads, and nonces. Those are in a file of their own, beside, so that
@@ -55,7 +58,7 @@ class SqliteStore(SqliteAdminStore):
             raise ConfigError(f"store URL {url!r}: write sqlite:///path/to/store.db, or sqlite:////absolute/path.db")
         self._path = Path(path).absolute()
         nonces = self._path.with_name(self._path.name + "-nonces")
-        self._writer = DatabaseThread("store-writer", lambda: open_database(self._path, TABLES), writes=True)
+        self._writer = DatabaseThread("store-writer", lambda: open_database(self._path, _TABLES), writes=True)
         self._reader = DatabaseThread("store-reader", lambda: connect(self._path), writes=False)
         self._nonces = DatabaseThread("store-nonces", lambda: open_database(nonces, NONCES), writes=True)
 
@@ -212,4 +215,4 @@ def _update_run(db: Connection, run_id: str, state: RunState | None, paused: boo
     moved = state if state is not None and run.state.may_become(state) else run.state
     flag = run.paused if paused is None else paused
     db.execute("UPDATE runs SET state = ?, paused = ? WHERE id = ?", (moved.value, flag, run_id))
-    return (*row[:4], moved.value, flag, row[6])
+    return (*row[:4], moved.value, flag, *row[6:])

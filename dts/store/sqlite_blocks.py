@@ -16,8 +16,9 @@ _QUALIFIED_BLOCK = ", ".join(f"blocks.{column}" for column in BLOCK.split(", "))
 _CLAIMABLE = """
     FROM blocks INDEXED BY blocks_unpublished LEFT JOIN runs ON runs.id = blocks.run
     WHERE NOT published AND count > succeeded + failed + cancelled
-        AND blocks.created < ? AND leased_until <= ? AND coalesce(NOT runs.paused AND runs.state <> 'cancelled', 1)
-    ORDER BY blocks.created, blocks.number LIMIT ?
+        AND blocks.due <= ?2 AND blocks.created < ?1 AND leased_until <= ?2
+        AND coalesce(NOT runs.paused AND runs.state <> 'cancelled', 1)
+    ORDER BY blocks.due, blocks.number LIMIT ?3
 """
 
 
@@ -30,7 +31,8 @@ def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None) -> list
 
 def _add_block(db: Connection, block: Block) -> bool:
     added = db.execute(
-        f"INSERT INTO blocks ({BLOCK}) VALUES ({marks(BLOCK)}) ON CONFLICT (id) DO NOTHING", block_row(block)
+        f"INSERT INTO blocks ({BLOCK}, due) VALUES ({marks(BLOCK)}, ?) ON CONFLICT (id) DO NOTHING",
+        (*block_row(block), max(block.created, block.not_before)),
     )
     if added.rowcount:
         db.execute("INSERT INTO bodies (block, body) VALUES (?, ?)", (added.lastrowid, block.body))

@@ -11,9 +11,11 @@ from dts.store.sqlite_rows import OUTCOME, PART, outcome_from, part_from
 
 _STATISTICS = """
     SELECT coalesce(sum(count), 0),
-        coalesce(sum(iif(published, 0, max(0, count - succeeded - failed - cancelled - at_work))), 0),
-        coalesce(sum(at_work), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0), coalesce(sum(cancelled), 0)
-    FROM blocks WHERE
+        coalesce(sum(iif(published OR not_before, 0, max(0, count - succeeded - failed - cancelled - at_work))), 0),
+        coalesce(sum(at_work), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0), coalesce(sum(cancelled), 0),
+        coalesce(sum(iif(published OR NOT not_before, 0, max(0, count - succeeded - failed - cancelled - at_work))), 0)
+            + (SELECT coalesce(sum(count), 0) FROM delayed WHERE {0} = ?1 AND fired IS NULL)
+    FROM blocks WHERE {0} = ?1
 """
 
 
@@ -128,12 +130,12 @@ def _collect_of_block(db: Connection, run_id: str, number: int, parts: set[int])
 
 def run_statistics(db: Connection, run_id: str) -> Statistics:
     """The states of a run's jobs."""
-    return Statistics(*db.execute(f"{_STATISTICS} run = ?", (run_id,)).fetchone())
+    return Statistics(*db.execute(_STATISTICS.format("run"), (run_id,)).fetchone())
 
 
 def user_statistics(db: Connection, user: str) -> Statistics:
     """The states of a user's jobs."""
-    return Statistics(*db.execute(f"{_STATISTICS} user = ?", (user,)).fetchone())
+    return Statistics(*db.execute(_STATISTICS.format("user"), (user,)).fetchone())
 
 
 def retrievables(db: Connection, user: str, limit: int) -> list[str]:

@@ -9,8 +9,10 @@ from dts.store.shared import headers_from_text, headers_to_text, storable
 
 Row = tuple[Any, ...]
 
-RUN = "id, user, function, block_size, state, paused, created"
-BLOCK = "id, run, number, first, user, function, count, content_encoding, digest, created, published"
+RUN = "id, user, function, block_size, state, paused, created, not_before, options"
+BLOCK = (
+    "id, run, number, first, user, function, count, content_encoding, digest, created, published, not_before, deadline"
+)
 OUTCOME = "id, run, first, user, function, count, ended, running, succeeded, failed, cancelled, parts"
 PART = "number, jobs_offset, jobs, content_encoding, body"
 DEAD_LETTER = "id, queue, reason, content_encoding, headers, died, body"
@@ -23,12 +25,22 @@ def marks(columns: str) -> str:
 
 def run_row(run: Run) -> Row:
     """A row of RUN."""
-    return run.id, run.user, run.function, run.block_size, run.state.value, run.paused, run.created
+    return (
+        run.id,
+        run.user,
+        run.function,
+        run.block_size,
+        run.state.value,
+        run.paused,
+        run.created,
+        run.not_before,
+        run.options,
+    )
 
 
 def run_from(row: Row) -> Run:
     """A run from a row of RUN."""
-    return Run(row[0], row[1], row[2], row[3], RunState(row[4]), bool(row[5]), row[6])
+    return Run(row[0], row[1], row[2], row[3], RunState(row[4]), bool(row[5]), *row[6:])
 
 
 def block_row(block: Block) -> Row:
@@ -45,12 +57,14 @@ def block_row(block: Block) -> Row:
         block.digest,
         block.created,
         block.published,
+        block.not_before,
+        block.deadline,
     )
 
 
 def block_from(row: Row, body: bytes) -> Block:
     """A block from a row of BLOCK and its body."""
-    run_id, run, number, first, user, function, count, content_encoding, digest, created, published = row
+    run_id, run, number, first, user, function, count, content_encoding, digest, created, published, *times = row
     return Block(
         run_id,
         run,
@@ -64,6 +78,7 @@ def block_from(row: Row, body: bytes) -> Block:
         digest,
         created,
         bool(published),
+        *times,
     )
 
 

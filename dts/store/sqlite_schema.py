@@ -36,7 +36,7 @@ CREATE TABLE operations_head (one INTEGER PRIMARY KEY, seq INTEGER NOT NULL, has
 
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
-    state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL
+    state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, options BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
 CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';
@@ -45,16 +45,19 @@ CREATE TABLE blocks (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run TEXT NOT NULL, number INTEGER NOT NULL,
     first INTEGER NOT NULL, user TEXT NOT NULL, function TEXT NOT NULL, count INTEGER NOT NULL,
     digest BLOB NOT NULL, content_encoding TEXT NOT NULL, created REAL NOT NULL,
-    published INTEGER NOT NULL, leased_until REAL NOT NULL DEFAULT 0,
+    published INTEGER NOT NULL, not_before REAL NOT NULL, due REAL NOT NULL, deadline REAL NOT NULL,
+    leased_until REAL NOT NULL DEFAULT 0,
     succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
     at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
     ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x''
 ) STRICT;
-CREATE INDEX blocks_by_run ON blocks (run, number, published, count, succeeded, failed, cancelled, at_work);
-CREATE INDEX blocks_by_user ON blocks (user, published, count, succeeded, failed, cancelled, at_work);
-CREATE INDEX blocks_unpublished ON blocks (created, number)
+CREATE INDEX blocks_by_run ON blocks (run, number, published, not_before, count, succeeded, failed, cancelled, at_work);
+CREATE INDEX blocks_by_user ON blocks (user, published, not_before, count, succeeded, failed, cancelled, at_work);
+CREATE INDEX blocks_unpublished ON blocks (due, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
+CREATE INDEX blocks_overdue ON blocks (deadline)
+    WHERE deadline > 0 AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_uncollected ON blocks (user, run, number) WHERE uncollected > 0;
 CREATE INDEX blocks_uncollected_by_run ON blocks (run, number) WHERE uncollected > 0;
 

@@ -1,0 +1,60 @@
+"""What is known of the fleet: how its workers are, and what their logs say. Times are in seconds since the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """The last heartbeat of a worker. Percentages are of its host; `load` is that of a minute.
+
+    `functions` has by name how many jobs it has `received`, `done` and `failed` since it started; `running` a row for
+    each job at work, with `job`, `function` and `started`.
+    """
+
+    worker: str
+    host: str
+    time: float
+    pid: int = 0
+    version: str = ""
+    started: float = 0.0
+    routes: tuple[str, ...] = ()
+    cpu: float = 0.0
+    memory: float = 0.0
+    disk: float = 0.0
+    load: float = 0.0
+    children: int = 0
+    jobs_running: int = 0
+    state: str = ""
+    functions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    running: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A log record of some process of the fleet. `id` sorts by time; `level` is as in Python's logging module."""
+
+    id: str
+    host: str
+    source: str
+    time: float
+    level: int
+    logger: str
+    message: str
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which log entries to list: those that match all that is given. `level` is the lowest."""
+
+    host: str | None = None
+    source: str | None = None
+    logger: str | None = None
+    job: str | None = None
+    level: int | None = None
+    since: float | None = None
+    until: float | None = None
