@@ -20,7 +20,7 @@ from dts.broker.abc import (
 )
 from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection
 from dts.broker.amqp_consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsumer, AmqpSubscription
-from dts.broker.amqp_link import NOT_FOUND, REQUEST_TIMEOUT, Backoff, Link, Tap, ensure_queue, scratch_channel
+from dts.broker.amqp_link import NOT_FOUND, REQUEST_TIMEOUT, Backoff, Link, Tap, ensure_queues, scratch_channel
 from dts.broker.amqp_url import parse_amqp_url
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 PING_TIMEOUT = 2.0
 DEPTH_TIMEOUT = 5.0
+DECLARE_TIMEOUT = 10.0
 BROADCAST_TIMEOUT = 2.0
 SUBSCRIBE_TIMEOUT = 5.0
 
@@ -69,10 +70,8 @@ class AmqpBroker(Broker):
 
     async def declare(self, queues: Sequence[str]) -> None:
         try:
-            async with asyncio.timeout(DEPTH_TIMEOUT):
-                connection = await self._inward.connection()
-                for queue in queues:
-                    await ensure_queue(connection, queue, self._url.delivery_limit)
+            async with asyncio.timeout(DECLARE_TIMEOUT):
+                await ensure_queues(await self._inward.connection(), queues, self._url.delivery_limit)
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not declare queues: {error!r}") from error
 
@@ -99,7 +98,7 @@ class AmqpBroker(Broker):
         """
         connection = await self._outward.connection()
         try:
-            await ensure_queue(connection, queue, self._url.delivery_limit)
+            await ensure_queues(connection, [queue], self._url.delivery_limit)
             channel = await self._confirmed.get(connection)
             batch = await channel.publish("", queue, messages, mandatory=True)
         except AMQP_ERRORS as error:

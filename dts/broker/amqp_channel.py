@@ -326,6 +326,13 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
         super().connection_made(transport)
         self._socket = transport
 
+    async def _drain(self) -> None:
+        async with self._drain_lock:
+            # None once the connection is lost, which may happen while others drain.
+            if self._stream_writer is None:
+                raise ConnectionLost()
+            await self._stream_writer.drain()
+
     @property
     def is_open(self) -> bool:
         """Whether the handshake is done and nobody has begun to close."""

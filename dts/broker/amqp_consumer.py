@@ -22,7 +22,7 @@ from dts.broker.abc import (
     Subscription,
 )
 from dts.broker.amqp_channel import Channel, Connection, Incoming
-from dts.broker.amqp_link import Link, Tap, ensure_queue
+from dts.broker.amqp_link import Link, Tap, ensure_queues
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
 
@@ -57,7 +57,7 @@ class AmqpConsumer(Tap, Consumer):
         self._unsettled: dict[int, None] = {}
 
     async def _set_up(self, connection: Connection, channel: Channel) -> None:
-        await ensure_queue(connection, self._queue, self._limit)
+        await ensure_queues(connection, [self._queue], self._limit)
         await channel.basic_qos(prefetch_count=self._prefetch)
         channel.on_delivery = lambda incoming: self._take(channel, incoming)
         try:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, connect
@@ -133,16 +133,16 @@ async def scratch_channel(connection: Connection) -> AsyncIterator[Channel]:
         channel.discard()
 
 
-async def ensure_queue(connection: Connection, queue: str, delivery_limit: int) -> None:
-    """Make a queue if it is not there, and the dead-letter queue before it; once per connection.
+async def ensure_queues(connection: Connection, queues: Sequence[str], delivery_limit: int) -> None:
+    """Make the queues that are not there, and the dead-letter queue before them; once per connection.
 
     Raises:
         AMQP_ERRORS: the broker refused or did not answer.
     """
-    if queue in connection.declared:
+    if connection.declared.issuperset(queues):
         return
     async with connection.declaring, asyncio.timeout(REQUEST_TIMEOUT):
-        missing = [name for name in (DEAD, queue) if name not in connection.declared]
+        missing = [name for name in dict.fromkeys((DEAD, *queues)) if name not in connection.declared]
         made = [await _declare(connection, name, _arguments(connection, name, delivery_limit)) for name in missing]
         if any(made):
             await asyncio.sleep(REGISTRY_SAVED_AFTER)

@@ -108,6 +108,17 @@ async def test_depth_counts_what_waits(broker: Broker, queue: str) -> None:
     await depth_becomes(broker, queue, 7)
 
 
+async def test_queues_can_be_declared_before_their_first_use(broker: Broker, queue: str) -> None:
+    queues = [f"{queue}.{number}" for number in range(3)]
+
+    await broker.declare(queues)
+    await broker.declare(queues)
+
+    assert [(await broker.depth(name)).ready for name in queues] == [0, 0, 0]
+    await broker.publish(queues[0], messages("fits"))
+    await depth_becomes(broker, queues[0], 1)
+
+
 async def test_ping_answers(broker: Broker) -> None:
     await broker.ping()
 

@@ -73,6 +73,21 @@ async def test_a_sigkill_of_rabbitmq_loses_nothing_that_was_confirmed(
     await asyncio.gather(*workers, return_exceptions=True)
 
 
+async def test_a_new_queue_survives_a_sigkill_right_after_its_first_confirm(
+    own: RabbitServer, broker: Broker, queue: str
+) -> None:
+    queues = [f"{queue}.{number}" for number in range(3)]
+    await broker.declare(queues)
+    for name in queues:
+        await broker.publish(name, messages("kept"))
+
+    await restart(own)
+
+    for name in queues:
+        async with await broker.consume(name, prefetch=1) as consumer:
+            assert bodies(await take(consumer, 1)) == ["kept"]
+
+
 async def test_consumers_and_subscriptions_resume_after_a_restart(
     own: RabbitServer, broker: Broker, queue: str
 ) -> None:
