@@ -173,12 +173,14 @@ class Grammar:
         if not verbs:
             guess = nearest(first, self.nouns)
             raise InvalidInput(f"there is no command {first[:40]}{guess or ': help shows them all'}")
-        implied = next((verb for verb in _IMPLIED_VERBS if verb in verbs), "")
+        implied = next(
+            (verb for verb in _IMPLIED_VERBS if verb in verbs and self.commands[f"{first} {verb}"].least == 0), ""
+        )
         if implied and (not second or second.startswith("-") or "=" in second):
             return self.commands[f"{first} {implied}"], words[1:]
         if not second:
             raise InvalidInput(f"{first} needs one of {', '.join(verbs)}")
-        guess = nearest(second, verbs)
+        guess = nearest(f"{first} {second}", (f"{first} {verb}" for verb in verbs)) if nearest(second, verbs) else ""
         raise InvalidInput(f"there is no command {first} {second[:40]}{guess or ': there are ' + ', '.join(verbs)}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dts.errors import ConfigError, InvalidInput
 
-_SECRET_WORD = re.compile(r"(secret|pem|password|passphrase)\w*=(?!generate(\s|$)|@|$|\s)", re.IGNORECASE)
+_SECRET_WORD = re.compile(r"(secret|pem|password|passphrase|ssh_key)\w*=(?!generate(\s|$)|@|$|\s)", re.IGNORECASE)
 _LOGIN_WITH_MORE = re.compile(r"login\s+\S+\s+[^-\s]", re.IGNORECASE)
 
 
