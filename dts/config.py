@@ -48,7 +48,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The REST server. Sizes are in bytes, `slice_seconds` is the work that one message should hold.
 
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
-    when the broker is embedded and none otherwise.
+    when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
+    with `lease_unlimited` those that have no timeout, too.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +62,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: Path = Path("var/server.key")
     admin_secret_file: Path = Path("var/admin.secret")
     shutdown_timeout: Seconds = 10.0
+    lease_after: Seconds = 1200.0
+    lease_unlimited: bool = False
 
 
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from dts.client.credentials import load_server_url
 from dts.management.commands import ALL_COMMANDS
 from dts.management.grammar import Grammar
 from dts.management.help import render_help
-from dts.management.prompts import Prompts
+from dts.management.prompts import Interrupted, Prompts
 from dts.management.session import DEFAULT_URL, Options, Session
 from dts.management.shell import EXIT_INTERRUPTED, interact, run_script, run_words, until_told_to_stop
 from dts.runtime import process
@@ -105,7 +105,7 @@ async def run(options: argparse.Namespace, grammar: Grammar, shutdown: process.S
 async def _one_shot(session: Session, words: Sequence[str], shutdown: process.Shutdown) -> int:
     try:
         status = await until_told_to_stop(run_words(session, words), shutdown)
-    except KeyboardInterrupt:  # Ctrl-C at a question
+    except Interrupted:
         status = None
     return EXIT_INTERRUPTED if status is None else status
 

@@ -17,6 +17,10 @@ MIN_SECRET = 8
 _TRIES = 3
 
 
+class Interrupted(Exception):
+    """Ctrl-C at a question or at the prompt. A KeyboardInterrupt in a task would end the whole event loop."""
+
+
 class Prompts:
     """Asks, if there is somebody to ask: `present` is whether stdin is a terminal."""
 
@@ -83,10 +87,10 @@ class Prompts:
             history=DummyHistory(),
             input_processors=None if echo else [_Hidden()],
             output=create_output(stdout=sys.stderr),
-            enable_suspend=echo,
+            interrupt_exception=Interrupted,
         )
         try:
-            return await session.prompt_async(question)
+            return await session.prompt_async(question, handle_sigint=False)
         except EOFError:
             return ""
 

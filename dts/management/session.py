@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from dts.auth import Credentials
 from dts.client import load_credentials
-from dts.errors import ConfigError, CredentialsMissing
+from dts.errors import ClientError, CredentialsMissing
 from dts.management.client import AdminClient
 from dts.management.grammar import JSON, YES, Arguments, Grammar
 from dts.management.output import Output, note
@@ -97,12 +97,13 @@ class Session:
         """Make sure that something is meant to be destroyed.
 
         Raises:
-            ConfigError: the person says no, or is not there and `--yes` is not given.
+            ClientError: the person says no.
+            ConfigError: nobody is there to ask, and `--yes` is not given.
         """
         if self.options.yes or arguments.has(YES):
             return
         if not await self.prompts.confirm(question):
-            raise ConfigError("nothing was changed")
+            raise ClientError("nothing was changed")
 
     def help(self, words: Sequence[str]) -> str:
         """The help of a command, of all commands with a first word, or of the shell."""

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +15,13 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from dts.client.threads import in_thread
-from dts.errors import ConfigError, DtsError, InvalidInput
+from dts.errors import ConfigError, DtsError, InvalidInput, RequestRefused
 from dts.management.commands.account import describe_login
 from dts.management.completion import CommandCompleter, Ids
 from dts.management.grammar import HELP, parse_arguments
 from dts.management.help import render_command
 from dts.management.output import Output, complain, note
+from dts.management.prompts import Interrupted
 from dts.management.session import Session
 from dts.management.utils import may_hold_secret, split_line, state_folder
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown
@@ -62,11 +64,11 @@ async def run_script(session: Session, shutdown: Shutdown) -> int:
     """Run the lines of stdin, up to the first that fails; returns the exit status of the last that ran."""
     number = 0
     while not session.leaving:
-        line = await in_thread(sys.stdin.readline)
-        if not line:
+        line = await until_told_to_stop(_next_line(), shutdown)
+        if line == "":
             break
         number += 1
-        status = await until_told_to_stop(run_line(session, line), shutdown)
+        status = None if line is None else await until_told_to_stop(run_line(session, line), shutdown)
         if status is None:
             return EXIT_INTERRUPTED
         if status != EXIT_OK:
@@ -75,54 +77,73 @@ async def run_script(session: Session, shutdown: Shutdown) -> int:
     return EXIT_OK
 
 
+async def _next_line() -> str:
+    try:
+        return await in_thread(sys.stdin.readline)
+    except UnicodeDecodeError as error:
+        raise ConfigError("standard input is not text in UTF-8") from error
+
+
 async def interact(session: Session, shutdown: Shutdown) -> int:
     """Read lines from a person and run them until there are no more. Failures are told and do not end it."""
-    await _greet(session)
+    foreground = _Foreground()
+    await foreground.run(_greet(session))
     prompt: PromptSession[str] = PromptSession(
         history=open_history(state_folder() / "history"),
         completer=CommandCompleter(session.grammar, Ids(session)),
         complete_while_typing=False,
+        interrupt_exception=Interrupted,
     )
     while not (session.leaving or shutdown.requested.is_set()):
         try:
-            line = await until_told_to_stop(prompt.prompt_async(session.prompt), shutdown)
-        except KeyboardInterrupt:
+            line = await until_told_to_stop(prompt.prompt_async(session.prompt, handle_sigint=False), shutdown)
+        except Interrupted:
             continue
         except EOFError:
             break
         if line is not None:
-            await _run_cancellable(run_line(session, line))
+            await foreground.run(run_line(session, line))
     return EXIT_OK
 
 
 async def _greet(session: Session) -> None:
-    """Sign in at once, so that the first command does not fail for a wrong secret."""
+    """Sign in at once, so that it is not the first command that fails for a wrong secret."""
     note(GREETING)
     try:
         client = await session.client()
         note(describe_login(await client.login(), client.server_url))
-    except (DtsError, KeyboardInterrupt) as error:
-        complain(error.message if isinstance(error, DtsError) else "not signed in")
-        if session.signed_in:
+    except DtsError as error:
+        complain(error.message)
+        if isinstance(error, RequestRefused):
             session.forget()
-        note("not signed in: login NAME")
+        if not session.signed_in:
+            note("not signed in: login NAME")
 
 
-async def _run_cancellable(command: Coroutine[object, object, int]) -> None:
-    """Run a command that Ctrl-C ends; the shell goes on."""
-    task = asyncio.create_task(command)
-    loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGINT)
-    loop.add_signal_handler(signal.SIGINT, task.cancel)
-    try:
+class _Foreground:
+    """What the shell does now; Ctrl-C ends that, and the shell goes on.
+
+    Ctrl-C is a key while a line is read, and a signal while a command runs.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[object] | None = None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self, work: Coroutine[object, object, object]) -> None:
+        """Run something to its end or to Ctrl-C."""
+        self._task = task = asyncio.create_task(work)
         await asyncio.wait([task])
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, before)
-    if task.cancelled() or isinstance(task.exception(), KeyboardInterrupt):
-        complain("interrupted; what was sent to the server may have been done")
-    elif (error := task.exception()) is not None:
-        raise error
+        self._task = None
+        if task.cancelled():
+            complain("interrupted; what was sent to the server may have been done")
+            return
+        with suppress(Interrupted):
+            task.result()
 
 
 async def until_told_to_stop(work: Coroutine[object, object, T], shutdown: Shutdown) -> T | None:
