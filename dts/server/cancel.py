@@ -1,19 +1,92 @@
-"""Ends the jobs of a cancelled run. Safe to repeat and to interrupt: timekeeper finishes what a server began."""
+"""Ends jobs that were cancelled: of a run, of a user, of a function. Works while every worker and the broker are down.
+
+Safe to repeat and to interrupt: that a run is cancelled is recorded first, and timekeeper finishes what a server began.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
+from dts.broker import Broker
+from dts.model import Outcome, RunState
 from dts.server.results import cancelled_candidate
 from dts.store import Store
+from dts.wire.queues import TOPIC_CANCELLED, TOPIC_RESULTS
 
 _PAGE = 50
+_IDS = 100  # in one event
+
+REMEMBER = 24 * 3600.0
+"""Seconds for which workers that come back are told of a cancellation."""
+
+MOST_REMEMBERED = 10_000
+"""Cancellations that such a worker is told of at most, the latest."""
 
 
 async def cancel_jobs_of_run(store: Store, run_id: str) -> int:
     """Record every job of a run that has not ended as cancelled; returns how many that were."""
     cancelled, after = 0, -1
     while outcomes := await store.list_blocks(run_id, limit=_PAGE, after=after):
-        candidates = [cancelled_candidate(each, each.unfinished) for each in outcomes if each.unfinished]
-        for ended in await store.record(candidates):
-            cancelled += (ended or 0).bit_count()
+        cancelled += await _cancel(store, outcomes)
         after = int(outcomes[-1].block.rpartition("-")[2])
     return cancelled
+
+
+async def cancel_unfinished(
+    store: Store, broker: Broker, *, user: str | None = None, function: str | None = None
+) -> tuple[int, set[str]]:
+    """Cancel what has not ended of a user, of a function, or of a user's jobs of a function.
+
+    Runs that have no other function are cancelled as a whole, so that they take no more blocks. Returns how many jobs
+    were cancelled, and the ids of the runs that they are of.
+    """
+    cancelled, after = 0, ""
+    runs: set[str] = set()
+    while outcomes := await store.unfinished_blocks(user=user, function=function, limit=_PAGE, after=after):
+        new = {outcome.run for outcome in outcomes} - runs
+        for run_id in sorted(new):
+            run = await store.get_run(run_id)
+            if run is not None and (function is None or run.function == function):
+                await store.update_run(run_id, state=RunState.CANCELLED)
+        await announce_cancelled(broker, sorted(new))
+        runs |= new
+        cancelled += await _cancel(store, outcomes)
+        after = outcomes[-1].block
+    if runs:
+        await broker.broadcast(TOPIC_RESULTS, " ".join(sorted(runs)[:_IDS]))
+    return cancelled, runs
+
+
+async def cancel_job(store: Store, broker: Broker, outcome: Outcome, index: int, job_id: str) -> bool:
+    """Cancel one job, durably; False if it has ended already."""
+    [ended] = await store.record([cancelled_candidate(outcome, 1 << index)])
+    if ended:
+        await store.note_cancelled([job_id], now=time.time())
+        await store.release_jobs({outcome.block: 1 << index})
+    await broker.broadcast(TOPIC_CANCELLED, job_id)
+    return bool(ended)
+
+
+async def announce_cancelled(broker: Broker, ids: Sequence[str]) -> None:
+    """Tell the workers which runs and jobs are cancelled."""
+    for start in range(0, len(ids), _IDS):
+        await broker.broadcast(TOPIC_CANCELLED, " ".join(ids[start : start + _IDS]))
+
+
+async def recently_cancelled(store: Store) -> list[str]:
+    """Ids of the runs and jobs that were cancelled lately, for a worker that has just come."""
+    since = time.time() - REMEMBER
+    runs = await store.cancelled_runs(since)
+    jobs = await store.recently_cancelled(since, limit=MOST_REMEMBERED)
+    return runs[-MOST_REMEMBERED:] + jobs
+
+
+async def _cancel(store: Store, outcomes: Sequence[Outcome]) -> int:
+    open_ = [outcome for outcome in outcomes if outcome.unfinished]
+    if not open_:
+        return 0
+    ended = await store.record([cancelled_candidate(outcome, outcome.unfinished) for outcome in open_])
+    # Also of jobs that had ended before: whoever was cancelling may have been interrupted here.
+    await store.release_jobs({outcome.block: (1 << outcome.count) - 1 for outcome in open_})
+    return sum((each or 0).bit_count() for each in ended)

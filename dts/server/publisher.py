@@ -13,12 +13,11 @@ from collections import defaultdict
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import DEFAULT_ROUTE, Block, Function
+from dts.model import Block, Function
 from dts.runtime.service import Service
-from dts.server.slices import slice_block, slice_size
+from dts.server.slices import Post, block_messages
 from dts.store import Store
 from dts.wire import dts_pb2
-from dts.wire.queues import jobs_queue
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Publisher(Service):
         self._store = store
         self._broker = broker
         self._settings = settings
-        self._pending: list[tuple[Block, str, list[Message]]] = []
+        self._pending: list[tuple[Block, Post]] = []
         self._confirmed: list[str] = []
         self._has_pending = asyncio.Event()
         self._has_confirmed = asyncio.Event()
@@ -53,12 +52,15 @@ class Publisher(Service):
         self._stack.push_async_callback(self._flush)
 
     def submit(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
-        """Publish a block soon. `batch` has its jobs, `function` tells route and speed."""
-        if len(self._pending) >= _MAX_PENDING:
+        """Publish a block soon, or leave it to timekeeper if it has a time to wait for.
+
+        `batch` has its jobs, `function` tells route and speed.
+        """
+        if len(self._pending) >= _MAX_PENDING or block.not_before:
             return
         self._unsettled += 1
         self._idle.clear()
-        self._pending.append((block, *self._messages(block, batch, function)))
+        self._pending.append((block, block_messages(block, batch, function, self._settings)))
         self._has_pending.set()
 
     async def publish(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
@@ -68,14 +70,9 @@ class Publisher(Service):
             BrokerUnavailable: not every message was confirmed.
             StoreUnavailable: it could not be noted: the block will be published again.
         """
-        queue, messages = self._messages(block, batch, function)
-        await self._broker.publish(queue, messages)
+        post = block_messages(block, batch, function, self._settings)
+        await self._broker.publish(post.queue, post.messages)
         await self._store.mark_published([block.id])
-
-    def _messages(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> tuple[str, list[Message]]:
-        size = slice_size(function, seconds=self._settings.slice_seconds, max_slice=self._settings.max_slice)
-        route = function.route if function is not None else DEFAULT_ROUTE
-        return jobs_queue(route), list(slice_block(block, batch, size))
 
     async def _publish_all(self) -> None:
         while True:
@@ -83,8 +80,8 @@ class Publisher(Service):
             self._has_pending.clear()
             pending, self._pending = self._pending, []
             by_queue: defaultdict[str, list[tuple[Block, list[Message]]]] = defaultdict(list)
-            for block, queue, messages in pending:
-                by_queue[queue].append((block, messages))
+            for block, post in pending:
+                by_queue[post.queue].append((block, post.messages))
             for queue, entries in by_queue.items():
                 try:
                     await self._broker.publish(queue, [message for _, messages in entries for message in messages])

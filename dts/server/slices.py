@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from dts.broker import Message
-from dts.model import Block, Function
+from dts.config import ServerSettings
+from dts.model import DEFAULT_ROUTE, Block, DelayedSlice, Function
+from dts.server.options import is_long, merged_options
 from dts.wire import codec, dts_pb2
+from dts.wire.queues import jobs_queue
 
 UNKNOWN_SLICE = 64
 """Jobs in a message of a function whose speed is not known yet."""
@@ -16,6 +20,39 @@ CONCURRENT_SLICE = 100
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes that a message should have at most, uncompressed; a single larger job is a message of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Messages, and the queue that they go to."""
+
+    queue: str
+    messages: list[Message]
+
+
+def block_messages(block: Block, batch: dts_pb2.JobBatch, function: Function | None, settings: ServerSettings) -> Post:
+    """The messages of a block; `batch` has its jobs, `function` tells route, speed and how attempts are run."""
+    return _post(block, batch, batch.jobs, function, settings)
+
+
+def delayed_messages(
+    block: Block, batch: dts_pb2.JobBatch, waiting: DelayedSlice, function: Function | None, settings: ServerSettings
+) -> Post:
+    """The messages of jobs that have waited, for their next attempt."""
+    jobs = [_next_attempt(job, waiting) for job in batch.jobs if waiting.jobs >> job.index & 1]
+    return _post(block, batch, jobs, function, settings)
+
+
+def single_messages(
+    block: Block,
+    batch: dts_pb2.JobBatch,
+    jobs: Iterable[dts_pb2.Job],
+    function: Function | None,
+    settings: ServerSettings,
+) -> Post:
+    """A message for each of some jobs of a block, as they are."""
+    options, lease = _terms(batch, function, settings)
+    return Post(_queue(function), [_message(block, [job], options, lease=lease) for job in jobs])
 
 
 def slice_size(function: Function | None, *, seconds: float, max_slice: int) -> int:
@@ -28,28 +65,6 @@ def slice_size(function: Function | None, *, seconds: float, max_slice: int) -> 
     return max(1, min(size, max_slice))
 
 
-def slice_block(block: Block, batch: dts_pb2.JobBatch, size: int) -> Iterator[Message]:
-    """The messages of a block, with at most `size` jobs each."""
-    mean_bytes = max(1, batch.ByteSize() // block.count)
-    size = max(1, min(size, MAX_MESSAGE // mean_bytes))
-    for first in range(0, block.count, size):
-        jobs = batch.jobs[first : first + size]
-        body, content_encoding = codec.encode(
-            dts_pb2.JobBatch(block=block.id, run=block.run, function=block.function, jobs=jobs)
-        )
-        yield Message(
-            body,
-            content_encoding,
-            {
-                "block": block.id,
-                "run": block.run,
-                "function": block.function,
-                "first": first,
-                "count": len(jobs),
-            },
-        )
-
-
 def decode_block(block: Block) -> dts_pb2.JobBatch:
     """The jobs of a stored block.
 
@@ -57,3 +72,69 @@ def decode_block(block: Block) -> dts_pb2.JobBatch:
         WireError: the store's copy is damaged.
     """
     return codec.decode(dts_pb2.JobBatch, block.body, block.content_encoding)
+
+
+def _post(
+    block: Block,
+    batch: dts_pb2.JobBatch,
+    jobs: Sequence[dts_pb2.Job],
+    function: Function | None,
+    settings: ServerSettings,
+) -> Post:
+    options, lease = _terms(batch, function, settings)
+    # A worker that holds jobs under leases has them all for itself: it gets one at a time.
+    size = 1 if lease else slice_size(function, seconds=settings.slice_seconds, max_slice=settings.max_slice)
+    mean_bytes = max(1, batch.ByteSize() // block.count)
+    size = max(1, min(size, MAX_MESSAGE // mean_bytes))
+    return Post(_queue(function), list(_slices(block, jobs, size, options, lease=lease)))
+
+
+def _terms(
+    batch: dts_pb2.JobBatch, function: Function | None, settings: ServerSettings
+) -> tuple[dts_pb2.Options, bool]:
+    """What the messages of a block say of its attempts, and whether these need a lease."""
+    options = merged_options(function, batch.options)
+    lease = batch.lease or is_long(
+        options, function, lease_after=settings.lease_after, lease_unlimited=settings.lease_unlimited
+    )
+    return options, lease
+
+
+def _slices(
+    block: Block, jobs: Sequence[dts_pb2.Job], size: int, options: dts_pb2.Options, *, lease: bool
+) -> Iterator[Message]:
+    for first in range(0, len(jobs), size):
+        yield _message(block, jobs[first : first + size], options, lease=lease)
+
+
+def _message(block: Block, jobs: Sequence[dts_pb2.Job], options: dts_pb2.Options, *, lease: bool) -> Message:
+    batch = dts_pb2.JobBatch(
+        block=block.id, run=block.run, function=block.function, jobs=jobs, options=options, lease=lease
+    )
+    if lease:
+        for job in batch.jobs:
+            job.fence = max(job.fence, 1)
+    first, last = jobs[0].index, jobs[-1].index
+    headers: dict[str, str | int] = {
+        "block": block.id,
+        "run": block.run,
+        "function": block.function,
+        "number": block.first,
+        "count": len(jobs),
+    }
+    if last - first + 1 == len(jobs):
+        headers["first"] = first
+    return Message(*codec.encode(batch), headers)
+
+
+def _next_attempt(job: dts_pb2.Job, waiting: DelayedSlice) -> dts_pb2.Job:
+    again = dts_pb2.Job()
+    again.CopyFrom(job)
+    again.attempt = waiting.attempt
+    again.kills = waiting.kills.get(job.index, 0)
+    again.fence = waiting.fences.get(job.index, 0)
+    return again
+
+
+def _queue(function: Function | None) -> str:
+    return jobs_queue(function.route if function is not None else DEFAULT_ROUTE)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from dts.auth import derive_key
+from dts.config import ServerSettings
 from dts.errors import ConfigError, InvalidInput, TooLarge
 from dts.model import Candidate, Function, Outcome, Part, Run, bitmap, new_id
 from dts.server.accounts import KeyBox
 from dts.server.catalogue import BUNDLED, bundled_functions
 from dts.server.ingest import Arguments, batch_from_arguments, batch_from_ndjson, new_block
 from dts.server.results import cancelled_candidate, part_results
-from dts.server.slices import CONCURRENT_SLICE, UNKNOWN_SLICE, decode_block, slice_block, slice_size
+from dts.server.slices import CONCURRENT_SLICE, UNKNOWN_SLICE, block_messages, decode_block, slice_size
 from dts.wire import codec, dts_pb2
 
 
@@ -46,9 +47,12 @@ def block_of(count: int, args: bytes = b"[1]"):  # type: ignore[no-untyped-def]
     return new_block(run, 2, "text/upper", batch_from_arguments([Arguments(args, b"")] * count))
 
 
+FAST = Function("text/upper", mean_duration=0.0)
+
+
 def test_slices_cover_a_block_without_overlap() -> None:
     block = block_of(1000)
-    messages = list(slice_block(block, decode_block(block), 256))
+    messages = block_messages(block, decode_block(block), FAST, ServerSettings()).messages
     assert [message.headers["count"] for message in messages] == [256, 256, 256, 232]
     seen: list[int] = []
     for message in messages:
@@ -61,7 +65,8 @@ def test_slices_cover_a_block_without_overlap() -> None:
 
 def test_large_arguments_make_small_messages() -> None:
     block = block_of(20, b'["' + b"x" * 300_000 + b'"]')
-    assert [message.headers["count"] for message in slice_block(block, decode_block(block), 256)] == [3] * 6 + [2]
+    messages = block_messages(block, decode_block(block), FAST, ServerSettings()).messages
+    assert [message.headers["count"] for message in messages] == [3] * 6 + [2]
 
 
 def test_the_digest_of_a_block_is_that_of_its_jobs() -> None:

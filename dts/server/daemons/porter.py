@@ -7,22 +7,29 @@ repeat as what it is.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 
 import msgspec
 
 from dts.broker import Consumer, Delivery
 from dts.errors import TooLarge, WireError
-from dts.model import Candidate, bitmap
+from dts.model import Candidate, bitmap, job_id
 from dts.server.daemons._base import Daemon
+from dts.server.daemons.attempts import Attempts, Reading
 from dts.wire import codec, dts_pb2
-from dts.wire.queues import RESULTS, TOPIC_RESULTS, TOPIC_SPEEDS
+from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
 
 logger = logging.getLogger(__name__)
 
 _PREFETCH = 256
 _MAX_MESSAGES = 64
 """Messages recorded in one go: enough to share a write, few enough that the loop is not blocked decoding them."""
+
+_STATUSES = (dts_pb2.SUCCEEDED, dts_pb2.FAILED, dts_pb2.CANCELLED, dts_pb2.RETRY)
+
+_EVENT_JOBS = 50
+"""Jobs whose progress one event tells: a few kilobytes."""
 
 _RECENT = 0.3
 """Weight of the newest batch in a function's mean duration."""
@@ -45,27 +52,33 @@ class Porter(Daemon):
         self._spawn(self._every(2.0, self._save_speeds, "note the speeds of functions"), "porter-speeds")
 
     async def _carry(self, consumer: Consumer) -> None:
+        attempts = Attempts(self._store)
         while deliveries := await consumer.receive(_MAX_MESSAGES):
             readable: list[Delivery] = []
-            candidates: list[Candidate] = []
+            readings: list[Reading] = []
             runs: set[str] = set()
+            progress: dict[str, tuple[float, float]] = {}
             news: dict[str, tuple[float, bool]] = {}
             for delivery in deliveries:
                 try:
-                    batch, candidate = read_results(delivery)
+                    reading = read_results(delivery)
                 except (WireError, TooLarge) as error:
                     logger.warning("a message on %s cannot be read: %s", RESULTS, error)
                     await consumer.reject([delivery], str(error))
                     continue
                 readable.append(delivery)
-                candidates.append(candidate)
-                runs.add(batch.run)
-                self._learn(batch, news)
-            await self._insist(partial(self._store.record, candidates), "record results")
+                readings.append(reading)
+                runs.add(reading.batch.run)
+                self._learn(reading.batch, news)
+                if reading.batch.progress:
+                    progress.update(_progress_of(delivery, reading.batch))
+            await self._insist(partial(attempts.record, readings), "record results")
             await consumer.ack(readable)
             await self._broker.broadcast(TOPIC_RESULTS, " ".join(runs))
             if news:
                 await self._broker.broadcast(TOPIC_SPEEDS, msgspec.json.encode(news).decode())
+            for part in _portions(progress):
+                await self._broker.broadcast(TOPIC_PROGRESS, msgspec.json.encode(part).decode())
 
     def _learn(self, batch: dts_pb2.ResultBatch, news: dict[str, tuple[float, bool]]) -> None:
         """Take a batch into its function's mean duration; tell the servers when that changes what they would do."""
@@ -88,7 +101,7 @@ class Porter(Daemon):
             await self._store.set_speeds({name: self._speeds[name] for name in unsaved})
 
 
-def read_results(delivery: Delivery) -> tuple[dts_pb2.ResultBatch, Candidate]:
+def read_results(delivery: Delivery) -> Reading:
     """The results in a delivery, and what they ask of the record.
 
     Raises:
@@ -97,12 +110,13 @@ def read_results(delivery: Delivery) -> tuple[dts_pb2.ResultBatch, Candidate]:
     """
     message = delivery.message
     batch = codec.decode(dts_pb2.ResultBatch, message.body, message.content_encoding)
-    by_status: dict[int, list[int]] = {dts_pb2.SUCCEEDED: [], dts_pb2.FAILED: [], dts_pb2.CANCELLED: []}
+    by_status: dict[int, list[int]] = {status: [] for status in _STATUSES}
     try:
         for result in batch.results:
             by_status[result.status].append(result.index)
     except KeyError as error:
         raise WireError(f"a result has the unknown status {error}") from error
+    retried = bitmap.from_indices(by_status[dts_pb2.RETRY])
     candidate = Candidate(
         batch.block,
         message.body,
@@ -111,5 +125,21 @@ def read_results(delivery: Delivery) -> tuple[dts_pb2.ResultBatch, Candidate]:
         failed=bitmap.from_indices(by_status[dts_pb2.FAILED]),
         cancelled=bitmap.from_indices(by_status[dts_pb2.CANCELLED]),
         running=bitmap.from_indices(batch.running),
+        stopped=retried,
     )
-    return batch, candidate
+    return Reading(batch, candidate, retried)
+
+
+def _progress_of(delivery: Delivery, batch: dts_pb2.ResultBatch) -> dict[str, tuple[float, float]]:
+    """How far running jobs are, by their ids; nothing if the message does not say which number its block begins at."""
+    first = delivery.message.headers.get("number")
+    if not isinstance(first, int):
+        return {}
+    return {job_id(batch.run, first + each.index): (each.done, each.total) for each in batch.progress}
+
+
+def _portions(progress: dict[str, tuple[float, float]]) -> Iterator[dict[str, tuple[float, float]]]:
+    """Progress in pieces that fit into an event."""
+    items = list(progress.items())
+    for start in range(0, len(items), _EVENT_JOBS):
+        yield dict(items[start : start + _EVENT_JOBS])

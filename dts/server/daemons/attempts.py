@@ -1,0 +1,106 @@
+"""What porter does with results that are no end: attempts to come, and jobs that are held under a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dts.model import Candidate, DelayedSlice, Lease, bitmap
+from dts.server.delayed import delayed_slices, digest_of
+from dts.server.leases import claims_of, stale_jobs
+from dts.store import Store
+from dts.wire import dts_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A message of results: what it says, and what it asks of the record. `retried` has the jobs to run again."""
+
+    batch: dts_pb2.ResultBatch
+    candidate: Candidate
+    retried: int
+
+    @property
+    def fenced(self) -> bool:
+        """Whether its jobs run under leases: a message has such jobs only, or none."""
+        return bool(self.batch.claims) or bool(self.batch.results and self.batch.results[0].fence)
+
+
+class Attempts:
+    """Brings readings into the store. Nearly all have neither retries nor leases, and cost no more than to record."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def record(self, readings: Sequence[Reading]) -> None:
+        """Record readings; safe to repeat.
+
+        Raises:
+            StoreUnavailable: some may be recorded and some not.
+        """
+        fenced = [reading for reading in readings if reading.fenced]
+        if fenced:
+            readings = await self._without_stale(readings, fenced)
+        candidates = [reading.candidate for reading in readings]
+        await self._store.record(candidates)
+        retried = [reading for reading in readings if reading.retried]
+        if retried:
+            await self._delay(retried)
+        if fenced:
+            await self._let_go(readings)
+
+    async def _without_stale(self, readings: Sequence[Reading], fenced: Sequence[Reading]) -> list[Reading]:
+        """Take the leases that are claimed; then leave out whatever comes from somebody who has lost his."""
+        claims = [lease for reading in fenced for lease in claims_of(reading.batch)]
+        if claims:
+            await self._store.take_leases(claims)
+        leases = await self._store.list_leases(sorted({reading.batch.block for reading in fenced}))
+        return [_valid(reading, leases) if reading.fenced else reading for reading in readings]
+
+    async def _delay(self, readings: Sequence[Reading]) -> None:
+        outcomes = await asyncio.gather(*(self._store.get_outcome(reading.batch.block) for reading in readings))
+        now = time.time()
+        slices: list[DelayedSlice] = []
+        for reading, outcome in zip(readings, outcomes, strict=True):
+            if outcome is not None:
+                digest = digest_of(reading.candidate.body)
+                slices += delayed_slices(reading.batch, reading.retried, digest, outcome, now)
+        await self._store.add_delayed(slices)
+
+    async def _let_go(self, readings: Sequence[Reading]) -> None:
+        """End the leases of jobs that have ended, and pass on those of jobs that are to run again."""
+        ended: dict[str, int] = {}
+        for reading in readings:
+            if reading.fenced:
+                block = reading.batch.block
+                ended[block] = ended.get(block, 0) | reading.candidate.ended
+                for result in reading.batch.results:
+                    if reading.retried >> result.index & 1 and result.fence:
+                        await self._store.pass_lease(_lease(reading.batch, result))
+        await self._store.release_jobs(ended)
+
+
+def _valid(reading: Reading, leases: Sequence[Lease]) -> Reading:
+    """A reading without what is void."""
+    stale = stale_jobs(reading.batch, leases)
+    held = {(lease.job, lease.fence) for lease in leases if lease.block == reading.batch.block and not lease.lost}
+    claimed = bitmap.from_indices(claim.index for claim in reading.batch.claims if (claim.index, claim.fence) in held)
+    candidate = reading.candidate
+    return Reading(
+        reading.batch,
+        replace(
+            candidate,
+            succeeded=candidate.succeeded & ~stale,
+            failed=candidate.failed & ~stale,
+            cancelled=candidate.cancelled & ~stale,
+            running=candidate.running | claimed,
+            stopped=candidate.stopped & ~stale,
+        ),
+        reading.retried & ~stale,
+    )
+
+
+def _lease(batch: dts_pb2.ResultBatch, result: dts_pb2.Result) -> Lease:
+    return Lease(batch.block, result.index, batch.run, batch.worker, result.fence, result.attempt or 1, None)
