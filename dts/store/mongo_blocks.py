@@ -39,7 +39,8 @@ class Blocks:
     @translating
     async def add(self, blocks: Sequence[Block], run: Run | None) -> list[bool]:
         """Add blocks and their run; which of them are new."""
-        runs = self._connection.collection("runs")
+        # Quick, since the outcome is written after these and waits for the disk: an earlier write is there by then.
+        runs = self._connection.quick("runs")
         _, conflicting = await asyncio.gather(
             insert_new(runs, [run_document(run)] if run else []), self._insert(blocks)
         )
@@ -54,7 +55,7 @@ class Blocks:
     async def _insert(self, blocks: Sequence[Block]) -> set[str]:
         """Insert the blocks' documents; the ids of blocks that are there already with another digest."""
         documents = [block_document(block) | await self._bodies.place(block.body) for block in blocks]
-        collection = self._connection.collection("blocks")
+        collection = self._connection.quick("blocks")
         positions = await insert_new(collection, documents)
         if not positions:
             return set()
