@@ -83,6 +83,9 @@ class MemoryBroker(Broker):
     async def ping(self) -> None:
         """Always there."""
 
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Queues need no making."""
+
     async def publish(self, queue: str, messages: Sequence[Message], *, timeout: float = 30.0) -> None:
         self.results += sum(int(message.headers["count"]) for message in messages)
         self.result_bytes += sum(len(message.body) for message in messages)

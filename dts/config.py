@@ -22,7 +22,10 @@ ENVIRONMENT_PREFIX = "DTS_"
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
+SecondsOrNone = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+NumberOrNone = Annotated[int, Meta(ge=0)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
 Route = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
 
 
@@ -47,6 +50,7 @@ class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The REST server. Sizes are in bytes, `slice_seconds` is the work that one message should hold.
 
+    `secret_grace` is for how many seconds a secret is still accepted after another one has taken its place.
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
     when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
     with `lease_unlimited` those that have no timeout, too.
@@ -61,21 +65,58 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_slice: Annotated[int, Meta(ge=1, le=256)] = 256
     key_file: Path = Path("var/server.key")
     admin_secret_file: Path = Path("var/admin.secret")
+    secret_grace: Annotated[float, Meta(ge=0)] = 24 * 3600.0
     shutdown_timeout: Seconds = 10.0
     lease_after: Seconds = 1200.0
     lease_unlimited: bool = False
 
 
+class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """A route with a broker or a prefetch of its own; what is empty or 0 is as for the others."""
+
+    name: Route
+    broker: str = ""
+    prefetch: NumberOrNone = 0
+
+
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """A worker. `processes` 0 is one child a processor; `functions` empty means the bundled functions directory."""
+    """A worker. `processes` 0 is one child a processor; `functions` empty means the bundled functions directory.
+
+    Sizes are in bytes, times in seconds; 0 stands for no limit. What is below `drain_timeout` has its place in
+    docs/worker.md. `soft_timeout` to `recycle_after` hold for functions and jobs that do not say otherwise.
+    """
 
     name: str = ""
     processes: Annotated[int, Meta(ge=0, le=1024)] = 0
     functions: str = ""
     routes: tuple[Route, ...] = ("default",)
+    route: tuple[RouteSettings, ...] = ()
     concurrency: Count = 100
     drain_timeout: Seconds = 30.0
     max_result: Annotated[int, Meta(ge=1024)] = 8 * 1024 * 1024
+    soft_timeout: SecondsOrNone = 0.0
+    timeout: SecondsOrNone = 0.0
+    max_attempts: Count = 1
+    retry_on: tuple[str, ...] = ()
+    memory_limit: NumberOrNone = 0
+    recycle_after: NumberOrNone = 0
+    retry_limit: Count = 10
+    backoff_base: Seconds = 1.0
+    backoff_cap: Seconds = 600.0
+    poison_after: Count = 3
+    split_after: Seconds = 0.1
+    slice_seconds: Seconds = 0.05
+    cancel_grace: Seconds = 1.0
+    blocked_after: Seconds = 1.0
+    lease: Annotated[float, Meta(ge=1)] = 60.0
+    recycle_rss: NumberOrNone = 0
+    max_partials: NumberOrNone = 256 * 1024
+    heartbeat: Seconds = 5.0
+    min_memory_percent: Percent = 4.0
+    min_disk_percent: Percent = 2.0
+    log_level: str = "WARNING"
+    job_log_level: str = "INFO"
+    log_files: tuple[str, ...] = ()
 
 
 class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,7 +207,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any
     return tables
 
 
-_LISTS = {("worker", "routes"), ("daemons", "run")}
+_LISTS = {("worker", "routes"), ("worker", "retry_on"), ("worker", "log_files"), ("daemons", "run")}
 
 
 def _lay_over(tables: dict[str, Any], overlay: Mapping[str, Any]) -> None:

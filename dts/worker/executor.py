@@ -10,19 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from dts.runtime.service import Service
 from dts.worker.board import ENDED, PENDING, STARTED, Phase
 from dts.worker.child import ChildOptions
 from dts.worker.frames import Frame, Kind
-from dts.worker.process import Assignment, ChildProcess
+from dts.worker.process import Assignment, ChildProcess, say_end
+from dts.worker.spawner import LOST, Spawner
 
 logger = logging.getLogger(__name__)
 
 LOOK_AHEAD = 1
 """Assignments that a child is given beyond the one that it works on."""
+
+REASON_CRASHED, REASON_EXIT, REASON_LOST, REASON_CANCELLED = "crashed", "exit", "lost", "cancelled"
+"""Codes that tell how a child died: of a signal, by an exit, with the template, since its job was cancelled."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
 _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
@@ -33,13 +39,16 @@ class Crash:
     """How a child died at an assignment.
 
     `suspects` are the positions of the jobs that may have done it. `unsent` are those of all whose results have not
-    come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV".
+    come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV". `reason` is one
+    of the codes in `dts.worker.recovery`; `tail` is the last of what the process printed.
     """
 
     phase: Phase
     suspects: list[int]
     unsent: list[int]
     said: str
+    reason: str = REASON_CRASHED
+    tail: str = ""
 
 
 class Listener(Protocol):
@@ -57,6 +66,15 @@ class Listener(Protocol):
     def on_crash(self, assignment: Assignment, crash: Crash) -> None:
         """Its child died."""
 
+    def on_given(self, assignment: Assignment, frame: Frame) -> None:
+        """Jobs of it shall be run by somebody else."""
+
+    def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
+        """Its jobs are to be run under a lease; it goes on when `go` is called."""
+
+    def on_log(self, frame: Frame) -> None:
+        """A function has logged something."""
+
 
 class Executor(Service):
     """Keeps `processes` children alive, and runs assignments in them."""
@@ -64,16 +82,20 @@ class Executor(Service):
     def __init__(self, options: ChildOptions, processes: int, listener: Listener) -> None:
         super().__init__()
         self.processes = processes
-        self._options = options
+        self.options = options
+        """What children that are started from here on are told."""
         self._listener = listener
+        self._spawner = Spawner()
         self._children: list[ChildProcess] = []  # those that are ready
         self._starting: set[ChildProcess] = set()
+        self._leaving: set[ChildProcess] = set()
         self._waiting: deque[Assignment] = deque()
         self._tickets = 0
         self._stopping = False
         self._changed = asyncio.Event()
 
     async def _start(self) -> None:
+        await self._stack.enter_async_context(self._spawner)
         for number in range(self.processes):
             self._spawn(self._keep_child(), f"child {number}")
         self._stack.push_async_callback(self._end_children)
@@ -84,9 +106,14 @@ class Executor(Service):
         return [child.pid for child in self._children]
 
     @property
+    def children(self) -> list[ChildProcess]:
+        """The children that are ready."""
+        return self._children
+
+    @property
     def busy(self) -> bool:
         """Whether any assignment is not finished."""
-        return bool(self._waiting) or any(child.given for child in self._children)
+        return bool(self._waiting) or any(child.given for child in (*self._children, *self._leaving))
 
     def submit(self, assignment: Assignment) -> None:
         """Run an assignment when its turn comes."""
@@ -135,9 +162,18 @@ class Executor(Service):
             self._children.append(child)
             self._dispatch()
             return
+        if frame.kind in (Kind.LOG, Kind.BYE):
+            self._on_word(child, frame)
+            return
         assignment = child.given[0]
         if frame.kind in (Kind.RESULTS, Kind.RUNNING):
             self._listener.on_results(assignment, frame)
+            return
+        if frame.kind == Kind.GIVEN:
+            self._listener.on_given(assignment, frame)
+            return
+        if frame.kind == Kind.CLAIM:
+            self._listener.on_claim(assignment, frame, partial(child.go, frame.ticket))
             return
         child.given.popleft()
         self._dispatch()  # before anything else: the child may have nothing to do
@@ -149,12 +185,20 @@ class Executor(Service):
             self._listener.on_done(assignment)
         self._changed.set()
 
+    def _on_word(self, child: ChildProcess, frame: Frame) -> None:
+        if frame.kind == Kind.LOG:
+            self._listener.on_log(frame)
+            return
+        child.leaving = frame.body.decode(errors="replace")
+        self._children.remove(child)
+        self._leaving.add(child)
+
     async def _keep_child(self) -> None:
         """Have one child alive at all times."""
         pause = _FIRST_PAUSE
         while not self._stopping:
             try:
-                child = await ChildProcess.start(self._options)
+                child = await ChildProcess.start(self.options, self._spawner)
             except OSError as error:
                 said, ready = f"cannot be started: {error}", False
             else:
@@ -171,16 +215,17 @@ class Executor(Service):
         self._starting.add(child)
         try:
             child.listen(self._on_frame)
-            said = await child.wait()
-            self._bury(child, said)
-            return said, child.ready
+            code = await child.wait()
+            self._bury(child, code)
+            return say_end(code), child.ready
         finally:
             child.kill()
             child.close()
 
-    def _bury(self, child: ChildProcess, said: str) -> None:
+    def _bury(self, child: ChildProcess, code: int) -> None:
         """See to what a dead child had been given."""
         self._starting.discard(child)
+        self._leaving.discard(child)
         if child in self._children:
             self._children.remove(child)
         self._changed.set()
@@ -191,9 +236,12 @@ class Executor(Service):
         crashed = given.pop(0) if given and given[0].ticket == child.board.claimed else None
         self._waiting.extendleft(reversed(given))
         if crashed is not None:
-            self._listener.on_crash(crashed, _examine(child, said))
+            self._listener.on_crash(crashed, _examine(child, code))
+        elif child.leaving:
+            logger.info("child %d was replaced: %s", child.pid, child.leaving)
         else:
-            logger.warning("child %d %s", child.pid, said)
+            logger.warning("child %d %s", child.pid, say_end(code))
+        self._dispatch()
 
     async def _end_children(self) -> None:
         """End every child: those that work at once, the idle ones by themselves within a second."""
@@ -213,17 +261,22 @@ class Executor(Service):
                 return
 
 
-def _examine(child: ChildProcess, said: str) -> Crash:
+def _examine(child: ChildProcess, code: int) -> Crash:
     """Read on a dead child's board what it was doing.
 
     The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
     when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
     or when the child was killed for its silence.
     """
-    board = child.board
+    board, doom = child.board, child.doom
     started, ended = board.positions(STARTED), board.positions(ENDED)
+    unsent = sorted(started + ended + board.positions(PENDING))
+    tail = child.output.tail() if child.output is not None else ""
+    if doom is not None:
+        return Crash(board.phase, list(doom.positions), unsent, doom.said, doom.reason, tail)
+    reason = REASON_LOST if code == LOST else REASON_EXIT if code >= 0 else REASON_CRASHED
     suspects = sorted(started + ended) if child.severed or not started else started
-    return Crash(board.phase, suspects, sorted(started + ended + board.positions(PENDING)), said)
+    return Crash(board.phase, suspects, unsent, say_end(code), reason, tail)
 
 
 def _load(child: ChildProcess) -> int:

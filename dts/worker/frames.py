@@ -1,8 +1,8 @@
 """What the worker and its children say to each other: frames on a stream socket.
 
 A frame is a header of fixed size and a body of as many bytes as the header says. The worker sends RUN; a child sends
-READY once, and for each RUN any number of RESULTS and RUNNING, then one DONE, which may carry the last results, or
-one DEAD when the body is not a batch of jobs.
+READY once, and for each RUN any number of RESULTS, RUNNING, GIVEN and CLAIM, then one DONE, which may carry the last
+results, or one DEAD when the body is not a batch of jobs.
 """
 
 from __future__ import annotations
@@ -35,12 +35,23 @@ class Kind(IntEnum):
     """Child: all jobs ended; the body is the last encoded ResultBatch, empty when everything was sent before."""
     DEAD = 5
     """Child: the body of that RUN is not a batch of jobs; the body says why."""
+    GIVEN = 6
+    """Child: an encoded JobBatch with jobs of that RUN which it has not begun, for somebody else to run."""
+    CLAIM = 7
+    """Child: an encoded ResultBatch with the leases under which it wants to run jobs, or goes on to run them."""
+    GO = 8
+    """Worker: the first claim of that RUN is on record, so run it."""
+    LOG = 9
+    """Child: an encoded LogRecord."""
+    BYE = 10
+    """Child: it begins nothing any more and ends; the body says why."""
 
 
 class Frame(NamedTuple):
     """One frame.
 
-    `ticket` tells which RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed.
+    `ticket` tells which RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed. Of a
+    RUN, `jobs` is one more than the number in its run that job 0 of the block has, or 0 if that is not known.
     """
 
     kind: int

@@ -36,12 +36,16 @@ _SETTLED_NS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A function that can be called. `is_async` tells whether its result must be awaited."""
+    """A function that can be called.
+
+    `is_async` tells whether it runs on an event loop, `is_generator` whether it yields partial values.
+    """
 
     name: str
     main: Callable[..., Any]
     is_async: bool
     version: str
+    is_generator: bool = False
 
 
 @dataclass(slots=True)
@@ -150,7 +154,8 @@ class Loader:
         main = getattr(module, "main", None)
         if not callable(main):
             raise MainMissing(f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}")
-        loaded = Loaded(name, main, _is_async(main), _version(sources))
+        is_async, is_generator = _kind(main)
+        loaded = Loaded(name, main, is_async, _version(sources), is_generator)
         return loaded, list(sources.values())
 
     def _sources(self, module_name: str) -> dict[str, _Source]:
@@ -276,10 +281,13 @@ def _import(name: str, module_name: str) -> ModuleType:
         raise ImportFailed(f"the module of {name} raised {said}") from error
 
 
-def _is_async(main: Callable[..., Any]) -> bool:
-    """Whether calling `main` gives a coroutine, as far as it tells."""
+def _kind(main: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether `main` is async, and whether it is a generator, as far as it tells."""
     while hasattr(main, "func"):  # functools.partial
         main = main.func
     import inspect
 
-    return inspect.iscoroutinefunction(main) or inspect.iscoroutinefunction(getattr(main, "__call__", None))  # noqa: B004
+    made = (main, getattr(main, "__call__", None))  # noqa: B004
+    if any(map(inspect.isasyncgenfunction, made)):
+        return True, True
+    return any(map(inspect.iscoroutinefunction, made)), any(map(inspect.isgeneratorfunction, made))

@@ -1,7 +1,7 @@
 """Sends the results of a message from a child to the worker: when it is done, and now and then while it is not.
 
-Jobs run on the main thread and append what they got to a list; a helper thread looks at it every so often, so that a
-result does not wait for a slow job after it. No lock is taken for a job: only senders exclude each other, and each
+Jobs run on the main thread and append what they got to a list; the helper thread looks at it every so often, so that
+a result does not wait for a slow job after it. No lock is taken for a job: only senders exclude each other, and each
 takes the items that are complete at that moment.
 """
 
@@ -9,35 +9,40 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dts.wire import codec
-from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Error, Job, JobBatch, ResultBatch
-from dts.worker.board import SENT, STARTED, Board
+from dts.wire.dts_pb2 import FAILED, RETRY, SUCCEEDED, Claim, Job, Progress, ResultBatch
+from dts.worker.board import GIVEN, SENT, STARTED, Board
+from dts.worker.errand import Errand
 from dts.worker.frames import Frame, Kind
+from dts.worker.retries import Failure
 
 FLUSH_INTERVAL = 0.05
-"""Seconds between looks of the helper, and that a message works before it: a result waits 0.1 s at the most."""
+"""Seconds that a message works before results are sent, and between two sends of it."""
 MAX_PENDING = 1024 * 1024
 """Bytes of results that are sent without waiting for either."""
 RUNNING_AFTER = 1.0
 """Seconds of work on a message after which the jobs at work are reported, and again when others are, at this pace."""
 
 
-Ended = tuple[int, Job, bytes, Error | None, float, float]
-"""A job that ended: its place in the message, the job, its value, or else its error, the seconds that it took, and
-those from the message's start to its own. A plain tuple, since making a named one costs 0.2 µs more.
+Ended = tuple[int, Job, bytes, Failure | None, float, float, bytes]
+"""A job that ended: its place in the message, the job, its value, or else its failure, the seconds that it took,
+those from the message's start to its own, and the values that it yielded. A plain tuple, since making a named one
+costs 0.2 µs more.
 """
 
 
 class Outbox:
     """What is to be sent for one message. `ended` is where jobs put their results, in the order in which they end."""
 
-    def __init__(self, ticket: int, batch: JobBatch, worker: str, board: Board, send: Callable[[Frame], None]) -> None:
+    def __init__(self, errand: Errand, worker: str, board: Board, send: Callable[[Frame], None]) -> None:
         self.ended: list[Ended | None] = []
         self.version = ""
-        self._ticket = ticket
-        self._jobs = batch.jobs
+        self.take_progress: Callable[[], list[Progress]] = list
+        """Gives what jobs have told of their progress since the last time."""
+        self._errand = errand
+        batch = errand.batch
         self._blank = ResultBatch(
             block=batch.block, run=batch.run, function=batch.function, worker=worker, started=time.time()
         )
@@ -61,9 +66,28 @@ class Outbox:
             self._done = True
             self._send_ended(Kind.DONE)
 
-    def look(self) -> None:
+    def claim(self, claims: Iterable[Claim]) -> None:
+        """Send leases that are to be taken or extended, and that their jobs are at work."""
+        with self._sending:
+            if not self._done:
+                part = self._part()
+                part.claims.extend(claims)
+                part.running.extend(claim.index for claim in part.claims)
+                self._send_part(Kind.CLAIM, part, len(part.claims))
+
+    def give_away(self, choose: Callable[[], list[list[int]]]) -> None:
+        """Send jobs that are not begun for others to run; `choose` takes them off the waiting ones."""
+        with self._sending:
+            if self._done:
+                return
+            for positions in choose():
+                body, encoding = codec.encode(self._errand.slice(positions))
+                self._send(Frame(Kind.GIVEN, self._errand.ticket, body, encoding, len(positions)))
+                for position in positions:
+                    self._board.states[position] = GIVEN
+
+    def look(self, now: float) -> None:
         """Helper thread: send what has waited long enough."""
-        now = time.monotonic()
         if now - self._last_sent >= FLUSH_INTERVAL:
             self.flush()
         if now - self._last_report >= RUNNING_AFTER:
@@ -79,7 +103,7 @@ class Outbox:
         if items:
             part, failed = self._encode(items)
             body, encoding = codec.encode(part)
-        self._send(Frame(kind, self._ticket, body, encoding, len(items), failed))
+        self._send(Frame(kind, self._errand.ticket, body, encoding, len(items), failed))
         self._last_sent = time.monotonic()
         if kind is not Kind.DONE:
             for item in items:
@@ -87,65 +111,49 @@ class Outbox:
                     self._board.states[item[0]] = SENT
 
     def _encode(self, items: list[Ended | None]) -> tuple[ResultBatch, int]:
-        """Jobs that ended as a message, and how many of them failed."""
-        part = ResultBatch()
-        part.CopyFrom(self._blank)
-        part.version = self.version
-        add, failed = part.results.add, 0
+        """Jobs that ended as a message, and how many of them failed for good."""
+        part = self._part()
+        add, failed, leased = part.results.add, 0, self._errand.batch.lease
         for item in items:
             if item is None:
                 continue
-            _, job, value, error, duration, offset = item
-            if error is None:
+            _, job, value, failure, duration, offset, partials = item
+            if failure is None:
                 result = add(index=job.index, status=SUCCEEDED, value=value, duration=duration, offset=offset)
             else:
-                failed += 1
-                result = add(index=job.index, status=FAILED, error=error, duration=duration, offset=offset)
+                error, delay, kills = failure
+                again = delay is not None
+                failed += not again
+                result = add(
+                    index=job.index, status=RETRY if again else FAILED, error=error, duration=duration, offset=offset
+                )
+                result.kills, result.delay = kills, delay or 0.0
             if job.attempt:
                 result.attempt = job.attempt
+            if partials:
+                result.partials = partials
+            if leased:
+                result.fence = job.fence
         return part, failed
 
     def _report_running(self) -> None:
         positions = self._board.positions(STARTED)
+        progress = self.take_progress()
         with self._sending:
-            if self._done or not positions or positions == self._reported:
+            if self._done or not positions or (positions == self._reported and not progress):
                 return
             self._reported = positions
-            part = ResultBatch()
-            part.CopyFrom(self._blank)
-            part.version = self.version
-            part.running.extend(self._jobs[position].index for position in positions)
-            body, encoding = codec.encode(part)
-            self._send(Frame(Kind.RUNNING, self._ticket, body, encoding, len(positions)))
+            part = self._part()
+            part.running.extend(self._errand.jobs[position].index for position in positions)
+            part.progress.extend(progress)
+            self._send_part(Kind.RUNNING, part, len(positions))
 
+    def _part(self) -> ResultBatch:
+        part = ResultBatch()
+        part.CopyFrom(self._blank)
+        part.version = self.version
+        return part
 
-class Flusher:
-    """The helper thread. It sleeps while there is no work, and costs a job or a short message nothing."""
-
-    def __init__(self) -> None:
-        self._outbox: Outbox | None = None
-        self._busy = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def watch(self, outbox: Outbox | None) -> None:
-        """Look after this message from now on, or after none."""
-        self._outbox = outbox
-        if outbox is not None and not self._busy.is_set():
-            self._busy.set()
-
-    def _run(self) -> None:
-        while True:
-            self._busy.wait()
-            time.sleep(FLUSH_INTERVAL)
-            outbox = self._outbox
-            if outbox is None:
-                self._busy.clear()
-                # A message that came between the look and the clear must not be missed.
-                if self._outbox is not None:
-                    self._busy.set()
-            else:
-                outbox.look()
+    def _send_part(self, kind: Kind, part: ResultBatch, jobs: int) -> None:
+        body, encoding = codec.encode(part)
+        self._send(Frame(kind, self._errand.ticket, body, encoding, jobs))

@@ -6,18 +6,17 @@ import asyncio
 import os
 import signal
 import socket
-import sys
-from asyncio.subprocess import DEVNULL, Process
+import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-import msgspec
-
 from dts.worker.board import Board
-from dts.worker.child import ChildOptions
+from dts.worker.child import ChildOptions, Descriptors
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
+from dts.worker.output import Output
+from dts.worker.spawner import LOST, Spawner
 
 _READ_SIZE = 256 * 1024
 _DYING = 0.2
@@ -28,7 +27,8 @@ _DYING = 0.2
 class Assignment:
     """Jobs that a child is handed at once: a message, or after a crash a part of one.
 
-    `owner` is for whoever made it. `deaths` counts the children that died of it without being at a job.
+    `owner` is for whoever made it. `deaths` counts the children that died of it without being at a job. `number` is
+    that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got it.
     """
 
     body: bytes
@@ -36,18 +36,37 @@ class Assignment:
     owner: object
     ticket: int = 0
     deaths: int = 0
+    number: int | None = None
+    given: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """Why the worker has killed a child, and the positions of the jobs that are to blame."""
+
+    reason: str
+    said: str
+    positions: tuple[int, ...]
 
 
 class ChildProcess:
     """One child. `given` are the assignments that it has and has not finished, oldest first."""
 
-    def __init__(self, process: Process, sock: socket.socket, board: Board, lifeline: int) -> None:
+    def __init__(self, pid: int, end: asyncio.Future[int], sock: socket.socket, board: Board, lifeline: int) -> None:
+        self.pid = pid
+        """The process id, also of its process group."""
         self.board = board
         self.given: deque[Assignment] = deque()
         self.ready = False
         self.severed = False
         """Whether it closed its end of the socket while it lived, and was killed for that."""
-        self._process = process
+        self.leaving = ""
+        """Why it ends by itself."""
+        self.doom: Doom | None = None
+        self.stop_by: tuple[int, float] | None = None
+        """The ticket of an assignment of which jobs were told to stop, and the time until which they may take."""
+        self.output: Output | None = None
+        self._end = end
         self._socket = sock
         self._lifeline = lifeline
         self._reader = FrameReader()
@@ -56,34 +75,26 @@ class ChildProcess:
         self._loop = asyncio.get_running_loop()
 
     @classmethod
-    async def start(cls, options: ChildOptions) -> ChildProcess:
+    async def start(cls, options: ChildOptions, spawner: Spawner) -> ChildProcess:
         """Start a child. Raises OSError when the system cannot."""
-        ours, theirs = socket.socketpair()
-        read_end, write_end = os.pipe()
-        board = Board.create()
-        told = msgspec.structs.replace(options, socket=theirs.fileno(), board=board.fd, lifeline=read_end)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "dts.worker.child", msgspec.json.encode(told).decode()),
-                stdin=DEVNULL,
-                pass_fds=(told.socket, told.board, told.lifeline),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            os.close(write_end)
-            board.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(read_end)
+        with ExitStack() as kept, ExitStack() as lent:
+            ours, theirs = socket.socketpair()
+            kept.callback(ours.close)
+            lent.callback(theirs.close)
+            lifeline, life = os.pipe()
+            kept.callback(os.close, life)
+            lent.callback(os.close, lifeline)
+            printed, prints = os.pipe()
+            kept.callback(os.close, printed)
+            lent.callback(os.close, prints)
+            board = Board.create()
+            kept.callback(board.close)
+            pid, end = await spawner.spawn(options, Descriptors(theirs.fileno(), board.fd, lifeline, prints))
+            kept.pop_all()
         ours.setblocking(False)
-        return cls(process, ours, board, write_end)
-
-    @property
-    def pid(self) -> int:
-        """The process id, also of its process group."""
-        return self._process.pid
+        child = cls(pid, end, ours, board, life)
+        child.output = Output(printed)
+        return child
 
     def listen(self, on_frame: Callable[[ChildProcess, Frame], None]) -> None:
         """Call `on_frame` for every frame from here on."""
@@ -94,8 +105,19 @@ class ChildProcess:
         """Hand over an assignment under a ticket higher than all before it."""
         assignment.ticket = ticket
         self.given.append(assignment)
-        frame = Frame(Kind.RUN, ticket, assignment.body, assignment.content_encoding)
+        assignment.given = time.monotonic()
+        number = 0 if assignment.number is None else assignment.number + 1
+        frame = Frame(Kind.RUN, ticket, assignment.body, assignment.content_encoding, number)
         self._send(pack_header(frame), frame.body)
+
+    def go(self, ticket: int) -> None:
+        """Let the child begin with an assignment whose lease is on record."""
+        self._send(pack_header(Frame(Kind.GO, ticket)))
+
+    @property
+    def at_work(self) -> Assignment | None:
+        """The assignment that the child has begun."""
+        return self.given[0] if self.given and self.given[0].ticket == self.board.claimed else None
 
     def recall(self) -> list[Assignment]:
         """Take back the assignments that the child has not begun, oldest first."""
@@ -109,17 +131,16 @@ class ChildProcess:
             self.given.pop()
         return taken
 
-    async def wait(self) -> str:
-        """Wait for the child's end, and say how it ended.
+    async def wait(self) -> int:
+        """Wait for the child's end, and return how it ended: its exit status, or minus a signal, or LOST.
 
         Whatever it sent before its death is heard first. What its functions started dies with it.
         """
-        code = await self._process.wait()
-        self._kill_group()
+        code = await asyncio.shield(self._end)
         with suppress(OSError):
             while self._read():
                 pass
-        return _said(code)
+        return code
 
     def close(self) -> None:
         """Let go of what is shared with the child, once it has ended."""
@@ -128,6 +149,8 @@ class ChildProcess:
         self._socket.close()
         os.close(self._lifeline)
         self.board.close()
+        if self.output is not None:
+            self.output.close()
 
     def finish(self) -> None:
         """Tell the child that there is no more work: it ends after what it is doing."""
@@ -136,12 +159,29 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End the child, and what its functions started, at once."""
-        if self._process.returncode is None:
-            self._kill_group()
+        if not self._end.done():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGKILL)  # it has no group of its own yet in its first moment
 
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+    def condemn(self, doom: Doom) -> None:
+        """Kill the child for a reason."""
+        if self.doom is None and not self._end.done():
+            self.doom = doom
+            self.kill()
+
+    def stop(self, positions: list[int] | None, grace: float) -> None:
+        """Order that jobs of the assignment at work stop, None for all; those that do not within `grace` are killed."""
+        if (assignment := self.at_work) is not None:
+            self.board.stop(assignment.ticket, positions)
+            self.stop_by = (assignment.ticket, time.monotonic() + grace)
+
+    def dump(self) -> None:
+        """Have the child print the stacks of its threads."""
+        if not self._end.done():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGUSR1)
 
     def _on_readable(self) -> None:
         try:
@@ -155,7 +195,7 @@ class ChildProcess:
 
     def _sever(self) -> None:
         """End a child that still lives after its end of the socket was closed: a function did that."""
-        self.severed = self._process.returncode is None
+        self.severed = not self._end.done() and not self.leaving
         self.kill()
 
     def _read(self) -> bool:
@@ -190,8 +230,10 @@ class ChildProcess:
             self._loop.remove_writer(self._socket)
 
 
-def _said(code: int) -> str:
-    """How a process ended, given its return code: minus the signal, or the exit status."""
+def say_end(code: int) -> str:
+    """How a process ended, in words."""
+    if code == LOST:
+        return "was lost with the process that it was forked from"
     if code >= 0:
         return f"exited with status {code}"
     try:

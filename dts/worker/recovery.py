@@ -1,80 +1,160 @@
-"""What becomes of the jobs of a child that died. The one place in the worker's own process that decodes jobs.
+"""What becomes of the jobs of a child that died. With `breaking`, the only place in the parent that decodes jobs.
 
-The job that the child was at is the culprit, and has failed. When several may be it, each runs again alone. When none
-may be, the child died of the message itself, such as an import that takes
-all memory; that is tried again a few times. All others that have no result yet run again, together.
+The job that the child was at is the culprit: it comes back later, and after it has killed a few processes it is a
+poison job, and has failed. When several may be it, each runs again alone. When none may be, the child died of the
+message itself, such as an import that takes all memory; that is tried again a few times. All others that have no
+result yet run again, together. What the worker itself has killed for its time or memory is an attempt that failed.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dts.config import WorkerSettings
 from dts.errors import DtsError
 from dts.wire import codec
-from dts.wire.dts_pb2 import FAILED, Error, Job, JobBatch, ResultBatch
+from dts.wire.dts_pb2 import FAILED, RETRY, Error, Job, JobBatch, ResultBatch
 from dts.worker.board import Phase
-from dts.worker.executor import Crash
+from dts.worker.errand import slice_batch
+from dts.worker.executor import REASON_CANCELLED, REASON_LOST, Crash
+from dts.worker.failure import clip
 from dts.worker.process import Assignment
+from dts.worker.retries import REASON_MEMORY, REASON_TIMEOUT, Failure, Judge
+from dts.worker.terms import TermsOf, default_terms
 
 MAX_DEATHS = 3
 """Children that may die of one message without being at a job."""
-REASON = "crashed"
-"""The code in the error of a job whose process died."""
+REASON_POISON = "poison"
+"""The code in the error of a job that killed too many processes."""
 
 _WHILE = {
     Phase.LOADING: "while it imported the function's module",
     Phase.RUNNING: "between two jobs",
 }
+_POISON_DELAY = 1.0  # seconds, at most, until a job that killed its process is tried again
 
 
 @dataclass(slots=True)
 class Recovery:
-    """What to do: a part to publish with `failed` jobs in it, assignments to run, or a reason for the dead letter."""
+    """What to do: a part to publish with `results` in it, of which `failed` are ends; assignments to run; or a reason
+    for the dead letter.
+    """
 
     part: codec.Encoded | None = None
+    results: int = 0
     failed: int = 0
     again: list[Assignment] = field(default_factory=list)
     dead: str = ""
 
 
-def recover(assignment: Assignment, crash: Crash, worker: str) -> Recovery:
-    """Decide what becomes of the jobs of an assignment whose child died."""
-    try:
-        batch = codec.decode(JobBatch, assignment.body, assignment.content_encoding)
-    except DtsError as error:
-        return Recovery(dead=error.message)
-    jobs = batch.jobs
-    unsent = [position for position in crash.unsent if position < len(jobs)]
-    deaths = assignment.deaths + (not crash.suspects)
-    if not crash.suspects and deaths >= MAX_DEATHS:
-        if crash.phase not in _WHILE:
-            return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
-        said = f"the process of the job {crash.said} {_WHILE[crash.phase]}"
-        return _with_failed(batch, [jobs[position] for position in unsent], said, worker)
-    if len(crash.suspects) == 1:
-        culprit = crash.suspects[0]
-        unsent.remove(culprit)
-        recovery = _with_failed(batch, [jobs[culprit]], f"the process of the job {crash.said}", worker)
-        suspects = []
-    else:
-        recovery, suspects = Recovery(), crash.suspects
-    groups = [[position] for position in suspects]
-    groups.append([position for position in unsent if position not in suspects])
-    for group in filter(None, groups):
-        body, encoding = codec.encode(_batch_of(batch, [jobs[position] for position in group]))
-        recovery.again.append(Assignment(body, encoding, assignment.owner, deaths=deaths))
-    return recovery
+class Recoverer:
+    """Decides what becomes of the jobs of an assignment whose child died."""
+
+    def __init__(self, worker: str, settings: WorkerSettings) -> None:
+        self._worker = worker
+        self._poison_after = settings.poison_after
+        self._defaults = default_terms(settings)
+        self._judge = Judge(settings)
+
+    def recover(self, assignment: Assignment, crash: Crash) -> Recovery:
+        """Decide."""
+        try:
+            batch = codec.decode(JobBatch, assignment.body, assignment.content_encoding)
+        except DtsError as error:
+            return Recovery(dead=error.message)
+        unsent = [position for position in crash.unsent if position < len(batch.jobs)]
+        suspects = [position for position in crash.suspects if position < len(batch.jobs)]
+        killed = crash.reason in (REASON_TIMEOUT, REASON_MEMORY)
+        deaths = assignment.deaths + (not suspects and crash.reason != REASON_LOST)
+        if not suspects and (deaths >= MAX_DEATHS or killed):
+            if crash.phase not in _WHILE:
+                return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
+            return self._fail_all(batch, unsent, crash)
+        recovery, alone = Recovery(), []
+        if crash.reason == REASON_CANCELLED:
+            unsent = [position for position in unsent if position not in suspects]
+        elif crash.reason == REASON_LOST:
+            pass
+        elif len(suspects) == 1 or crash.reason == REASON_TIMEOUT:
+            recovery = self._blame(batch, suspects, crash)
+            unsent = [position for position in unsent if position not in suspects]
+        else:
+            alone = suspects
+        groups = [[position] for position in alone]
+        groups.append([position for position in unsent if position not in alone])
+        for group in filter(None, groups):
+            body, encoding = codec.encode(slice_batch(batch, group))
+            recovery.again.append(Assignment(body, encoding, assignment.owner, deaths=deaths, number=assignment.number))
+        return recovery
+
+    def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash) -> Recovery:
+        terms = TermsOf(batch, self._defaults)
+        found = []
+        for position in culprits:
+            job = batch.jobs[position]
+            if crash.reason in (REASON_TIMEOUT, REASON_MEMORY):
+                found.append((job, self._over_limit(job, terms, crash, "")))
+            else:
+                found.append((job, self._killer(job, crash)))
+        return self._report(batch, found)
+
+    def _over_limit(self, job: Job, terms: TermsOf, crash: Crash, when: str) -> Failure:
+        """A job that the worker has killed for its time or memory."""
+        its = terms.of(job)
+        if crash.reason == REASON_TIMEOUT:
+            kind, said = "Timeout", f"the process of the job {crash.said} of {its.timeout:g} s{when}"
+        else:
+            kind, said = "MemoryLimit", f"the process of the job {crash.said} of {its.memory_limit} bytes{when}"
+        told = Error(type=kind, message=said, reason=crash.reason, traceback=_last_words(crash))
+        return self._judge.weigh(told, {kind, "TimeoutError" if kind == "Timeout" else "MemoryError"}, job, its)
+
+    def _killer(self, job: Job, crash: Crash) -> Failure:
+        """A job that has killed its process: tried again, until it is known to be poison."""
+        kills = job.kills + 1
+        said = f"the process of the job {crash.said}"
+        told = Error(type="ProcessDied", message=said, reason=crash.reason, traceback=_last_words(crash))
+        if kills < self._poison_after:
+            return Failure(told, random.uniform(0, _POISON_DELAY), kills)
+        told.reason = REASON_POISON
+        told.message = f"{said}; the job has killed {kills} processes and is not tried again"
+        return Failure(told, None, kills)
+
+    def _fail_all(self, batch: JobBatch, positions: Sequence[int], crash: Crash) -> Recovery:
+        """A message of which processes die before they are at any job."""
+        terms = TermsOf(batch, self._defaults)
+        when = _WHILE[crash.phase]
+        said = f"the process of the job {crash.said} {when}"
+        dead = Failure(Error(type="ProcessDied", message=said, reason=crash.reason, traceback=_last_words(crash)))
+        found = []
+        for position in positions:
+            job = batch.jobs[position]
+            late = crash.reason == REASON_TIMEOUT
+            found.append((job, self._over_limit(job, terms, crash, f" {when}") if late else dead))
+        return self._report(batch, found)
+
+    def _report(self, batch: JobBatch, found: Sequence[tuple[Job, Failure]]) -> Recovery:
+        part = ResultBatch(
+            block=batch.block, run=batch.run, function=batch.function, worker=self._worker, started=time.time()
+        )
+        failed = 0
+        for job, (error, delay, kills) in found:
+            again = delay is not None
+            failed += not again
+            part.results.add(
+                index=job.index,
+                status=RETRY if again else FAILED,
+                error=error,
+                attempt=job.attempt,
+                delay=delay or 0.0,
+                kills=kills,
+                fence=job.fence,
+            )
+        return Recovery(codec.encode(part) if found else None, len(found), failed)
 
 
-def _with_failed(batch: JobBatch, jobs: Sequence[Job], said: str, worker: str) -> Recovery:
-    part = ResultBatch(block=batch.block, run=batch.run, function=batch.function, worker=worker, started=time.time())
-    error = Error(type="ProcessDied", message=said, reason=REASON)
-    for job in jobs:
-        part.results.add(index=job.index, status=FAILED, error=error, attempt=job.attempt)
-    return Recovery(codec.encode(part) if jobs else None, len(jobs))
-
-
-def _batch_of(batch: JobBatch, jobs: Sequence[Job]) -> JobBatch:
-    return JobBatch(block=batch.block, run=batch.run, function=batch.function, jobs=jobs)
+def _last_words(crash: Crash) -> str:
+    """The last lines that a process printed, as they are shown in place of a traceback."""
+    return f"last output of the process:\n{clip(crash.tail, 4096)}" if crash.tail.strip() else ""

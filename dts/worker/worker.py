@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -19,32 +19,22 @@ from dts.broker import Broker, Consumer, Delivery, Message, Subscription
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
-from dts.wire.queues import RESULTS, TOPIC_CANCELLED, jobs_queue
+from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH
+from dts.worker.breaking import break_up
+from dts.worker.cancelled import Cancellations
 from dts.worker.child import ChildOptions
 from dts.worker.events import EventCounter, Events
 from dts.worker.executor import LOOK_AHEAD, Crash, Executor
 from dts.worker.frames import Frame, Kind, knows_encoding
+from dts.worker.guard import Guard
 from dts.worker.process import Assignment
 from dts.worker.publisher import Publisher
-from dts.worker.recovery import recover
+from dts.worker.recovery import Recoverer
+from dts.worker.routes import Routes
 from dts.worker.settler import Settler
+from dts.worker.work import Work, take, work_of
 
 logger = logging.getLogger(__name__)
-
-MAX_CANCELLED = 10_000
-"""Cancelled runs that are remembered; the oldest are forgotten, their jobs have been passed over by then."""
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """A delivery in this worker. `open` counts what it still waits for: assignments to end, results to be confirmed."""
-
-    delivery: Delivery
-    consumer: Consumer
-    run: str
-    function: str
-    open: int = 1
-    settled: bool = False
 
 
 class Worker(Service):
@@ -58,54 +48,77 @@ class Worker(Service):
         super().__init__()
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
         self.events = EventCounter()
+        self.draining = False
         processes = settings.processes or os.cpu_count() or 1
-        options = ChildOptions(
-            name=self.name,
-            functions=settings.functions,
-            concurrency=settings.concurrency,
-            max_result=settings.max_result,
-        )
-        self.executor = Executor(options, processes, self)
-        self._settings = settings
+        self.executor = Executor(ChildOptions(self.name, settings), processes, self)
+        self.settings = settings
+        self.short_of = ""
+        """What the machine has too little of to take more work: memory or disk; empty for nothing."""
+        self.routes = Routes(settings, broker)
         self._broker = broker
         self._hurry = hurry or asyncio.Event()
         self._slots = processes * (1 + LOOK_AHEAD)
         self._works: set[Work] = set()
         self._room = asyncio.Event()
-        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._cancelled = Cancellations()
         self._consuming: list[asyncio.Task[None]] = []
-        self._publisher: Publisher[Work] = Publisher(broker, RESULTS, self._close)
+        self._publisher = Publisher(broker)
         self._settler = Settler()
-        for part in (self.executor, self._publisher, self._settler):
+        self._recoverer = Recoverer(self.name, settings)
+        self._guard = Guard(self.executor)
+        self._on_log: Callable[[bytes], None] = lambda record: None
+        for part in (self.executor, self._publisher, self._settler, self._guard, self.routes):
             part.failed = self.failed  # the worker cannot do without any of them
 
     async def _start(self) -> None:
-        if self._settings.functions and not os.path.isdir(self._settings.functions):  # noqa: ASYNC240 - before anything runs
-            raise ConfigError(f"[worker.functions] {self._settings.functions!r} is not a directory")
+        if self.settings.functions and not os.path.isdir(self.settings.functions):  # noqa: ASYNC240 - before anything runs
+            raise ConfigError(f"[worker.functions] {self.settings.functions!r} is not a directory")
         # Stopped in the reverse order: drain, then the consumers give back what is left, then the children end.
-        for part in (self._publisher, self._settler, self.executor):
+        for part in (self._publisher, self._settler, self.executor, self._guard):
             await self._stack.enter_async_context(part)
         cancellations = await self._broker.subscribe([TOPIC_CANCELLED])
         await self._stack.enter_async_context(cancellations)
         self._spawn(self._learn_cancelled(cancellations), "cancellations")
-        for route in self._settings.routes:
-            consumer = await self._broker.consume(jobs_queue(route), prefetch=self._slots)
+        await self._stack.enter_async_context(self.routes)
+        for route in self.routes.names:
+            consumer = await self.routes.consume(route, self._slots)
             await self._stack.enter_async_context(consumer)
             self._consuming.append(self._spawn(self._consume(consumer), f"consumer of {route}"))
         self._stack.push_async_callback(self._drain)
+        # Nobody waits for the answer: a job of a cancelled run that has begun by then is stopped.
+        await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self.name)
         logger.info(
-            "worker %s: routes %s, %d processes",
-            self.name,
-            " ".join(self._settings.routes),
-            self.executor.processes,
+            "worker %s: routes %s, %d processes", self.name, " ".join(self.routes.names), self.executor.processes
         )
+
+    # what others may ask of it
+
+    def adopt(self, settings: WorkerSettings) -> None:
+        """Use other settings for what begins from here on: children that are started, time limits, thresholds."""
+        self.settings = settings
+        self.executor.options = ChildOptions(self.name, settings)
+        self._recoverer = Recoverer(self.name, settings)
+
+    def hold(self, short_of: str) -> None:
+        """Take nothing new while the machine is short of something; empty to go on."""
+        self.short_of = short_of
+        self._room.set()
+
+    def send_logs_to(self, on_log: Callable[[bytes], None]) -> None:
+        """Hand encoded log records of functions to somebody."""
+        self._on_log = on_log
+
+    @property
+    def idle(self) -> bool:
+        """Whether no delivery is in its hands."""
+        return not self._works
 
     # taking work
 
     async def _consume(self, consumer: Consumer) -> None:
         """Take deliveries as long as there are slots for them."""
         while True:
-            while len(self._works) >= self._slots:
+            while len(self._works) >= self._slots or self.short_of:
                 self._room.clear()
                 await self._room.wait()
             # Routes that receive at the same time may take more together than there are slots; prefetch bounds it.
@@ -117,95 +130,142 @@ class Worker(Service):
 
     def _take(self, consumer: Consumer, delivery: Delivery) -> None:
         message = delivery.message
-        headers = message.headers
-        run, function = str(headers.get("run", "")), str(headers.get("function", ""))
-        work = Work(delivery, consumer, run, function)
+        work = take(delivery, consumer)
         self._works.add(work)
-        if run in self._cancelled:
-            self._settle(work)
+        if self._cancelled.has_run(work.run):
+            self._close(work)
         elif not knows_encoding(message.content_encoding):
             self._reject(work, f"unknown content encoding {message.content_encoding!r}")
+        elif delivery.count and (singles := break_up(work)):
+            logger.warning("a message of %s came back %d times: one job at a time", work.function, delivery.count)
+            for single in singles:
+                self._give_away(work, single)
+            self._close(work)
         else:
-            count = headers.get("count")
-            self.events.add(function, Events.RECV, count if isinstance(count, int) else 1)
-            self.executor.submit(Assignment(message.body, message.content_encoding, work))
+            count = message.headers.get("count")
+            self.events.add(work.function, Events.RECV, count if isinstance(count, int) else 1)
+            self._submit(Assignment(message.body, message.content_encoding, work, number=work.number))
+
+    def _submit(self, assignment: Assignment) -> None:
+        """Have an assignment run, without jobs that were cancelled."""
+        work = work_of(assignment)
+        if self._cancelled.concerns(work.run):
+            sifted = self._cancelled.sift(work.run, assignment)
+            if sifted is None:
+                return self._close(work)
+            assignment = sifted
+        self.executor.submit(assignment)
 
     async def _learn_cancelled(self, cancellations: Subscription) -> None:
         while (event := await cancellations.get()) is not None:
-            for run in event.payload.split():
-                self._cancelled[run] = None
-            while len(self._cancelled) > MAX_CANCELLED:
-                self._cancelled.popitem(last=False)
+            runs = self._cancelled.learn(event.payload)
+            if not any(work.run in runs for work in self._works):
+                continue
+            for assignment in self.executor.take_back():
+                self._submit(assignment)
+            for child in self.executor.children:
+                assignment_at_work = child.at_work
+                if assignment_at_work is None or work_of(assignment_at_work).run not in runs:
+                    continue
+                run = work_of(assignment_at_work).run
+                if self._cancelled.has_run(run):
+                    child.stop(None, self.settings.cancel_grace)
+                elif found := self._cancelled.positions(run, assignment_at_work)[0]:
+                    child.stop(found, self.settings.cancel_grace)
 
     # what becomes of it: the executor's listener
 
     def on_results(self, assignment: Assignment, frame: Frame) -> None:
         """Publish results on their way from a child."""
-        work = _work_of(assignment)
+        work = work_of(assignment)
         if frame.kind != Kind.RUNNING:
             self.events.add(work.function, Events.DONE, frame.jobs - frame.failed)
             self.events.add(work.function, Events.FAIL, frame.failed)
-        self._publish(work, frame.body, frame.content_encoding, frame.jobs)
+        self._publish(work, Message(frame.body, frame.content_encoding, work.headers(frame.jobs)))
 
     def on_done(self, assignment: Assignment) -> None:
         """An assignment is finished, though its results may not be confirmed yet."""
-        self._close(_work_of(assignment))
+        self._close(work_of(assignment))
 
     def on_dead(self, assignment: Assignment, reason: str) -> None:
         """Send a message that no child can read to the dead letters."""
-        self._reject(_work_of(assignment), reason)
+        self._reject(work_of(assignment), reason)
+
+    def on_given(self, assignment: Assignment, frame: Frame) -> None:
+        """Publish jobs that a child has not begun and others may do sooner."""
+        work = work_of(assignment)
+        headers = {**work.delivery.message.headers, "count": frame.jobs}
+        self._give_away(work, Message(frame.body, frame.content_encoding, headers))
+
+    def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
+        """Publish a lease; once it is on record the delivery needs no longer be held, and the jobs may begin."""
+        work = work_of(assignment)
+        work.open += 1
+        message = Message(frame.body, frame.content_encoding, work.headers(frame.jobs))
+        self._publisher.put(RESULTS, message, partial(self._on_claimed, work, go))
+
+    def on_log(self, frame: Frame) -> None:
+        """Pass on what a function has logged."""
+        self._on_log(frame.body)
 
     def on_crash(self, assignment: Assignment, crash: Crash) -> None:
-        """A child died: its job has failed, the others run again."""
-        work = _work_of(assignment)
-        recovery = recover(assignment, crash, self.name)
-        logger.error(
+        """A child died: its job comes back or has failed, the others run again."""
+        work = work_of(assignment)
+        recovery = self._recoverer.recover(assignment, crash)
+        logger.warning(
             "a child %s at a message of %s, run %s: %d jobs failed",
             crash.said,
-            *(work.function, work.run, recovery.failed),
+            work.function,
+            work.run,
+            recovery.failed,
         )
         if recovery.dead:
             self._reject(work, recovery.dead)
             return
         if recovery.part is not None:
             self.events.add(work.function, Events.FAIL, recovery.failed)
-            self._publish(work, *recovery.part, recovery.failed)
+            self._publish(work, Message(*recovery.part, work.headers(recovery.results)))
         work.open += len(recovery.again)
         for part in recovery.again:
-            self.executor.submit(part)
+            self._submit(part)
         self._close(work)
 
-    def _publish(self, work: Work, body: bytes, content_encoding: str, jobs: int) -> None:
-        headers = {
-            "block": work.delivery.message.headers.get("block", ""),
-            "run": work.run,
-            "function": work.function,
-            "count": jobs,
-        }
+    def _publish(self, work: Work, message: Message) -> None:
         work.open += 1
-        self._publisher.put(Message(body, content_encoding, headers), work)
+        self._publisher.put(RESULTS, message, partial(self._close, work))
+
+    def _give_away(self, work: Work, message: Message) -> None:
+        work.open += 1
+        publisher = self.routes.publisher(work.consumer) or self._publisher
+        publisher.put(work.delivery.queue, message, partial(self._close, work))
+
+    def _on_claimed(self, work: Work, go: Callable[[], None]) -> None:
+        if not work.settled:
+            work.settled = True
+            self._settler.ack(work.consumer, work.delivery)
+        go()
+        self._close(work)
 
     # settling
 
     def _close(self, work: Work) -> None:
         """One thing that a delivery waits for is there; after the last one it is acked."""
         work.open -= 1
-        if work.open == 0:
-            self._settle(work)
-
-    def _settle(self, work: Work) -> None:
-        if not work.settled:
-            self._settler.ack(work.consumer, work.delivery)
+        if work.open == 0 and not work.closed:
+            if not work.settled:
+                self._settler.ack(work.consumer, work.delivery)
             self._let_go(work)
 
     def _reject(self, work: Work, reason: str) -> None:
+        if work.closed:
+            return
+        logger.error("a message of %s goes to the dead letters: %s", work.function or "no function", reason)
         if not work.settled:
-            logger.error("a message of %s goes to the dead letters: %s", work.function or "no function", reason)
             self._settler.reject(work.consumer, work.delivery, reason)
-            self._let_go(work)
+        self._let_go(work)
 
     def _let_go(self, work: Work) -> None:
-        work.settled = True
+        work.settled = work.closed = True
         self._works.discard(work)
         self._room.set()
 
@@ -213,6 +273,7 @@ class Worker(Service):
 
     async def _drain(self) -> None:
         """Take no more and finish what is begun, as far as time allows."""
+        self.draining = True
         for task in self._consuming:
             task.cancel()
         await asyncio.gather(*self._consuming, return_exceptions=True)
@@ -221,7 +282,7 @@ class Worker(Service):
         try:
             done, _ = await asyncio.wait(
                 (finishing, hurry),
-                timeout=self._settings.drain_timeout,
+                timeout=self.settings.drain_timeout,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -235,13 +296,14 @@ class Worker(Service):
     async def _finish(self) -> None:
         await self._give_back(self.executor.take_back())
         await self.executor.wait_idle()
-        await self._publisher.wait_idle()
+        for publisher in (self._publisher, *self.routes.publishers):
+            await publisher.wait_idle()
         await self._settler.wait_idle()
 
     async def _give_back(self, assignments: list[Assignment]) -> None:
         """Give back the deliveries that nothing has been done for; of others, finish what a crash has left."""
         for assignment in assignments:
-            work = _work_of(assignment)
+            work = work_of(assignment)
             if work.open == 1 and not work.settled:
                 self._settler.nack(work.consumer, work.delivery)
                 self._let_go(work)
@@ -253,9 +315,6 @@ class InternationalWorker(Worker):
     """A worker of the route `international` alone."""
 
     def __init__(self, settings: WorkerSettings, broker: Broker, *, hurry: asyncio.Event | None = None) -> None:
-        super().__init__(msgspec.structs.replace(settings, routes=("international",)), broker, hurry=hurry)
-
-
-def _work_of(assignment: Assignment) -> Work:
-    assert isinstance(assignment.owner, Work)
-    return assignment.owner
+        own = tuple(route for route in settings.route if route.name == "international")
+        routes = () if own else ("international",)
+        super().__init__(msgspec.structs.replace(settings, routes=routes, route=own), broker, hurry=hurry)

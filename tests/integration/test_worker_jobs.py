@@ -6,124 +6,21 @@ import asyncio
 import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
 import pytest
 
-from dts.broker import Broker, Consumer, Delivery, Message, open_broker
-from dts.config import WorkerSettings
+from dts.broker import Delivery, Message
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import new_id
 from dts.wire import codec
-from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch, Result, ResultBatch
+from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch
 from dts.wire.queues import DEAD, RESULTS, TOPIC_CANCELLED, jobs_queue
 from dts.worker.events import Events
 from dts.worker.worker import InternationalWorker, Worker
+from tests.services.worker_bench import DEADLINE, Bench, bench, value
 
-DEADLINE = 30.0
-"""Seconds after which a test that waits has failed."""
-
-
-class Bench:
-    """A broker, a functions directory, and what has come out of the results queue."""
-
-    def __init__(self, broker: Broker, results: Consumer, functions: Path) -> None:
-        self.broker = broker
-        self.functions = functions
-        self.batches: list[ResultBatch] = []
-        self.times: list[float] = []
-        """When each batch came, by the loop's clock."""
-        self._results = results
-
-    def settings(self, **changes: Any) -> WorkerSettings:
-        """Settings of a worker with one child."""
-        given: dict[str, Any] = {"processes": 1, "functions": str(self.functions), "name": "bench"}
-        return WorkerSettings(**given | changes)
-
-    def write(self, name: str, code: str) -> None:
-        """Deploy a function, by a rename as a deployment does."""
-        path = self.functions / f"{name}.py"
-        path.parent.mkdir(exist_ok=True)
-        path.with_suffix(".new").write_text(code)
-        path.with_suffix(".new").rename(path)
-
-    async def send(
-        self, function: str, *calls: Sequence[object], run: str | None = None, route: str = "default"
-    ) -> str:
-        """Publish one message with a job for each list of arguments; returns the run's id."""
-        run = run or new_id()
-        batch = JobBatch(block=f"{run}-0", run=run, function=function)
-        for index, arguments in enumerate(calls):
-            batch.jobs.add(index=index, args=msgspec.json.encode(list(arguments)))
-        headers: dict[str, str | int] = {
-            "block": batch.block,
-            "run": run,
-            "function": function,
-            "count": len(calls),
-        }
-        message = Message(*codec.encode(batch), headers)
-        await self.broker.publish(jobs_queue(route), [message])
-        return run
-
-    async def wait(self, run: str, jobs: int) -> list[Result]:
-        """Wait until so many jobs of a run have ended; their results by index, the first one of each."""
-        async with asyncio.timeout(DEADLINE):
-            while len(found := self._ended(run)) < jobs:
-                await self.receive()
-        return [found[index] for index in sorted(found)]
-
-    async def receive(self) -> None:
-        """Wait for the next batches of results."""
-        deliveries = await self._results.receive(100)
-        for delivery in deliveries:
-            message = delivery.message
-            batch = codec.decode(ResultBatch, message.body, message.content_encoding)
-            assert message.headers["block"] == batch.block
-            assert message.headers["run"] == batch.run
-            assert message.headers["function"] == batch.function
-            assert message.headers["count"] == len(batch.results) + len(batch.running)
-            self.batches.append(batch)
-            self.times.append(asyncio.get_running_loop().time())
-        await self._results.ack(deliveries)
-
-    async def run(self, function: str, *calls: Sequence[object]) -> list[Result]:
-        """Send a message and wait for all its results."""
-        return await self.wait(await self.send(function, *calls), len(calls))
-
-    def _ended(self, run: str) -> dict[int, Result]:
-        found: dict[int, Result] = {}
-        for batch in self.batches:
-            if batch.run == run:
-                for result in batch.results:
-                    found.setdefault(result.index, result)
-        return found
-
-    async def wait_empty(self, route: str = "default") -> None:
-        """Wait until no message of a route is left, whether waiting or held by a worker that does not run now."""
-        consumer = await self.broker.consume(jobs_queue(route), prefetch=1)
-        async with consumer:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.3):
-                    assert await consumer.receive() == []
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    functions = tmp_path / "functions"
-    functions.mkdir()
-    async with (
-        open_broker(f"sqlite:///{tmp_path}/queue.db") as broker,
-        await broker.consume(RESULTS, prefetch=1000) as results,
-    ):
-        yield Bench(broker, results, functions)
-
-
-def value(result: Result) -> Any:
-    assert result.status == SUCCEEDED, result
-    return msgspec.json.decode(result.value)
+__all__ = ["bench"]
 
 
 async def test_results_come_back_and_the_delivery_is_acked(bench: Bench) -> None:

@@ -9,15 +9,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from dts.config import WorkerSettings
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Error, JobBatch, ResultBatch
 from dts.worker.board import ENDED, MAX_JOBS, SENT, STARTED, Board, Phase
+from dts.worker.errand import Errand
 from dts.worker.events import EventCounter, Events
 from dts.worker.executor import Crash
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.outbox import Outbox
 from dts.worker.process import Assignment
-from dts.worker.recovery import MAX_DEATHS, Recovery, recover
+from dts.worker.recovery import MAX_DEATHS, Recoverer, Recovery
+from dts.worker.retries import Failure
+from dts.worker.terms import default_terms
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def board() -> Iterator[Board]:
 def make_batch(jobs: int) -> JobBatch:
     batch = JobBatch(block="b", run="r", function="text/upper")
     for position in range(jobs):
-        batch.jobs.add(index=100 + position, args=b'["a"]', attempt=2)
+        batch.jobs.add(index=100 + position, args=b'["a"]', attempt=2, kills=1)
     return batch
 
 
@@ -95,15 +99,15 @@ def test_a_new_assignment_begins_with_a_clean_board(board: Board) -> None:
 def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Board) -> None:
     batch = make_batch(3)
     sent: list[Frame] = []
-    outbox = Outbox(9, batch, "me", board, sent.append)
+    outbox = Outbox(Errand(9, batch, default_terms(WorkerSettings())), "me", board, sent.append)
     outbox.version = "v1"
     outbox.flush()
     assert sent == [], "nothing to send"
-    outbox.ended.append((1, batch.jobs[1], b'"A"', None, 0.5, 0.25))
+    outbox.ended.append((1, batch.jobs[1], b'"A"', None, 0.5, 0.25, b""))
     outbox.flush()
     assert board.positions(SENT) == [1]
-    outbox.ended.append((0, batch.jobs[0], b"", Error(type="T"), 0.5, 0.25))
-    outbox.ended.append((2, batch.jobs[2], b"1", None, 0.5, 0.25))
+    outbox.ended.append((0, batch.jobs[0], b"", Failure(Error(type="T")), 0.5, 0.25, b""))
+    outbox.ended.append((2, batch.jobs[2], b"1", None, 0.5, 0.25, b""))
     outbox.finish()
     outbox.flush()
     first, last = sent
@@ -125,6 +129,9 @@ def crash(*, phase: Phase = Phase.RUNNING, suspects: list[int], unsent: list[int
     return Crash(phase, suspects, unsent, "died of SIGSEGV")
 
 
+RECOVERER = Recoverer("me", WorkerSettings(poison_after=2))
+
+
 def indices(recovery: Recovery) -> list[list[int]]:
     """The jobs of each assignment that is to be run again."""
     batches = [codec.decode(JobBatch, again.body, again.content_encoding) for again in recovery.again]
@@ -137,25 +144,25 @@ def make_assignment(jobs: int, deaths: int = 0) -> Assignment:
 
 
 def test_the_job_at_work_has_failed_and_the_unsent_ones_run_again() -> None:
-    recovery = recover(make_assignment(5), crash(suspects=[2], unsent=[1, 2, 3, 4, 5, 6]), "me")
+    recovery = RECOVERER.recover(make_assignment(5), crash(suspects=[2], unsent=[1, 2, 3, 4, 5, 6]))
     assert indices(recovery) == [[101, 103, 104]]
     assert recovery.part is not None
     part = codec.decode(ResultBatch, *recovery.part)
     (result,) = part.results
     assert (result.index, result.status, result.attempt) == (102, FAILED, 2)
-    assert (result.error.type, result.error.reason) == ("ProcessDied", "crashed")
+    assert (result.error.type, result.error.reason) == ("ProcessDied", "poison")
     assert "SIGSEGV" in result.error.message
     assert recovery.failed == 1
 
 
 def test_the_last_job_leaves_nothing_to_run() -> None:
-    recovery = recover(make_assignment(1), crash(suspects=[0], unsent=[0, 1]), "me")
+    recovery = RECOVERER.recover(make_assignment(1), crash(suspects=[0], unsent=[0, 1]))
     assert recovery.again == []
     assert recovery.failed == 1
 
 
 def test_of_several_suspects_each_runs_alone() -> None:
-    recovery = recover(make_assignment(5), crash(suspects=[1, 3], unsent=[1, 2, 3, 4]), "me")
+    recovery = RECOVERER.recover(make_assignment(5), crash(suspects=[1, 3], unsent=[1, 2, 3, 4]))
     assert indices(recovery) == [[101], [103], [102, 104]]
     assert recovery.part is None
 
@@ -165,10 +172,10 @@ def test_a_death_that_no_job_explains_is_tried_again_a_few_times(phase: Phase) -
     died = crash(phase=phase, suspects=[], unsent=[0, 1, 2, 3])
     again = make_assignment(3)
     for _ in range(MAX_DEATHS - 1):
-        recovery = recover(again, died, "me")
+        recovery = RECOVERER.recover(again, died)
         assert indices(recovery) == [[100, 101, 102]]
         again = recovery.again[0]
-    recovery = recover(again, died, "me")
+    recovery = RECOVERER.recover(again, died)
     assert recovery.again == []
     if phase is Phase.DECODING:
         assert "SIGSEGV" in recovery.dead

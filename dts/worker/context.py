@@ -1,0 +1,91 @@
+"""What a function may know of the job that it runs for.
+
+    from dts.worker import context
+
+    def main(path):
+        context.logger.info("begun, attempt %d", context.attempt)
+        for number, line in enumerate(open(path)):
+            context.progress(number)
+
+Outside of a job the names are empty, and `progress` does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dts.worker.errand import Errand
+    from dts.worker.running import Runner
+
+job_id: str
+"""`<run>-<number>`; empty when the number is not known."""
+run: str
+function: str
+"""`ns/func`."""
+attempt: int
+"""From 1."""
+
+logger = logging.getLogger("dts.job")
+"""Its records carry the job's id, and reach the logs of the whole system."""
+
+_position: ContextVar[int] = ContextVar("dts_position", default=-1)
+_told: dict[int, tuple[float, float]] = {}
+
+
+class _Now:
+    """What the child works at."""
+
+    errand: Errand | None = None
+    runner: Runner | None = None
+
+
+def progress(done: float, total: float = 0) -> None:
+    """Tell how far the job is; `total` is 0 where it is not known. Cheap: what is told last in a second is sent."""
+    _told[position()] = (float(done), float(total))
+
+
+def position() -> int:
+    """The position of the job at work in its message; -1 for none."""
+    own = _position.get()
+    return own if own >= 0 or _Now.runner is None else _Now.runner.current
+
+
+def enter(of_job: int) -> None:
+    """The current task runs the job at a position from here on."""
+    _position.set(of_job)
+
+
+def begin(errand: Errand | None, runner: Runner) -> None:
+    """The child works at a message from here on, or at none."""
+    _Now.errand, _Now.runner = errand, runner
+    _told.clear()
+
+
+def take_told() -> dict[int, tuple[float, float]]:
+    """What jobs have told of their progress since the last call, by position."""
+    told = {}
+    while _told:
+        at, value = _told.popitem()
+        told[at] = value
+    return told
+
+
+def current_job() -> str:
+    """The id of the job at work, as `job_id`."""
+    at, errand = position(), _Now.errand
+    return errand.job_id(at) if errand is not None and 0 <= at < len(errand.jobs) else ""
+
+
+def __getattr__(name: str) -> Any:
+    at, errand = position(), _Now.errand
+    inside = errand is not None and 0 <= at < len(errand.jobs)
+    if name == "job_id":
+        return current_job()
+    if name in ("run", "function"):
+        return getattr(errand.batch, name) if errand is not None else ""
+    if name == "attempt":
+        return (errand.jobs[at].attempt or 1) if errand is not None and inside else 1
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

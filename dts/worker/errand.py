@@ -1,0 +1,49 @@
+"""One message as a child works at it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from dts.wire.dts_pb2 import Job, JobBatch
+from dts.worker.terms import Terms, TermsOf
+
+
+class Errand:
+    """The jobs of a message, and which of them are not begun.
+
+    `waiting` holds the positions of the latter. Main takes them from its left end, one at a time; the helper thread
+    may take any to give them away or to cancel them. Each taking is one atomic operation of the deque, so that no job
+    is ever both run and given away, and the main thread pays for no lock. `number` is that of the block's job 0 in its
+    run, if it is known. `began` is by the monotonic clock.
+    """
+
+    def __init__(self, ticket: int, batch: JobBatch, defaults: Terms, number: int | None = None) -> None:
+        self.ticket = ticket
+        self.batch = batch
+        self.jobs: Sequence[Job] = batch.jobs
+        self.terms = TermsOf(batch, defaults)
+        self.number = number
+        self.waiting = deque(range(len(self.jobs)))
+        self.began = time.monotonic()
+        self.is_async = False
+
+    def job_id(self, position: int) -> str:
+        """The id of a job, `<run>-<number>`; empty when its number is not known."""
+        if self.number is None:
+            return ""
+        return f"{self.batch.run}-{self.number + self.jobs[position].index}"
+
+    def slice(self, positions: Sequence[int]) -> JobBatch:
+        """A message with some of the jobs."""
+        return slice_batch(self.batch, positions)
+
+
+def slice_batch(batch: JobBatch, positions: Sequence[int]) -> JobBatch:
+    """A batch like another one with the jobs at some positions of it alone."""
+    part = JobBatch(block=batch.block, run=batch.run, function=batch.function, lease=batch.lease)
+    if batch.HasField("options"):
+        part.options.CopyFrom(batch.options)
+    part.jobs.extend([batch.jobs[position] for position in positions])
+    return part

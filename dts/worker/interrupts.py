@@ -1,0 +1,133 @@
+"""Raises exceptions in the jobs at work: time limits that have passed, orders to stop. And finds a stuck event loop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dts.worker.board import SENT, Board
+from dts.worker.errand import Errand
+from dts.worker.failure import clip
+from dts.worker.running import Runner, cancelled_error, soft_timeout_error
+
+NUMBER = signal.SIGRTMIN + 7
+"""The signal that wakes the main thread; none that functions use themselves."""
+
+
+class Interrupter:
+    """Raises an exception in the main thread, if that still runs the job that it is meant for."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._aim: tuple[int, BaseException] | None = None
+        self._main = threading.get_ident()
+
+    def install(self) -> None:
+        """Main thread: take the signal. Again after each message, since a function may have taken it."""
+        if signal.getsignal(NUMBER) != self._on_signal:
+            signal.signal(NUMBER, self._on_signal)
+
+    def interrupt(self, position: int, error: BaseException) -> None:
+        """Helper thread: raise `error` in the plain job at a position."""
+        self._aim = (position, error)
+        signal.pthread_kill(self._main, NUMBER)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        aim, self._aim = self._aim, None
+        if aim is not None and aim[0] == self._runner.current:
+            raise aim[1]
+
+
+class SoftLimits:
+    """Watches the soft time limits of plain jobs; async ones have timers of their loop."""
+
+    def __init__(self, errand: Errand, runner: Runner, interrupter: Interrupter) -> None:
+        self._errand, self._runner, self._interrupter = errand, runner, interrupter
+        self._done = -1
+
+    def look(self, now: float) -> None:
+        """Helper thread: interrupt a job that has passed its limit, once."""
+        position, began = self._runner.current, self._runner.began
+        if position < 0 or position == self._done or position != self._runner.current:
+            return
+        limit = self._errand.terms.of(self._errand.jobs[position]).soft_timeout
+        if limit and now - began >= limit:
+            self._done = position
+            self._interrupter.interrupt(position, soft_timeout_error(limit))
+
+
+class Stops:
+    """Obeys the worker's orders to stop jobs: those that wait never begin, those at work get an exception."""
+
+    def __init__(self, errand: Errand, runner: Runner, board: Board, interrupter: Interrupter) -> None:
+        self._errand, self._runner, self._board, self._interrupter = errand, runner, board, interrupter
+
+    def look(self, now: float = 0.0) -> None:
+        """Any thread: look for orders."""
+        orders = self._board.stopped(self._errand.ticket)
+        if not orders:
+            return
+        runner, waiting = self._runner, self._errand.waiting
+        for position in range(len(self._errand.jobs)):
+            if not orders[position] or position in runner.cancelled:
+                continue
+            try:
+                waiting.remove(position)
+            except ValueError:
+                self._interrupt(position)
+            else:
+                runner.cancelled.add(position)
+                self._board.states[position] = SENT
+
+    def _interrupt(self, position: int) -> None:
+        if self._errand.is_async:
+            if position in self._runner.tasks.values():
+                self._runner.cancelled.add(position)
+                self._runner.loop.call_soon_threadsafe(self._runner.cancel, position, cancelled_error())
+        elif position == self._runner.current:
+            self._runner.cancelled.add(position)
+            self._interrupter.interrupt(position, cancelled_error())
+
+
+class Watchdog:
+    """Finds out that a job blocks the event loop, so that no other one gets on, and reports which, and where."""
+
+    def __init__(self, errand: Errand, runner: Runner, after: float, report: Callable[[str, str], None]) -> None:
+        self._errand, self._runner, self._after, self._report = errand, runner, after, report
+        self._answered: float | None = None
+        self._asked = False
+        self._reported = -1
+
+    def look(self, now: float) -> None:
+        """Helper thread: ask the loop for a sign of life."""
+        if not self._errand.is_async or not self._runner.tasks:
+            return
+        if self._answered is None or not self._asked:
+            self._answered, self._asked = now, True
+            self._runner.loop.call_soon_threadsafe(self._answer)
+        elif now - self._answered >= self._after:
+            self._accuse(now - self._answered)
+
+    def _answer(self) -> None:
+        self._asked = False
+
+    def _accuse(self, seconds: float) -> None:
+        import asyncio
+        import traceback
+
+        task = asyncio.current_task(self._runner.loop)
+        position = self._runner.tasks.get(task, -1)
+        if position < 0 or position == self._reported:
+            return
+        self._reported = position
+        job = self._errand.job_id(position) or f"with index {self._errand.jobs[position].index}"
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        stack = "".join(traceback.format_stack(frame, 8)) if frame is not None else ""
+        self._report(
+            f"the job {job} of {self._errand.batch.function} has blocked the event loop for {seconds:.1f} s, and all"
+            f" jobs beside it: use await, or asyncio.to_thread for what blocks\n{clip(stack, 4000)}",
+            self._errand.job_id(position),
+        )

@@ -1,0 +1,32 @@
+"""Exceptions that functions raise to say what shall become of their job, and that are raised in them."""
+
+from __future__ import annotations
+
+
+class Retry(Exception):
+    """Raised by a function: this attempt came to nothing, try again after `delay` seconds.
+
+    Without a delay the usual backoff applies. It is bounded by the job's `max_attempts`; where nobody has set any, by
+    the worker's `retry_limit`.
+    """
+
+    def __init__(self, message: str = "", *, delay: float | None = None) -> None:
+        super().__init__(message or "the function asked for another attempt")
+        if delay is not None and not 0 <= delay < float("inf"):
+            raise ValueError(f"the delay of a retry is a number of seconds, 0 or more, not {delay!r}")
+        self.delay = delay
+
+
+class Fail(Exception):
+    """Raised by a function: this job has failed, and no other attempt would help."""
+
+
+class SoftTimeout(Exception):
+    """Raised in a function whose attempt has run for `soft_timeout` seconds: clean up and end."""
+
+
+class Cancelled(BaseException):
+    """Raised in a function whose job was cancelled: clean up and end; the process is killed soon.
+
+    Not an Exception, so that `except Exception` does not swallow it.
+    """

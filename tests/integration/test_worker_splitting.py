@@ -1,0 +1,67 @@
+"""A message that takes longer than was thought is shared out while it runs."""
+
+from __future__ import annotations
+
+import time
+
+from dts.wire.dts_pb2 import SUCCEEDED
+from dts.worker.worker import Worker
+from tests.services.worker_bench import Bench, bench, value
+
+__all__ = ["bench"]
+
+
+async def test_slow_jobs_in_one_message_spread_over_all_workers(bench: Bench) -> None:
+    bench.write("own/slow", "import os, time\ndef main(n): time.sleep(0.3); return [n, os.getpid()]")
+    async with (
+        Worker(bench.settings(processes=2, name="one"), bench.broker),
+        Worker(bench.settings(processes=2, name="two"), bench.broker),
+    ):
+        await bench.run("own/slow", *([n] for n in range(4)))  # all children are up
+        began = time.monotonic()
+        results = await bench.run("own/slow", *([n] for n in range(32)))
+        took = time.monotonic() - began
+    assert [value(result)[0] for result in results] == list(range(32))
+    assert len({value(result)[1] for result in results}) == 4
+    ideal = 32 * 0.3 / 4
+    assert took < 1.5 * ideal + 0.5
+    assert len({batch.worker for batch in bench.batches}) == 2
+    await bench.wait_empty()
+
+
+async def test_nothing_is_both_run_and_given_away(bench: Bench) -> None:
+    """Jobs that begin every few milliseconds, while the helper takes away what waits behind them."""
+    bench.write(
+        "own/log",
+        "import os, time\n"
+        "def main(path, n):\n"
+        "    with open(path, 'a') as file: file.write(f'{n}\\n')\n"
+        "    time.sleep(0.002)\n",
+    )
+    log = bench.functions / "log"
+    async with Worker(bench.settings(processes=3), bench.broker):
+        runs = [await bench.send("own/log", *([str(log), 1000 * k + n] for n in range(200))) for k in range(3)]
+        for run in runs:
+            assert {result.status for result in await bench.wait(run, 200)} == {SUCCEEDED}
+    assert sorted(map(int, log.read_text().split())) == [1000 * k + n for k in range(3) for n in range(200)]
+    assert sum(len(batch.results) for batch in bench.batches) == 600
+    await bench.wait_empty()
+
+
+async def test_async_jobs_beyond_the_concurrency_are_given_away(bench: Bench) -> None:
+    bench.write("own/nap", "import asyncio, os\nasync def main(): await asyncio.sleep(0.6); return os.getpid()")
+    async with Worker(bench.settings(processes=2, concurrency=10), bench.broker):
+        await bench.run("text/upper", ["a"], ["b"])
+        began = time.monotonic()
+        results = await bench.run("own/nap", *([] for _ in range(20)))
+        assert time.monotonic() - began < 1.8, "one after the other would be 1.2 s for each child's ten, and more"
+    assert len({value(result) for result in results}) == 2
+
+
+async def test_a_message_of_one_job_is_never_split_nor_one_whose_module_is_slow_to_import(bench: Bench) -> None:
+    bench.write("own/slow", "import time\ntime.sleep(0.3)\ndef main(): time.sleep(0.4); return 1")
+    async with Worker(bench.settings(), bench.broker):
+        runs = [await bench.send("own/slow", []) for _ in range(2)]
+        for run in runs:
+            await bench.wait(run, 1)
+    assert sum(len(batch.results) for batch in bench.batches) == 2
