@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import tempfile
@@ -12,7 +13,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from dts.auth import WINDOW, KeccakAuthenticator, Request, derive_key, new_secret
 from dts.errors import AuthError, ConfigError, DuplicateKey
-from dts.model import User
+from dts.model import ADMINISTRATOR, User
 from dts.server.cache import Cache
 from dts.store import Store
 
@@ -28,6 +29,7 @@ class KeyBox:
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
+        self._key = key
 
     @classmethod
     def open(cls, path: Path) -> KeyBox:
@@ -42,8 +44,12 @@ class KeyBox:
         except (OSError, ValueError) as error:
             raise ConfigError(f"the server's key file {path} cannot be used: {error}") from error
 
+    def derive(self, purpose: str) -> bytes:
+        """A key of 32 bytes for a purpose, of which neither the key file nor another purpose's key can be told."""
+        return hmac.digest(self._key, b"dts-" + purpose.encode(), "sha256")
+
     def seal(self, key: bytes) -> bytes:
-        """A signing key as the store may see it."""
+        """A signing key, or another secret, as the store may see it."""
         return self._fernet.encrypt(key)
 
     def unseal(self, sealed: bytes) -> bytes:
@@ -66,8 +72,8 @@ class Accounts:
 
     def __init__(self, store: Store, keys: KeyBox) -> None:
         self._store = store
-        self._keys = keys
-        self._known: Cache[tuple[User, bytes]] = Cache(self._load, _CACHE_SECONDS)
+        self.keys = keys
+        self._known: Cache[tuple[User, list[bytes]]] = Cache(self._load, _CACHE_SECONDS)
 
     async def authenticate(self, header: str | None, request: Request) -> User:
         """The user who signed a request.
@@ -77,12 +83,22 @@ class Accounts:
         """
         claim = KeccakAuthenticator.parse(header)
         found = await self._known.get(claim.user_id)
-        genuine = KeccakAuthenticator.verify(claim, found[1] if found else _NOBODY, request)
-        if not (found and genuine):
+        keys = found[1] if found else [_NOBODY]
+        # Every key is tried, so that the time does not tell which one it was.
+        genuine = [KeccakAuthenticator.verify(claim, key, request) for key in keys]
+        if not found or found[0].disabled or not any(genuine):
             raise AuthError
         if not await self._store.use_nonce(claim.user_id, claim.nonce, time.time() + 2 * WINDOW):
             raise AuthError
         return found[0]
+
+    def forget(self, user_id: str) -> None:
+        """Read a user anew: somebody has changed them just now."""
+        self._known.forget(user_id)
+
+    def sealed_key(self, user_id: str, secret: str) -> bytes:
+        """The signing key of a user with that secret, as the store may see it."""
+        return self.keys.seal(derive_key(user_id, secret))
 
     async def ensure_administrator(self, secret_file: Path) -> None:
         """Create the first administrator if there is no user at all, and leave the secret in `secret_file`.
@@ -92,8 +108,9 @@ class Accounts:
         if await self._store.has_users():
             return
         created, secret = _first_secret(secret_file)
-        key = self._keys.seal(derive_key(FIRST_ADMINISTRATOR, secret))
-        user = User(FIRST_ADMINISTRATOR, key, frozenset({"administrator"}), time.time())
+        now = round(time.time(), 6)
+        key = self.sealed_key(FIRST_ADMINISTRATOR, secret)
+        user = User(FIRST_ADMINISTRATOR, key, frozenset({ADMINISTRATOR}), now, modified=now)
         try:
             await self._store.add_user(user)
         except DuplicateKey:
@@ -101,9 +118,14 @@ class Accounts:
         which = "random secret, now in" if created else "secret that was in"
         logger.warning("first start: created the user %s with the %s %s", user.id, which, secret_file)
 
-    async def _load(self, user_id: str) -> tuple[User, bytes] | None:
+    async def _load(self, user_id: str) -> tuple[User, list[bytes]] | None:
         user = await self._store.get_user(user_id)
-        return None if user is None else (user, self._keys.unseal(user.key))
+        if user is None:
+            return None
+        keys = [self.keys.unseal(user.key)]
+        if user.previous_key and time.time() < (user.previous_until or 0.0):
+            keys.append(self.keys.unseal(user.previous_key))
+        return user, keys
 
 
 def _first_secret(path: Path) -> tuple[bool, str]:

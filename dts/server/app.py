@@ -21,6 +21,9 @@ from dts.server.context import Context
 from dts.server.daemons import DAEMONS
 from dts.server.handlers._base import NotFoundHandler
 from dts.server.hub import Hub
+from dts.server.limits import Limiter
+from dts.server.operations import OperationLog
+from dts.server.plugin_runner import PluginRunner
 from dts.server.publisher import Publisher
 from dts.server.routes import ROUTES
 from dts.store import open_store
@@ -48,12 +51,23 @@ class Server(Service):
         self._stack.push_async_callback(broker.close)
         await broker.start()
         self._spawn(self._declare_queues(broker), "server-queues")
-        accounts = Accounts(store, KeyBox.open(settings.server.key_file))
+        keys = KeyBox.open(settings.server.key_file)
+        accounts = Accounts(store, keys)
         catalogue = Catalogue(store)
         hub = Hub(broker, catalogue)
         publisher = Publisher(store, broker, settings.server)
-        context = Context(settings.server, store, broker, accounts, catalogue, publisher, hub)
-        for service in (hub, publisher):
+        context = Context(
+            settings.server,
+            store,
+            broker,
+            accounts,
+            catalogue,
+            publisher,
+            hub,
+            OperationLog(store, keys.derive("operations")),
+            Limiter(store, catalogue),
+        )
+        for service in (hub, publisher, PluginRunner(context)):
             await service.start()
             self._stack.push_async_callback(service.stop)
         ready = await self._prepare(context, wait=False)
@@ -78,7 +92,7 @@ class Server(Service):
 
     def _serve(self, context: Context, sockets: list[socket.socket]) -> None:
         application = Application(
-            [(path, handler, {"context": context}) for path, handler in ROUTES],
+            [(route.pattern, route.handler, {"context": context, "template": route.template}) for route in ROUTES],
             default_handler_class=NotFoundHandler,
             default_handler_args={"context": context},
             log_function=_log_request,

@@ -9,6 +9,8 @@ from dts.config import ServerSettings
 from dts.server.accounts import Accounts
 from dts.server.catalogue import Catalogue
 from dts.server.hub import Hub
+from dts.server.limits import Limiter
+from dts.server.operations import OperationLog
 from dts.server.publisher import Publisher
 from dts.store import Store
 
@@ -24,3 +26,5 @@ class Context:
     catalogue: Catalogue
     publisher: Publisher
     hub: Hub
+    operations: OperationLog
+    limiter: Limiter

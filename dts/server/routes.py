@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
-from dts.server.handlers import health, jobs, runs
-from dts.server.handlers._base import DtsHandler
+import re
+from typing import NamedTuple
 
-ROUTES: list[tuple[str, type[DtsHandler]]] = [
-    (r"/jobs/?", jobs.JobsHandler),
-    (r"/jobs/([^/]+)", jobs.JobHandler),
-    (r"/runs/?", runs.RunsHandler),
-    (r"/runs/([^/]+)", runs.RunHandler),
-    (r"/runs/([^/]+)/blocks/([0-9]{1,12})", runs.BlockHandler),
-    (r"/runs/([^/]+)/results", runs.ResultsHandler),
-    (r"/runs/([^/]+)/collected", runs.CollectedHandler),
-    (r"/health/live", health.LiveHandler),
-    (r"/health/ready", health.ReadyHandler),
-    (r"/metrics", health.MetricsHandler),
+from dts.server.handlers import health, jobs, runs, whoami
+from dts.server.handlers._base import DtsHandler
+from dts.server.handlers.admin import dead, functions, namespaces, operations, users, vhosts, work
+
+
+class Route(NamedTuple):
+    """A path with its variable parts in braces, and who serves it."""
+
+    template: str
+    handler: type[DtsHandler]
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of its paths. The slash at the end of a list may be left out."""
+        text = re.sub(r"\{(\w+)\}", lambda match: _PARTS.get(match[1], r"([^/]+)"), self.template)
+        return text + "?" if text.endswith("/") else text
+
+
+_PARTS = {
+    "number": r"([0-9]{1,12})",
+    "seq": r"([0-9]{1,15})",
+    "function": r"([^/]+(?:/[^/]+)?)",  # with the slash of ns/func written as %2F, or as it is
+}
+
+ROUTES: list[Route] = [
+    Route("/jobs/", jobs.JobsHandler),
+    Route("/jobs/{id}", jobs.JobHandler),
+    Route("/runs/", runs.RunsHandler),
+    Route("/runs/{id}", runs.RunHandler),
+    Route("/runs/{id}/blocks/{number}", runs.BlockHandler),
+    Route("/runs/{id}/results", runs.ResultsHandler),
+    Route("/runs/{id}/collected", runs.CollectedHandler),
+    Route("/whoami", whoami.WhoamiHandler),
+    Route("/admin/users/", users.UsersAdminHandler),
+    Route("/admin/users/{id}", users.UserAdminHandler),
+    Route("/admin/namespaces/", namespaces.NamespacesAdminHandler),
+    Route("/admin/namespaces/{id}", namespaces.NamespaceAdminHandler),
+    Route("/admin/functions/", functions.FunctionsAdminHandler),
+    Route("/admin/functions/{function}", functions.FunctionAdminHandler),
+    Route("/admin/vhosts/", vhosts.VirtualHostsAdminHandler),
+    Route("/admin/vhosts/{id}", vhosts.VirtualHostAdminHandler),
+    Route("/admin/operations/", operations.OperationsAdminHandler),
+    Route("/admin/operations/verify", operations.VerifyAdminHandler),
+    Route("/admin/operations/{seq}", operations.OperationAdminHandler),
+    Route("/admin/runs/", work.RunsAdminHandler),
+    Route("/admin/runs/{id}", work.RunAdminHandler),
+    Route("/admin/jobs/{id}", work.JobAdminHandler),
+    Route("/admin/dead/", dead.DeadAdminHandler),
+    Route("/admin/dead/replay", dead.ReplayAdminHandler),
+    Route("/health/live", health.LiveHandler),
+    Route("/health/ready", health.ReadyHandler),
+    Route("/metrics", health.MetricsHandler),
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
 from dts.broker import Broker, Message, open_broker
 from dts.config import Settings, load_settings
-from dts.model import User
+from dts.model import Run, User, job_id, new_id
 from dts.server.accounts import KeyBox
 from dts.server.app import Server
+from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 
@@ -66,6 +67,14 @@ def check_refusal(answer: HTTPResponse, status: int, code: str) -> str:
     return str(error["message"])
 
 
+async def a_run_with_jobs(site: Site, user: str, function: str, count: int = 1) -> tuple[str, str]:
+    """A run with one block that is on its way, as a server stores it; the ids of the run and of its first job."""
+    run = Run(new_id(), user, function, 2048, created=time.time())
+    batch = batch_from_arguments([Arguments(b"[]", b"")] * count)
+    await site.store.add_blocks([replace(new_block(run, 0, function, batch), published=True)], run=run)
+    return run.id, job_id(run.id, 0)
+
+
 @dataclass
 class Site:
     """A server with direct access to what is behind it."""
@@ -81,10 +90,10 @@ class Site:
             secret = self.settings.server.admin_secret_file.read_text().strip()
         return Api(self.url, Credentials(user, secret))
 
-    async def add_user(self, user: str) -> Api:
+    async def add_user(self, user: str, *, roles: Iterable[str] = ("user",), namespaces: tuple[str, ...] = ()) -> Api:
         """A new user, and a caller as that user."""
         key = KeyBox.open(self.settings.server.key_file).seal(derive_key(user, f"secret of {user}"))
-        await self.store.add_user(User(user, key))
+        await self.store.add_user(User(user, key, frozenset(roles), namespaces=namespaces))
         return self.api(user, f"secret of {user}")
 
     async def take_messages(self, count: int, route: str = "default") -> list[dts_pb2.JobBatch]:

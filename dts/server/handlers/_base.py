@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from http.client import responses
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 from tornado.web import HTTPError, RequestHandler, stream_request_body
@@ -21,14 +21,17 @@ from dts.errors import (
     DuplicateKey,
     InvalidInput,
     InvalidName,
+    LastAdministrator,
     StoreUnavailable,
     TooLarge,
     WireError,
 )
-from dts.model import Run, User, is_id
-from dts.server.consts import CONTENT_JSON, RETRY_AFTER, ErrorCode
+from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
+from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.context import Context
 from dts.server.ingest import describe_json_error
+from dts.server.limits import OverLimit
+from dts.server.roles import Scope, roles_for, scope_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +53,27 @@ class ApiError(HTTPError):
         self.message = message
 
 
+class PageQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which part of a list: so many rows, from the one that follows the id `after`."""
+
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGE)] = 100
+    after: str | None = None
+
+
 @stream_request_body
 class DtsHandler(RequestHandler):
     """Base of all handlers. Methods answer with `self.answer`, and raise ApiError or any DtsError."""
 
-    def initialize(self, context: Context) -> None:
-        """Take the services of the process; called by Tornado."""
+    everybodys = False
+    """Whether this handler serves the runs and jobs of all users alike."""
+
+    scope = Scope.NONE
+    """How far the caller's roles reach in this request; known once it is authenticated."""
+
+    def initialize(self, context: Context, template: str = "") -> None:
+        """Take the services of the process, and the route that led here; called by Tornado."""
         self.context = context
+        self.template = template
         self._chunks: list[bytes] = []
         self._received = 0
         self._too_large = False
@@ -108,6 +125,18 @@ class DtsHandler(RequestHandler):
             message = f"the body is not valid JSON: {describe_json_error(error)}"
             raise ApiError(ErrorCode.JSON_INVALID, message) from error
 
+    def query(self, kind: type[T]) -> T:
+        """The arguments in the query, as the given Struct.
+
+        Raises:
+            ApiError: one is unknown or of the wrong type; the message names it.
+        """
+        arguments = {name: self.get_query_argument(name, strip=False) for name in self.request.query_arguments}
+        try:
+            return msgspec.convert(arguments, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"in the query: {error}") from error
+
     def number_argument(self, name: str, default: float, *, most: float) -> float:
         """A number from 0 in the query; one over `most` is taken as `most`.
 
@@ -142,6 +171,42 @@ class DtsHandler(RequestHandler):
         signed = Request(request.method or "", path, query, self.body())
         return await self.context.accounts.authenticate(request.headers.get("Authorization"), signed)
 
+    def check_member(self, user: User, namespace: str) -> None:
+        """Make sure that the caller may go as far as this namespace.
+
+        Raises:
+            ApiError: it is not one of theirs.
+        """
+        if self.scope is not Scope.ALL and not user.belongs_to(namespace):
+            raise ApiError(
+                ErrorCode.FORBIDDEN,
+                f"{user.id} does not belong to the namespace {namespace}: an administrator can add it to the "
+                "user's namespaces",
+            )
+
+    async def usable_function(self, user: User, name: str) -> Function:
+        """The function of that name, which the caller may run now.
+
+        Raises:
+            ApiError: there is none, or it is disabled, or the caller may not run it.
+            InvalidName: there can be none.
+        """
+        namespace, _ = parse_function_name(name)
+        if namespace == RESERVED_NAMESPACE and not user.is_administrator:
+            logger.warning("%s, who is no administrator, asked for %s", user.id, name)
+            raise ApiError(ErrorCode.FORBIDDEN, f"{name} runs inside the server: for administrators only")
+        self.check_member(user, namespace)
+        function = await self.context.catalogue.get(name)
+        if function is None:
+            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
+        if not function.enabled:
+            raise ApiError(ErrorCode.FUNCTION_DISABLED, f"the function {name} is disabled")
+        return function
+
+    def may_see(self, user: User, run: Run) -> bool:
+        """Whether a run, and the jobs in it, are there for the caller."""
+        return self.everybodys or run.user == user.id
+
     async def own_run(self, user: User, run_id: str) -> Run:
         """The user's run of that id.
 
@@ -149,7 +214,7 @@ class DtsHandler(RequestHandler):
             ApiError: there is none, or it is somebody else's: nobody can tell which.
         """
         run = await self.context.store.get_run(run_id) if is_id(run_id) else None
-        if run is None or run.user != user.id:
+        if run is None or not self.may_see(user, run):
             raise ApiError(ErrorCode.NOT_FOUND, f"there is no run {run_id[:80]}")
         return run
 
@@ -165,6 +230,10 @@ class DtsHandler(RequestHandler):
         """Send an error in its envelope; called by Tornado for whatever a handler raised."""
         error = kwargs.get("exc_info", (None, None, None))[1]
         code, message = describe_error(error, status_code)
+        details = {"code": code.code, "message": message}
+        if isinstance(error, OverLimit):
+            details["limit"] = error.limit
+            self.set_header("Retry-After", str(error.retry_after))
         if code is ErrorCode.STORE_UNAVAILABLE:
             self.set_header("Retry-After", str(RETRY_AFTER))
         if code is ErrorCode.UNAUTHORIZED:
@@ -173,7 +242,13 @@ class DtsHandler(RequestHandler):
             self.set_header("Connection", "close")
         self.set_status(code.status)
         self.set_header("Content-Type", CONTENT_JSON)
-        self.finish(msgspec.json.encode({"error": {"code": code.code, "message": message}}))
+        self.finish(msgspec.json.encode({"error": details}))
+
+    @staticmethod
+    def code_of(error: Exception) -> str:
+        """The code that the caller sees for an error that a method raised."""
+        status = error.status_code if isinstance(error, HTTPError) else 500
+        return describe_error(error, status)[0].code
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         """Log only what is a fault of the server; refusals are the caller's."""
@@ -204,6 +279,8 @@ _BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (WireError, ErrorCode.BODY_INVALID),
     (BlockConflict, ErrorCode.BLOCK_CONFLICT),
     (DuplicateKey, ErrorCode.ALREADY_EXISTS),
+    (LastAdministrator, ErrorCode.LAST_ADMINISTRATOR),
+    (OverLimit, ErrorCode.LIMIT_EXCEEDED),
     (StoreUnavailable, ErrorCode.STORE_UNAVAILABLE),
     (BrokerUnavailable, ErrorCode.STORE_UNAVAILABLE),
 )
@@ -225,14 +302,32 @@ def describe_error(error: BaseException | None, status: int) -> tuple[ErrorCode,
     return ErrorCode.INTERNAL_ERROR, "the server failed; its log says how"
 
 
+def permitted(user: User, method: str, template: str) -> Scope:
+    """How far a user may go with a method of a route, by the table of roles.
+
+    Raises:
+        ApiError: not at all.
+    """
+    needed = roles_for(method, template)
+    if not needed:
+        raise ApiError(ErrorCode.METHOD_NOT_ALLOWED, "this method is not allowed here")
+    scope = scope_of(user.roles, method, template)
+    if scope is Scope.NONE:
+        raise ApiError(ErrorCode.FORBIDDEN, f"{user.id} may not do this: it needs the role {' or '.join(needed)}")
+    return scope
+
+
 def signed(
     method: Callable[Concatenate[H, User, P], Awaitable[None]],
 ) -> Callable[Concatenate[H, P], Coroutine[Any, Any, None]]:
-    """Let a handler's method run for the user who signed the request, and for nobody else."""
+    """Let a handler's method run for a user who signed the request and whose roles allow it, and for nobody else."""
 
     @wraps(method)
     async def wrapper(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        await method(self, await self.authenticate(), *args, **kwargs)
+        user = await self.authenticate()
+        self.scope = permitted(user, self.request.method or "", self.template)
+        self.context.limiter.take_request(user)
+        await method(self, user, *args, **kwargs)
 
     wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
     return cast("Callable[Concatenate[H, P], Coroutine[Any, Any, None]]", wrapper)

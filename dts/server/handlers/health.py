@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Literal
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from dts.errors import DtsError
+from dts.server.declare import declares
 from dts.server.handlers._base import DtsHandler
+
+
+class Live(msgspec.Struct):
+    """That the process answers."""
+
+    status: Literal["ok"]
+
+
+class Ready(msgspec.Struct):
+    """Whether the server can do its work; `store` and `broker` are `ok` or say what is wrong."""
+
+    status: Literal["ok", "unavailable"]
+    store: str
+    broker: str
 
 
 class LiveHandler(DtsHandler):
     """`/health/live`: whether the process answers."""
 
+    @declares(answer=Live)
     def get(self) -> None:
         """It does."""
         self.answer({"status": "ok"})
@@ -22,6 +40,7 @@ class LiveHandler(DtsHandler):
 class ReadyHandler(DtsHandler):
     """`/health/ready`: whether it can do its work: 200, or 503 naming what is away."""
 
+    @declares(answer=Ready, statuses=(200, 503))
     async def get(self) -> None:
         """The state of the store and of the broker. Without the broker the server still accepts."""
         store, broker = await asyncio.gather(_state(self.context.store.ping()), _state(self.context.broker.ping()))
@@ -34,6 +53,7 @@ class ReadyHandler(DtsHandler):
 class MetricsHandler(DtsHandler):
     """`/metrics`: figures of this process in the format of Prometheus."""
 
+    @declares(gives=("text/plain",))
     def get(self) -> None:
         """All figures."""
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Annotated, Any
 
 import msgspec
 
 from dts.model import (
     Block,
+    Function,
     JobState,
     Outcome,
     Run,
@@ -17,10 +19,10 @@ from dts.model import (
     block_id,
     job_id,
     new_id,
-    parse_function_name,
     split_job_id,
 )
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
+from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
 from dts.server.ingest import Arguments, batch_from_arguments, check_arguments, new_block
 from dts.server.results import STATES, cancelled_candidate, part_results, result_fields
@@ -40,29 +42,96 @@ class JobParams(msgspec.Struct, forbid_unknown_fields=True):
     kwargs: msgspec.Raw = msgspec.Raw(b"")
 
 
+class ErrorView(msgspec.Struct, omit_defaults=True):
+    """Why a job failed. `reason` is a code when DTS itself ended it."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    reason: str = ""
+
+
+class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A job as answered; from `success` on only when it has ended."""
+
+    id: str
+    run: str
+    user: str | msgspec.UnsetType = msgspec.UNSET
+    function: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    created: float
+    state: JobState
+    success: bool | msgspec.UnsetType = msgspec.UNSET
+    result: Any = msgspec.UNSET
+    error: ErrorView | msgspec.UnsetType = msgspec.UNSET
+    duration: float | msgspec.UnsetType = msgspec.UNSET
+    attempt: int | msgspec.UnsetType = msgspec.UNSET
+    worker: str | msgspec.UnsetType = msgspec.UNSET
+    version: str | msgspec.UnsetType = msgspec.UNSET
+    started: float | msgspec.UnsetType = msgspec.UNSET
+
+
+class StatisticsView(msgspec.Struct):
+    """How many jobs are in which state, and how many in all."""
+
+    total: int
+    accepted: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class JobsView(msgspec.Struct):
+    """What is there to fetch, and how many jobs are in which state."""
+
+    retrievables: list[str]
+    statistics: StatisticsView
+
+
+class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """How long to wait for the end of a job, in seconds; at most 30."""
+
+    wait: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class JobsHandler(DtsHandler):
     """`/jobs/`: submit jobs, and see what is there to fetch."""
 
     @signed
+    @declares(
+        answer=str | list[str],
+        body=JobParams | list[JobParams],
+        statuses=(201,),
+        errors=(ErrorCode.FUNCTION_NOT_FOUND, ErrorCode.FUNCTION_DISABLED),
+    )
     async def post(self, user: User) -> None:
         """Store one job or a list of them; the answer is its id, or the list of ids in the same order."""
         params = self.params(JobParams | list[JobParams])  # type: ignore[arg-type]
         jobs = params if isinstance(params, list) else [params]
-        run, blocks, numbers = await self._blocks(user, jobs)
-        await self.context.store.add_blocks([block for block, _ in blocks], run=run)
+        functions = await self._functions(user, jobs)
+        run, blocks, numbers = self._blocks(user, jobs)
+        counted = [(functions[block.function], block.count) for block, _ in blocks]
+        async with self.context.limiter.jobs(user, counted):
+            await self.context.store.add_blocks([block for block, _ in blocks], run=run)
         for block, batch in blocks:
-            self.context.publisher.submit(block, batch, await self.context.catalogue.get(block.function))
+            self.context.publisher.submit(block, batch, functions[block.function])
         ids = [job_id(run.id, number) for number in numbers]
         self.answer(ids if isinstance(params, list) else ids[0], 201)
 
-    async def _blocks(
-        self, user: User, jobs: list[JobParams]
-    ) -> tuple[Run, list[tuple[Block, dts_pb2.JobBatch]], list[int]]:
-        """A run with one block for each function among the jobs, and each job's number in the run."""
+    async def _functions(self, user: User, jobs: list[JobParams]) -> dict[str, Function]:
+        """The functions among the jobs by name, all of which the caller may run."""
         size = self.context.settings.block_size
         if not 0 < len(jobs) <= size:
             code = ErrorCode.TOO_LARGE if jobs else ErrorCode.ARGUMENT_INVALID
             raise ApiError(code, f"params holds {len(jobs)} jobs: send 1 to {size}")
+        return {name: await self.usable_function(user, name) for name in {job.function for job in jobs}}
+
+    def _blocks(self, user: User, jobs: list[JobParams]) -> tuple[Run, list[tuple[Block, dts_pb2.JobBatch]], list[int]]:
+        """A run with one block for each function among the jobs, and each job's number in the run."""
+        size = self.context.settings.block_size
         by_function: dict[str, list[Arguments]] = {}
         places: list[tuple[str, int]] = []
         for number, job in enumerate(jobs):
@@ -71,8 +140,6 @@ class JobsHandler(DtsHandler):
             rows = by_function.setdefault(job.function, [])
             places.append((job.function, len(rows)))
             rows.append(Arguments(args, kwargs))
-        for name in by_function:
-            await self.registered_function(name)
         only = next(iter(by_function)) if len(by_function) == 1 else ""
         run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=time.time())
         order = {name: number for number, name in enumerate(by_function)}
@@ -82,18 +149,8 @@ class JobsHandler(DtsHandler):
             blocks.append((new_block(run, order[name], name, batch), batch))
         return run, blocks, [order[name] * size + index for name, index in places]
 
-    async def registered_function(self, name: str) -> None:
-        """Make sure that a function of that name is registered.
-
-        Raises:
-            ApiError: none is.
-            InvalidName: none can be.
-        """
-        parse_function_name(name)
-        if await self.context.catalogue.get(name) is None:
-            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
-
     @signed
+    @declares(answer=JobsView)
     async def get(self, user: User) -> None:
         """What became of the caller's jobs: how many are in which state, and the ids of those to fetch."""
         retrievables, statistics = await asyncio.gather(
@@ -107,6 +164,7 @@ class JobHandler(DtsHandler):
     """`/jobs/ID`: one job."""
 
     @signed
+    @declares(answer=JobView, query=WaitQuery)
     async def get(self, user: User, text: str) -> None:
         """The job; with `?wait=S` not before it has ended or S seconds are over."""
         deadline = time.monotonic() + self.number_argument("wait", 0.0, most=MAX_WAIT)
@@ -122,8 +180,13 @@ class JobHandler(DtsHandler):
         self.answer(await self._describe(block, index, fields))
 
     @signed
+    @declares(answer=JobView, errors=(ErrorCode.JOB_ENDED,))
     async def delete(self, user: User, text: str) -> None:
         """Cancel the job. One that was cancelled before is cancelled still; one that ended otherwise is a conflict."""
+        self.answer(await self.cancel(user, text))
+
+    async def cancel(self, user: User, text: str) -> dict[str, object]:
+        """Cancel the caller's job of that id; returns it as it is then."""
         run, block, index = await self._find(user, text)
         outcome = await self._outcome(block)
         [ended] = await self.context.store.record([cancelled_candidate(outcome, 1 << index)])
@@ -133,7 +196,7 @@ class JobHandler(DtsHandler):
             raise ApiError(ErrorCode.JOB_ENDED, f"job {text} cannot be cancelled: it has {state} already")
         await self.context.broker.broadcast(TOPIC_CANCELLED, job_id(run.id, block.first + index))
         self.context.hub.wake(run.id)
-        self.answer(description)
+        return description
 
     async def _find(self, user: User, text: str) -> tuple[Run, Block, int]:
         """The user's job of that id: its run, its block and its index there."""
@@ -146,7 +209,7 @@ class JobHandler(DtsHandler):
         # Which block it is depends on the run's block size, nearly always this server's: ask for both at once.
         number, index = divmod(job_number, self.context.settings.block_size)
         run, block = await asyncio.gather(store.get_run(run_id), store.get_block(block_id(run_id, number)))
-        if run is None or run.user != user.id:
+        if run is None or not self.may_see(user, run):
             raise missing
         if run.block_size != self.context.settings.block_size:
             number, index = divmod(job_number, run.block_size)
@@ -179,6 +242,7 @@ class JobHandler(DtsHandler):
         description: dict[str, object] = {
             "id": job_id(block.run, block.first + index),
             "run": block.run,
+            **({"user": block.user} if self.everybodys else {}),
             "function": block.function,
             "args": msgspec.Raw(job.args or b"[]"),
             "kwargs": msgspec.Raw(job.kwargs or b"{}"),

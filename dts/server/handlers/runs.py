@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from dts.model import Part, Run, RunState, User, bitmap, job_id, new_id, parse_function_name
+from dts.model import Block, Part, Run, RunState, User, bitmap, job_id, new_id
 from dts.server.cancel import cancel_jobs_of_run
 from dts.server.consts import (
     CONTENT_NDJSON,
     CONTENT_PROTOBUF,
-    MAX_PAGE,
     MAX_RESULTS,
     MAX_WAIT,
     ErrorCode,
 )
-from dts.server.handlers._base import ApiError, DtsHandler, signed
-from dts.server.handlers.jobs import wait_for_news
-from dts.server.ingest import batch_from_ndjson, batch_from_protobuf, new_block
+from dts.server.declare import declares
+from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers.jobs import StatisticsView, wait_for_news
+from dts.server.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
+from dts.server.limits import OverLimit
 from dts.server.results import part_results, result_fields
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
@@ -44,38 +45,104 @@ class Receipts(msgspec.Struct, forbid_unknown_fields=True):
     receipts: list[str]
 
 
+class RunView(msgspec.Struct, kw_only=True):
+    """A run as answered. `max_body` (bytes) is told when it is opened."""
+
+    id: str
+    user: str | msgspec.UnsetType = msgspec.UNSET
+    function: str
+    block_size: int
+    state: RunState
+    paused: bool
+    created: float
+    max_body: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunProgress(RunView, kw_only=True):
+    """A run with how far it is."""
+
+    statistics: StatisticsView
+    finished: bool
+
+
+class BlockView(msgspec.Struct):
+    """A block that is stored: its number, and how many jobs it has."""
+
+    block: int
+    jobs: int
+
+
+class Collected(msgspec.Struct):
+    """How many jobs were collected and had not been before."""
+
+    jobs: int
+
+
+class ResultsQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """How many results to give, about, and how long to wait for the first, in seconds; at most 30."""
+
+    max: Annotated[float, msgspec.Meta(ge=0)] = 10_000
+    wait: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class RunsHandler(DtsHandler):
     """`/runs/`: open a run, list them."""
 
     @signed
+    @declares(
+        answer=RunView,
+        body=RunParams,
+        statuses=(201,),
+        errors=(ErrorCode.FUNCTION_NOT_FOUND, ErrorCode.FUNCTION_DISABLED),
+    )
     async def post(self, user: User) -> None:
         """Open a run of one function."""
-        name = str(parse_function_name(self.params(RunParams).function))
-        if await self.context.catalogue.get(name) is None:
-            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
+        function = await self.usable_function(user, self.params(RunParams).function)
         settings = self.context.settings
-        run = Run(new_id(), user.id, name, settings.block_size, created=time.time())
+        size = await self.context.limiter.block_size(user, function, settings.block_size)
+        run = Run(new_id(), user.id, function.name, size, created=time.time())
         await self.context.store.add_run(run)
-        self.answer({**_run_fields(run), "max_body": settings.max_body}, 201)
+        self.answer({**run_fields(run), "max_body": settings.max_body}, 201)
 
     @signed
+    @declares(answer=list[RunView], query=PageQuery)
     async def get(self, user: User) -> None:
         """The caller's runs, newest first."""
-        limit = int(self.number_argument("limit", 100, most=MAX_PAGE))
-        after = self.get_query_argument("after", None)
-        runs = await self.context.store.list_runs(user.id, limit=limit, after=after)
-        self.answer([_run_fields(run) for run in runs])
+        page = self.query(PageQuery)
+        runs = await self.context.store.list_runs(user.id, limit=page.limit, after=page.after)
+        self.answer([run_fields(run) for run in runs])
 
 
-class RunHandler(DtsHandler):
-    """`/runs/ID`: one run."""
+class AnyRunHandler(DtsHandler):
+    """What can be done with a run of one's own, and with one of somebody else's by whom that is allowed."""
 
     @signed
+    @declares(answer=RunProgress)
     async def get(self, user: User, run_id: str) -> None:
         """How far the run is."""
         await self._answer_with(await self.own_run(user, run_id))
 
+    async def cancel(self, user: User, run_id: str) -> Run:
+        """Cancel the caller's run of that id; returns it as it is then."""
+        run = await self.own_run(user, run_id)
+        changed = await self.context.store.update_run(run.id, state=RunState.CANCELLED)
+        await self.context.broker.broadcast(TOPIC_CANCELLED, run.id)
+        await cancel_jobs_of_run(self.context.store, run.id)
+        self.context.hub.wake(run.id)
+        return changed or replace(run, state=RunState.CANCELLED)
+
+    async def _answer_with(self, run: Run) -> None:
+        statistics = await self.context.store.run_statistics(run.id)
+        finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
+        about = {"user": run.user} if self.everybodys else {}
+        self.answer({**run_fields(run), **about, "statistics": statistics.as_dict(), "finished": finished})
+
+
+class RunHandler(AnyRunHandler):
+    """`/runs/ID`: one run."""
+
     @signed
+    @declares(answer=RunProgress, body=RunChanges, errors=(ErrorCode.RUN_NOT_OPEN,))
     async def patch(self, user: User, run_id: str) -> None:
         """Close, pause or resume the run."""
         run = await self.own_run(user, run_id)
@@ -92,40 +159,52 @@ class RunHandler(DtsHandler):
         await self._answer_with(changed)
 
     @signed
+    @declares(answer=RunProgress)
     async def delete(self, user: User, run_id: str) -> None:
         """Cancel the run: what has not ended is cancelled, what has ended keeps its result."""
-        run = await self.own_run(user, run_id)
-        changed = await self.context.store.update_run(run.id, state=RunState.CANCELLED)
-        await self.context.broker.broadcast(TOPIC_CANCELLED, run.id)
-        await cancel_jobs_of_run(self.context.store, run.id)
-        self.context.hub.wake(run.id)
-        await self._answer_with(changed or replace(run, state=RunState.CANCELLED))
-
-    async def _answer_with(self, run: Run) -> None:
-        statistics = await self.context.store.run_statistics(run.id)
-        finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
-        self.answer({**_run_fields(run), "statistics": statistics.as_dict(), "finished": finished})
+        await self._answer_with(await self.cancel(user, run_id))
 
 
 class BlockHandler(DtsHandler):
     """`/runs/ID/blocks/K`: a block of a run."""
 
     @signed
+    @declares(
+        answer=BlockView,
+        body=JobLine,
+        statuses=(201, 200),
+        accepts=(CONTENT_NDJSON, CONTENT_PROTOBUF),
+        errors=(
+            ErrorCode.BLOCK_CONFLICT,
+            ErrorCode.RUN_NOT_OPEN,
+            ErrorCode.FUNCTION_DISABLED,
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ),
+    )
     async def put(self, user: User, run_id: str, number: str) -> None:
         """Store a block: 201; the same block again: 200; another one under its number: 409."""
         run = await self.own_run(user, run_id)
         batch = self._batch(run)
         block = new_block(run, int(number), run.function, batch)
-        if run.state is not RunState.OPEN or not run.function:
+        added = await self._accept(user, run, block, batch)
+        self.answer({"block": int(number), "jobs": block.count}, 201 if added else 200)
+
+    async def _accept(self, user: User, run: Run, block: Block, batch: dts_pb2.JobBatch) -> bool:
+        """Store a block and have it published; False if it is a repeat, which is welcome at any time."""
+        try:
+            if run.state is not RunState.OPEN or not run.function:
+                raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
+            function = await self.usable_function(user, run.function)
+            async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
+                [added] = await self.context.store.add_blocks([block])
+        except (ApiError, OverLimit):
             repeated = await self.context.store.get_block(block.id)
             if repeated is None or repeated.digest != block.digest:
-                raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
-            added = False
-        else:
-            [added] = await self.context.store.add_blocks([block])
+                raise
+            return False
         if added and not run.paused:
-            self.context.publisher.submit(block, batch, await self.context.catalogue.get(run.function))
-        self.answer({"block": int(number), "jobs": block.count}, 201 if added else 200)
+            self.context.publisher.submit(block, batch, function)
+        return added
 
     def _batch(self, run: Run) -> dts_pb2.JobBatch:
         body = self.body()
@@ -153,6 +232,7 @@ class ResultsHandler(DtsHandler):
     """`/runs/ID/results`: what has finished and is not collected."""
 
     @signed
+    @declares(query=ResultsQuery, gives=(CONTENT_NDJSON, CONTENT_PROTOBUF))
     async def get(self, user: User, run_id: str) -> None:
         """Parts of about `max` results, waiting up to `wait` seconds for the first."""
         run = await self.own_run(user, run_id)
@@ -188,6 +268,7 @@ class CollectedHandler(DtsHandler):
     """`/runs/ID/collected`: receipts handed back."""
 
     @signed
+    @declares(answer=Collected, body=Receipts)
     async def post(self, user: User, run_id: str) -> None:
         """Mark parts as collected; the answer says how many jobs are in those that were not before."""
         run = await self.own_run(user, run_id)
@@ -195,7 +276,8 @@ class CollectedHandler(DtsHandler):
         self.answer({"jobs": await self.context.store.collect(run.id, receipts)})
 
 
-def _run_fields(run: Run) -> dict[str, object]:
+def run_fields(run: Run) -> dict[str, object]:
+    """A run as RunView says."""
     return {
         "id": run.id,
         "function": run.function,

@@ -1,0 +1,267 @@
+"""What all records under `/admin/` have in common: lists, versions, changes on record, refusals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from dts.model import Function, Namespace, Record, User, VirtualHost
+from dts.server.consts import ErrorCode
+from dts.server.context import Context
+from dts.server.declare import declares
+from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.handlers.admin.fields import ForceQuery, given, merge_patch
+from dts.server.operations import operation_logger
+from dts.server.roles import Scope
+from dts.store.records import Scalar, fields_of, record_from
+
+R = TypeVar("R", User, Namespace, Function, VirtualHost)
+
+
+class Deleted(Struct):
+    """What is gone."""
+
+    id: str
+
+
+class Resource(Generic[R]):
+    """A kind of records: its fields, and what is particular to it."""
+
+    name: ClassVar[str]
+    """As in the path, and in the operation log."""
+    kind: type[R]
+    fields: ClassVar[type[Struct]]
+    """What can be written and read, with types and defaults."""
+    initial: ClassVar[type[Struct]]
+    """What POST takes."""
+    changes: ClassVar[type[Struct]]
+    """What PATCH takes."""
+    view: ClassVar[type[Struct]]
+    """What is answered."""
+    filters: ClassVar[type[Struct]]
+    """What the query of a list takes."""
+    write_only: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are written and never read back."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def check_id(self, record_id: object) -> str:
+        """Return an id that may be given to a new record.
+
+        Raises:
+            InvalidName: it may not.
+        """
+        raise NotImplementedError
+
+    def namespace_of(self, record_id: str) -> str | None:
+        """The namespace that somebody has to belong to for this record; None when that does not matter."""
+        return None
+
+    def visible(self, user: User) -> dict[str, tuple[Scalar, ...]]:
+        """What the records in the caller's own namespaces have in common, for a list."""
+        return {}
+
+    def write_secrets(self, record: R, secrets: Mapping[str, Any]) -> R:
+        """The record with those write-only fields that are given."""
+        return record
+
+    async def check_allowed(self, record: R) -> None:
+        """Make sure that a record may be written as it is. Raises what the caller shall see if not."""
+
+    async def check_unused(self, record: R) -> None:
+        """Make sure that nothing needs the record. Raises ApiError with IN_USE if something does."""
+
+    async def delete_with(self, record: R) -> None:
+        """Delete what cannot be without the record, before it is deleted itself."""
+
+    def forget(self, record_id: str) -> None:
+        """Have this process read the record anew."""
+        self.context.catalogue.forget(record_id)
+
+    # from and to what requests and answers have
+
+    def build(self, record_id: str, params: Struct, now: float) -> R:
+        """A new record from what POST took."""
+        plain = given(params)
+        del plain["id"]
+        secrets = {name: plain.pop(name) for name in self.write_only if name in plain}
+        record = self._overlaid({"id": record_id, "created": now, "modified": now, "version": 1}, plain, secrets)
+        return self.write_secrets(record, {name: value for name, value in secrets.items() if value is not None})
+
+    def changed(self, record: R, params: Struct, now: float) -> R:
+        """A record with what PATCH took."""
+        plain = given(params)
+        secrets = {name: plain.pop(name) for name in self.write_only if name in plain}
+        before = fields_of(record)
+        names = self.fields.__struct_fields__
+        merged = merge_patch({name: before.pop(name) for name in names}, plain)
+        try:
+            checked = given(msgspec.convert(merged, self.fields))
+        except msgspec.ValidationError as error:
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, str(error)) from error
+        after = self._overlaid(before, checked, secrets)
+        return self.write_secrets(replace(after, version=record.version + 1, modified=now), secrets)
+
+    def _overlaid(self, base: dict[str, Any], plain: dict[str, Any], secrets: Mapping[str, Any]) -> R:
+        missing = {name: b"" for name in self.blank if name not in base}
+        return record_from(self.kind, {**missing, **base, **plain})
+
+    blank: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the record that its constructor needs and `write_secrets` fills in."""
+
+    def show(self, record: R) -> Struct:
+        """The record as it is answered."""
+        fields = {name: value for name, value in fields_of(record).items() if not isinstance(value, bytes)}
+        fields["limits"] = {name: value for name, value in fields.get("limits", {}).items() if value is not None}
+        return msgspec.convert({**fields, **self.extra(record)}, self.view)
+
+    def extra(self, record: R) -> dict[str, Any]:
+        """Further fields of the answer that are not in the record by these names."""
+        return {}
+
+
+class AdminHandler(DtsHandler, Generic[R]):
+    """One record: `/admin/KIND/ID`. Its subclasses say which kind."""
+
+    resource: ClassVar[type[Resource[Any]]]
+
+    def initialize(self, context: Context, template: str = "") -> None:
+        super().initialize(context, template)
+        self.records: Resource[R] = self.resource(context)
+        self.name = self.resource.name
+
+    @signed
+    @declares(answer="view", headers=("ETag",))
+    async def get(self, user: User, record_id: str) -> None:
+        """The record, with its version as ETag."""
+        self._answer_with(await self._find(user, record_id))
+
+    @signed
+    @declares(answer="view", body="changes", headers=("ETag",), errors=(ErrorCode.VERSION_MISMATCH, ErrorCode.IN_USE))
+    async def patch(self, user: User, record_id: str) -> None:
+        """Change the fields that are given; null sets one back to its default."""
+        params: Struct = self.params(self.resource.changes)
+        self._check_reach(user, record_id)
+        self._answer_with(await self._update(user, record_id, params))
+
+    @signed
+    @declares(answer=Deleted, query=ForceQuery, errors=(ErrorCode.VERSION_MISMATCH, ErrorCode.IN_USE))
+    async def delete(self, user: User, record_id: str) -> None:
+        """Delete the record, unless something still needs it; with `force` all the same."""
+        query = self.query(ForceQuery)
+        self._check_reach(user, record_id)
+        self.answer(Deleted(await self._delete(user, record_id, query)))
+
+    @operation_logger("{name}.update")
+    async def _update(self, user: User, record_id: str, params: Struct) -> R:
+        while True:
+            record = await self._current(user, record_id)
+            changed = self.records.changed(record, params, round(time.time(), 6))
+            await self.records.check_allowed(changed)
+            if await self.context.store.replace_record(changed, version=record.version):
+                self.records.forget(record_id)
+                return changed
+
+    @operation_logger("{name}.delete")
+    async def _delete(self, user: User, record_id: str, query: ForceQuery) -> str:
+        while True:
+            record = await self._current(user, record_id)
+            if query.force:
+                await self.records.delete_with(record)
+            else:
+                await self.records.check_unused(record)
+            if await self.context.store.delete_record(self.records.kind, record_id, version=record.version):
+                self.records.forget(record_id)
+                return record_id
+
+    def _check_reach(self, user: User, record_id: str) -> None:
+        """Make sure that the caller's roles reach this record."""
+        namespace = self.records.namespace_of(record_id)
+        if self.scope is Scope.MEMBER and namespace is not None:
+            self.check_member(user, namespace)
+
+    async def _find(self, user: User, record_id: str) -> R:
+        self._check_reach(user, record_id)
+        record = await self.context.store.get_record(self.records.kind, record_id)
+        if record is None:
+            raise ApiError(ErrorCode.NOT_FOUND, f"there is no {record_id[:80]!r} among the {self.name}")
+        return record
+
+    async def _current(self, user: User, record_id: str) -> R:
+        """The record in the version that the caller has in mind."""
+        record = await self._find(user, record_id)
+        expected = self.request.headers.get("If-Match", "*").strip()
+        if expected not in ("*", _etag(record)):
+            raise ApiError(
+                ErrorCode.VERSION_MISMATCH,
+                f"{record_id[:80]} has version {record.version} by now, not {expected[:40]}: read it again",
+            )
+        return record
+
+    def _answer_with(self, record: R) -> None:
+        self.set_header("ETag", _etag(record))
+        self.answer(self.records.show(record))
+
+
+class AdminListHandler(DtsHandler, Generic[R]):
+    """All records of a kind: `/admin/KIND/`. Its subclasses say which kind."""
+
+    resource: ClassVar[type[Resource[Any]]]
+
+    def initialize(self, context: Context, template: str = "") -> None:
+        super().initialize(context, template)
+        self.records: Resource[R] = self.resource(context)
+        self.name = self.resource.name
+
+    @signed
+    @declares(answer="views", query="filters")
+    async def get(self, user: User) -> None:
+        """Records by id, those that match all filters that are given."""
+        where: dict[str, Any] = given(self.query(self.resource.filters))
+        limit, after = where.pop("limit"), where.pop("after")
+        if self.scope is Scope.MEMBER:
+            for name, own in self.records.visible(user).items():
+                if name in where and where[name] not in own:
+                    self.answer([])  # the filter asks for what is somebody else's
+                    return
+                where.setdefault(name, own)
+        found = await self.context.store.list_records(self.records.kind, where=where, limit=limit, after=after)
+        self.answer([self.records.show(record) for record in found])
+
+    @signed
+    @declares(
+        answer="view",
+        body="initial",
+        statuses=(201,),
+        headers=("ETag",),
+        errors=(ErrorCode.ALREADY_EXISTS, ErrorCode.NAMESPACE_NOT_FOUND),
+    )
+    async def post(self, user: User) -> None:
+        """Make a record."""
+        params: Any = self.params(self.resource.initial)
+        record_id = self.records.check_id(params.id)
+        namespace = self.records.namespace_of(record_id)
+        if self.scope is Scope.MEMBER and namespace is not None:
+            self.check_member(user, namespace)
+        record = await self._create(user, record_id, params)
+        self.set_header("ETag", _etag(record))
+        self.answer(self.records.show(record), 201)
+
+    @operation_logger("{name}.create")
+    async def _create(self, user: User, record_id: str, params: Struct) -> R:
+        record = self.records.build(record_id, params, round(time.time(), 6))
+        await self.records.check_allowed(record)
+        await self.context.store.add_record(record)
+        self.records.forget(record_id)
+        return record
+
+
+def _etag(record: Record) -> str:
+    """A record's version as an entity tag (RFC 9110)."""
+    return f'"{record.version}"'

@@ -1,0 +1,105 @@
+"""`/admin/functions/`: registered code, and how it is run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from dts.errors import InvalidName
+from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
+from dts.server import plugins
+from dts.server.consts import ErrorCode
+from dts.server.handlers._base import ApiError
+from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
+from dts.server.handlers.admin.fields import (
+    Limited,
+    RouteName,
+    Seconds,
+    Text,
+    changes,
+    filters,
+    initial,
+    view,
+)
+from dts.store.records import Scalar
+
+_MEBIBYTE = 1024 * 1024
+
+ExceptionName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$(?!\n)")]
+
+
+class FunctionFields(Limited, kw_only=True):
+    """What can be written and read of a function. Null stands for the worker's default."""
+
+    description: Text = ""
+    route: RouteName = DEFAULT_ROUTE
+    enabled: bool = True
+    soft_timeout: Seconds | None = None
+    timeout: Seconds | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
+    retry_on: Annotated[tuple[ExceptionName, ...], Meta(max_length=100)] | None = None
+    memory_limit: Annotated[int, Meta(ge=_MEBIBYTE, le=2**50)] | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+
+
+FunctionView = view(
+    "FunctionView",
+    FunctionFields,
+    {"namespace": str, "mean_duration": float | None},
+    "A function as answered.",
+)
+
+
+class Functions(Resource[Function]):
+    """Functions."""
+
+    name = "functions"
+    kind = Function
+    fields = FunctionFields
+    initial = initial("FunctionInitial", FunctionFields, {"id": str}, {})
+    changes = changes("FunctionChanges", FunctionFields, {})
+    view = FunctionView
+    filters = filters("FunctionFilters", FunctionView)
+
+    def check_id(self, record_id: object) -> str:
+        name = parse_function_name(record_id)
+        check_namespace(name.namespace)
+        return str(name)
+
+    def namespace_of(self, record_id: str) -> str | None:
+        try:
+            return parse_function_name(record_id).namespace
+        except InvalidName:
+            return None  # there can be no such function, which is what the caller will be told
+
+    def visible(self, user: User) -> dict[str, tuple[Scalar, ...]]:
+        return {} if ANY_NAMESPACE in user.namespaces else {"namespace": user.namespaces}
+
+    async def check_allowed(self, record: Function) -> None:
+        if record.soft_timeout is not None and record.timeout is not None and record.soft_timeout >= record.timeout:
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, "soft_timeout must be less than timeout")
+        if record.route == plugins.ROUTE:
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"the route {record.route} is the server's own")
+        if await self.context.store.get_record(Namespace, record.namespace) is None:
+            raise ApiError(
+                ErrorCode.NAMESPACE_NOT_FOUND, f"there is no namespace {record.namespace}: make it before {record.name}"
+            )
+
+    async def check_unused(self, record: Function) -> None:
+        if unfinished := await self.context.store.count_unfinished(function=record.name):
+            raise ApiError(
+                ErrorCode.IN_USE, f"the function {record.name} has {unfinished} unfinished jobs: cancel them first"
+            )
+
+
+class FunctionAdminHandler(AdminHandler[Function]):
+    """`/admin/functions/ns/func`: one function."""
+
+    resource = Functions
+
+
+class FunctionsAdminHandler(AdminListHandler[Function]):
+    """`/admin/functions/`: all functions."""
+
+    resource = Functions

@@ -1,0 +1,65 @@
+"""`/admin/namespaces/`: groups of functions, and who belongs to them."""
+
+from __future__ import annotations
+
+from dts.model import ANY_NAMESPACE, Function, Namespace, User, check_namespace
+from dts.server.consts import ErrorCode
+from dts.server.handlers._base import ApiError
+from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
+from dts.server.handlers.admin.fields import Limited, Text, changes, filters, initial, view
+from dts.store.records import Scalar
+
+
+class NamespaceFields(Limited, kw_only=True):
+    """What can be written and read of a namespace."""
+
+    description: Text = ""
+
+
+NamespaceView = view("NamespaceView", NamespaceFields, {}, "A namespace as answered.")
+
+
+class Namespaces(Resource[Namespace]):
+    """Namespaces."""
+
+    name = "namespaces"
+    kind = Namespace
+    fields = NamespaceFields
+    initial = initial("NamespaceInitial", NamespaceFields, {"id": str}, {})
+    changes = changes("NamespaceChanges", NamespaceFields, {})
+    view = NamespaceView
+    filters = filters("NamespaceFilters", NamespaceView)
+
+    def check_id(self, record_id: object) -> str:
+        return check_namespace(record_id)
+
+    def namespace_of(self, record_id: str) -> str | None:
+        return record_id
+
+    def visible(self, user: User) -> dict[str, tuple[Scalar, ...]]:
+        return {} if ANY_NAMESPACE in user.namespaces else {"id": user.namespaces}
+
+    async def check_unused(self, record: Namespace) -> None:
+        functions = await self.context.store.list_records(Function, where={"namespace": record.id}, limit=10)
+        if functions:
+            some = ", ".join(function.name for function in functions)
+            raise ApiError(ErrorCode.IN_USE, f"the namespace {record.id} has functions ({some}): delete them first")
+
+    async def delete_with(self, record: Namespace) -> None:
+        """Its functions go with it."""
+        store = self.context.store
+        for function in await store.list_records(Function, where={"namespace": record.id}, limit=None):
+            await store.delete_record(Function, function.name, version=function.version)
+            self.context.catalogue.forget(function.name)
+
+
+class NamespaceAdminHandler(AdminHandler[Namespace]):
+    """`/admin/namespaces/ID`: one namespace."""
+
+    resource = Namespaces
+
+
+class NamespacesAdminHandler(AdminListHandler[Namespace]):
+    """`/admin/namespaces/`: all namespaces."""
+
+    resource = Namespaces

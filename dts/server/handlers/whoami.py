@@ -1,0 +1,55 @@
+"""`/whoami`: the caller."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from dts.errors import AuthError
+from dts.model import User
+from dts.server.declare import declares
+from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers.admin.fields import Secret
+from dts.server.handlers.admin.users import Grace, Users, UserView
+from dts.server.operations import operation_logger
+
+
+class NewSecret(Struct, forbid_unknown_fields=True):
+    """A new secret, and for how many seconds the previous one is accepted, too."""
+
+    secret: Secret
+    grace: Grace | UnsetType = UNSET
+
+
+class WhoamiHandler(DtsHandler):
+    """`/whoami`: what the server knows of who asks."""
+
+    name = "users"
+
+    @signed
+    @declares(answer=UserView)
+    async def get(self, user: User) -> None:
+        """The caller's own record."""
+        self.answer(Users(self.context).show(user))
+
+    @signed
+    @declares(answer=UserView, body=NewSecret)
+    async def patch(self, user: User) -> None:
+        """Give oneself a new secret."""
+        changed = await self._rotate(user, user.id, self.params(NewSecret))
+        self.answer(Users(self.context).show(changed))
+
+    @operation_logger("{name}.rotate")
+    async def _rotate(self, user: User, record_id: str, params: NewSecret) -> User:
+        users = Users(self.context)
+        changes = msgspec.convert(msgspec.to_builtins(params), users.changes)
+        while True:
+            record = await self.context.store.get_user(record_id)
+            if record is None:  # deleted a moment ago
+                raise AuthError
+            changed = users.changed(record, changes, round(time.time(), 6))
+            if await self.context.store.replace_record(changed, version=record.version):
+                users.forget(record_id)
+                return changed

@@ -1,0 +1,148 @@
+"""Limits of users, namespaces and functions, enforced where jobs come in.
+
+What a limit says is read from records that are at most two seconds old. Requests are counted in each server process
+by itself, in a token bucket that holds a second's worth; unfinished jobs are counted in the store, for all processes
+together, and only for those who have such a limit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from dts.errors import DtsError
+from dts.model import Function, Limits, User
+from dts.server.catalogue import Catalogue
+from dts.store import Store
+
+_MAX_BUCKETS = 10_000
+
+_RETRY_UNFINISHED = 1
+"""Seconds until it is worth while to try again when there are too many unfinished jobs: nobody knows when they end."""
+
+
+class OverLimit(DtsError):
+    """A limit is exceeded; which, and in how many seconds to try again."""
+
+    def __init__(self, limit: str, allowed: float, retry_after: int) -> None:
+        super().__init__(f"over the limit of {limit} ({allowed:g}): try again in {retry_after} s")
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Someone or something that has limits; `kind` is how the store counts by it."""
+
+    kind: str
+    id: str
+    limits: Limits
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class Bucket:
+    """Lets `rate` requests a second pass, and a second's worth, at least one, at once."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate
+        self._tokens = max(1.0, rate)
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """Take a token and return 0, or return the seconds until there is one."""
+        self._tokens = min(max(1.0, self.rate), self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self.rate
+
+
+class Limiter:
+    """Says no to what is over a limit."""
+
+    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._arriving: Counter[tuple[str, str]] = Counter()
+
+    def take_request(self, user: User) -> None:
+        """Count a request of a user's.
+
+        Raises:
+            OverLimit: it is one too many.
+        """
+        if user.limits.requests_per_second is not None:
+            self._take(Subject("user", user.id, user.limits))
+
+    async def block_size(self, user: User, function: Function, size: int) -> int:
+        """Jobs in a block of a new run: as many as usual, or as the tightest limit on unfinished jobs lets in."""
+        limits = [subject.limits.unfinished for subject in await self._subjects(user, function)]
+        return max(1, min([size, *(limit for limit in limits if limit is not None)]))
+
+    @asynccontextmanager
+    async def jobs(
+        self, user: User, jobs: Sequence[tuple[Function, int]], *, divisible: bool = True
+    ) -> AsyncIterator[None]:
+        """Let jobs of these functions in, so many of each; to be held until they are in the store.
+
+        Jobs that are not `divisible`, a block whose size was fixed before the limit was lowered, are let in when there
+        are no others: they would wait for ever.
+
+        Raises:
+            OverLimit: they would be more than a limit allows.
+        """
+        subjects: dict[tuple[str, str], tuple[Subject, int]] = {}
+        for function, count in jobs:
+            for subject in await self._subjects(user, function):
+                key = (subject.kind, subject.id)
+                subjects[key] = (subject, count + (subjects[key][1] if key in subjects else 0))
+        for subject, _ in subjects.values():
+            if subject.kind != "user" and subject.limits.requests_per_second is not None:
+                self._take(subject)
+        limited = [each for each in subjects.values() if each[0].limits.unfinished is not None]
+        before = [self._arriving[subject.kind, subject.id] for subject, _ in limited]
+        for subject, count in limited:
+            self._arriving[subject.kind, subject.id] += count
+        try:
+            for (subject, count), others in zip(limited, before, strict=True):
+                await self._check_unfinished(subject, count, others, divisible=divisible)
+            yield
+        finally:
+            for subject, count in limited:
+                self._arriving[subject.kind, subject.id] -= count
+                if not self._arriving[subject.kind, subject.id]:
+                    del self._arriving[subject.kind, subject.id]
+
+    async def _check_unfinished(self, subject: Subject, count: int, others: int, *, divisible: bool) -> None:
+        """`others` are the jobs that are on their way into the store already, with requests that came before."""
+        allowed = subject.limits.unfinished or 0
+        there = others + await self._store.count_unfinished(**{subject.kind: subject.id})
+        alone = not divisible and not there and allowed
+        if there + count > allowed and not alone:
+            raise OverLimit(f"{subject}: unfinished", allowed, _RETRY_UNFINISHED)
+
+    async def _subjects(self, user: User, function: Function) -> list[Subject]:
+        subjects = [Subject("user", user.id, user.limits), Subject("function", function.name, function.limits)]
+        namespace = await self._catalogue.namespace(function.namespace)
+        if namespace is not None:
+            subjects.append(Subject("namespace", namespace.id, namespace.limits))
+        return subjects
+
+    def _take(self, subject: Subject) -> None:
+        rate, now = subject.limits.requests_per_second or 0.0, time.monotonic()
+        key = (subject.kind, subject.id)
+        bucket = self._buckets.get(key)
+        if bucket is None or bucket.rate != rate:
+            if len(self._buckets) >= _MAX_BUCKETS:
+                self._buckets.clear()
+            bucket = self._buckets[key] = Bucket(rate, now)
+        if wait := bucket.wait(now):
+            raise OverLimit(f"{subject}: requests_per_second", rate, max(1, math.ceil(wait)))

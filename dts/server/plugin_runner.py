@@ -1,0 +1,123 @@
+"""Runs the jobs of plugins: the server is the worker of its own route.
+
+A plugin's job takes the way of every job, through the store and the broker, so that one which a dying server leaves
+unfinished comes to another server. It is acked when its end is on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from dts.broker import Consumer, Delivery
+from dts.errors import StoreUnavailable, TooLarge, WireError
+from dts.model import Candidate, bitmap
+from dts.runtime.service import Service
+from dts.server import plugins
+from dts.server.context import Context
+from dts.version import __version__
+from dts.wire import codec, dts_pb2
+from dts.wire.queues import TOPIC_RESULTS, jobs_queue
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Messages of plugins' jobs that one server works on at a time."""
+
+_RETRY = 1.0
+
+
+class PluginRunner(Service):
+    """Takes plugins' jobs off their queue, runs them, and records how they ended."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._context = context
+
+    async def _start(self) -> None:
+        consumer = await self._context.broker.consume(jobs_queue(plugins.ROUTE), prefetch=_AT_ONCE)
+        self._stack.push_async_callback(consumer.close)
+        for number in range(_AT_ONCE):
+            self._spawn(self._work(consumer), f"plugins-{number}")
+
+    async def _work(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.receive(1):
+            for delivery in deliveries:
+                try:
+                    await self._run(delivery)
+                except (WireError, TooLarge) as error:
+                    await consumer.reject([delivery], str(error))
+                else:
+                    await consumer.ack([delivery])
+
+    async def _run(self, delivery: Delivery) -> None:
+        message = delivery.message
+        batch = codec.decode(dts_pb2.JobBatch, message.body, message.content_encoding)
+        results = dts_pb2.ResultBatch(
+            block=batch.block,
+            run=batch.run,
+            function=batch.function,
+            worker=f"server-{socket.gethostname()}",
+            version=__version__,
+            started=time.time(),
+        )
+        outcome = await self._insist(partial(self._context.store.get_outcome, batch.block))
+        unfinished = outcome.unfinished if outcome is not None else 0  # cancelled, or done by a server that died
+        for job in batch.jobs:
+            if unfinished >> job.index & 1:
+                await self._run_job(batch.function, job, results)
+        if results.results:
+            await self._insist(partial(self._context.store.record, [_candidate(results)]))
+            await self._context.broker.broadcast(TOPIC_RESULTS, batch.run)
+
+    async def _run_job(self, name: str, job: dts_pb2.Job, results: dts_pb2.ResultBatch) -> None:
+        """Run one job and add its result; whatever the plugin raises is the job's failure, not the server's."""
+        began = time.time()
+        result = results.results.add(index=job.index, offset=began - results.started, attempt=job.attempt)
+        try:
+            args = msgspec.json.decode(job.args or b"[]")
+            kwargs = msgspec.json.decode(job.kwargs or b"{}")
+            value = await plugins.load(name)(self._context, *args, **kwargs)
+            result.value = msgspec.json.encode(value)
+            result.status = dts_pb2.SUCCEEDED
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the job's
+            result.status = dts_pb2.FAILED
+            result.error.type = type(error).__name__
+            result.error.message = str(error)
+            result.error.traceback = "".join(traceback.format_exception(error))
+            logger.warning("%s failed: %s", name, error)
+        result.duration = time.time() - began
+
+    async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do what is safe to repeat until the store lets it."""
+        while True:
+            try:
+                return await operation()
+            except StoreUnavailable as error:
+                logger.warning("cannot record what a plugin did now, trying again: %s", error)
+                await asyncio.sleep(_RETRY)
+
+
+def _candidate(results: dts_pb2.ResultBatch) -> Candidate:
+    body, content_encoding = codec.encode(results)
+    ended = {
+        status: bitmap.from_indices(result.index for result in results.results if result.status == status)
+        for status in (dts_pb2.SUCCEEDED, dts_pb2.FAILED)
+    }
+    return Candidate(
+        results.block,
+        body,
+        content_encoding,
+        succeeded=ended[dts_pb2.SUCCEEDED],
+        failed=ended[dts_pb2.FAILED],
+    )

@@ -1,0 +1,93 @@
+"""Who may do what: one table, enforced in one place (`signed` in dts/server/handlers/_base.py).
+
+A route that has no row here cannot be called at all, and a test says so before anybody notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Scope(IntEnum):
+    """To what a role's permission reaches. Of several roles of a user, the widest counts."""
+
+    NONE = 0
+    OWN = 1
+    """What belongs to the caller; anything else is a 404, as if it were not there."""
+    MEMBER = 2
+    """What is in a namespace that the caller belongs to; anything else is a 403, and not in a list."""
+    ALL = 3
+
+
+NONE, OWN, MEMBER, ALL = Scope
+
+ROLES = ("administrator", "operator", "developer", "user")
+"""All roles, in the order of the columns below."""
+
+PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/{file}"})
+"""Routes that need no signature."""
+
+TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
+    # jobs and runs of one's own             administrator operator developer user
+    ("POST", "/jobs/"): (ALL, NONE, MEMBER, MEMBER),
+    ("GET", "/jobs/"): (OWN, OWN, OWN, OWN),
+    ("GET", "/jobs/{id}"): (OWN, OWN, OWN, OWN),
+    ("DELETE", "/jobs/{id}"): (OWN, OWN, OWN, OWN),
+    ("POST", "/runs/"): (ALL, NONE, MEMBER, MEMBER),
+    ("GET", "/runs/"): (OWN, OWN, OWN, OWN),
+    ("GET", "/runs/{id}"): (OWN, OWN, OWN, OWN),
+    ("PATCH", "/runs/{id}"): (OWN, OWN, OWN, OWN),
+    ("DELETE", "/runs/{id}"): (OWN, OWN, OWN, OWN),
+    ("PUT", "/runs/{id}/blocks/{number}"): (ALL, NONE, MEMBER, MEMBER),
+    ("GET", "/runs/{id}/results"): (OWN, OWN, OWN, OWN),
+    ("POST", "/runs/{id}/collected"): (OWN, OWN, OWN, OWN),
+    ("GET", "/whoami"): (OWN, OWN, OWN, OWN),
+    ("PATCH", "/whoami"): (OWN, OWN, OWN, OWN),
+    # records                                administrator operator developer user
+    ("GET", "/admin/users/"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/users/"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/users/{id}"): (ALL, ALL, NONE, NONE),
+    ("PATCH", "/admin/users/{id}"): (ALL, NONE, NONE, NONE),
+    ("DELETE", "/admin/users/{id}"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/namespaces/"): (ALL, ALL, MEMBER, MEMBER),
+    ("POST", "/admin/namespaces/"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/namespaces/{id}"): (ALL, ALL, MEMBER, MEMBER),
+    ("PATCH", "/admin/namespaces/{id}"): (ALL, NONE, NONE, NONE),
+    ("DELETE", "/admin/namespaces/{id}"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/functions/"): (ALL, ALL, MEMBER, MEMBER),
+    ("POST", "/admin/functions/"): (ALL, NONE, MEMBER, NONE),
+    ("GET", "/admin/functions/{function}"): (ALL, ALL, MEMBER, MEMBER),
+    ("PATCH", "/admin/functions/{function}"): (ALL, NONE, MEMBER, NONE),
+    ("DELETE", "/admin/functions/{function}"): (ALL, NONE, MEMBER, NONE),
+    ("GET", "/admin/vhosts/"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/vhosts/"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/vhosts/{id}"): (ALL, ALL, NONE, NONE),
+    ("PATCH", "/admin/vhosts/{id}"): (ALL, NONE, NONE, NONE),
+    ("DELETE", "/admin/vhosts/{id}"): (ALL, NONE, NONE, NONE),
+    # what everybody does                    administrator operator developer user
+    ("GET", "/admin/operations/"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/operations/verify"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/operations/{seq}"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/runs/"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/runs/{id}"): (ALL, ALL, NONE, NONE),
+    ("DELETE", "/admin/runs/{id}"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/jobs/{id}"): (ALL, ALL, NONE, NONE),
+    ("DELETE", "/admin/jobs/{id}"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/dead/"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/dead/replay"): (ALL, ALL, NONE, NONE),
+}
+
+
+def scope_of(roles: Iterable[str], method: str, template: str) -> Scope:
+    """How far somebody with these roles may go with a method of a route; NONE also where there is no row."""
+    row = TABLE.get((method, template))
+    if row is None:
+        return NONE
+    return max((row[ROLES.index(role)] for role in roles if role in ROLES), default=NONE)
+
+
+def roles_for(method: str, template: str) -> list[str]:
+    """The roles that may call a method of a route at all, for a message."""
+    row = TABLE.get((method, template), (NONE,) * len(ROLES))
+    return [role for role, scope in zip(ROLES, row, strict=True) if scope is not NONE]

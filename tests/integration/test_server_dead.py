@@ -1,0 +1,87 @@
+"""Dead letters: seen, and given another life."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dts.broker import Message
+from dts.wire import queues
+from tests.integration.conftest import Api, Site
+
+
+async def kill(site: Site, api: Api, count: int, function: str = "text/upper") -> list[str]:
+    """Send jobs whose message is rejected; their ids once they have ended."""
+    jobs = await api.call("POST", "/jobs/", [{"function": function, "args": [n]} for n in range(count)], status=201)
+    async with await site.broker.consume(queues.jobs_queue("default"), prefetch=1) as consumer:
+        left = count
+        while left > 0:
+            [delivery] = await consumer.receive()
+            left -= int(delivery.message.headers["count"])
+            await consumer.reject([delivery], "unreadable")
+    for job in jobs:
+        assert (await api.call("GET", f"/jobs/{job}?wait=10"))["state"] == "failed"
+    return list(jobs)
+
+
+async def letters(api: Api, count: int, query: str = "") -> list[dict[str, object]]:
+    """Dead letters once there are so many."""
+    async with asyncio.timeout(10):
+        while len(found := await api.call("GET", f"/admin/dead/?{query}")) < count:
+            await asyncio.sleep(0.02)
+    return list(found)
+
+
+async def test_jobs_of_dead_letters_are_replayed_as_new_jobs_of_the_same_user(site: Site) -> None:
+    boss, bob = await site.add_user("boss", roles={"operator"}), await site.add_user("bob", namespaces=("text",))
+    await kill(site, bob, 6)  # in messages of at most four
+    await kill(site, bob, 1, "text/reverse")
+    dead = await letters(boss, 3)
+    assert {letter["function"] for letter in dead} == {"text/upper", "text/reverse"}
+    assert {letter["reason"] for letter in dead} == {"unreadable"}
+    assert len(await letters(boss, 2, "function=text/upper")) == 2
+    assert await letters(boss, 0, "function=text/upper&reason=other") == []
+    assert len(await letters(boss, 1, "limit=1")) == 1
+    replayed = await boss.call("POST", "/admin/dead/replay", {"where": {"function": "text/upper"}})
+    assert (replayed["replayed"], replayed["jobs"], replayed["skipped"]) == (2, 6, [])
+    [run] = replayed["runs"]
+    for batch in await site.take_messages(6):
+        assert batch.run == run
+        await site.finish(batch)
+    async with asyncio.timeout(10):
+        while not (progress := await bob.call("GET", f"/runs/{run}"))["finished"]:
+            await asyncio.sleep(0.02)
+    assert progress["statistics"]["succeeded"] == 6
+    assert {letter["function"] for letter in await letters(boss, 1)} == {"text/reverse"}
+
+
+async def test_what_was_no_message_of_jobs_goes_back_to_its_queue(site: Site) -> None:
+    api = site.api()
+    await site.broker.publish("dts.somewhere", [Message(b"x", "", {"a": 1})])
+    async with await site.broker.consume("dts.somewhere", prefetch=1) as consumer:
+        await consumer.reject(await consumer.receive(), "not now")
+        [letter] = await letters(api, 1)
+        replayed = await api.call("POST", "/admin/dead/replay", {"where": {"id": letter["id"]}})
+        assert (replayed["replayed"], replayed["jobs"], replayed["runs"]) == (1, 0, [])
+        [delivery] = await consumer.receive()
+        assert delivery.message == Message(b"x", "", {"a": 1})
+    assert await letters(api, 0) == []
+
+
+async def test_a_letter_that_cannot_be_replayed_stays_and_says_why(site: Site) -> None:
+    api = site.api()
+    await site.broker.publish(queues.jobs_queue("default"), [Message(b"\xff")])
+    async with await site.broker.consume(queues.jobs_queue("default"), prefetch=1) as consumer:
+        await consumer.reject(await consumer.receive(), "rubbish")
+    [letter] = await letters(api, 1)
+    replayed = await api.call("POST", "/admin/dead/replay", {"where": {}, "all": True})
+    assert replayed["replayed"] == 0
+    assert replayed["skipped"][0]["id"] == letter["id"]
+    assert "cannot be read" in replayed["skipped"][0]["problem"]
+    assert len(await letters(api, 1)) == 1
+
+
+async def test_all_letters_are_replayed_only_by_who_says_so(site: Site) -> None:
+    api = site.api()
+    await api.refused("POST", "/admin/dead/replay", {"where": {}}, status=400, code="argument_missing")
+    await api.refused("POST", "/admin/dead/replay", {"where": {"body": "x"}}, status=400, code="argument_invalid")
+    await api.refused("GET", "/admin/dead/?colour=red", status=400, code="argument_invalid")

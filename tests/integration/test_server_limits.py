@@ -1,0 +1,93 @@
+"""Limits of users, namespaces and functions: enforced at the door, changed while everything runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from tornado.httpclient import HTTPResponse
+
+from tests.integration.conftest import Api, Site, check_refusal
+
+SUBJECTS = {
+    "users/bob": "user bob",
+    "namespaces/text": "namespace text",
+    "functions/text%2Fupper": "function text/upper",
+}
+
+
+def check_limit(answer: HTTPResponse, limit: str) -> None:
+    """Check that an answer says which limit it was, and when to come back."""
+    message = check_refusal(answer, 429, "limit_exceeded")
+    assert msgspec.json.decode(answer.body)["error"]["limit"] == limit
+    assert limit in message
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def post_jobs(api: Api, count: int) -> HTTPResponse:
+    """Send so many jobs in one request."""
+    jobs = [{"function": "text/upper"}] * count
+    return await api.send("POST", "/jobs/", msgspec.json.encode({"params": jobs}))
+
+
+@pytest.mark.parametrize("path", SUBJECTS)
+async def test_unfinished_jobs_have_a_limit_that_is_changed_live(site: Site, path: str) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    await admin.call("PATCH", f"/admin/{path}", {"limits": {"unfinished": 5}})
+    assert (await post_jobs(bob, 4)).code == 201
+    check_limit(await post_jobs(bob, 2), f"{SUBJECTS[path]}: unfinished")
+    assert (await post_jobs(bob, 1)).code == 201
+    check_limit(await post_jobs(bob, 1), f"{SUBJECTS[path]}: unfinished")
+    await admin.call("PATCH", f"/admin/{path}", {"limits": {"unfinished": 6}})
+    assert (await post_jobs(bob, 1)).code == 201
+    for batch in await site.take_messages(6):
+        await site.finish(batch)
+    async with asyncio.timeout(10):
+        while (await post_jobs(bob, 6)).code != 201:
+            await asyncio.sleep(0.02)
+
+
+async def test_of_jobs_that_come_at_the_same_time_no_more_than_the_limit_get_in(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 10}})
+    answers = await asyncio.gather(*(post_jobs(bob, 3) for _ in range(10)))
+    taken = sum(answer.code == 201 for answer in answers)
+    assert 1 <= taken <= 3
+    assert await site.store.count_unfinished(user="bob") == 3 * taken
+
+
+async def test_a_run_comes_in_blocks_that_fit_its_limits(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 5}})
+    run = await bob.call("POST", "/runs/", {"function": "text/upper"}, status=201)
+    assert run["block_size"] == 5
+    blocks = f"/runs/{run['id']}/blocks"
+    assert (await bob.send("PUT", f"{blocks}/0", b"{}\n" * 5)).code == 201
+    assert (await bob.send("PUT", f"{blocks}/0", b"{}\n" * 5)).code == 200, "a repeat is welcome at any time"
+    check_limit(await bob.send("PUT", f"{blocks}/1", b"{}\n" * 5), "user bob: unfinished")
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 3}})
+    for batch in await site.take_messages(5):
+        await site.finish(batch)
+    async with asyncio.timeout(10):
+        while (await bob.send("PUT", f"{blocks}/1", b"{}\n" * 5)).code != 201:
+            await asyncio.sleep(0.02)  # larger than the limit by now, and let in since there is nothing else
+
+
+async def test_requests_a_second_of_a_user_count_whatever_they_ask(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob")
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"requests_per_second": 3}})
+    answers = [await bob.send("GET", "/whoami") for _ in range(6)]
+    assert [answer.code for answer in answers[:3]] == [200] * 3
+    check_limit(next(answer for answer in answers if answer.code != 200), "user bob: requests_per_second")
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"requests_per_second": None}})
+    assert {(await bob.send("GET", "/whoami")).code for _ in range(6)} == {200}
+
+
+@pytest.mark.parametrize("path", list(SUBJECTS)[1:])
+async def test_requests_a_second_of_a_function_are_those_that_bring_jobs(site: Site, path: str) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    await admin.call("PATCH", f"/admin/{path}", {"limits": {"requests_per_second": 0.1}})
+    assert (await post_jobs(bob, 3)).code == 201
+    check_limit(await post_jobs(bob, 1), f"{SUBJECTS[path]}: requests_per_second")
+    assert (await bob.send("GET", "/jobs/")).code == 200

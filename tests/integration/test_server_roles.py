@@ -1,0 +1,166 @@
+"""Who may do what: every role at every method of every route, with what is one's own and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from tornado.web import RequestHandler
+
+from dts.model import Function, Limits, Namespace, VirtualHost
+from dts.server.handlers._base import DtsHandler
+from dts.server.roles import PUBLIC, ROLES, TABLE, Scope, scope_of
+from dts.server.routes import ROUTES
+from tests.integration.conftest import Api, Site, a_run_with_jobs
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+# What is asked for at each route, so that the answer depends on the role alone: {} stands for what the test fills in.
+BODIES: dict[tuple[str, str], object] = {
+    ("POST", "/jobs/"): {"function": "{function}"},
+    ("POST", "/runs/"): {"function": "{function}"},
+    ("PATCH", "/runs/{id}"): {"state": "paused"},
+    ("POST", "/runs/{id}/collected"): {"receipts": []},
+    ("PATCH", "/whoami"): {"secret": "secret of {caller}"},
+    ("POST", "/admin/users/"): {"id": "newcomer", "secret": "long enough"},
+    ("PATCH", "/admin/users/{id}"): {"email": "a@b"},
+    ("POST", "/admin/namespaces/"): {"id": "{namespace}2"},
+    ("PATCH", "/admin/namespaces/{id}"): {"description": "x"},
+    ("POST", "/admin/functions/"): {"id": "{namespace}/added"},
+    ("PATCH", "/admin/functions/{function}"): {"description": "x"},
+    ("POST", "/admin/vhosts/"): {"id": "h2"},
+    ("PATCH", "/admin/vhosts/{id}"): {"port": 23},
+    ("POST", "/admin/dead/replay"): {"where": {"function": "none/such"}},
+}
+
+
+def implemented() -> Iterator[tuple[str, str]]:
+    """Every method that some handler has for a route that needs a signature."""
+    for route in ROUTES:
+        for method in METHODS:
+            own = getattr(route.handler, method.lower())
+            if route.template not in PUBLIC and own is not getattr(RequestHandler, method.lower()):
+                yield method, route.template
+
+
+def test_every_method_of_every_route_has_a_row_and_is_signed() -> None:
+    assert set(implemented()) == set(TABLE), "a route without a row, or a row without a route"
+    for route in ROUTES:
+        for method in METHODS:
+            own = getattr(route.handler, method.lower())
+            if (method, route.template) in TABLE:
+                assert own.signed, f"{method} {route.template} is not signed"
+            elif own is not getattr(DtsHandler, method.lower()):
+                assert route.template in PUBLIC
+
+
+def test_of_several_roles_the_widest_counts() -> None:
+    assert scope_of({"user", "operator"}, "POST", "/jobs/") is Scope.MEMBER
+    assert scope_of({"user", "administrator"}, "POST", "/jobs/") is Scope.ALL
+    assert scope_of({"nonsense"}, "POST", "/jobs/") is Scope.NONE
+    assert scope_of({"administrator"}, "POST", "/no/such/route") is Scope.NONE
+
+
+@dataclass
+class World:
+    """Two of everything: the caller's own, and somebody else's."""
+
+    site: Site
+    caller: Api
+    runs: dict[bool, str]
+    jobs: dict[bool, str]
+
+    def path(self, template: str, *, own: bool) -> str:
+        """A path of a route, to what is the caller's own or not."""
+        what = template.split("/")[-2] if template.endswith("}") else template.split("/")[1]
+        ids = {
+            "runs": self.runs[own],
+            "jobs": self.jobs[own],
+            "users": self.caller.credentials.user_id if own else "other",
+            "namespaces": "mine" if own else "text",
+            "vhosts": "h1",
+        }
+        if template.startswith("/runs/"):
+            what = "runs"
+        path = template.replace("{id}", ids.get(what, "")).replace("{number}", "7").replace("{seq}", "1")
+        return path.replace("{function}", "mine/func" if own else "text/upper")
+
+    def body(self, method: str, template: str, *, own: bool) -> bytes | None:
+        """A body that fits."""
+        if method == "PUT":
+            return b"{}"
+        params = BODIES.get((method, template))
+        if params is None:
+            return None
+        namespace = "mine" if own else "text"
+        text = msgspec.json.encode({"params": params}).decode()
+        return (
+            text.replace("{function}", "mine/func" if own else "text/upper")
+            .replace("{namespace}", namespace)
+            .replace("{caller}", self.caller.credentials.user_id)
+            .encode()
+        )
+
+
+async def a_world(site: Site, role: str) -> World:
+    """A caller with one role, in one namespace, beside somebody else who has the same."""
+    await site.store.add_record(Namespace("mine", limits=Limits()))
+    await site.store.add_record(Function("mine/func"))
+    await site.store.add_record(VirtualHost("h1"))
+    caller = await site.add_user("caller", roles={role}, namespaces=("mine",))
+    other = await site.add_user("other", roles={"user"}, namespaces=("mine", "text"))
+    runs, jobs = {}, {}
+    for own, api, function in ((True, caller, "mine/func"), (False, other, "text/upper")):
+        runs[own], jobs[own] = await a_run_with_jobs(site, api.credentials.user_id, function)
+    return World(site, caller, runs, jobs)
+
+
+IN_USE = {("DELETE", f"/admin/{kind}") for kind in ("users/{id}", "namespaces/{id}", "functions/{function}")}
+BLOCK = "/runs/{id}/blocks/{number}"
+
+
+def expected(scope: Scope, method: str, template: str, *, own: bool) -> set[int]:
+    """The statuses that the table allows."""
+    if scope is Scope.NONE:
+        return {403}
+    if template == BLOCK and not own:
+        return {404}  # whose run it is counts before what its function is
+    if own or scope is Scope.ALL:
+        return {200, 409} if (method, template) in IN_USE else {200, 201}
+    if scope is Scope.MEMBER:
+        return {200} if method == "GET" and template.endswith("/") else {403}
+    return {404} if "{" in template else {200}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "other"])
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_role_may_do_what_the_table_says_and_nothing_else(site: Site, role: str, own: bool) -> None:
+    world = await a_world(site, role)
+    for (method, template), row in sorted(TABLE.items(), key=lambda item: item[0][0] == "DELETE"):
+        scope = row[ROLES.index(role)]
+        path, body = world.path(template, own=own), world.body(method, template, own=own)
+        answer = await world.caller.send(method, path, body)
+        allowed = expected(scope, method, template, own=own)
+        assert answer.code in allowed, (method, path, role, allowed, answer.code, answer.body)
+
+
+async def test_lists_hold_only_what_the_caller_may_see(site: Site) -> None:
+    world = await a_world(site, "developer")
+    functions = await world.caller.call("GET", "/admin/functions/")
+    assert [function["id"] for function in functions] == ["mine/func"]
+    assert [each["id"] for each in await world.caller.call("GET", "/admin/namespaces/")] == ["mine"]
+    assert await world.caller.call("GET", "/admin/functions/?namespace=text") == []
+    nobody = await site.add_user("nobody")
+    assert await nobody.call("GET", "/admin/functions/") == []
+    everywhere = await site.add_user("everywhere", namespaces=("*",))
+    assert len(await everywhere.call("GET", "/admin/functions/")) > 5
+
+
+async def test_a_refusal_says_what_is_missing(site: Site) -> None:
+    nobody = await site.add_user("nobody")
+    message = await nobody.refused("POST", "/jobs/", {"function": "text/upper"}, status=403, code="forbidden")
+    assert "nobody does not belong to the namespace text" in message
+    message = await nobody.refused("GET", "/admin/users/", status=403, code="forbidden")
+    assert "administrator or operator" in message
