@@ -76,6 +76,7 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("DELETE", "/admin/jobs/{id}"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/dead/"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/dead/replay"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/diagnosis"): (ALL, ALL, NONE, NONE),
 }
 
 

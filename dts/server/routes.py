@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dts.server.handlers import health, jobs, runs, whoami
 from dts.server.handlers._base import DtsHandler
-from dts.server.handlers.admin import dead, functions, namespaces, operations, users, vhosts, work
+from dts.server.handlers.admin import dead, diagnosis, functions, namespaces, operations, users, vhosts, work
 
 
 class Route(NamedTuple):
@@ -54,6 +54,7 @@ ROUTES: list[Route] = [
     Route("/admin/jobs/{id}", work.JobAdminHandler),
     Route("/admin/dead/", dead.DeadAdminHandler),
     Route("/admin/dead/replay", dead.ReplayAdminHandler),
+    Route("/admin/diagnosis", diagnosis.DiagnosisAdminHandler),
     Route("/health/live", health.LiveHandler),
     Route("/health/ready", health.ReadyHandler),
     Route("/metrics", health.MetricsHandler),
