@@ -45,7 +45,10 @@ def delayed_slices(
     for result in batch.results:
         if jobs >> result.index & 1:
             groups[result.attempt or 1, _bucket(result.delay)].append(result)
-    return [_slice(batch, results, digest, outcome, now + _delay(bucket)) for (_, bucket), results in groups.items()]
+    return [
+        _slice(batch, results, digest_of(digest + b"%d.%d" % group), outcome, now + _delay(group[1]))
+        for group, results in groups.items()
+    ]
 
 
 def digest_of(body: bytes) -> bytes:
@@ -125,10 +128,9 @@ def _slice(
 ) -> DelayedSlice:
     attempt = (results[0].attempt or 1) + 1
     jobs = bitmap.from_indices(result.index for result in results)
-    name = digest_of(digest + b"%d.%d." % (attempt, results[0].index)).hex()
     body, content_encoding = codec.compress(_errors(batch, results))
     return DelayedSlice(
-        id=f"{outcome.block}.{name}",
+        id=f"{outcome.block}.{digest.hex()}",
         block=outcome.block,
         run=outcome.run,
         user=outcome.user,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
 from dts.server.delayed import delayed_slices, digest_of
@@ -61,13 +63,23 @@ class Attempts:
 
     async def _delay(self, readings: Sequence[Reading]) -> None:
         outcomes = await asyncio.gather(*(self._store.get_outcome(reading.batch.block) for reading in readings))
+        waiting = await self._waiting({reading.batch.block for reading in readings})
         now = time.time()
         slices: list[DelayedSlice] = []
         for reading, outcome in zip(readings, outcomes, strict=True):
             if outcome is not None:
                 digest = digest_of(reading.candidate.body)
-                slices += delayed_slices(reading.batch, reading.retried, digest, outcome, now)
+                jobs = reading.retried & ~waiting[outcome.block]
+                slices += delayed_slices(reading.batch, jobs, digest, outcome, now)
+                waiting[outcome.block] |= jobs
         await self._store.add_delayed(slices)
+
+    async def _waiting(self, blocks: Collection[str]) -> dict[str, int]:
+        """The jobs that wait for an attempt already: a message that was redelivered was worked at twice."""
+        found = await asyncio.gather(*(self._store.list_delayed(block) for block in blocks))
+        return {
+            block: reduce(or_, (each.jobs for each in slices), 0) for block, slices in zip(blocks, found, strict=True)
+        }
 
     async def _let_go(self, readings: Sequence[Reading]) -> None:
         """End the leases of jobs that have ended, and pass on those of jobs that are to run again."""
