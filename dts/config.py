@@ -200,12 +200,15 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any
     for section in Settings.__struct_fields__:
         prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"
         for name, value in environment.items():
-            if name.startswith(prefix):
+            if name.startswith(prefix) and name not in _OF_CLIENTS:
                 key = name.removeprefix(prefix).lower()
                 listed = (section, key) in _LISTS
                 tables.setdefault(section, {})[key] = tuple(value.split()) if listed else value
     return tables
 
+
+_OF_CLIENTS = frozenset({"DTS_SERVER_URL"})
+"""Variables that look like settings of a process, and tell dts-client and dts-admin where the server is."""
 
 _LISTS = {("worker", "routes"), ("worker", "retry_on"), ("worker", "log_files"), ("daemons", "run")}
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dts.broker import open_broker
 from dts.config import Settings
 from dts.runtime import process
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import Shutdown
-from dts.worker.worker import Worker
+from dts.worker import command
 
 EXAMPLES = """\
 examples:
   python -m dts.worker -c etc/worker.toml
   python -m dts.worker -c etc/worker.toml --processes 8 --route default --route international
   DTS_BROKER_URL=amqp://dts:secret@queue.example/dts python -m dts.worker --functions /srv/functions
+  python -m dts.worker -c etc/worker.toml --check
+  python -m dts.worker -c etc/worker.toml --burst
 
-TERM or INT lets it finish what it has begun, and INT once more ends it at once; what was not finished then goes back
-to the queue.
+signals:
+  TERM, INT   finish what is begun, give back the rest, and end; after drain_timeout seconds give back everything
+  INT again   end at once; what was not finished goes back to the queue
+  HUP         read the configuration again, for children that start from then on
+  USR1        print to stderr what each child is doing
+
+exit codes:
+  0 ended as it was asked to   1 something failed: the log says what   2 the command line or configuration is wrong
 """
 
 
@@ -31,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, metavar="N", help="children (default: one a processor)")
     parser.add_argument("--route", action="append", metavar="ROUTE", help="serve this route; may be repeated")
     parser.add_argument("--functions", metavar="DIR", help="functions directory (default: the bundled one)")
+    parser.add_argument("--check", action="store_true", help="say whether it could work, and end")
+    parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
     return parser
 
 
@@ -38,9 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is asked to end; returns the exit code."""
     options = _parser().parse_args(arguments)
 
+    def load() -> Settings:
+        return load_process_settings(options, {"worker": _flags(options)})
+
     async def serve(shutdown: Shutdown) -> int:
-        settings = load_process_settings(options, {"worker": _flags(options)})
-        return await _serve(settings, shutdown)
+        if options.check:
+            return await command.check(load())
+        return await command.serve(load(), shutdown, reload=load, burst=options.burst)
 
     return process.run(serve)
 
@@ -52,13 +65,6 @@ def _flags(options: argparse.Namespace) -> dict[str, object]:
         "routes": tuple(options.route) if options.route else None,
         "functions": options.functions,
     }
-
-
-async def _serve(settings: Settings, shutdown: Shutdown) -> int:
-    async with open_broker(settings.broker.url) as broker:
-        async with Worker(settings.worker, broker, hurry=shutdown.hurry) as worker:
-            await shutdown.wait(worker.failed)
-        return process.EXIT_FAILED if worker.failed.is_set() else process.EXIT_OK
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def test_a_wrong_variable_is_refused_by_name() -> None:
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:
-    assert load_settings(None, environment={"DTS_SECRET": "x", "DTS_USERNAME": "y"}) == Settings()
+    of_clients = {"DTS_SECRET": "x", "DTS_USERNAME": "y", "DTS_SERVER_URL": "http://a:1"}
+    assert load_settings(None, environment=of_clients) == Settings()
 
 
 def test_lists_come_from_the_environment_as_words() -> None:

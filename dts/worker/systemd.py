@@ -1,0 +1,41 @@
+"""Tells systemd about the life of the process: sd_notify(3), without a library."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+
+from dts.runtime.service import Service
+
+
+class Notifier(Service):
+    """READY=1 at its start, WATCHDOG=1 as often as is wanted, STOPPING=1 at its stop. Without systemd, nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+
+    async def _start(self) -> None:
+        if not self._address:
+            return
+        self.tell("READY=1")
+        self._stack.callback(self.tell, "STOPPING=1")
+        microseconds = int(os.environ.get("WATCHDOG_USEC", "0") or 0)
+        if microseconds and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+            self._spawn(self._beat(microseconds / 2e6), "watchdog")
+
+    def tell(self, state: str) -> None:
+        """Send one state. Never raises: a service manager that is away is no reason to stop work."""
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto(state.encode(), address)
+
+    async def _beat(self, interval: float) -> None:
+        while True:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(interval)
