@@ -64,7 +64,7 @@ class Output:
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in record.items():
+        for name, value in sorted(record.items(), key=lambda item: item[0] != "id"):
             table.add_row(Text(name), Text(as_text(name, value)))
         _console().print(table)
 
@@ -137,7 +137,7 @@ def complain(sentence: str) -> None:
     note(f"dts-admin: {sentence}")
 
 
-_TIMES = frozenset({"created", "modified", "timestamp", "started", "died", "secret_expires", "seen"})
+_TIMES = frozenset({"created", "modified", "timestamp", "started", "died", "secret_expires", "time"})
 
 
 def as_text(name: str, value: object) -> str:
@@ -152,12 +152,19 @@ def as_text(name: str, value: object) -> str:
 
 
 def _listed(value: object) -> str:
-    """Lists and objects without brackets while they are plain, as JSON when they are not."""
+    """Lists by commas and objects as in a command; as JSON what is neither."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
-    if isinstance(value, Mapping) and all(isinstance(item, (int, float, str)) for item in value.values()):
-        return ", ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_bare(item)}" for key, item in value.items())
     return msgspec.json.encode(value).decode()
+
+
+def _bare(value: object) -> str:
+    """A value after its name, as in a command."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _console() -> Console:

@@ -55,14 +55,6 @@ def format_time(seconds: object) -> str:
         return str(seconds)
 
 
-def format_age(seconds: float) -> str:
-    """How long ago, in the largest unit that tells something."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
 def state_folder() -> Path:
     """Where the shell keeps its history: `$XDG_STATE_HOME/dts`, which is `~/.local/state/dts` unless it is set."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"

@@ -36,7 +36,7 @@ async def doctor(session: Session, arguments: Arguments) -> int:
     output = session.output(arguments)
     output.table([finding.as_dict() for finding in findings], _COLUMNS)
     counts = Counter(finding.verdict for finding in findings)
-    output.say(f"{counts[Verdict.OK]} ok, {counts[Verdict.WARNING]} warnings, {counts[Verdict.BAD]} bad")
+    output.say("\n" + ", ".join(f"{verdict.value}: {counts[verdict]}" for verdict in Verdict))
     return EXIT_FAILED if counts[Verdict.BAD] else EXIT_OK
 
 

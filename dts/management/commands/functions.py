@@ -38,13 +38,14 @@ FUNCTIONS = Kinds(
         Column("modified"),
     ),
     filters=(
+        Field("namespace", Kind.TEXT, "the namespace", ids="namespaces"),
         Field("route", Kind.TEXT, "the route"),
         Field("enabled", Kind.BOOLEAN, "whether enabled"),
         Field("description", Kind.TEXT, "the description"),
     ),
     example="text/upper description='upper case'",
     change="text/upper timeout=60 max_attempts=3",
-    reads=("mean_duration", "created", "modified", "version"),
+    reads=("namespace", "mean_duration", "created", "modified", "version"),
 )
 
 

@@ -22,10 +22,10 @@ _COLUMNS = (
     Column("operator"),
     Column("op_type", "operation"),
     Column("doc_id", "of"),
-    Column("ops", "changes"),
     Column("outcome"),
     Column("begun", right=True),
     Column("address", "from"),
+    Column("ops", "changes"),
 )
 
 _FILTERS = (

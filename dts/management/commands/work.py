@@ -17,6 +17,11 @@ OWN = Flag("--own", "your own, for which you need no role")
 ALL = Flag("--all", "every one there is")
 WHERE = Flag("--where", "what to replay: id, queue, reason, function or run, several by commas", "FIELD=VALUE,…")
 
+
+def _percent(value: float) -> str:
+    return f"{value:.0f} %"
+
+
 _RUNS = (
     Column("id", "run"),
     Column("user"),
@@ -34,7 +39,17 @@ _DEAD = (
     Column("reason"),
     Column("size", "bytes", right=True),
 )
-_HOSTS = (Column("id", "host"), Column("state"), Column("seen"), Column("cpu"), Column("memory"), Column("disk"))
+_HOSTS = (
+    Column("host"),
+    Column("worker"),
+    Column("state"),
+    Column("time", "seen"),
+    Column("cpu", show=_percent, right=True),
+    Column("memory", show=_percent, right=True),
+    Column("disk", show=_percent, right=True),
+    Column("load", right=True),
+    Column("jobs_running", "jobs", right=True),
+)
 _LETTER_FIELDS = tuple(
     Field(name, Kind.TEXT, about)
     for name, about in (

@@ -1,0 +1,285 @@
+"""The commands of `dts-admin` against a real server: what they do, what they say, what they exit with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dts.management import admin
+from dts.management.commands import ALL_COMMANDS
+from dts.management.grammar import Grammar
+from dts.runtime.process import Shutdown
+from tests.integration.conftest import Site
+
+GRAMMAR = Grammar(ALL_COMMANDS)
+
+Run = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+def dts_admin(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs `dts-admin` as the administrator, within this event loop; returns its exit status."""
+    for name in ("DTS_USERNAME", "DTS_SECRET", "DTS_SECRET_FILE", "DTS_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    credentials = ["--username", "admin", "--secret-file", str(site.settings.server.admin_secret_file)]
+
+    async def run(*argv: str, user: list[str] = credentials) -> int:
+        options = admin.build_parser(GRAMMAR).parse_args(["--url", site.url, *user, *argv])
+        return await admin.run(options, GRAMMAR, Shutdown())
+
+    return run
+
+
+def write(path: str, text: str) -> None:
+    Path(path).write_text(text)
+
+
+def read(path: str) -> str:
+    return Path(path).read_text()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The JSON on stdout."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+# records
+
+
+async def test_a_user_from_beginning_to_end(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["alice", "roles=user,developer", "email=alice@example.org", "secret=generate"]
+    assert await dts_admin("users", "add", *argv, "--secret-file", "alice.secret") == 0
+    assert mode(Path("alice.secret")) == 0o600
+    secret = read("alice.secret").strip()
+    assert await dts_admin("users", "get", "alice", "email", "--json") == 0
+    assert await dts_admin("users", "update", "alice", "roles=user", "limits.running=3", "--json") == 0
+    assert await dts_admin("users", "get", "roles=user", "--json") == 0
+    output = capsys.readouterr()
+    assert secret not in output.out + output.err
+    shown = [json.loads(line) for line in output.out.splitlines()[1:]]
+    assert shown[0] == {"email": "alice@example.org"}
+    assert (shown[1]["roles"], shown[1]["limits"], shown[1]["version"]) == (["user"], {"running": 3}, 2)
+    assert [user["id"] for user in shown[2:]] == ["alice"]
+    alice = ["--username", "alice", "--secret-file", "alice.secret"]
+    assert await dts_admin("whoami", "id", "--json", user=alice) == 0
+    assert said(capsys) == [{"id": "alice"}]
+    assert await dts_admin("users", "delete", "alice", "--yes") == 0
+    assert await dts_admin("users", "get", "alice") == 1
+
+
+async def test_a_secret_comes_from_a_file_or_is_shown_once(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write("bob.secret", "the secret of bob\n")
+    assert await dts_admin("users", "add", "bob", "--secret-file", "bob.secret") == 0
+    assert await dts_admin("login", user=["--username", "bob", "--secret-file", "bob.secret"]) == 0
+    assert await dts_admin("users", "add", "carol", "secret=generate", "--json") == 0
+    output = capsys.readouterr()
+    told = output.err.partition("shown only now: ")[2].strip()
+    assert len(told) >= 32
+    assert told not in output.out
+    write("carol.secret", told)
+    assert await dts_admin("whoami", user=["--username", "carol", "--secret-file", "carol.secret"]) == 0
+
+
+async def test_nobody_to_type_a_secret_is_told_how_else(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("users", "add", "bob") == 2
+    assert "give --secret-file FILE or secret=generate" in capsys.readouterr().err
+
+
+async def test_a_secret_that_was_refused_leaves_no_file(dts_admin: Run) -> None:
+    before = sorted(os.listdir())
+    assert await dts_admin("users", "add", "admin", "secret=generate", "--secret-file", "new.secret") == 1
+    assert sorted(os.listdir()) == before
+
+
+async def test_a_file_with_a_secret_is_not_overwritten(dts_admin: Run) -> None:
+    write("old.secret", "precious secret")
+    assert await dts_admin("users", "add", "bob", "secret=generate", "--secret-file", "old.secret") == 2
+    assert read("old.secret") == "precious secret"
+
+
+async def test_namespaces_functions_and_vhosts(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("namespaces", "add", "crm", "description=calls to the CRM") == 0
+    assert await dts_admin("functions", "add", "crm/call", "timeout=60", "retry_on=OSError,ValueError") == 0
+    assert await dts_admin("functions", "update", "crm/call", "timeout=none", "enabled=no") == 0
+    assert await dts_admin("functions", "get", "namespace=crm") == 0
+    shown = capsys.readouterr().out
+    assert "crm/call" in shown
+    assert "text/upper" not in shown
+    assert await dts_admin("namespaces", "delete", "crm", "--yes") == 1
+    assert "has functions" in capsys.readouterr().err
+    assert await dts_admin("namespaces", "delete", "crm", "--yes", "--force") == 0
+    assert await dts_admin("functions", "get", "crm/call") == 1
+    write("key", "-----BEGIN KEY-----\n")
+    assert await dts_admin("vhosts", "add", "w1", "address=10.0.0.1", "ssh_key=@key", "--json") == 0
+    assert "BEGIN" not in capsys.readouterr().out
+    assert await dts_admin("vhosts", "delete", "w1", "--yes") == 0
+
+
+async def test_what_destroys_needs_a_yes(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await dts_admin("namespaces", "add", "crm")
+    assert await dts_admin("namespaces", "delete", "crm") == 2
+    assert "give --yes if you mean it" in capsys.readouterr().err
+    assert await dts_admin("--yes", "namespaces", "delete", "crm") == 0
+
+
+async def test_lists_are_cut_for_people_only(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        await dts_admin("namespaces", "add", f"n{number}")
+    capsys.readouterr()
+    assert await dts_admin("namespaces", "get", "--limit", "2") == 0
+    output = capsys.readouterr()
+    assert "the first 2 namespaces" in output.err
+    assert await dts_admin("namespaces", "--json") == 0
+    assert len(said(capsys)) == 3 + 3  # demo, math and text come with DTS
+
+
+# what is worked on
+
+
+async def test_runs_and_jobs_of_everybody(site: Site, dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    alice = await site.add_user("alice")
+    await dts_admin("users", "update", "alice", "namespaces=text")
+    job = await alice.call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
+    run = job.partition("-")[0]
+    capsys.readouterr()
+    assert await dts_admin("runs", "list", "user=alice", "--json") == 0
+    assert [each["id"] for each in said(capsys)] == [run]
+    assert await dts_admin("runs", "list", "--own", "--json") == 0
+    assert said(capsys) == []
+    assert await dts_admin("jobs", "get", job) == 0
+    assert await dts_admin("jobs", "cancel", job, "--yes") == 0
+    assert f"job {job} cancelled" in capsys.readouterr().out
+    assert await dts_admin("runs", "cancel", run, "--yes", "--json") == 0
+    assert said(capsys)[0]["state"] == "cancelled"
+    assert (await alice.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
+
+
+async def test_dead_letters(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("dead", "list") == 0
+    assert "no dead letters" in capsys.readouterr().out
+    assert await dts_admin("dead", "replay", "--where", "function=text/upper", "--yes") == 0
+    assert "0 letters replayed" in capsys.readouterr().out
+    for argv in ([], ["--where", "colour=red"], ["--where", "queue=q", "--all"]):
+        assert await dts_admin("dead", "replay", *argv, "--yes") == 2
+
+
+# the log
+
+
+async def test_the_log_tells_who_did_what(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await dts_admin("namespaces", "add", "crm")
+    capsys.readouterr()
+    assert await dts_admin("operations", "list", "doc_id=crm", "--json") == 0
+    done, begun = said(capsys)
+    assert (begun["outcome"], done["outcome"], done["begun"]) == ("begun", "done", begun["seq"])
+    assert (done["operator"], done["op_type"]) == ("admin", "namespaces.create")
+    assert await dts_admin("operations", "get", str(done["seq"]), "--json") == 0
+    assert said(capsys) == [done]
+    assert await dts_admin("operations", "get", "last") == 2
+    assert await dts_admin("operations", "verify") == 0
+    assert f"whole: {done['seq']} entries" in capsys.readouterr().out
+
+
+# doctor
+
+
+async def test_doctor_finds_a_deployment_without_workers_usable(
+    dts_admin: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await dts_admin("doctor", "--json") == 0
+    found = {each["check"]: each["verdict"] for each in said(capsys) if "check" in each}
+    for check in ("server", "clock", "store", "broker", "sign-in", "daemons", "operation log", "consumer timeout"):
+        assert found[check] == "ok", check
+
+
+async def test_doctor_tells_what_to_do(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write("open.secret", "the secret of admin")
+    os.chmod("open.secret", 0o644)
+    assert await dts_admin("doctor", user=["--username", "admin", "--secret-file", "open.secret"]) == 1
+    shown = capsys.readouterr().out
+    assert "chmod 600 open.secret" in shown
+    assert "check --username and --secret-file" in shown
+
+
+async def test_doctor_of_a_server_that_is_down(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("--url", "http://127.0.0.1:1", "doctor") == 1
+    assert "start it (python -m dts.server" in capsys.readouterr().out
+
+
+# ways in
+
+
+async def test_commands_from_standard_input_stop_at_the_first_failure(
+    dts_admin: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "# set up\nnamespaces add crm\n\nnamespaces add crm\nnamespaces add never\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert await dts_admin() == 1
+    output = capsys.readouterr()
+    assert "stopped at line 4" in output.err
+    assert await dts_admin("namespaces", "get", "never") == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("namespaces delete crm --yes\nexit\nnamespaces add never\n"))
+    assert await dts_admin() == 0
+
+
+async def test_help_needs_no_server(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["help", "users", "add"], ["users", "add", "--help"]):
+        assert await dts_admin("--url", "http://127.0.0.1:1", *argv, user=[]) == 0
+        assert "users add alice roles=user,developer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "reason"),
+    [
+        (["usrs", "get"], 2, "did you mean users?"),
+        (["users", "add", "Alice", "secret=generate"], 1, "is not"),
+        (["functions", "add", "nowhere/f"], 1, "nowhere"),
+        (["functions", "deploy", "a/b", "f.py"], 1, "not there yet"),
+        (["vhosts", "init", "w1"], 1, "not there yet"),
+        (["users", "delete", "admin", "--yes"], 1, "last administrator"),
+        (["users", "get", ".."], 2, "is not an id"),
+    ],
+)
+async def test_what_cannot_be_done_is_said(
+    argv: list[str], status: int, reason: str, dts_admin: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await dts_admin(*argv) == status
+    assert reason in capsys.readouterr().err
+
+
+async def test_without_credentials_all_three_ways_are_named(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("users", "get", user=[]) == 2
+    said = capsys.readouterr().err
+    for way in ("--username", "DTS_USERNAME", "credentials.toml"):
+        assert way in said
+
+
+async def test_credentials_can_be_kept(site: Site, dts_admin: Run, tmp_path: Path) -> None:
+    kept = tmp_path / ".config" / "dts" / "credentials.toml"
+    assert await dts_admin("login", "--save") == 0
+    assert mode(kept) == 0o600
+    assert f'url = "{site.url}"' in kept.read_text()
+    assert await dts_admin("login", "--save") == 2  # it is there: nobody can be asked whether to replace it
+    assert await dts_admin("login", "--save", "--yes") == 0
+    assert await dts_admin("whoami", user=[]) == 0
+
+
+async def test_a_new_secret_for_oneself(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("rotate", "secret=generate", "--secret-file", "new.secret", "grace=60") == 0
+    assert "admin has a new secret; the one before is valid until 2" in capsys.readouterr().out
+    assert await dts_admin("whoami", user=["--username", "admin", "--secret-file", "new.secret"]) == 0
+    assert await dts_admin("whoami") == 0  # the grace time
