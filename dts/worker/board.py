@@ -150,7 +150,7 @@ class Board:
         except BlockingIOError:
             return None
         try:
-            _WORD.pack_into(self._memory, _RECALLED, ticket)
+            _WORD.pack_into(self._memory, _RECALLED, max(ticket, self._get(_RECALLED)))
             return self._get(_CLAIMED)
         finally:
             fcntl.lockf(self.fd, fcntl.LOCK_UN)

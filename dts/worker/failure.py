@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from types import TracebackType
 
 from dts.errors import DtsError
@@ -14,6 +15,7 @@ MAX_MESSAGE = 4 * 1024
 MAX_TRACEBACK = 8 * 1024
 """Characters of a traceback."""
 
+_OURS = os.path.dirname(__file__)
 _FUNCTIONS = "dts.worker.functions."
 _IMPORTING = (loader.__file__, importlib.__file__, "<frozen importlib")
 """Beginnings of the names of files whose frames lie between the worker and a module that it imports."""
@@ -22,13 +24,15 @@ _IMPORTING = (loader.__file__, importlib.__file__, "<frozen importlib")
 def describe(error: BaseException) -> Error:
     """What a caller is told of an exception that a function raised.
 
-    The traceback begins in the function: the frame of the code that caught it is left out.
+    The traceback begins in the function: the frames of the code that called it are left out.
     """
-    trace = error.__traceback__
+    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
+        trace = trace.tb_next
     return Error(
         type=type_name(error),
         message=clip(_message(error), MAX_MESSAGE),
-        traceback=clip(format_traceback(error, trace.tb_next if trace else None), MAX_TRACEBACK),
+        traceback=clip(format_traceback(error, trace), MAX_TRACEBACK),
     )
 
 

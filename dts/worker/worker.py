@@ -115,10 +115,13 @@ class Worker(Service):
 
     # taking work
 
+    def _is_held(self) -> bool:
+        return bool(self.short_of)
+
     async def _consume(self, consumer: Consumer) -> None:
         """Take deliveries as long as there are slots for them."""
         while True:
-            while len(self._works) >= self._slots or self.short_of:
+            while len(self._works) >= self._slots or self._is_held():
                 self._room.clear()
                 await self._room.wait()
             # Routes that receive at the same time may take more together than there are slots; prefetch bounds it.
@@ -126,7 +129,10 @@ class Worker(Service):
             if not deliveries:
                 return  # the broker was closed
             for delivery in deliveries:
-                self._take(consumer, delivery)
+                if self._is_held():  # since this receive began
+                    self._settler.nack(consumer, delivery)
+                else:
+                    self._take(consumer, delivery)
 
     def _take(self, consumer: Consumer, delivery: Delivery) -> None:
         message = delivery.message

@@ -66,6 +66,8 @@ def test_an_assignment_is_begun_or_taken_back_never_both(board: Board) -> None:
     assert board.recall(3) == 1, "2 and 3 are the worker's again"
     assert not board.claim(2)
     assert not board.claim(3)
+    assert board.recall(2) == 1
+    assert not board.claim(3), "what is taken back stays so"
     assert board.claim(4)
     assert board.recall(4) == 4, "too late"
 
