@@ -19,6 +19,7 @@ from dts.server.accounts import Accounts, KeyBox
 from dts.server.catalogue import Catalogue
 from dts.server.context import Context
 from dts.server.daemons import DAEMONS
+from dts.server.fleet import Fleet
 from dts.server.handlers._base import NotFoundHandler
 from dts.server.hub import Hub
 from dts.server.limits import Limiter
@@ -66,6 +67,7 @@ class Server(Service):
             hub,
             OperationLog(store, keys.derive("operations")),
             Limiter(store, catalogue),
+            Fleet(store),
         )
         for service in (hub, publisher, PluginRunner(context)):
             await service.start()

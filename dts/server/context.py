@@ -8,6 +8,7 @@ from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.server.accounts import Accounts
 from dts.server.catalogue import Catalogue
+from dts.server.fleet import Fleet
 from dts.server.hub import Hub
 from dts.server.limits import Limiter
 from dts.server.operations import OperationLog
@@ -28,3 +29,4 @@ class Context:
     hub: Hub
     operations: OperationLog
     limiter: Limiter
+    fleet: Fleet

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+import msgspec
 
 from dts.broker import Broker, Subscription
 from dts.runtime.service import Service
@@ -14,6 +16,9 @@ from dts.server.catalogue import Catalogue
 from dts.wire import queues
 
 logger = logging.getLogger(__name__)
+
+_MAX_PROGRESS = 10_000
+"""Jobs whose progress is remembered: those that spoke last."""
 
 
 class Hub(Service):
@@ -24,9 +29,10 @@ class Hub(Service):
         self._broker = broker
         self._catalogue = catalogue
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._progress: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def _start(self) -> None:
-        subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS])
+        subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS, queues.TOPIC_PROGRESS])
         self._stack.push_async_callback(subscription.close)
         self._spawn(self._listen(subscription), "hub")
 
@@ -34,9 +40,22 @@ class Hub(Service):
         while (event := await subscription.get()) is not None:
             if event.topic == queues.TOPIC_SPEEDS:
                 self._catalogue.on_speeds(event.payload)
+            elif event.topic == queues.TOPIC_PROGRESS:
+                self._on_progress(event.payload)
             else:
                 for run_id in event.payload.split():
                     self.wake(run_id)
+
+    def _on_progress(self, payload: str) -> None:
+        for job, progress in msgspec.json.decode(payload, type=dict[str, tuple[float, float]]).items():
+            self._progress[job] = progress
+            self._progress.move_to_end(job)
+        while len(self._progress) > _MAX_PROGRESS:
+            self._progress.popitem(last=False)
+
+    def progress_of(self, job: str) -> tuple[float, float] | None:
+        """What a job said last of how much of it is done, and of how much in all; None if nothing was heard."""
+        return self._progress.get(job)
 
     def wake(self, run_id: str) -> None:
         """Wake whoever waits for results of a run."""

@@ -98,12 +98,17 @@ def batch_from_protobuf(data: bytes, *, max_jobs: int) -> dts_pb2.JobBatch:
         WireError: it is not a JobBatch.
     """
     batch = codec.decode(dts_pb2.JobBatch, data, max_size=len(data))
-    if batch.block or batch.run or batch.function:
-        raise InvalidInput("block, run and function of a JobBatch are the server's to fill in: leave them empty")
+    if batch.block or batch.run or batch.function or batch.lease or batch.HasField("options"):
+        raise InvalidInput(
+            "block, run, function, lease and options of a JobBatch are the server's to fill in: leave them empty; "
+            "what a run asks of attempts is said when it is opened"
+        )
     _check_count(len(batch.jobs), max_jobs)
     for index, job in enumerate(batch.jobs):
-        if job.index != index or job.attempt:
-            raise InvalidInput(f"job {index}: its index must be {index} and its attempt must not be set")
+        if job.index != index or job.attempt or job.kills or job.fence or job.HasField("options"):
+            raise InvalidInput(
+                f"job {index}: its index must be {index}, and attempt, kills, fence and options must not be set"
+            )
         check_arguments(job.args, job.kwargs, f"job {index}")
     return batch
 

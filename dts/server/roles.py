@@ -32,6 +32,7 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     # jobs and runs of one's own             administrator operator developer user
     ("POST", "/jobs/"): (ALL, NONE, MEMBER, MEMBER),
     ("GET", "/jobs/"): (OWN, OWN, OWN, OWN),
+    ("DELETE", "/jobs/"): (OWN, OWN, OWN, OWN),
     ("GET", "/jobs/{id}"): (OWN, OWN, OWN, OWN),
     ("DELETE", "/jobs/{id}"): (OWN, OWN, OWN, OWN),
     ("POST", "/runs/"): (ALL, NONE, MEMBER, MEMBER),

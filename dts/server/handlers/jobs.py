@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -21,20 +22,22 @@ from dts.model import (
     new_id,
     split_job_id,
 )
+from dts.server.cancel import cancel_job, cancel_unfinished
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
 from dts.server.ingest import Arguments, batch_from_arguments, check_arguments, new_block
-from dts.server.results import STATES, cancelled_candidate, part_results, result_fields
+from dts.server.jobstate import waiting_fields
+from dts.server.options import AttemptParams, earliest_deadline, own_options, put_options
+from dts.server.results import STATES, part_results, result_fields
 from dts.server.slices import decode_block
 from dts.wire import dts_pb2
-from dts.wire.queues import TOPIC_CANCELLED
 
 _SMALL = 16
 """Jobs in a block whose parts are read without a look at its outcome first."""
 
 
-class JobParams(msgspec.Struct, forbid_unknown_fields=True):
+class JobParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
     """A job as it is asked for."""
 
     function: str
@@ -51,8 +54,18 @@ class ErrorView(msgspec.Struct, omit_defaults=True):
     reason: str = ""
 
 
+class ProgressView(msgspec.Struct):
+    """How far a running job is, by its own word; `total` is 0 where it is not known."""
+
+    done: float
+    total: float
+
+
 class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A job as answered; from `success` on only when it has ended."""
+    """A job as answered; from `success` on only when it has ended, or has failed and waits for its next attempt.
+
+    `due` is when a delayed job is published; `attempt` is then the one to come, and `error` the last one's.
+    """
 
     id: str
     run: str
@@ -62,6 +75,8 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     kwargs: dict[str, Any]
     created: float
     state: JobState
+    due: float | msgspec.UnsetType = msgspec.UNSET
+    progress: ProgressView | msgspec.UnsetType = msgspec.UNSET
     success: bool | msgspec.UnsetType = msgspec.UNSET
     result: Any = msgspec.UNSET
     error: ErrorView | msgspec.UnsetType = msgspec.UNSET
@@ -70,6 +85,7 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     worker: str | msgspec.UnsetType = msgspec.UNSET
     version: str | msgspec.UnsetType = msgspec.UNSET
     started: float | msgspec.UnsetType = msgspec.UNSET
+    partials: list[Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatisticsView(msgspec.Struct):
@@ -79,6 +95,7 @@ class StatisticsView(msgspec.Struct):
     accepted: int
     queued: int
     running: int
+    delayed: int
     succeeded: int
     failed: int
     cancelled: int
@@ -89,6 +106,20 @@ class JobsView(msgspec.Struct):
 
     retrievables: list[str]
     statistics: StatisticsView
+
+
+class CancelQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose jobs to cancel: those of one function, or `all`."""
+
+    function: str | None = None
+    all: bool = False
+
+
+class CancelledView(msgspec.Struct):
+    """How many jobs were cancelled, of how many runs."""
+
+    cancelled: int
+    runs: int
 
 
 class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -132,22 +163,37 @@ class JobsHandler(DtsHandler):
     def _blocks(self, user: User, jobs: list[JobParams]) -> tuple[Run, list[tuple[Block, dts_pb2.JobBatch]], list[int]]:
         """A run with one block for each function among the jobs, and each job's number in the run."""
         size = self.context.settings.block_size
-        by_function: dict[str, list[Arguments]] = {}
-        places: list[tuple[str, int]] = []
+        now = time.time()
+        groups: dict[tuple[str, float], list[tuple[Arguments, dts_pb2.Options | None]]] = {}
+        places: list[tuple[tuple[str, float], int]] = []
         for number, job in enumerate(jobs):
             args, kwargs = bytes(job.args), bytes(job.kwargs)
             check_arguments(args, kwargs, f"params[{number}]")
-            rows = by_function.setdefault(job.function, [])
-            places.append((job.function, len(rows)))
-            rows.append(Arguments(args, kwargs))
-        only = next(iter(by_function)) if len(by_function) == 1 else ""
-        run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=time.time())
-        order = {name: number for number, name in enumerate(by_function)}
-        blocks = []
-        for name, rows in by_function.items():
-            batch = batch_from_arguments(rows)
-            blocks.append((new_block(run, order[name], name, batch), batch))
-        return run, blocks, [order[name] * size + index for name, index in places]
+            not_before = job.not_before or 0.0
+            group = job.function, not_before if not_before > now else 0.0
+            rows = groups.setdefault(group, [])
+            places.append((group, len(rows)))
+            rows.append((Arguments(args, kwargs), own_options(job, now=now, place=f"params[{number}]")))
+        only = jobs[0].function if len({name for name, _ in groups}) == 1 else ""
+        run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=now)
+        order = {group: number for number, group in enumerate(groups)}
+        blocks = [self._block(run, order[group], group, rows) for group, rows in groups.items()]
+        return run, blocks, [order[group] * size + index for group, index in places]
+
+    def _block(
+        self,
+        run: Run,
+        number: int,
+        group: tuple[str, float],
+        rows: list[tuple[Arguments, dts_pb2.Options | None]],
+    ) -> tuple[Block, dts_pb2.JobBatch]:
+        """A block of jobs that have the function and the time of their group."""
+        name, not_before = group
+        batch = batch_from_arguments([arguments for arguments, _ in rows])
+        put_options(batch, [options for _, options in rows])
+        batch.lease = any(job.options.timeout > self.context.settings.lease_after for job in batch.jobs)
+        block = new_block(run, number, name, batch)
+        return replace(block, not_before=not_before, deadline=earliest_deadline(batch)), batch
 
     @signed
     @declares(answer=JobsView)
@@ -158,6 +204,19 @@ class JobsHandler(DtsHandler):
             self.context.store.user_statistics(user.id),
         )
         self.answer({"retrievables": retrievables, "statistics": statistics.as_dict()})
+
+    @signed
+    @declares(answer=CancelledView, query=CancelQuery)
+    async def delete(self, user: User) -> None:
+        """Cancel the caller's unfinished jobs, those of a function or all, with the runs that they are of."""
+        query = self.query(CancelQuery)
+        if (query.function is None) != query.all:
+            raise ApiError(ErrorCode.ARGUMENT_MISSING, "say which jobs to cancel: ?function=ns/func, or ?all=true")
+        context = self.context
+        cancelled, runs = await cancel_unfinished(context.store, context.broker, user=user.id, function=query.function)
+        for run_id in runs:
+            context.hub.wake(run_id)
+        self.answer({"cancelled": cancelled, "runs": len(runs)})
 
 
 class JobHandler(DtsHandler):
@@ -189,12 +248,12 @@ class JobHandler(DtsHandler):
         """Cancel the caller's job of that id; returns it as it is then."""
         run, block, index = await self._find(user, text)
         outcome = await self._outcome(block)
-        [ended] = await self.context.store.record([cancelled_candidate(outcome, 1 << index)])
+        name = job_id(run.id, block.first + index)
+        ended = await cancel_job(self.context.store, self.context.broker, outcome, index, name)
         description = await self._describe(block, index, await self._result(block, index))
         if not ended and description["state"] != JobState.CANCELLED.value:
             state = description["state"]
             raise ApiError(ErrorCode.JOB_ENDED, f"job {text} cannot be cancelled: it has {state} already")
-        await self.context.broker.broadcast(TOPIC_CANCELLED, job_id(run.id, block.first + index))
         self.context.hub.wake(run.id)
         return description
 
@@ -249,9 +308,7 @@ class JobHandler(DtsHandler):
             "created": round(block.created, 6),
         }
         if result is None:
-            running = (await self._outcome(block)).running >> index & 1
-            queued = JobState.QUEUED if block.published else JobState.ACCEPTED
-            result = {"state": (JobState.RUNNING if running else queued).value}
+            result = await waiting_fields(self.context.store, self.context.hub, block, index)
         return description | result
 
 

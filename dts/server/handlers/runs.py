@@ -22,13 +22,14 @@ from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
 from dts.server.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
 from dts.server.limits import OverLimit
+from dts.server.options import AttemptParams, own_options
 from dts.server.results import part_results, result_fields
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
 
 
-class RunParams(msgspec.Struct, forbid_unknown_fields=True):
-    """A run as it is asked for."""
+class RunParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
+    """A run as it is asked for, with what holds for each of its jobs."""
 
     function: str
 
@@ -55,14 +56,17 @@ class RunView(msgspec.Struct, kw_only=True):
     state: RunState
     paused: bool
     created: float
+    not_before: float | msgspec.UnsetType = msgspec.UNSET
+    deadline: float | msgspec.UnsetType = msgspec.UNSET
     max_body: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunProgress(RunView, kw_only=True):
-    """A run with how far it is."""
+    """A run with how far it is. `unserved_route` is told when its jobs wait for a route that no live worker serves."""
 
     statistics: StatisticsView
     finished: bool
+    unserved_route: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class BlockView(msgspec.Struct):
@@ -97,10 +101,21 @@ class RunsHandler(DtsHandler):
     )
     async def post(self, user: User) -> None:
         """Open a run of one function."""
-        function = await self.usable_function(user, self.params(RunParams).function)
+        params, now = self.params(RunParams), time.time()
+        function = await self.usable_function(user, params.function)
+        options = own_options(params, now=now) or dts_pb2.Options()
         settings = self.context.settings
         size = await self.context.limiter.block_size(user, function, settings.block_size)
-        run = Run(new_id(), user.id, function.name, size, created=time.time())
+        not_before = params.not_before if params.not_before and params.not_before > now else 0.0
+        run = Run(
+            new_id(),
+            user.id,
+            function.name,
+            size,
+            created=now,
+            not_before=not_before,
+            options=options.SerializeToString(),
+        )
         await self.context.store.add_run(run)
         self.answer({**run_fields(run), "max_body": settings.max_body}, 201)
 
@@ -135,7 +150,16 @@ class AnyRunHandler(DtsHandler):
         statistics = await self.context.store.run_statistics(run.id)
         finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
         about = {"user": run.user} if self.everybodys else {}
+        if statistics.queued and (route := await self._unserved_route(run)):
+            about["unserved_route"] = route
         self.answer({**run_fields(run), **about, "statistics": statistics.as_dict(), "finished": finished})
+
+    async def _unserved_route(self, run: Run) -> str | None:
+        """The route of the run's function, if no live worker serves it."""
+        function = await self.context.catalogue.get(run.function) if run.function else None
+        if function is None or await self.context.fleet.serves(function.route):
+            return None
+        return function.route
 
 
 class RunHandler(AnyRunHandler):
@@ -185,7 +209,10 @@ class BlockHandler(DtsHandler):
         """Store a block: 201; the same block again: 200; another one under its number: 409."""
         run = await self.own_run(user, run_id)
         batch = self._batch(run)
+        if run.options:
+            batch.options.MergeFromString(run.options)
         block = new_block(run, int(number), run.function, batch)
+        block = replace(block, not_before=run.not_before, deadline=batch.options.deadline)
         added = await self._accept(user, run, block, batch)
         self.answer({"block": int(number), "jobs": block.count}, 201 if added else 200)
 
@@ -285,7 +312,13 @@ def run_fields(run: Run) -> dict[str, object]:
         "state": run.state.value,
         "paused": run.paused,
         "created": round(run.created, 6),
+        **({"not_before": round(run.not_before, 6)} if run.not_before else {}),
+        **({"deadline": round(deadline, 6)} if (deadline := _deadline(run)) else {}),
     }
+
+
+def _deadline(run: Run) -> float:
+    return dts_pb2.Options.FromString(run.options).deadline if run.options else 0.0
 
 
 def _page(parts: list[Part], run: Run) -> bytes:

@@ -1,0 +1,30 @@
+"""What the server knows of the workers, by their heartbeats."""
+
+from __future__ import annotations
+
+import time
+
+from dts.model import WorkerState
+from dts.store import Store
+
+ALIVE = 30.0
+"""Seconds after its last heartbeat for which a worker counts as alive."""
+
+_CACHE_SECONDS = 3.0
+
+
+class Fleet:
+    """The workers that were heard of lately, looked up anew every few seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._states: list[WorkerState] = []
+        self._valid_until = 0.0
+
+    async def serves(self, route: str) -> bool:
+        """Whether a live worker serves a route; True also when nothing is known, since no worker was ever heard of."""
+        if time.monotonic() >= self._valid_until:
+            self._states = await self._store.list_heartbeats()
+            self._valid_until = time.monotonic() + _CACHE_SECONDS
+        since = time.time() - ALIVE
+        return not self._states or any(state.time > since and route in state.routes for state in self._states)

@@ -1,0 +1,43 @@
+"""What is told of a job that has not ended: which state it is in, and what is known beyond that."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dts.model import Block, DelayedSlice, JobState, job_id
+from dts.server.hub import Hub
+from dts.server.results import result_fields
+from dts.store import Store
+from dts.wire import codec, dts_pb2
+
+_OF_ERRORS = ("error", "duration", "worker", "version", "started")
+
+
+async def waiting_fields(store: Store, hub: Hub, block: Block, index: int) -> dict[str, object]:
+    """The state of a job that has not ended, and what goes with it."""
+    outcome, slices, leases = await asyncio.gather(
+        store.get_outcome(block.id), store.list_delayed(block.id), store.list_leases([block.id])
+    )
+    for each in slices:
+        if each.jobs >> index & 1:
+            return {"state": JobState.DELAYED.value, "due": round(each.due, 6), **_last_attempt(each, index)}
+    held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in leases)
+    if held or (outcome is not None and outcome.running >> index & 1):
+        progress = hub.progress_of(job_id(block.run, block.first + index))
+        told: dict[str, object] = {"progress": {"done": progress[0], "total": progress[1]}} if progress else {}
+        return {"state": JobState.RUNNING.value, **told}
+    if not block.published and block.not_before:
+        return {"state": JobState.DELAYED.value, "due": round(block.not_before, 6)}
+    return {"state": (JobState.QUEUED if block.published else JobState.ACCEPTED).value}
+
+
+def _last_attempt(each: DelayedSlice, index: int) -> dict[str, object]:
+    """The number of the attempt to come, and how the last one failed."""
+    fields: dict[str, object] = {"attempt": each.attempt}
+    if each.body:
+        batch = codec.decode(dts_pb2.ResultBatch, each.body, each.content_encoding)
+        for result in batch.results:
+            if result.index == index:
+                about = result_fields(batch, result)
+                fields |= {name: about[name] for name in _OF_ERRORS}
+    return fields
