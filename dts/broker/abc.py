@@ -230,6 +230,14 @@ class Broker(ABC):
             BrokerUnavailable: the broker does not answer.
         """
 
+    async def check(self, queue: str) -> str:
+        """How a queue that is there differs from how it would be made now, in the broker's words; empty if not at all.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        return ""
+
     @abstractmethod
     async def broadcast(self, topic: str, payload: str) -> None:
         """Tell every present subscriber of a topic; never raises for a broker that is away, the event is lost then.

@@ -20,7 +20,16 @@ from dts.broker.abc import (
 )
 from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection
 from dts.broker.amqp_consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsumer, AmqpSubscription
-from dts.broker.amqp_link import NOT_FOUND, REQUEST_TIMEOUT, Backoff, Link, Tap, ensure_queues, scratch_channel
+from dts.broker.amqp_link import (
+    NOT_FOUND,
+    REQUEST_TIMEOUT,
+    Backoff,
+    Link,
+    Tap,
+    difference,
+    ensure_queues,
+    scratch_channel,
+)
 from dts.broker.amqp_url import parse_amqp_url
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
@@ -141,6 +150,13 @@ class AmqpBroker(Broker):
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not tell the depth of {queue}: {error!r}") from error
         return QueueDepth(ready=found["message_count"], consumers=found["consumer_count"])
+
+    async def check(self, queue: str) -> str:
+        try:
+            async with asyncio.timeout(DEPTH_TIMEOUT):
+                return await difference(await self._inward.connection(), queue, self._url.delivery_limit)
+        except AMQP_ERRORS as error:
+            raise BrokerUnavailable(f"{self._url} does not tell how {queue} is: {error!r}") from error
 
     async def broadcast(self, topic: str, payload: str) -> None:
         connection = self._outward.current

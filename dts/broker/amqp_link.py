@@ -163,6 +163,24 @@ async def _declare(connection: Connection, queue: str, arguments: dict[str, str 
     return is_new
 
 
+async def difference(connection: Connection, queue: str, delivery_limit: int) -> str:
+    """How a queue's arguments differ from those that it would be made with, in the broker's words; empty if not.
+
+    Raises:
+        AMQP_ERRORS: the broker did not answer.
+    """
+    if not await _exists(connection, queue):
+        return ""
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(queue, durable=True, arguments=_arguments(connection, queue, delivery_limit))
+    except ChannelClosed as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        return str(error.message)
+    return ""
+
+
 async def _exists(connection: Connection, queue: str) -> bool:
     try:
         async with scratch_channel(connection) as channel:

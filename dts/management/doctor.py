@@ -101,7 +101,7 @@ async def check_from_inside(client: AdminClient) -> list[Finding]:
     except RequestRefused as error:
         return [bad("sign-in", error.message, "check --username and --secret-file, or login; see also the clock")]
     except DtsError as error:
-        return [bad("sign-in", error.message, "see the server")]
+        return [bad("sign-in", error.message, "see what the server says about its store")]
     findings = [ok("sign-in", f"{user['id']} is {as_text('roles', user['roles'])}")]
     try:
         findings += judge_diagnosis(await client.diagnose())
@@ -187,9 +187,11 @@ def judge_diagnosis(facts: Record) -> list[Finding]:
             findings.append(judge_latency(name, f"{state['kind']} answers the server", float(state["latency"])))
         else:
             findings.append(bad(name, str(state["state"]), f"start the {name}"))
-    findings += _judge_queues(facts["queues"])
-    findings += _judge_daemons(facts)
-    findings += _judge_timeouts(facts)
+    if facts["broker"]["state"] == "ok":
+        findings += _judge_queues(facts["queues"])
+        findings += _judge_daemons(facts)
+    if facts["store"]["state"] == "ok":
+        findings += _judge_timeouts(facts)
     return findings
 
 
@@ -197,7 +199,8 @@ def _judge_queues(queues: list[Mapping[str, Any]]) -> Iterator[Finding]:
     for queue in queues:
         name, problem = str(queue["name"]), str(queue.get("problem") or "")
         if problem:
-            yield bad(name, problem, "look at the broker; a queue with other arguments must be emptied and deleted")
+            advice = "if it has other arguments: stop what uses it, let it run empty, delete it; DTS makes it anew"
+            yield bad(name, problem, advice)
             continue
         ready, consumers = int(queue["ready"]), queue["consumers"]
         text = f"{ready} messages waiting" + ("" if consumers is None else f", {consumers} consumers")

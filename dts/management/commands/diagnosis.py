@@ -32,7 +32,9 @@ async def doctor(session: Session, arguments: Arguments) -> int:
     outside = await check_from_outside(session.options.url.rstrip("/"))
     findings += outside
     if len(outside) > 1:  # it answered
-        findings += await _check_inside(session)
+        inside = await _check_inside(session)
+        seen = {finding.check for finding in inside}
+        findings = [finding for finding in findings if finding.check not in seen] + inside
     output = session.output(arguments)
     output.table([finding.as_dict() for finding in findings], _COLUMNS)
     counts = Counter(finding.verdict for finding in findings)

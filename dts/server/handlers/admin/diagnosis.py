@@ -34,7 +34,10 @@ class BrokerView(BackEnd):
 
 
 class QueueView(Struct):
-    """A queue: messages waiting, and who waits for them; null where the broker does not count consumers."""
+    """A queue: messages waiting, and who waits for them; null where the broker does not count consumers.
+
+    `problem` is why nothing is known, or how its arguments differ from those that DTS gives to a queue.
+    """
 
     name: str
     ready: int = 0
@@ -94,9 +97,10 @@ class DiagnosisAdminHandler(DtsHandler):
     async def _queue(self, name: str) -> QueueView:
         try:
             depth = await self.context.broker.depth(name)
+            problem = await self.context.broker.check(name)
         except BrokerUnavailable as error:
             return QueueView(name, problem=str(error))
-        return QueueView(name, depth.ready, depth.consumers)
+        return QueueView(name, depth.ready, depth.consumers, problem)
 
 
 class _Pingable(Protocol):

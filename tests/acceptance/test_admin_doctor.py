@@ -1,0 +1,58 @@
+"""`dts-admin doctor` on a cluster: what is missing or wrong is named, with what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from tests.services.deployment import Deployment, wait_until
+from tests.services.rabbitmq import RabbitServer
+
+Found = dict[str, dict[str, str]]
+
+
+def doctor(deployment: Deployment) -> tuple[int, Found]:
+    """Its exit status and its findings by name."""
+    credentials = ["--username", "admin", "--secret-file", "var/admin.secret"]
+    done = subprocess.run(
+        ["dts-admin", *credentials, "--url", deployment.url, "--json", "doctor"],
+        cwd=deployment.folder,
+        env=deployment.env(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, {found["check"]: found for found in map(json.loads, done.stdout.splitlines())}
+
+
+def bad(found: Found) -> set[str]:
+    return {name for name, finding in found.items() if finding["verdict"] == "bad"}
+
+
+def test_what_does_not_run_is_named_until_it_runs(cluster: Deployment, rabbit: RabbitServer) -> None:
+    cluster.start_server()
+    status, found = doctor(cluster)
+    assert (status, bad(found)) == (1, {"daemons"})
+    assert "python -m dts.server.daemons" in found["daemons"]["advice"]
+    assert "start a worker" in found["dts.jobs.default"]["advice"]
+    cluster.start_worker()
+    cluster.start_daemons()
+    wait_until(lambda: doctor(cluster)[0] == 0, "everything to be well")
+    rabbit.kill()
+    wait_until(lambda: bad(doctor(cluster)[1]) == {"broker"}, "the broker to be missed")
+
+
+def test_a_queue_with_other_arguments_is_named(cluster: Deployment) -> None:
+    plain = cluster.broker_url
+    cluster.broker_url = f"{plain}?delivery_limit=7"
+    cluster.start_server()
+    wait_until(lambda: doctor(cluster)[1]["dts.results"]["verdict"] == "ok", "the queues to be made")
+    cluster.stop()
+    cluster.broker_url = plain
+    cluster.start_server()
+    _, found = doctor(cluster)
+    assert {"dts.results", "dts.jobs.default"} <= bad(found)
+    assert "x-delivery-limit" in found["dts.results"]["detail"]
+    assert found["dts.dead"]["verdict"] == "ok"
