@@ -2,7 +2,8 @@
 
 **Queues.** A queue is durable, made when it is first used, and has a delivery limit: a message that was handed out
 `delivery_limit` times without an ack goes to the dead-letter queue (`dts.wire.queues.DEAD`) by itself. Messages of a
-queue are handed out about in the order in which they were published; a redelivered one may come later.
+queue are handed out about in the order in which they were published; a redelivered one may come later. The queues in
+`dts.wire.queues.BOUNDED` hold so many messages and no more: the oldest are dropped, and are no dead letters.
 
 **Publish** returns when every message is on stable storage; if it raises, each may or may not be stored and the
 caller publishes them again. **Consume** hands each message to one consumer at a time, at most `prefetch`

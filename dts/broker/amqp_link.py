@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, connect
 from dts.broker.amqp_url import AmqpUrl
-from dts.wire.queues import DEAD
+from dts.wire.queues import BOUNDED, DEAD
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +197,8 @@ def _arguments(connection: Connection, queue: str, delivery_limit: int) -> dict[
         # RabbitMQ 4 has a limit by default, and drops what exceeds it where there is no dead-letter exchange.
         unlimited = {"x-delivery-limit": -1} if connection.server_version >= (4,) else {}
         return {"x-queue-type": "quorum", **unlimited}
+    if queue in BOUNDED:
+        return {"x-queue-type": "quorum", "x-max-length": BOUNDED[queue], "x-overflow": "drop-head"}
     return {
         "x-queue-type": "quorum",
         # RabbitMQ counts hand-overs after the first.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dts.broker.abc import HEADER_QUEUE, HEADER_REASON, REASON_DELIVERY_LIMIT, Message
 from dts.broker.sqlite_writer import Woken
 from dts.errors import ConfigError
-from dts.wire.queues import DEAD
+from dts.wire.queues import BOUNDED, DEAD
 
 SCHEMA_VERSION = 1
 
@@ -112,7 +112,19 @@ def publish(db: sqlite3.Connection, woken: Woken, queue: str, messages: Sequence
             for number, message in enumerate(messages, first)
         ),
     )
+    if queue in BOUNDED:
+        _drop_oldest(db, queue, BOUNDED[queue])
     woken.add(queue)
+
+
+def _drop_oldest(db: sqlite3.Connection, queue: str, keep: int) -> None:
+    """Drop what nobody has of a queue, the oldest first, until it holds `keep` messages."""
+    ready = "queue = :queue AND owner IS NULL"
+    db.execute(
+        f"""DELETE FROM message WHERE {ready} AND id <=
+            (SELECT id FROM message WHERE {ready} ORDER BY id DESC LIMIT 1 OFFSET :keep)""",
+        {"queue": queue, "keep": keep},
+    )
 
 
 def has_ready(db: sqlite3.Connection, queue: str) -> bool:

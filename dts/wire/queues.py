@@ -9,6 +9,9 @@ LOGS = "dts.logs"
 DEAD = "dts.dead"
 """Where every other queue's dead letters go."""
 
+BOUNDED = {HEARTBEATS: 2_000, LOGS: 20_000}
+"""Queues that hold so many messages at most, and drop the oldest: what nobody consumes must not fill a disk."""
+
 TOPIC_RESULTS = "results"
 """Payload: ids of the runs that have new results, separated by spaces."""
 TOPIC_CANCELLED = "cancelled"
