@@ -1,6 +1,6 @@
 """What a job costs in the worker: processor time of the parent and of the children, and the latency of one job.
 
-    python -m benchmarks.worker [--jobs N] [--slice N] [--processes N] [--function ns/func]
+    python -m benchmarks.worker [--jobs N] [--slice N] [--processes N] [--memory] [--function ns/func]
 
 The broker is a list in memory, so that what is measured is the worker alone.
 """
@@ -22,6 +22,7 @@ from dts.config import WorkerSettings
 from dts.model import new_id
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch
+from dts.wire.queues import RESULTS
 from dts.worker.worker import Worker
 
 
@@ -87,6 +88,9 @@ class MemoryBroker(Broker):
         """Queues need no making."""
 
     async def publish(self, queue: str, messages: Sequence[Message], *, timeout: float = 30.0) -> None:
+        if queue != RESULTS:  # jobs that a child has given away
+            self.give(messages)
+            return
         self.results += sum(int(message.headers["count"]) for message in messages)
         self.result_bytes += sum(len(message.body) for message in messages)
 
@@ -139,6 +143,8 @@ async def measure(options: argparse.Namespace) -> None:
         await _latency(broker, options)
         for size in (options.slice, 1):
             await _throughput(broker, worker, options, size)
+        if options.memory:
+            await _memory(broker, worker, options)
 
 
 async def _latency(broker: MemoryBroker, options: argparse.Namespace) -> None:
@@ -170,12 +176,28 @@ async def _throughput(broker: MemoryBroker, worker: Worker, options: argparse.Na
     )
 
 
+async def _memory(broker: MemoryBroker, worker: Worker, options: argparse.Namespace) -> None:
+    """A million jobs, and the memory of the worker and its children after the first ten thousand and at the end."""
+    size, step = options.slice, 10_000
+    for number in range(100):
+        messages = [make_message(options.function, n * size, size) for n in range(step // size)]
+        done = broker.acked
+        broker.give(messages)
+        await broker.wait_acked(done + len(messages))
+        if number in (0, 99):
+            parent = psutil.Process().memory_info().rss / 2**20
+            children = sum(psutil.Process(pid).memory_info().rss for pid in worker.executor.pids) / 2**20
+            jobs = (number + 1) * len(messages) * size
+            print(f"after {jobs:9} jobs: worker {parent:.1f} MB, children {children:.1f} MB")
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=500_000)
     parser.add_argument("--slice", type=int, default=256)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="a million jobs more, and the memory that they take")
     parser.add_argument("--function", default="text/upper")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(measure(parser.parse_args()))
