@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 
+import msgspec
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
@@ -23,6 +24,7 @@ from dts.server.fleet import Fleet
 from dts.server.handlers._base import NotFoundHandler
 from dts.server.hub import Hub
 from dts.server.limits import Limiter
+from dts.server.openapi import describe
 from dts.server.operations import OperationLog
 from dts.server.plugin_runner import PluginRunner
 from dts.server.publisher import Publisher
@@ -68,6 +70,7 @@ class Server(Service):
             OperationLog(store, keys.derive("operations")),
             Limiter(store, catalogue),
             Fleet(store),
+            msgspec.json.encode(describe(ROUTES)),
         )
         for service in (hub, publisher, PluginRunner(context)):
             await service.start()

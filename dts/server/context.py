@@ -30,3 +30,4 @@ class Context:
     operations: OperationLog
     limiter: Limiter
     fleet: Fleet
+    openapi: bytes

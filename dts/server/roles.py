@@ -77,6 +77,8 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("DELETE", "/admin/jobs/{id}"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/dead/"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/dead/replay"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/hosts/"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/logs/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/diagnosis"): (ALL, ALL, NONE, NONE),
 }
 

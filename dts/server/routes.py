@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from dts.server.handlers import health, jobs, runs, whoami
+from dts.server.handlers import docs, health, jobs, runs, whoami
 from dts.server.handlers._base import DtsHandler
-from dts.server.handlers.admin import dead, diagnosis, functions, namespaces, operations, users, vhosts, work
+from dts.server.handlers.admin import dead, diagnosis, fleet, functions, namespaces, operations, users, vhosts, work
 
 
 class Route(NamedTuple):
@@ -55,6 +55,11 @@ ROUTES: list[Route] = [
     Route("/admin/dead/", dead.DeadAdminHandler),
     Route("/admin/dead/replay", dead.ReplayAdminHandler),
     Route("/admin/diagnosis", diagnosis.DiagnosisAdminHandler),
+    Route("/admin/hosts/", fleet.HostsAdminHandler),
+    Route("/admin/logs/", fleet.LogsAdminHandler),
+    Route("/openapi.json", docs.OpenApiHandler),
+    Route("/docs", docs.DocsHandler),
+    Route("/docs/{file}", docs.AssetHandler),
     Route("/health/live", health.LiveHandler),
     Route("/health/ready", health.ReadyHandler),
     Route("/metrics", health.MetricsHandler),

@@ -37,12 +37,16 @@ _SMALL = 16
 """Jobs in a block whose parts are read without a look at its outcome first."""
 
 
+RawArray = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array"})]
+RawObject = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
+
+
 class JobParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
     """A job as it is asked for."""
 
     function: str
-    args: msgspec.Raw = msgspec.Raw(b"")
-    kwargs: msgspec.Raw = msgspec.Raw(b"")
+    args: RawArray = msgspec.field(default_factory=msgspec.Raw)
+    kwargs: RawObject = msgspec.field(default_factory=msgspec.Raw)
 
 
 class ErrorView(msgspec.Struct, omit_defaults=True):

@@ -8,7 +8,7 @@ list are those that hold one plain value, or a list of such.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -76,10 +76,11 @@ def changes(name: str, fields: type[Struct], write_only: Mapping[str, Any]) -> t
     return msgspec.defstruct(name, [*plain, *secret], forbid_unknown_fields=True, kw_only=True)
 
 
-def filters(name: str, view: type[Struct]) -> type[Struct]:
-    """The query of a list: its page, and a filter for each field of `view` that holds plain values."""
+def filters(name: str, view: type[Struct], *, without: Collection[str] = ()) -> type[Struct]:
+    """The query of a list: its page, and a filter for each field of `view` that holds plain values in the store."""
     hints = get_type_hints(view, include_extras=True)
-    plain = [(field, kind | UnsetType, UNSET) for field, hint in hints.items() if (kind := _plain(hint)) is not None]
+    kinds = {field: _plain(hint) for field, hint in hints.items() if field not in without}
+    plain = [(field, kind | UnsetType, UNSET) for field, kind in kinds.items() if kind is not None]
     return msgspec.defstruct(name, plain, bases=(PageQuery,), forbid_unknown_fields=True, kw_only=True)
 
 
@@ -113,4 +114,6 @@ def _plain(hint: Any) -> Any:
         return kinds[0] if kinds else None
     if origin in (tuple, list):
         return _plain(get_args(hint)[0])
-    return hint if origin is Literal or hint in (str, int, float, bool) else None
+    if hint is int:
+        return Annotated[int, Meta(ge=-(2**53), le=2**53)]  # what a database, and JSON, can take
+    return hint if origin is Literal or hint in (str, float, bool) else None

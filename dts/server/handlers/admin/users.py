@@ -54,7 +54,7 @@ class Users(Resource[User]):
     initial = initial("UserInitial", UserFields, {"id": str, "secret": Secret}, {})
     changes = changes("UserChanges", UserFields, {"secret": Secret, "grace": Grace})
     view = UserView
-    filters = filters("UserFilters", UserView)
+    filters = filters("UserFilters", UserView, without={"secret_expires"})
     write_only = frozenset({"secret", "grace"})
     blank = frozenset({"key"})
 
