@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -120,11 +120,39 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The daemons. `relay_after` is the age in seconds at which timekeeper publishes what its server did not."""
+    """The daemons. Times are in seconds.
 
-    run: tuple[str, ...] = ("porter", "timekeeper")
+    `relay_after` is the age at which timekeeper publishes what its server did not. Stethoscope mails when cpu, memory
+    or disk of a host have been over their percentage for `high_for`, and when a host was silent for `silence`; workers
+    that were silent for `forget_hosts` are forgotten. Logtracer keeps `keep_logs` records for `keep_logs_for`, and
+    mails those at `log_mail_level` or above, one mail in `log_mail_interval`.
+    """
+
+    run: tuple[str, ...] = ("porter", "timekeeper", "stethoscope", "logtracer")
     relay_after: Seconds = 2.0
     relay_interval: Seconds = 0.5
+    silence: Seconds = 30.0
+    forget_hosts: Seconds = 7 * 86400.0
+    max_cpu: Percent = 95.0
+    max_memory: Percent = 90.0
+    max_disk: Percent = 90.0
+    high_for: Annotated[float, Meta(ge=0)] = 60.0
+    keep_logs: Count = 1_000_000
+    keep_logs_for: Seconds = 30 * 86400.0
+    log_mail_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "ERROR"
+    log_mail_interval: Annotated[float, Meta(ge=0)] = 300.0
+
+
+class MailSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where mails go: a mail server, who sends, and who is told. With no `host` or nobody in `to` they are logged."""
+
+    host: str = ""
+    port: Port = 25
+    security: Literal["none", "starttls", "tls"] = "none"
+    username: str = ""
+    password_file: Path | None = None
+    sender: str = "dts@localhost"
+    to: tuple[str, ...] = ()
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +164,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerSettings = field(default_factory=ServerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     daemons: DaemonsSettings = field(default_factory=DaemonsSettings)
+    mail: MailSettings = field(default_factory=MailSettings)
 
 
 def load_config_file(path: str | os.PathLike[str] | None, *, dev: bool = False) -> dict[str, Any]:
@@ -210,7 +239,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any
 _OF_CLIENTS = frozenset({"DTS_SERVER_URL"})
 """Variables that look like settings of a process, and tell dts-client and dts-admin where the server is."""
 
-_LISTS = {("worker", "routes"), ("worker", "retry_on"), ("worker", "log_files"), ("daemons", "run")}
+_LISTS = {("worker", "routes"), ("worker", "retry_on"), ("worker", "log_files"), ("daemons", "run"), ("mail", "to")}
 
 
 def _lay_over(tables: dict[str, Any], overlay: Mapping[str, Any]) -> None:

@@ -123,7 +123,8 @@ def new_table(columns: Sequence[Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         heading = column.heading or column.field.replace("_", " ")
-        table.add_column(heading, justify="right" if column.right else "left", overflow="fold")
+        is_time = column.field in _TIMES
+        table.add_column(heading, justify="right" if column.right else "left", overflow="fold", no_wrap=is_time)
     return table
 
 

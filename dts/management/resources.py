@@ -23,6 +23,9 @@ PAGE = 500
 ATTEMPTS = 5
 """How often an update is made anew when somebody else was faster."""
 
+VERIFY_TIMEOUT = 1800.0
+"""Seconds for the server to go through the whole operation log: it reads some 20,000 entries a second."""
+
 _OUTDATED = 412
 _WRITE_ONLY = frozenset({"secret", "grace", "ssh_key", "ssh_pem_cert"})
 """Fields that are never read back, so nobody can tell whether somebody else has changed them."""
@@ -164,7 +167,7 @@ class Operations(Gettable):
 
     async def verify(self) -> Record:
         """What the server finds when it recomputes every hash: `valid`, `entries`, `last`, `faults`."""
-        return cast(Record, await self._transport.call("GET", f"{self._path}verify"))
+        return cast(Record, await self._transport.call("GET", f"{self._path}verify", timeout=VERIFY_TIMEOUT))
 
 
 class Runs(Gettable):
