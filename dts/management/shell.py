@@ -23,7 +23,7 @@ from dts.management.help import render_command
 from dts.management.output import Output, complain, note
 from dts.management.prompts import Interrupted
 from dts.management.session import Session
-from dts.management.utils import may_hold_secret, split_line, state_folder
+from dts.management.utils import check_text, may_hold_secret, split_line, state_folder
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ GREETING = "help shows what there is, Tab completes, Ctrl-D leaves."
 async def run_words(session: Session, words: Sequence[str]) -> int:
     """Run one command; what is wrong with it is said on stderr. Returns its exit status."""
     try:
+        check_text(words)
         found, rest = session.grammar.find(words)
         arguments = parse_arguments(found, rest)
         if arguments.has(HELP):

@@ -28,6 +28,19 @@ def split_line(line: str) -> list[str]:
         raise InvalidInput(f"the line cannot be read: {str(error).lower()}; quotation marks come in pairs") from error
 
 
+def check_text(words: Iterable[str]) -> None:
+    """Make sure that words are text: bytes that were not UTF-8 come from a terminal or a pipe as lone surrogates.
+
+    Raises:
+        InvalidInput: one is not.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"{printable(word)[:80]} is not text in UTF-8") from error
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean X?` for the choice that is most like `word`, or nothing."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

@@ -11,7 +11,7 @@ from dts.management.commands import ALL_COMMANDS
 from dts.management.fields import Field, Kind, Wish, parse_value
 from dts.management.grammar import LIMIT, Arguments, Grammar, parse_arguments
 from dts.management.help import render_command, render_help
-from dts.management.utils import may_hold_secret, nearest, printable, split_line
+from dts.management.utils import check_text, may_hold_secret, nearest, printable, split_line
 
 
 @pytest.fixture
@@ -201,6 +201,12 @@ def test_lines_with_secrets_are_known(line: str) -> None:
 )
 def test_lines_without_secrets_are_kept(line: str) -> None:
     assert not may_hold_secret(line)
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    check_text(["users", "é"])
+    with pytest.raises(InvalidInput, match="is not text in UTF-8"):
+        check_text(["users", "get", "\udcff"])
 
 
 def test_nothing_near_is_nothing_suggested() -> None:
