@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from dts.management import admin
 from dts.management.commands import ALL_COMMANDS
 from dts.management.grammar import Grammar
 from dts.runtime.process import Shutdown
+from dts.wire.queues import jobs_queue
 from tests.integration.conftest import Site
 
 GRAMMAR = Grammar(ALL_COMMANDS)
@@ -168,10 +170,31 @@ async def test_runs_and_jobs_of_everybody(site: Site, dts_admin: Run, capsys: py
     assert (await alice.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
 
 
-async def test_dead_letters(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+async def bury_a_job(site: Site) -> None:
+    """Submit a job and have its message rejected, as a worker does with what it cannot read; it becomes a letter."""
+    await site.api().call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
+    async with await site.broker.consume(jobs_queue("default"), prefetch=10) as consumer:
+        await consumer.reject(await consumer.receive(10), "undecodable")
+    async with asyncio.timeout(10):
+        while not await site.store.list_dead_letters():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_dead_letter_is_replayed(site: Site, dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await bury_a_job(site)
+    assert await dts_admin("dead", "list", "function=text/upper", "--json") == 0
+    [letter] = said(capsys)
+    assert letter["reason"] == "undecodable"
+    assert await dts_admin("dead", "replay", "--where", "function=text/upper", "--yes", "--json") == 0
+    [answer] = said(capsys)
+    assert (answer["replayed"], answer["jobs"]) == (1, 1)
+    assert await dts_admin("runs", "get", answer["runs"][0]) == 0
     assert await dts_admin("dead", "list") == 0
     assert "no dead letters" in capsys.readouterr().out
-    assert await dts_admin("dead", "replay", "--where", "function=text/upper", "--yes") == 0
+
+
+async def test_a_replay_needs_to_be_told_what(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await dts_admin("dead", "replay", "--all", "--yes") == 0
     assert "0 letters replayed" in capsys.readouterr().out
     for argv in ([], ["--where", "colour=red"], ["--where", "queue=q", "--all"]):
         assert await dts_admin("dead", "replay", *argv, "--yes") == 2
