@@ -25,6 +25,6 @@ def break_up(work: Work) -> list[Message]:
     if len(batch.jobs) < 2:
         return []
     return [
-        Message(*codec.encode(slice_batch(batch, [position])), {**message.headers, "count": 1})
+        Message(*codec.encode(slice_batch(batch, [position])), work.headers_of_part(1))
         for position in range(len(batch.jobs))
     ]

@@ -57,8 +57,8 @@ async def serve(settings: Settings, shutdown: Shutdown, *, reload: Callable[[], 
         _ship_own_logs(stack, shipper, worker.name, level)
         prober = Prober(worker, broker)
         await stack.enter_async_context(Agent(settings.worker.log_files, level, shipper))
+        await stack.enter_async_context(prober)  # before the worker, so that it tells of the drain, too
         await stack.enter_async_context(worker)
-        await stack.enter_async_context(prober)
         await stack.enter_async_context(Notifier())
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, _reload, worker, reload)

@@ -16,7 +16,7 @@ class Errand:
     `waiting` holds the positions of the latter. Main takes them from its left end, one at a time; the helper thread
     may take any to give them away or to cancel them. Each taking is one atomic operation of the deque, so that no job
     is ever both run and given away, and the main thread pays for no lock. `number` is that of the block's job 0 in its
-    run, if it is known. `began` is by the monotonic clock.
+    run, if it is known. `began` is when its first job could begin, by the monotonic clock.
     """
 
     def __init__(self, ticket: int, batch: JobBatch, defaults: Terms, number: int | None = None) -> None:

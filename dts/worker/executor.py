@@ -220,6 +220,8 @@ class Executor(Service):
             return say_end(code), child.ready
         finally:
             child.kill()
+            if child in self._children:
+                self._children.remove(child)
             child.close()
 
     def _bury(self, child: ChildProcess, code: int) -> None:

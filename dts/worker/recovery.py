@@ -68,16 +68,17 @@ class Recoverer:
         unsent = [position for position in crash.unsent if position < len(batch.jobs)]
         suspects = [position for position in crash.suspects if position < len(batch.jobs)]
         killed = crash.reason in (REASON_TIMEOUT, REASON_MEMORY)
-        deaths = assignment.deaths + (not suspects and crash.reason != REASON_LOST)
-        if not suspects and (deaths >= MAX_DEATHS or killed):
+        lost = crash.reason == REASON_LOST
+        deaths = assignment.deaths + (lost or not suspects)
+        if not suspects and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
                 return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
             return self._fail_all(batch, unsent, crash)
         recovery, alone = Recovery(), []
         if crash.reason == REASON_CANCELLED:
             unsent = [position for position in unsent if position not in suspects]
-        elif crash.reason == REASON_LOST:
-            pass
+        elif lost and deaths < MAX_DEATHS:
+            pass  # nobody knows whose fault it was
         elif len(suspects) == 1 or crash.reason == REASON_TIMEOUT:
             recovery = self._blame(batch, suspects, crash)
             unsent = [position for position in unsent if position not in suspects]

@@ -53,6 +53,7 @@ class Runner:
     def run(self, function: Loaded, errand: Errand, outbox: Outbox) -> None:
         """Run the waiting jobs of a message. Whatever a function raises ends its job, and nothing else."""
         self.cancelled.clear()
+        errand.began = perf_counter()  # the monotonic clock, on Linux
         self._board.timed = errand.terms.strict
         main = self._partials.collect(function.main, is_async=function.is_async)
         call = main if function.is_generator else function.main

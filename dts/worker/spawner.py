@@ -53,8 +53,8 @@ class Spawner(Service):
                 await self._start_template()
         assert self._socket is not None
         asked: asyncio.Future[tuple[int, asyncio.Future[int]]] = asyncio.get_running_loop().create_future()
-        self._asked.append(asked)
         socket.send_fds(self._socket, [msgspec.json.encode(options)], given)
+        self._asked.append(asked)
         async with asyncio.timeout(_START_TIMEOUT):
             return await asked
 

@@ -7,8 +7,6 @@ than what they came from, so this comes to an end.
 
 from __future__ import annotations
 
-from math import ceil
-
 from dts.worker.errand import Errand
 from dts.worker.outbox import Outbox
 
@@ -19,23 +17,23 @@ class Splitter:
     def __init__(self, errand: Errand, outbox: Outbox, after: float, slice_seconds: float) -> None:
         self._errand, self._outbox = errand, outbox
         self._after, self._slice = after, slice_seconds
-        self._ended, self._progress = 0, errand.began
+        self._ended, self._progress = 0, 0.0
 
     def look(self, now: float) -> None:
         """Helper thread: give away what others may do sooner."""
         ended = len(self._outbox.ended)
         if ended != self._ended:
             self._ended, self._progress = ended, now
-        waiting = self._errand.waiting
-        if not waiting or now - self._errand.began < self._after or self._errand.batch.lease:
+        waiting, began = self._errand.waiting, self._errand.began
+        if not waiting or now - began < self._after or self._errand.batch.lease:
             return
         if len(waiting) == len(self._errand.jobs):
             return  # it still imports the function's module, as everybody else would have to
-        stuck = now - self._progress >= self._after
+        stuck = now - max(self._progress, began) >= self._after
         slots = self._errand.terms.common.concurrency if self._errand.is_async else 1
-        size = max(slots, int(self._slice * ended / (now - self._errand.began)))
+        size = max(slots, int(self._slice * ended / (now - began)))
         # One that goes on well keeps a message's worth for itself, and does not bother for less than another one.
-        keep = 0 if stuck or not ended else ceil(size)
+        keep = 0 if stuck or not ended else size
         if len(waiting) > 2 * keep:
             self._outbox.give_away(lambda: self._take(keep, size))
 

@@ -30,6 +30,11 @@ class Work:
         """The id of the block that its jobs belong to."""
         return self.delivery.message.headers.get("block", "")
 
+    def headers_of_part(self, count: int) -> dict[str, str | int]:
+        """Headers of a message with `count` of its jobs, whichever they are."""
+        kept = {key: value for key, value in self.delivery.message.headers.items() if key != "first"}
+        return {**kept, "count": count}
+
     def headers(self, count: int) -> dict[str, str | int]:
         """Headers of a message with `count` results of it."""
         return {"block": self.block, "run": self.run, "function": self.function, "count": count}

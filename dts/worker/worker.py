@@ -200,8 +200,7 @@ class Worker(Service):
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
         """Publish jobs that a child has not begun and others may do sooner."""
         work = work_of(assignment)
-        headers = {**work.delivery.message.headers, "count": frame.jobs}
-        self._give_away(work, Message(frame.body, frame.content_encoding, headers))
+        self._give_away(work, Message(frame.body, frame.content_encoding, work.headers_of_part(frame.jobs)))
 
     def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
         """Publish a lease; once it is on record the delivery needs no longer be held, and the jobs may begin."""

@@ -126,6 +126,13 @@ async def test_the_template_may_die(bench: Bench) -> None:
         assert value((await bench.run("own/f", []))[0]) != template
 
 
+async def test_a_job_that_kills_the_template_is_found_out(bench: Bench) -> None:
+    bench.write("own/f", "import os, time\ndef main(how):\n    if how: os.kill(os.getppid(), 9); time.sleep(60)\n")
+    async with Worker(bench.settings(poison_after=1), bench.broker):
+        results = await bench.run("own/f", [0], [1], [0])
+    assert [result.status for result in results] == [SUCCEEDED, FAILED, SUCCEEDED]
+
+
 # the same on RabbitMQ
 
 

@@ -65,3 +65,10 @@ async def test_a_message_of_one_job_is_never_split_nor_one_whose_module_is_slow_
         for run in runs:
             await bench.wait(run, 1)
     assert sum(len(batch.results) for batch in bench.batches) == 2
+
+
+async def test_the_time_of_an_import_does_not_count(bench: Bench) -> None:
+    bench.write("own/f", "import time\ntime.sleep(0.4)\ndef main(): time.sleep(0.003)")
+    async with Worker(bench.settings(), bench.broker):
+        await bench.run("own/f", *([] for _ in range(20)))
+    assert len(bench.batches) <= 3, "not one for each job"
