@@ -50,12 +50,12 @@ class Prompts:
         return answer
 
     async def secret(self, owner: str) -> str:
-        """The secret that somebody has, without echo.
+        """The secret that somebody has, without echo, and without white space around it as in a file.
 
         Raises:
             CredentialsMissing: nobody is there, or nothing was typed.
         """
-        answer = await self._ask(f"secret of {owner}: ", echo=False) if self.present else ""
+        answer = (await self._ask(f"secret of {owner}: ", echo=False)).strip() if self.present else ""
         if not answer:
             raise CredentialsMissing(f"no secret of {owner} is given")
         return answer
@@ -73,10 +73,10 @@ class Prompts:
             )
         reason = ""
         for _ in range(_TRIES):
-            first = await self._ask(f"{reason}new secret of {owner}: ", echo=False)
+            first = (await self._ask(f"{reason}new secret of {owner}: ", echo=False)).strip()
             if len(first) < MIN_SECRET:
                 reason = f"too short, at least {MIN_SECRET} characters; "
-            elif await self._ask("the same again: ", echo=False) != first:
+            elif (await self._ask("the same again: ", echo=False)).strip() != first:
                 reason = "the two differ; "
             else:
                 return first

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dts.auth import Credentials
@@ -12,12 +11,10 @@ from dts.client import load_credentials
 from dts.errors import ClientError, CredentialsMissing
 from dts.management.client import AdminClient
 from dts.management.grammar import JSON, YES, Arguments, Grammar
+from dts.management.help import render_help
 from dts.management.output import Output, note
 from dts.management.prompts import Prompts
 from dts.model import check_user_id
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -58,6 +55,24 @@ class Session:
     def output(self, arguments: Arguments) -> Output:
         """Where a command shows what it found."""
         return Output(as_json=self.options.as_json or arguments.has(JSON))
+
+    async def credentials(self) -> Credentials:
+        """Those in use, else those that the shell was started with. Asks for what is missing if somebody is there.
+
+        Raises:
+            CredentialsMissing: there are none, and nobody to ask.
+            ConfigError: they are damaged.
+        """
+        if self._credentials is not None:
+            return self._credentials
+        options = self.options
+        try:
+            return load_credentials(options.username, options.secret_file)
+        except CredentialsMissing:
+            if not self.prompts.present or options.secret_file is not None:
+                raise
+        name = check_user_id(options.username or await self.prompts.name("user name: "))
+        return Credentials(name, await self.prompts.secret(name))
 
     async def client(self) -> AdminClient:
         """The connection; asks for what is missing if somebody is there to be asked.
@@ -107,8 +122,6 @@ class Session:
 
     def help(self, words: Sequence[str]) -> str:
         """The help of a command, of all commands with a first word, or of the shell."""
-        from dts.management.help import render_help
-
         return render_help(self.grammar, words)
 
     def forget(self) -> None:
@@ -121,21 +134,3 @@ class Session:
         if self._client is not None:
             self._client.close()
             self._client = None
-
-    async def credentials(self) -> Credentials:
-        """Those in use, else those that the shell was started with. Asks for what is missing if somebody is there.
-
-        Raises:
-            CredentialsMissing: there are none, and nobody to ask.
-            ConfigError: they are damaged.
-        """
-        if self._credentials is not None:
-            return self._credentials
-        options = self.options
-        try:
-            return load_credentials(options.username, options.secret_file)
-        except CredentialsMissing:
-            if not self.prompts.present or options.secret_file is not None:
-                raise
-        name = check_user_id(options.username or await self.prompts.name("user name: "))
-        return Credentials(name, await self.prompts.secret(name))

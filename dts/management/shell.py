@@ -87,7 +87,7 @@ async def _next_line() -> str:
 
 async def interact(session: Session, shutdown: Shutdown) -> int:
     """Read lines from a person and run them until there are no more. Failures are told and do not end it."""
-    foreground = _Foreground()
+    foreground = _Foreground(shutdown)
     await foreground.run(_greet(session))
     prompt: PromptSession[str] = PromptSession(
         history=open_history(state_folder() / "history"),
@@ -122,12 +122,13 @@ async def _greet(session: Session) -> None:
 
 
 class _Foreground:
-    """What the shell does now; Ctrl-C ends that, and the shell goes on.
+    """What the shell does now; Ctrl-C ends that, and the shell goes on. TERM ends both.
 
     Ctrl-C is a key while a line is read, and a signal while a command runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shutdown: Shutdown) -> None:
+        self._shutdown = shutdown
         self._task: asyncio.Task[object] | None = None
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
 
@@ -136,8 +137,12 @@ class _Foreground:
             self._task.cancel()
 
     async def run(self, work: Coroutine[object, object, object]) -> None:
-        """Run something to its end or to Ctrl-C."""
+        """Run something to its end, to Ctrl-C or to TERM."""
         self._task = task = asyncio.create_task(work)
+        told_to_end = asyncio.create_task(self._shutdown.requested.wait())
+        await asyncio.wait([task, told_to_end], return_when=asyncio.FIRST_COMPLETED)
+        told_to_end.cancel()
+        task.cancel()  # does nothing to one that is done
         await asyncio.wait([task])
         self._task = None
         if task.cancelled():

@@ -240,3 +240,14 @@ def test_a_question_can_be_broken_off(terminal: Terminal) -> None:
     terminal.press("c")
     terminal.prompt()
     terminal.do("namespaces get text id", "text")
+
+
+def test_ctrl_c_ends_a_command_and_not_the_shell(terminal: Terminal, started: Deployment) -> None:
+    started.kill("server")
+    terminal.type("whoami")
+    terminal.see("is not reachable (connection refused); waiting")
+    terminal.press("c")
+    terminal.see("interrupted")
+    terminal.prompt()
+    started.start_server()
+    terminal.do("whoami id", "admin")

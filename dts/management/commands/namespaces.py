@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dts.management.commands.records import LIMIT_FIELDS, Kinds, commands_of
+from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
 from dts.management.fields import Field, Kind
 from dts.management.output import Column
 
-NAMESPACES = Kinds(
+NAMESPACES = RecordKind(
     noun="namespaces",
     one="namespace",
     fields=(Field("description", Kind.TEXT, "what it is for"), *LIMIT_FIELDS),

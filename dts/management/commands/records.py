@@ -26,7 +26,7 @@ LIMIT_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kinds:
+class RecordKind:
     """One kind of record: `noun` as in the commands, `one` of it in a sentence, what may be written, what is listed.
 
     `filters` may select what `get` lists. `reads` are fields that are only read.
@@ -64,12 +64,12 @@ class Kinds:
         return tuple(each for each in self.fields if each.name.startswith("limits."))
 
 
-def commands_of(kind: Kinds) -> tuple[Command, ...]:
+def commands_of(kind: RecordKind) -> tuple[Command, ...]:
     """`add`, `get`, `update` and `delete` for one kind of record."""
     return _add(kind), _get(kind), _update(kind), _delete(kind)
 
 
-def _add(kind: Kinds) -> Command:
+def _add(kind: RecordKind) -> Command:
     extra = " It needs a secret, which is asked for when none is given." if kind.has_secret else ""
 
     @command(
@@ -97,7 +97,7 @@ def _add(kind: Kinds) -> Command:
     return add
 
 
-def _get(kind: Kinds) -> Command:
+def _get(kind: RecordKind) -> Command:
     @command(
         f"{kind.noun} get",
         "[ID [FIELD …]] [FIELD=VALUE …]",
@@ -122,7 +122,7 @@ def _get(kind: Kinds) -> Command:
         output = session.output(arguments)
         if not arguments.words:
             limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
-            pages = kind.records(await session.client()).pages(limit=limit, **_filters(arguments.values))
+            pages = kind.records(await session.client()).pages(limit=limit, **arguments.values)
             await output.rows(pages, kind.columns, limit=limit, what=kind.noun)
             return
         if arguments.values:
@@ -133,7 +133,7 @@ def _get(kind: Kinds) -> Command:
     return get
 
 
-def _update(kind: Kinds) -> Command:
+def _update(kind: RecordKind) -> Command:
     extra = " With secret= and nothing after it you are asked for the new one." if kind.has_secret else ""
 
     @command(
@@ -168,7 +168,7 @@ def _update(kind: Kinds) -> Command:
     return update
 
 
-def _delete(kind: Kinds) -> Command:
+def _delete(kind: RecordKind) -> Command:
     @command(
         f"{kind.noun} delete",
         "ID",
@@ -211,11 +211,6 @@ def _nested(values: Mapping[str, object]) -> dict[str, object]:
         else:
             nested[name] = value
     return nested
-
-
-def _filters(values: Mapping[str, object]) -> dict[str, object]:
-    """Values as a query has them."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _sample(field: Field) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dts.management.commands.records import LIMIT_FIELDS, Kinds, commands_of
+from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
 from dts.management.fields import Field, Kind
 from dts.management.output import Column
 
 ROLES = ("administrator", "operator", "developer", "user")
 
-USERS = Kinds(
+USERS = RecordKind(
     noun="users",
     one="user",
     fields=(

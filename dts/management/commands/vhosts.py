@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dts.errors import ClientError
-from dts.management.commands.records import Kinds, commands_of
+from dts.management.commands.records import RecordKind, commands_of
 from dts.management.fields import Field, Kind
 from dts.management.grammar import Arguments, command
 from dts.management.output import Column
@@ -13,7 +13,7 @@ from dts.management.output import Column
 if TYPE_CHECKING:
     from dts.management.session import Session
 
-VHOSTS = Kinds(
+VHOSTS = RecordKind(
     noun="vhosts",
     one="vhost",
     fields=(
