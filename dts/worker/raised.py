@@ -25,6 +25,10 @@ class SoftTimeout(Exception):
     """Raised in a function whose attempt has run for `soft_timeout` seconds: clean up and end."""
 
 
+class TimedOut(Exception):
+    """What an async attempt ended by that its loop has cancelled at its hard limit, so that none beside it suffers."""
+
+
 class Cancelled(BaseException):
     """Raised in a function whose job was cancelled: clean up and end; the process is killed soon.
 

@@ -12,7 +12,7 @@ from dts.config import WorkerSettings
 from dts.errors import DtsError, ImportFailed
 from dts.wire.dts_pb2 import Error, Job
 from dts.worker.failure import describe, describe_ours
-from dts.worker.raised import Fail, Retry, SoftTimeout
+from dts.worker.raised import Fail, Retry, SoftTimeout, TimedOut
 from dts.worker.terms import Terms
 
 REASON_TIMEOUT, REASON_MEMORY, REASON_DEADLINE = "timeout", "memory", "deadline"
@@ -46,7 +46,7 @@ class Judge:
         final = isinstance(error, Fail) or (isinstance(error, DtsError) and not isinstance(error, ImportFailed))
         if final:
             return Failure(told, None, job.kills)
-        names = {told.type}
+        names = {told.type, "TimeoutError"} if isinstance(error, TimedOut) else {told.type}
         for kind in type(error).__mro__:
             names |= {kind.__name__, f"{kind.__module__}.{kind.__qualname__}"}
         return self.weigh(told, names, job, terms)
@@ -71,6 +71,8 @@ def tell(error: BaseException, terms: Terms) -> Error:
     told = describe(error)
     if isinstance(error, SoftTimeout):
         told.type, told.reason = "SoftTimeout", REASON_TIMEOUT
+    elif isinstance(error, TimedOut):
+        told.type, told.reason = "Timeout", REASON_TIMEOUT
     elif isinstance(error, (Retry, Fail)):
         told.type = type(error).__name__
     elif isinstance(error, MemoryError) and terms.memory_limit:

@@ -19,8 +19,9 @@ from dts.worker.jsonvalue import encode_value
 from dts.worker.loader import Loaded
 from dts.worker.outbox import MAX_PENDING, Ended, Outbox
 from dts.worker.partials import Partials
-from dts.worker.raised import Cancelled, SoftTimeout
+from dts.worker.raised import Cancelled, SoftTimeout, TimedOut
 from dts.worker.retries import REASON_DEADLINE, Failure, Judge
+from dts.worker.terms import Terms
 
 _decode_args = msgspec.json.Decoder(list[Any]).decode
 _decode_kwargs = msgspec.json.Decoder(dict[str, Any]).decode
@@ -45,6 +46,7 @@ class Runner:
         self._board = board
         self._states = board.states
         self._max_result = settings.max_result
+        self._grace = settings.cancel_grace
         self._judge = Judge(settings)
         self._partials = partials
         self._pending = 0  # bytes of results since the last flush
@@ -120,7 +122,10 @@ class Runner:
         if terms.deadline and _time() > terms.deadline:
             late = f"the job was not started before its deadline; that passed {_time() - terms.deadline:.1f} s ago"
             return Failure(Error(type="DeadlinePassed", message=late, reason=REASON_DEADLINE), None, job.kills)
-        self._board.limits[position] = began + terms.timeout if terms.timeout else 0.0
+        # An async job is cancelled by its loop at the limit, so that those beside it need not run again: the process is
+        # killed only if that does not help.
+        limit = terms.timeout + self._grace if errand.is_async else terms.timeout
+        self._board.limits[position] = began + limit if terms.timeout else 0.0
         return None
 
     def _fail(
@@ -143,7 +148,7 @@ class Runner:
     def cancel(self, position: int, cause: BaseException) -> None:
         """In the loop: have CancelledError raised in an async job at work; `cause` is what is reported of it."""
         for task, other in self.tasks.items():
-            if other == position and position not in self._causes:
+            if other == position:
                 self._causes[position] = cause
                 task.cancel()
 
@@ -212,15 +217,19 @@ class Runner:
 
     async def _run_one(self, main: Callable[..., Any], position: int, errand: Errand) -> bytes:
         job = errand.jobs[position]
-        soft = errand.terms.of(job).soft_timeout if errand.terms.strict else 0.0
-        timer = self.loop.call_later(soft, self.cancel, position, soft_timeout_error(soft)) if soft else None
+        timers = self._set_timers(position, errand.terms.of(job)) if errand.terms.strict else ()
         try:
             arguments = _decode_args(job.args or b"[]")
             result = await main(*arguments, **_decode_kwargs(job.kwargs or b"{}"))
             return encode_value(result, self._max_result)
         finally:
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
+
+    def _set_timers(self, position: int, terms: Terms) -> list[Any]:
+        """Have an async job cancelled at its time limits."""
+        limits = [(terms.soft_timeout, soft_timeout_error), (terms.timeout, _timeout_error)]
+        return [self.loop.call_later(limit, self.cancel, position, make(limit)) for limit, make in limits if limit]
 
 
 async def _forget_cancel(task: Any) -> None:
@@ -239,6 +248,10 @@ async def _forget_cancel(task: Any) -> None:
 def soft_timeout_error(soft_timeout: float) -> SoftTimeout:
     """What is raised in a function after so many seconds."""
     return SoftTimeout(f"the function ran longer than its soft timeout of {soft_timeout:g} s")
+
+
+def _timeout_error(timeout: float) -> TimedOut:
+    return TimedOut(f"the function ran longer than its timeout of {timeout:g} s")
 
 
 def cancelled_error() -> Cancelled:

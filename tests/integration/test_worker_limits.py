@@ -48,6 +48,32 @@ async def test_a_timeout_of_an_async_job_costs_the_others_nothing(bench: Bench) 
     assert results[2].error.type == "Timeout"
 
 
+async def test_async_jobs_beside_one_that_times_out_are_not_run_again(bench: Bench) -> None:
+    bench.write(
+        "own/f",
+        "import asyncio\n"
+        "async def main(log, n):\n"
+        "    with open(log, 'a') as file: file.write(f'{n}\\n')\n"
+        "    try:\n"
+        "        await asyncio.sleep(60 if n == 1 else 0.6)\n"
+        "    finally:\n"
+        "        await asyncio.sleep(0)\n"
+        "    return n\n",
+    )
+    log = bench.functions / "log"
+    async with Worker(bench.settings(), bench.broker):
+        options = Options(timeout=0.3)
+        (late,) = await bench.run("own/f", [str(log), 1], options=options)
+        assert (late.error.type, late.error.reason) == ("Timeout", "timeout")
+        batch = make_batch("own/f", 3, args=b'["%s", 0]' % str(log).encode())
+        batch.jobs[1].args = b'["%s", 1]' % str(log).encode()
+        batch.jobs[1].options.timeout = 0.3
+        await bench.publish(batch)
+        results = await bench.wait(batch.run, 3)
+    assert [result.status for result in results] == [SUCCEEDED, FAILED, SUCCEEDED]
+    assert log.read_text().split() == ["1", "0", "1", "0"]
+
+
 @pytest.mark.parametrize("swallow", [False, True])
 async def test_a_soft_timeout_is_an_exception_in_the_function(bench: Bench, swallow: bool) -> None:
     bench.write(

@@ -132,7 +132,7 @@ class Bench:
         consumer = await self.broker.consume(jobs_queue(route), prefetch=1)
         async with consumer:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(0.15):
                     assert await consumer.receive() == []
 
 
