@@ -86,6 +86,12 @@ def new_id() -> str:
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
 
 
+def first_id(at: float) -> str:
+    """What sorts before every id made at a time (seconds since the epoch) or later, and after all made before it."""
+    number = int(at * 1000) << 80
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
 def is_id(text: str) -> bool:
     """Whether `text` looks like what `new_id` makes; anything else cannot be in a store."""
     return _ID.fullmatch(text) is not None

@@ -270,6 +270,19 @@ class Store(WaitingStore, FleetStore, ABC):
     ) -> int:
         """How many jobs have not ended, of a user, of a function, of a namespace's functions, or of all."""
 
+    # the end of runs
+
+    @abstractmethod
+    async def note_finished(self, run_id: str, now: float) -> float:
+        """Remember, unless it was done before, that a run has finished by `now`; returns when that was noted first."""
+
+    @abstractmethod
+    async def delete_run(self, run_id: str, *, blocks: int) -> bool:
+        """Delete up to `blocks` blocks of a run with all that belongs to them, and then the run itself.
+
+        Returns whether everything of it is gone; the caller repeats the call until it is.
+        """
+
     # operations
 
     @abstractmethod

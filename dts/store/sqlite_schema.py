@@ -38,6 +38,7 @@ CREATE TABLE runs (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
     state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, options BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE finished_runs (run TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
 CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';
 

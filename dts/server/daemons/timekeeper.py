@@ -4,6 +4,7 @@
 - fire: publishes delayed jobs that are due.
 - expire: queues jobs again whose lease has expired.
 - overdue: ends jobs that were not started before their deadline.
+- retention: deletes runs that are kept no longer.
 - sweep: ends the jobs of cancelled runs that their server did not get to.
 - bury: ends the jobs of dead-lettered messages, so that no job vanishes, and keeps the letters.
 - inform: tells workers that have just come what was cancelled.
@@ -24,6 +25,7 @@ from dts.server.delayed import FORGET_AFTER, Firing
 from dts.server.leases import requeue_expired
 from dts.server.overdue import end_overdue
 from dts.server.publisher import Publisher
+from dts.server.retention import Retention
 from dts.server.slices import decode_block
 from dts.wire.queues import DEAD, TOPIC_ASK_CANCELLED, TOPIC_RESULTS
 
@@ -50,6 +52,7 @@ class Timekeeper(Daemon):
         self._catalogue = Catalogue(self._store)
         self._publisher = Publisher(self._store, self._broker, self._settings.server)
         self._firing = Firing(self._store, self._broker, self._catalogue, self._settings.server)
+        self._retention = Retention(self._store)
         self._swept: set[str] = set()
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
@@ -58,6 +61,7 @@ class Timekeeper(Daemon):
             ("expire", often, self._expire, "look for expired leases"),
             ("overdue", _OVERDUE_INTERVAL, self._end_overdue, "look for deadlines"),
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
+            ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what has fired"),
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
@@ -67,6 +71,9 @@ class Timekeeper(Daemon):
         questions = await self._broker.subscribe([TOPIC_ASK_CANCELLED])
         self._stack.push_async_callback(questions.close)
         self._spawn(self._inform(questions), "timekeeper-inform")
+
+    async def _delete_old(self) -> None:
+        await self._retention.sweep()
 
     async def _relay(self) -> None:
         """Publish what was accepted and is not published, oldest first, until there is no more."""

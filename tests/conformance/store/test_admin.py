@@ -176,3 +176,33 @@ async def test_dead_letters_are_deleted_by_id(store: Store) -> None:
     await store.add_dead_letters([DeadLetter(f"d{number}", "q", "r", b"x", "") for number in range(3)])
     await store.delete_dead_letters(["d0", "d2", "unknown", "\x00"])
     assert [letter.id for letter in await store.list_dead_letters()] == ["d1"]
+
+
+async def test_when_a_run_finished_is_noted_once(store: Store) -> None:
+    run = make_run()
+    assert await store.note_finished(run.id, 5.0) == 5.0
+    assert await store.note_finished(run.id, 9.0) == 5.0
+
+
+async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) -> None:
+    run, other = make_run(), make_run()
+    large = 9 * 1024 * 1024  # beside its document in MongoDB
+    blocks = [make_block(run, number, body=b"x" * (large if number == 1 else 10)) for number in range(5)]
+    for of, its_blocks in ((run, blocks), (other, [make_block(other)])):
+        await store.add_blocks(its_blocks, run=of)
+        await store.record([succeeded(block, range(8), body=b"y" * 50_000) for block in its_blocks])
+    await store.note_finished(run.id, 5.0)
+    assert not await store.delete_run(run.id, blocks=2)
+    assert (await store.run_statistics(run.id)).total == 24
+    while not await store.delete_run(run.id, blocks=2):
+        pass
+    assert await store.get_run(run.id) is None
+    assert await store.list_blocks(run.id) == []
+    assert await store.uncollected_parts(run.id, max_jobs=100) == []
+    for block in blocks:
+        assert await store.get_block(block.id) is None
+        assert await store.get_parts(block.id) == []
+    assert await store.note_finished(run.id, 7.0) == 7.0
+    assert await store.delete_run(run.id, blocks=2), "again, as after a crash"
+    assert await store.get_run(other.id) == other
+    assert len(await store.get_parts(f"{other.id}-0")) == 1
