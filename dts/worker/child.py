@@ -114,11 +114,11 @@ class Child:
         self._loader = loader
         self._defaults = default_terms(options.settings)
         self._partials = Partials(options.settings.max_partials)
-        self._runner = Runner(board, options.settings, self._partials)
+        self._memory = MemoryLimit()
+        self._runner = Runner(board, options.settings, self._partials, self._memory)
         self._interrupter = Interrupter(self._runner)
         self._joblog = JobLog(options, channel.send)
         self._helper = Helper()
-        self._memory = MemoryLimit()
         self._jobs = 0
         self._measured = time.monotonic()
         self._send = channel.send

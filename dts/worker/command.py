@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from dts.broker import open_broker
 from dts.config import Settings
@@ -30,6 +31,9 @@ _BURST_LOOKS = 3  # times in a row that nothing must be left
 async def check(settings: Settings) -> int:
     """Say whether the worker could work: its settings are valid already, so whether its brokers answer."""
     log_level(settings.worker.log_level)
+    folder = settings.worker.functions
+    if folder and not Path(folder).is_dir():  # noqa: ASYNC240 - nothing else runs
+        raise ConfigError(f"[worker.functions] {folder!r} is not a directory")
     code = process.EXIT_OK
     for url in dict.fromkeys([settings.broker.url, *(route.broker for route in settings.worker.route)]):
         if not url:

@@ -21,6 +21,7 @@ from dts.worker.outbox import MAX_PENDING, Ended, Outbox
 from dts.worker.partials import Partials
 from dts.worker.raised import Cancelled, SoftTimeout, TimedOut
 from dts.worker.retries import REASON_DEADLINE, Failure, Judge
+from dts.worker.surroundings import MemoryLimit
 from dts.worker.terms import Terms
 
 _decode_args = msgspec.json.Decoder(list[Any]).decode
@@ -36,7 +37,7 @@ class Runner:
     have been told to stop, whose results nobody wants.
     """
 
-    def __init__(self, board: Board, settings: WorkerSettings, partials: Partials) -> None:
+    def __init__(self, board: Board, settings: WorkerSettings, partials: Partials, memory: MemoryLimit) -> None:
         self.current = -1
         self.began = 0.0
         self.cancelled: set[int] = set()
@@ -48,6 +49,7 @@ class Runner:
         self._max_result = settings.max_result
         self._grace = settings.cancel_grace
         self._judge = Judge(settings)
+        self._memory = memory
         self._partials = partials
         self._pending = 0  # bytes of results since the last flush
         self._causes: dict[int, BaseException] = {}  # why async jobs were cancelled, by position
@@ -137,7 +139,8 @@ class Runner:
             self._states[position] = SENT
             return
         job = errand.jobs[position]
-        failure = self._judge.judge(error, job, errand.terms.of(job))
+        with self._memory.relaxed():
+            failure = self._judge.judge(error, job, errand.terms.of(job))
         duration, partials = perf_counter() - began, self._partials.encoded(position)
         ended: Ended = (position, job, b"", failure, duration, began - started, partials)
         outbox.ended.append(ended)

@@ -146,6 +146,8 @@ async def test_check_says_whether_it_could_work(start: Start) -> None:
     assert "secret" not in (text := (await away.stderr.read()).decode())
     assert "127.0.0.1:1" in text
     assert await away.wait() == 1
+    nowhere = await start("--check", "--functions", "/no/such/folder")
+    assert await nowhere.wait() == 2
     wrong = await start("--check", rest="log_level = 'LOUD'")
     assert await wrong.wait() == 2
 

@@ -125,6 +125,14 @@ async def test_a_job_over_its_memory_limit_fails_and_says_so(bench: Bench) -> No
         assert value((await bench.run("own/f", [400]))[0]) == 400, "only where there is a limit"
 
 
+async def test_memory_that_is_taken_to_the_last_byte_is_still_reported(bench: Bench) -> None:
+    bench.write("own/f", "def main(n):\n    kept = [n]\n    while n: kept = [kept, 'x' * 100 + str(n)]\n    return n\n")
+    async with Worker(bench.settings(), bench.broker):
+        results = await bench.run("own/f", [0], [1], [0], options=Options(memory_limit=50 * 2**20))
+    assert [result.status for result in results] == [SUCCEEDED, FAILED, SUCCEEDED]
+    assert results[1].error.type == "MemoryLimit"
+
+
 async def test_memory_that_escapes_the_limit_is_seen_by_the_worker(bench: Bench) -> None:
     bench.write(
         "own/f",
