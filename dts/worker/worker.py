@@ -36,6 +36,8 @@ from dts.worker.work import Work, take, work_of
 
 logger = logging.getLogger(__name__)
 
+_CHOOSING = 0.02  # seconds after which a child that was choosing its next work has surely chosen
+
 
 class Worker(Service):
     """Serves the queues of its routes until it is stopped; a stop drains it first.
@@ -165,19 +167,28 @@ class Worker(Service):
     async def _learn_cancelled(self, cancellations: Subscription) -> None:
         while (event := await cancellations.get()) is not None:
             runs = self._cancelled.learn(event.payload)
-            if not any(work.run in runs for work in self._works):
-                continue
-            for assignment in self.executor.take_back():
-                self._submit(assignment)
-            for child in self.executor.children:
-                assignment_at_work = child.at_work
-                if assignment_at_work is None or work_of(assignment_at_work).run not in runs:
+            if any(work.run in runs for work in self._works):
+                self._stop_cancelled(runs)
+
+    def _stop_cancelled(self, runs: set[str]) -> None:
+        """Stop what has been cancelled of some runs."""
+        for assignment in self.executor.take_back():
+            self._submit(assignment)
+        missed = False
+        for child in self.executor.children:
+            for assignment in child.given:
+                run = work_of(assignment).run
+                if run not in runs:
                     continue
-                run = work_of(assignment_at_work).run
-                if self._cancelled.has_run(run):
-                    child.stop(None, self.settings.cancel_grace)
-                elif found := self._cancelled.positions(run, assignment_at_work)[0]:
-                    child.stop(found, self.settings.cancel_grace)
+                whole, found = self._cancelled.has_run(run), self._cancelled.positions(run, assignment)[0]
+                if not whole and not found:
+                    continue
+                if assignment is child.at_work:
+                    child.stop(None if whole else found, self.settings.cancel_grace)
+                else:  # the child was choosing at this instant
+                    missed = True
+        if missed:
+            asyncio.get_running_loop().call_later(_CHOOSING, self._stop_cancelled, runs)
 
     # what becomes of it: the executor's listener
 
