@@ -1,9 +1,16 @@
 """The daemons: each a service that consumes a queue or keeps the record in order; in the server or on their own."""
 
 from dts.server.daemons._base import Daemon
+from dts.server.daemons.logtracer import Logtracer
 from dts.server.daemons.porter import Porter
+from dts.server.daemons.stethoscope import Stethoscope
 from dts.server.daemons.timekeeper import Timekeeper
 
-DAEMONS: dict[str, type[Daemon]] = {"porter": Porter, "timekeeper": Timekeeper}
+DAEMONS: dict[str, type[Daemon]] = {
+    "porter": Porter,
+    "stethoscope": Stethoscope,
+    "logtracer": Logtracer,
+    "timekeeper": Timekeeper,
+}
 
-__all__ = ["DAEMONS", "Daemon", "Porter", "Timekeeper"]
+__all__ = ["DAEMONS", "Daemon", "Logtracer", "Porter", "Stethoscope", "Timekeeper"]

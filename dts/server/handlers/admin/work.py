@@ -7,10 +7,11 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import Run, User
+from dts.server.cancel import cancel_unfinished
 from dts.server.consts import ErrorCode
 from dts.server.declare import declares
-from dts.server.handlers._base import DtsHandler, PageQuery, signed
-from dts.server.handlers.jobs import JobHandler, JobView
+from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
 from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunView, run_fields
 from dts.server.operations import operation_logger
 
@@ -52,6 +53,36 @@ class RunAdminHandler(AnyRunHandler):
     @operation_logger("runs.cancel")
     async def _cancel_on_record(self, user: User, run_id: str, ops: Nothing) -> Run:
         return await self.cancel(user, run_id)
+
+
+class Whose(Struct, forbid_unknown_fields=True):
+    """Whose unfinished jobs: a user's, a function's, or a user's of a function."""
+
+    user: str | None = None
+    function: str | None = None
+
+
+class JobsAdminHandler(DtsHandler):
+    """`/admin/jobs/`: the jobs of all users."""
+
+    @signed
+    @declares(answer=CancelledView, query=Whose)
+    async def delete(self, user: User) -> None:
+        """Cancel the unfinished jobs of a user, or of a function, with the runs that they are of."""
+        whose = self.query(Whose)
+        if whose.user is None and whose.function is None:
+            raise ApiError(ErrorCode.ARGUMENT_MISSING, "say whose jobs to cancel: ?user=, ?function=, or both")
+        self.answer(await self._cancel_on_record(user, whose.function or whose.user or "", whose))
+
+    @operation_logger("jobs.cancel")
+    async def _cancel_on_record(self, user: User, doc_id: str, whose: Whose) -> dict[str, int]:
+        context = self.context
+        cancelled, runs = await cancel_unfinished(
+            context.store, context.broker, user=whose.user, function=whose.function
+        )
+        for run_id in runs:
+            context.hub.wake(run_id)
+        return {"cancelled": cancelled, "runs": len(runs)}
 
 
 class JobAdminHandler(JobHandler):

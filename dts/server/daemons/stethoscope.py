@@ -1,0 +1,190 @@
+"""Stethoscope: heartbeats queue → store, and mails on hosts that are in trouble, or silent, or well again.
+
+Whether something has been mailed is noted in the store, so that of several stethoscopes one does, also over a restart.
+A figure counts as high once it has been over its limit for a while, and as well again when it has fallen a good way
+below: what goes up and down around the limit is mailed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from dts.broker import Consumer, Delivery
+from dts.errors import TooLarge, WireError
+from dts.model import WorkerState
+from dts.server.daemons._base import Daemon
+from dts.server.mail import Mailer
+from dts.wire import codec, dts_pb2
+from dts.wire.queues import HEARTBEATS
+
+logger = logging.getLogger(__name__)
+
+_MAX_MESSAGES = 256
+_MAX_HEARTBEAT = 1024 * 1024  # bytes
+_HYSTERESIS = 5.0
+"""Percent below a limit at which a figure counts as well again."""
+
+_MAX_MAILS = 100  # that wait for the mail server
+
+_MEASURES = ("cpu", "memory", "disk")
+
+
+class Stethoscope(Daemon):
+    """Listens to the workers."""
+
+    async def _start(self) -> None:
+        self._mailer = Mailer(self._settings.mail)
+        self._high_since: dict[str, float] = {}
+        self._alerts: dict[str, float] = {}
+        self._alerts_until = 0.0
+        self._mails: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_MAX_MAILS)
+        self._spawn(self._send_mails(), "stethoscope-mail")
+        consumer = await self._broker.consume(HEARTBEATS, prefetch=2 * _MAX_MESSAGES)
+        self._stack.push_async_callback(consumer.close)
+        self._spawn(self._listen(consumer), "stethoscope")
+        seconds = min(self._settings.daemons.silence / 4, 5.0)
+        self._spawn(self._every(seconds, self._look_for_silence, "look for silent hosts"), "stethoscope-silence")
+
+    async def _listen(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.receive(_MAX_MESSAGES):
+            states: dict[str, WorkerState] = {}
+            for delivery in deliveries:
+                state = await self._read(consumer, delivery)
+                if state is not None:
+                    states[state.worker] = state
+            latest = list(states.values())
+            await self._insist(partial(self._store.save_heartbeats, latest), "save heartbeats")
+            await consumer.ack(deliveries)
+            for state in latest:
+                await self._insist(partial(self._examine, state), "note the state of hosts")
+
+    async def _read(self, consumer: Consumer, delivery: Delivery) -> WorkerState | None:
+        try:
+            return read_heartbeat(delivery)
+        except (WireError, TooLarge) as error:
+            await consumer.reject([delivery], str(error))
+            return None
+
+    # figures
+
+    async def _examine(self, state: WorkerState) -> None:
+        """Mail when a figure of the host has become high, or is well again."""
+        limits = self._limits()
+        for measure in _MEASURES:
+            value, limit = getattr(state, measure), limits[measure]
+            if value < limit - _HYSTERESIS:
+                self._high_since.pop(f"{state.host}:{measure}", None)
+                await self._note(f"{state.host}:{measure}", False, _well(state, measure, value))
+            elif value >= limit and self._is_lasting(f"{state.host}:{measure}", state.time):
+                await self._note(f"{state.host}:{measure}", True, _high(state, measure, value, limit))
+
+    def _limits(self) -> Mapping[str, float]:
+        daemons = self._settings.daemons
+        return {"cpu": daemons.max_cpu, "memory": daemons.max_memory, "disk": daemons.max_disk}
+
+    def _is_lasting(self, key: str, now: float) -> bool:
+        return now - self._high_since.setdefault(key, now) >= self._settings.daemons.high_for
+
+    # silence
+
+    async def _look_for_silence(self) -> None:
+        """Mail when nothing was heard of any worker of a host for a while, and when something is again."""
+        now, settings = time.time(), self._settings.daemons
+        states = await self._store.list_heartbeats()
+        for host, last in last_heard(states).items():
+            silent = now - last > settings.silence
+            text = f"{host} was last heard of {now - last:.0f} seconds ago, at {_clock(last)}."
+            subject = f"{host} is silent" if silent else f"{host} is back"
+            await self._note(f"{host}:silent", silent, (subject, text))
+        gone = now - settings.forget_hosts
+        if any(state.time < gone for state in states):
+            await self._store.drop_heartbeats(gone)
+            for host in {state.host for state in states} - {state.host for state in states if state.time >= gone}:
+                for what in (*_MEASURES, "silent"):
+                    await self._store.set_alert(f"{host}:{what}", active=False, now=now)
+
+    async def _note(self, key: str, active: bool, mail: tuple[str, str]) -> None:
+        """Note whether something is the matter; mail if that is news."""
+        if active == (key in await self._known_alerts()):
+            return
+        self._alerts_until = 0.0
+        if await self._store.set_alert(key, active=active, now=time.time()):
+            try:
+                self._mails.put_nowait(mail)
+            except asyncio.QueueFull:
+                logger.warning("too many mails at once, this one is not sent: %s\n%s", *mail)
+
+    async def _known_alerts(self) -> Mapping[str, float]:
+        """The alerts that are raised; read anew every second, since nearly always nothing has changed."""
+        now = time.monotonic()
+        if now >= self._alerts_until:
+            self._alerts, self._alerts_until = await self._store.list_alerts(), now + 1.0
+        return self._alerts
+
+    async def _send_mails(self) -> None:
+        while True:
+            await self._mailer.send(*await self._mails.get())
+
+
+def read_heartbeat(delivery: Delivery) -> WorkerState:
+    """The state in a delivery.
+
+    Raises:
+        WireError: the body is no Heartbeat, or does not say whose.
+        TooLarge: it is too large.
+    """
+    message = delivery.message
+    beat = codec.decode(dts_pb2.Heartbeat, message.body, message.content_encoding, max_size=_MAX_HEARTBEAT)
+    if not beat.worker or not beat.host:
+        raise WireError("a heartbeat must say of which worker and host it is")
+    return WorkerState(
+        worker=beat.worker,
+        host=beat.host,
+        time=min(beat.time, time.time()),  # a clock that is ahead must not hide a silence
+        pid=beat.pid,
+        version=beat.version,
+        started=beat.started,
+        routes=tuple(beat.routes),
+        cpu=beat.cpu_percent,
+        memory=beat.memory_percent,
+        disk=beat.disk_percent,
+        load=beat.load_1m,
+        children=beat.children,
+        jobs_running=beat.jobs_running,
+        state=beat.state,
+        functions={
+            name: {"received": counts.received, "done": counts.done, "failed": counts.failed}
+            for name, counts in beat.functions.items()
+        },
+        running=tuple({"job": job.job, "function": job.function, "started": job.started} for job in beat.running),
+    )
+
+
+def last_heard(states: Sequence[WorkerState]) -> dict[str, float]:
+    """When each host was last heard of, by any of its workers."""
+    heard: dict[str, float] = {}
+    for state in states:
+        heard[state.host] = max(heard.get(state.host, 0.0), state.time)
+    return heard
+
+
+def _high(state: WorkerState, measure: str, value: float, limit: float) -> tuple[str, str]:
+    text = (
+        f"{measure} of {state.host} is at {value:.0f} % and has been over {limit:.0f} % for a while.\n\n"
+        f"worker {state.worker}, version {state.version}, state {state.state or 'unknown'}\n"
+        f"cpu {state.cpu:.0f} %, memory {state.memory:.0f} %, disk {state.disk:.0f} %, load {state.load:.1f}\n"
+        f"{state.jobs_running} jobs at work in {state.children} processes"
+    )
+    return f"{state.host}: {measure} at {value:.0f} %", text
+
+
+def _well(state: WorkerState, measure: str, value: float) -> tuple[str, str]:
+    return f"{state.host}: {measure} is well again", f"{measure} of {state.host} is at {value:.0f} %."
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

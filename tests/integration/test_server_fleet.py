@@ -1,0 +1,186 @@
+"""Heartbeats and logs: kept, listed, and mailed about when something is the matter."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from email import message_from_string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dts.broker import Broker, Message, open_broker
+from dts.config import Settings, load_settings
+from dts.server.daemons import Daemon, Logtracer, Stethoscope
+from dts.store import Store, open_store
+from dts.wire import dts_pb2, queues
+from tests.integration.conftest import Site
+
+
+class Mailbox:
+    """A mail server that takes whatever comes."""
+
+    def __init__(self) -> None:
+        self.mails: asyncio.Queue[Any] = asyncio.Queue()
+        self.refusing = 0
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Speak as much SMTP (RFC 5321) as a client needs."""
+        writer.write(b"220 here\r\n")
+        while line := await reader.readline():
+            verb = line[:4].upper()
+            if verb == b"DATA":
+                writer.write(b"354 go on\r\n")
+                text = (await reader.readuntil(b"\r\n.\r\n")).decode()
+                if self.refusing:
+                    self.refusing -= 1
+                    writer.write(b"451 later\r\n")
+                    continue
+                self.mails.put_nowait(message_from_string(text))
+            writer.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 fine\r\n")
+        writer.close()
+
+    async def next(self) -> Any:
+        """The next mail."""
+        async with asyncio.timeout(10):
+            return await self.mails.get()
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[Mailbox]:
+    """A mail server on a port of its own."""
+    box = Mailbox()
+    server = await asyncio.start_server(box.serve, "127.0.0.1", 0)
+    box.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield box
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path, mailbox: Mailbox, *kinds: type[Daemon], **daemons: object
+) -> AsyncIterator[tuple[Store, Broker]]:
+    """Daemons that mail to the mailbox."""
+    mail = {"host": "127.0.0.1", "port": mailbox.port, "to": ["ann@example.com"], "sender": "dts@example.com"}
+    settings: Settings = load_settings(None, environment={}, flags={"daemons": daemons, "mail": mail})
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(f"sqlite:///{tmp_path}/store.db"))
+        broker = await stack.enter_async_context(open_broker(f"sqlite:///{tmp_path}/queue.db"))
+        for kind in kinds:
+            await stack.enter_async_context(kind(store, broker, settings))
+        yield store, broker
+
+
+async def beat(broker: Broker, worker: str = "a-1", **fields: Any) -> None:
+    """A heartbeat of a host that is well, but for what is said."""
+    fields.setdefault("time", time.time())
+    heartbeat = dts_pb2.Heartbeat(worker=worker, host=worker[0], routes=["default"], state="working", **fields)
+    await broker.publish(queues.HEARTBEATS, [Message(heartbeat.SerializeToString())])
+
+
+async def test_a_host_in_trouble_is_mailed_once_and_again_when_it_is_well(tmp_path: Path, mailbox: Mailbox) -> None:
+    kinds = (Stethoscope, Stethoscope, Stethoscope)
+    async with running(tmp_path, mailbox, *kinds, high_for=0.0, max_memory=90.0) as (store, broker):
+        for percent in (95.0, 89.0, 96.0, 97.0):
+            await beat(broker, memory_percent=percent)
+        mail = await mailbox.next()
+        assert mail["To"] == "ann@example.com"
+        assert "a: memory at 95 %" in mail["Subject"] or "a: memory at 9" in mail["Subject"]
+        async with asyncio.timeout(10):
+            while not await store.list_alerts():
+                await asyncio.sleep(0.02)
+        await beat(broker, memory_percent=50.0)
+        assert "memory is well again" in (await mailbox.next())["Subject"]
+        assert mailbox.mails.empty()
+
+
+async def test_a_peak_is_no_trouble(tmp_path: Path, mailbox: Mailbox) -> None:
+    async with running(tmp_path, mailbox, Stethoscope, high_for=60.0) as (store, broker):
+        now = time.time()
+        for age, percent in ((100.0, 99.0), (90.0, 10.0), (80.0, 99.0), (30.0, 99.0)):
+            await beat(broker, time=now - age, cpu_percent=percent)
+            async with asyncio.timeout(10):
+                while [state.time for state in await store.list_heartbeats()] != [now - age]:
+                    await asyncio.sleep(0.01)
+        await beat(broker, time=now, cpu_percent=99.0)
+        assert "a: cpu at 99 %" in (await mailbox.next())["Subject"]
+        assert mailbox.mails.empty()
+
+
+async def test_a_silent_host_is_mailed_and_so_is_its_return(tmp_path: Path, mailbox: Mailbox) -> None:
+    kinds = (Stethoscope, Stethoscope)
+    async with running(tmp_path, mailbox, *kinds, silence=1.5) as (_, broker):
+        await beat(broker, "a-1", time=time.time() - 100)
+        await beat(broker, "b-1")
+        await beat(broker, "b-2", time=time.time() - 100)
+        mail = await mailbox.next()
+        assert "a is silent" in mail["Subject"], "b has another worker that is heard of"
+        assert "last heard of" in mail.get_payload()
+        await beat(broker, "a-1")
+        assert "a is back" in (await mailbox.next())["Subject"]
+
+
+async def test_a_mail_server_that_is_busy_is_asked_again(tmp_path: Path, mailbox: Mailbox) -> None:
+    mailbox.refusing = 1
+    async with running(tmp_path, mailbox, Stethoscope, high_for=0.0) as (_, broker):
+        await beat(broker, disk_percent=99.0)
+        assert "disk at 99 %" in (await mailbox.next())["Subject"]
+
+
+async def test_log_records_are_kept_once_and_the_bad_ones_mailed_together(tmp_path: Path, mailbox: Mailbox) -> None:
+    async with running(tmp_path, mailbox, Logtracer, log_mail_interval=0.0) as (store, broker):
+        records = [
+            dts_pb2.LogRecord(host="a", source="worker", time=time.time(), level=level, logger="x", message=f"m{n}")
+            for n, level in enumerate((30, 40, 50))
+        ]
+        bodies = [Message(record.SerializeToString()) for record in records]
+        await broker.publish(queues.LOGS, [*bodies, Message(b"\xff"), bodies[0]])
+        mail = await mailbox.next()
+        assert mail["Subject"].startswith("[DTS] 2 log records")
+        assert "m1" in mail.get_payload()
+        assert "m0" not in mail.get_payload()
+        assert sorted(entry.message for entry in await store.list_logs()) == ["m0", "m1", "m2"]
+
+
+async def test_without_a_mail_server_it_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    await site.broker.publish(
+        queues.LOGS, [Message(dts_pb2.LogRecord(host="a", level=50, message="on fire").SerializeToString())]
+    )
+    async with asyncio.timeout(10):
+        while "CRITICAL on a: on fire" not in caplog.text:
+            await asyncio.sleep(0.02)
+
+
+async def test_hosts_and_logs_are_listed_for_administrators(site: Site) -> None:
+    api = site.api()
+    await beat(site.broker, "a-1", cpu_percent=12.5)
+    await beat(site.broker, "b-1")
+    record = dts_pb2.LogRecord(host="a", source="worker", time=50.0, level=40, logger="x", message="no", job="j-1")
+    await site.broker.publish(queues.LOGS, [Message(record.SerializeToString())])
+    async with asyncio.timeout(10):
+        while len(hosts := await api.call("GET", "/admin/hosts/")) < 2 or not await api.call("GET", "/admin/logs/"):
+            await asyncio.sleep(0.02)
+    assert [(host["host"], host["cpu"], host["routes"]) for host in hosts] == [
+        ("a", 12.5, ["default"]),
+        ("b", 0.0, ["default"]),
+    ]
+    [entry] = await api.call("GET", "/admin/logs/?level=40&job=j-1")
+    assert (entry["message"], entry["time"]) == ("no", 50.0)
+    assert await api.call("GET", "/admin/logs/?level=50") == []
+    bob = await site.add_user("bob")
+    await bob.refused("GET", "/admin/hosts/", status=403, code="forbidden")
+
+
+async def test_anybodys_jobs_are_cancelled_by_an_administrator(site: Site) -> None:
+    bob = await site.add_user("bob", namespaces=("text",))
+    job = await bob.call("POST", "/jobs/", {"function": "text/upper"}, status=201)
+    api = site.api()
+    await api.refused("DELETE", "/admin/jobs/", status=400, code="argument_missing")
+    assert await api.call("DELETE", "/admin/jobs/?user=bob") == {"cancelled": 1, "runs": 1}
+    assert (await bob.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
+    [entry, _] = await api.call("GET", "/admin/operations/?op_type=jobs.cancel")
+    assert entry["ops"] == {"user": "bob", "function": None}
