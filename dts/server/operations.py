@@ -87,10 +87,13 @@ class OperationLog:
                 self._check(entry, verdict, previous)
                 verdict.entries += 1
                 verdict.last, previous = entry.seq, entry.hash
-                if entry.seq == head and not hmac.compare_digest(entry.hash, digest):
+                if entry.seq == head and not _same(entry.hash, digest):
                     verdict.fault(entry.seq, "it is not the entry that was appended last at that time")
         if verdict.last < head:
             verdict.fault(verdict.last + 1, f"{_entries(verdict.last + 1, head)} missing at the end of the log")
+        head, _ = await self._store.operations_head()  # entries may have come meanwhile
+        if verdict.last > head + 1:  # one that broke off may be ahead of it by one
+            verdict.fault(verdict.last, f"the log goes on after entry {head}, which is noted as its last one")
         return verdict
 
     def _check(self, entry: Operation, verdict: Verdict, previous: str) -> None:
@@ -98,8 +101,12 @@ class OperationLog:
             verdict.fault(verdict.last + 1, f"{_entries(verdict.last + 1, entry.seq - 1)} missing")
         elif entry.previous != previous:
             verdict.fault(entry.seq, "it does not continue the entry before it")
-        if not hmac.compare_digest(self.seal(entry).encode(), entry.hash.encode()):
+        if not _same(self.seal(entry), entry.hash):
             verdict.fault(entry.seq, "it was changed after it was written")
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _entries(first: int, last: int) -> str:

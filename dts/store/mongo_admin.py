@@ -27,6 +27,7 @@ ADMIN_INDEXES: dict[str, list[IndexModel]] = {
     "operations": [
         IndexModel([("doc_id", ASCENDING), ("_id", ASCENDING)]),
         IndexModel([("operator", ASCENDING), ("_id", ASCENDING)]),
+        IndexModel([("op_type", ASCENDING), ("_id", ASCENDING)]),
     ],
 }
 
@@ -273,4 +274,13 @@ def _operation_document(entry: Operation) -> Document:
 
 
 def _operation_from(document: Document) -> Operation:
-    return Operation(seq=document.pop("_id"), ops=ops_from_text(document.pop("ops")), **document)
+    """The entry of a document, whatever somebody has made of it: that it is not what it was, the chain tells."""
+    texts = ("operator", "address", "op_type", "doc_id", "outcome", "previous", "hash")
+    timestamp, begun = document.get("timestamp"), document.get("begun")
+    return Operation(
+        timestamp=timestamp if isinstance(timestamp, float) else -1.0,
+        begun=begun if isinstance(begun, int) else None,
+        seq=document["_id"],
+        ops=ops_from_text(str(document.get("ops", ""))),
+        **{name: str(document.get(name, "")) for name in texts},
+    )

@@ -209,6 +209,9 @@ def _head(db: Connection) -> tuple[int, str]:
 
 def _append(db: Connection, operation: Operation, seal: Seal) -> Operation:
     seq, previous = _head(db)
+    last = db.execute("SELECT seq, hash FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
+    if last and last[0] > seq:  # somebody has meddled with the head; the log goes on all the same
+        seq, previous = last
     entry = replace(operation, seq=seq + 1, previous=previous)
     entry = replace(entry, hash=seal(entry))
     row = (

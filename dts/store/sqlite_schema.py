@@ -31,6 +31,7 @@ CREATE TABLE operations (
     previous TEXT NOT NULL, hash TEXT NOT NULL
 ) STRICT;
 CREATE INDEX operations_by_document ON operations (doc_id, seq);
+CREATE INDEX operations_by_type ON operations (op_type, seq);
 CREATE INDEX operations_by_operator ON operations (operator, seq);
 CREATE TABLE operations_head (one INTEGER PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;
 

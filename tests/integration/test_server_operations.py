@@ -88,6 +88,9 @@ TAMPERING: list[tuple[str, int]] = [
     ("DELETE FROM operations WHERE seq = 5", 5),
     ("DELETE FROM operations WHERE seq >= 7", 7),
     ("DELETE FROM operations", 1),
+    ("DELETE FROM operations_head", 8),
+    ("UPDATE operations SET hash = 'é' WHERE seq = 8", 8),
+    ("UPDATE operations_head SET hash = 'é'", 8),
     ("UPDATE operations SET seq = 9 WHERE seq = 8", 8),
     (
         "INSERT INTO operations SELECT 9, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, hash, "
@@ -106,6 +109,16 @@ async def test_tampering_is_found(site: Site, statement: str, fault: int) -> Non
     assert not verdict["valid"]
     assert fault in [each["seq"] for each in verdict["faults"]], verdict
     await api.call("GET", "/admin/operations/")
+
+
+async def test_the_log_goes_on_after_tampering(site: Site) -> None:
+    api = site.api()
+    await write_some(api)
+    for statement in ("DELETE FROM operations_head", "DELETE FROM operations WHERE seq = 3"):
+        tamper(site, lambda db, statement=statement: db.execute(statement))
+        await write_some(api)
+        assert not (await api.call("GET", "/admin/operations/verify"))["valid"] or "head" in statement
+    assert (await api.call("GET", "/admin/operations/"))[0]["seq"] == 24
 
 
 async def test_a_log_cut_short_stays_so_when_it_goes_on(site: Site) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from pymongo import MongoClient
 
 from dts.errors import DuplicateKey, LastAdministrator
 from dts.model import DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
@@ -206,3 +209,18 @@ async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) 
     assert await store.delete_run(run.id, blocks=2), "again, as after a crash"
     assert await store.get_run(other.id) == other
     assert len(await store.get_parts(f"{other.id}-0")) == 1
+
+
+async def test_an_operation_that_somebody_made_nonsense_of_is_read_all_the_same(store: Store, url: str) -> None:
+    entry = await store.append_operation(an_operation(), seal)
+    if url.startswith("mongodb"):
+        with MongoClient(url) as client:
+            client.get_default_database()["operations"].update_one(
+                {}, {"$set": {"operator": {"$gt": 1}, "timestamp": "x", "more": 1}, "$unset": {"ops": 1, "hash": 1}}
+            )
+    else:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db, db:
+            db.execute("UPDATE operations SET operator = '{}', timestamp = -1, ops = '[', hash = ''")
+    [found] = await store.list_operations()
+    assert (found.seq, found.hash) == (1, "")
+    assert seal(found) != entry.hash
