@@ -224,13 +224,13 @@ async def test_a_second_interrupt_ends_the_command_at_once(bench: Bench, command
 
 
 async def test_a_killed_command_leaves_no_process_and_no_job_behind(bench: Bench, command: Process) -> None:
-    """Even one whose child holds the interpreter's lock for ever, or has started a program of its own."""
+    """Even one whose child holds the interpreter's lock for ever, or has started a program in a session of its own."""
     bench.write(
         "own/stuck",
         "import os, pathlib, re, subprocess\n"
         "def main(begun, how):\n"
         "    if not pathlib.Path(begun).exists():\n"
-        "        program = subprocess.Popen(['sleep', '1000'])\n"
+        "        program = subprocess.Popen(['sleep', '1000'], start_new_session=how == 'wait')\n"
         "        pathlib.Path(begun).write_text(f'{os.getpid()} {program.pid}\\n')\n"
         "        if how == 'regex': re.match('(a+)+$', 'a' * 60 + 'b')\n"
         "        program.wait()\n"
