@@ -8,7 +8,7 @@ import pytest
 
 from dts.management.commands.functions import FUNCTIONS
 from dts.management.commands.namespaces import NAMESPACES
-from dts.management.commands.records import Kinds
+from dts.management.commands.records import RecordKind
 from dts.management.commands.users import ROLES, USERS
 from dts.management.commands.vhosts import VHOSTS
 from dts.model import Limits
@@ -41,19 +41,19 @@ def whole(fields: list[str]) -> set[str]:
 
 
 @EVERY_KIND
-def test_what_can_be_written(kind: Kinds, handler: Any) -> None:
+def test_what_can_be_written(kind: RecordKind, handler: Any) -> None:
     assert whole([field.name for field in kind.fields if field.initial]) == names(handler.resource.initial) - {"id"}
     assert whole([field.name for field in kind.fields if field.updatable]) == names(handler.resource.changes)
 
 
 @EVERY_KIND
-def test_what_can_be_read(kind: Kinds, handler: Any) -> None:
+def test_what_can_be_read(kind: RecordKind, handler: Any) -> None:
     assert {field.name for field in kind.readable} == names(handler.resource.view)
     assert {column.field for column in kind.columns} <= names(handler.resource.view)
 
 
 @EVERY_KIND
-def test_what_a_list_is_filtered_by(kind: Kinds, handler: Any) -> None:
+def test_what_a_list_is_filtered_by(kind: RecordKind, handler: Any) -> None:
     assert {field.name for field in kind.filters} <= names(handler.resource.filters)
 
 
