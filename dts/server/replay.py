@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dts.broker import Broker, Message
 from dts.broker.abc import revived
 from dts.errors import TooLarge, WireError
-from dts.model import MAX_BLOCK_SIZE, DeadLetter, Run, RunState, new_id
+from dts.model import MAX_BLOCK_SIZE, RESERVED_NAMESPACE, DeadLetter, Run, RunState, User, new_id
 from dts.server.catalogue import Catalogue
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.publisher import Publisher
@@ -54,9 +54,12 @@ class Replayed:
 
 
 class Replay:
-    """One replay: the letters of one user and one function share a run."""
+    """One replay by an operator: the letters of one user and one function share a run."""
 
-    def __init__(self, store: Store, broker: Broker, catalogue: Catalogue, publisher: Publisher) -> None:
+    def __init__(
+        self, operator: User, store: Store, broker: Broker, catalogue: Catalogue, publisher: Publisher
+    ) -> None:
+        self._operator = operator
         self._store = store
         self._broker = broker
         self._catalogue = catalogue
@@ -90,6 +93,8 @@ class Replay:
             batch = codec.decode(dts_pb2.JobBatch, letter.body, letter.content_encoding)
         except (WireError, TooLarge) as error:
             return f"its jobs cannot be read: {error}"
+        if batch.function.startswith(f"{RESERVED_NAMESPACE}/") and not self._operator.is_administrator:
+            return "it runs inside the server: for administrators only"
         before = await self._store.get_run(batch.run)
         if before is None or not batch.jobs:
             return "it has no jobs" if before else "its run is no longer there, so nobody knows whose jobs these are"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from dts.broker import Message
-from dts.wire import queues
-from tests.integration.conftest import Api, Site
+from dts.model import DeadLetter
+from dts.wire import dts_pb2, queues
+from tests.integration.conftest import Api, Site, a_run_with_jobs
 
 
 async def kill(site: Site, api: Api, count: int, function: str = "text/upper") -> list[str]:
@@ -78,6 +79,22 @@ async def test_a_letter_that_cannot_be_replayed_stays_and_says_why(site: Site) -
     assert replayed["skipped"][0]["id"] == letter["id"]
     assert "cannot be read" in replayed["skipped"][0]["problem"]
     assert len(await letters(api, 1)) == 1
+
+
+async def test_what_runs_inside_the_server_is_replayed_by_administrators_only(site: Site) -> None:
+    """Whoever is no administrator does not get a plugin to run, not even once more."""
+    admin, boss = site.api(), await site.add_user("boss", roles={"operator"})
+    run, _ = await a_run_with_jobs(site, "admin", "server/ping")
+    batch = dts_pb2.JobBatch(block=f"{run}-0", run=run, function="server/ping", jobs=[dts_pb2.Job(index=0)])
+    headers = {"function": "server/ping", "run": run}
+    await site.store.add_dead_letters(
+        [DeadLetter("d1", queues.jobs_queue("server"), "unreadable", batch.SerializeToString(), "", headers)]
+    )
+    where = {"where": {"function": "server/ping"}}
+    refused = await boss.call("POST", "/admin/dead/replay", where)
+    assert (refused["replayed"], refused["skipped"][0]["id"]) == (0, "d1")
+    [again] = (await admin.call("POST", "/admin/dead/replay", where))["runs"]
+    assert b"pong" in (await admin.send("GET", f"/runs/{again}/results?wait=10")).body
 
 
 async def test_all_letters_are_replayed_only_by_who_says_so(site: Site) -> None:

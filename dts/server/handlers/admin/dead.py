@@ -88,7 +88,7 @@ class ReplayAdminHandler(DtsHandler):
     @operation_logger("dead.replay")
     async def _replay(self, user: User, letter_id: str, params: ReplayParams) -> Replayed:
         context = self.context
-        replay = Replay(context.store, context.broker, context.catalogue, context.publisher)
+        replay = Replay(user, context.store, context.broker, context.catalogue, context.publisher)
         async for letter in matching_letters(context.store, given(params.where)):
             await replay.replay(letter)
         return replay.result
