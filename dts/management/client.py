@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from dts.auth import Credentials
 from dts.client.transport import Transport
-from dts.management.resources import Dead, Jobs, Listing, Operations, Record, Records, Runs
+from dts.management.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs
 from dts.model import check_user_id
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class AdminClient:
 
     `users`, `namespaces`, `functions` and `vhosts` are records with `list`, `get`, `add`, `update`, `modify` and
     `delete`; `operations` is the log with `list`, `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs`
-    and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines.
+    and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines, `logs` what
+    they log.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -61,7 +62,8 @@ class AdminClient:
         self.functions = Records(transport, "/admin/functions/")
         self.vhosts = Records(transport, "/admin/vhosts/")
         self.operations = Operations(transport)
-        self.hosts = Listing(transport, "/admin/hosts/")
+        self.hosts = Hosts(transport)
+        self.logs = Listing(transport, "/admin/logs/")
         self.runs = Runs(transport)
         self.own_runs = Runs(transport, own=True)
         self.jobs = Jobs(transport)

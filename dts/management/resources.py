@@ -209,6 +209,24 @@ class Jobs:
         return cast(Record, await self._transport.call("DELETE", _place(self._path, job_id)))
 
 
+class Hosts:
+    """The last heartbeat of every worker, by host; there are few enough for one answer."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def pages(self, **filters: object) -> AsyncIterator[list[Record]]:
+        """All rows at once; filters are `host` and `since` (seconds since the epoch)."""
+        query = {name: _in_query(value) for name, value in filters.items() if value is not None}
+        yield cast(list[Record], await self._transport.call("GET", "/admin/hosts/", query=query))
+
+    async def list(self, **filters: object) -> AsyncIterator[Record]:
+        """The rows one by one, see `pages`."""
+        async for page in self.pages(**filters):
+            for row in page:
+                yield row
+
+
 class Dead(Listing):
     """Messages that nobody could handle."""
 

@@ -16,6 +16,7 @@ import pytest
 from dts.management import admin
 from dts.management.commands import ALL_COMMANDS
 from dts.management.grammar import Grammar
+from dts.model import WorkerState
 from dts.runtime.process import Shutdown
 from dts.wire.queues import jobs_queue
 from tests.integration.conftest import Site
@@ -198,6 +199,16 @@ async def test_a_replay_needs_to_be_told_what(dts_admin: Run, capsys: pytest.Cap
     assert "0 letters replayed" in capsys.readouterr().out
     for argv in ([], ["--where", "colour=red"], ["--where", "queue=q", "--all"]):
         assert await dts_admin("dead", "replay", *argv, "--yes") == 2
+
+
+async def test_hosts_and_logs_are_listed(site: Site, dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    await site.store.save_heartbeats([WorkerState("w1-7", "w1", 1_700_000_000.0, cpu=12.5, state="running")])
+    assert await dts_admin("hosts") == 0
+    assert "12 %" in capsys.readouterr().out
+    assert await dts_admin("hosts", "host=elsewhere") == 0
+    assert "no hosts" in capsys.readouterr().out
+    assert await dts_admin("logs", "level=40") == 0
+    assert "no log records" in capsys.readouterr().out
 
 
 # the log

@@ -1,4 +1,4 @@
-"""`runs …`, `jobs …`, `dead …` and `hosts`: what the fleet works on."""
+"""`runs …`, `jobs …`, `dead …`, `hosts` and `logs`: what the fleet works on."""
 
 from __future__ import annotations
 
@@ -49,6 +49,22 @@ _HOSTS = (
     Column("disk", show=_percent, right=True),
     Column("load", right=True),
     Column("jobs_running", "jobs", right=True),
+)
+_LOGS = (
+    Column("time"),
+    Column("host"),
+    Column("source"),
+    Column("level", right=True),
+    Column("logger"),
+    Column("message"),
+    Column("job"),
+)
+_LOG_FIELDS = (
+    Field("host", Kind.TEXT, "from which host"),
+    Field("source", Kind.TEXT, "from which file or process"),
+    Field("logger", Kind.TEXT, "by which logger"),
+    Field("job", Kind.TEXT, "about which job"),
+    Field("level", Kind.INTEGER, "the lowest level: 30 is a warning, 40 an error"),
 )
 _LETTER_FIELDS = tuple(
     Field(name, Kind.TEXT, about)
@@ -177,13 +193,29 @@ def _conditions(arguments: Arguments) -> dict[str, str]:
     return where
 
 
-@command("hosts", flags=(LIMIT,), examples=("hosts",))
+@command(
+    "hosts", "[host=NAME]", fields=(Field("host", Kind.TEXT, "one host"),), examples=("hosts", "hosts host=worker1")
+)
 async def hosts(session: Session, arguments: Arguments) -> None:
     """List the hosts that workers run on, as their heartbeats tell."""
     output = session.output(arguments)
+    pages = (await session.client()).hosts.pages(**arguments.values)
+    await output.rows(pages, _HOSTS, limit=None, what="hosts")
+
+
+@command(
+    "logs",
+    "[FIELD=VALUE …]",
+    fields=_LOG_FIELDS,
+    flags=(LIMIT,),
+    examples=("logs", "logs level=40 host=worker1 --limit 20"),
+)
+async def logs(session: Session, arguments: Arguments) -> None:
+    """List log records of the workers, newest first."""
+    output = session.output(arguments)
     limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
-    pages = (await session.client()).hosts.pages(limit=limit)
-    await output.rows(pages, _HOSTS, limit=limit, what="hosts")
+    pages = (await session.client()).logs.pages(limit=limit, **arguments.values)
+    await output.rows(pages, _LOGS, limit=limit, what="log records")
 
 
 def _show(session: Session, arguments: Arguments, sentence: str, record: object) -> None:
@@ -193,4 +225,4 @@ def _show(session: Session, arguments: Arguments, sentence: str, record: object)
         output.record(record)
 
 
-COMMANDS = (list_runs, get_run, cancel_run, get_job, cancel_job, list_dead, replay, hosts)
+COMMANDS = (list_runs, get_run, cancel_run, get_job, cancel_job, list_dead, replay, hosts, logs)
