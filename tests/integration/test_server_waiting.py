@@ -268,7 +268,7 @@ async def test_a_workers_question_is_answered_with_what_was_cancelled(desk: Desk
     outcome = await desk.outcome(block, lambda outcome: True)
     assert await cancel.cancel_job(desk.store, desk.broker, outcome, 1, f"{block.run}-1")
     async with await desk.broker.subscribe([queues.TOPIC_CANCELLED]) as events:
-        await desk.broker.broadcast(queues.TOPIC_ASK_CANCELLED, "")
+        await desk.broker.broadcast(queues.TOPIC_CANCELLED_WHICH, "")
         told: set[str] = set()
         async with asyncio.timeout(20):
             while not {run.id, f"{block.run}-1"} <= told:

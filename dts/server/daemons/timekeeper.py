@@ -27,7 +27,7 @@ from dts.server.overdue import end_overdue
 from dts.server.publisher import Publisher
 from dts.server.retention import Retention
 from dts.server.slices import decode_block
-from dts.wire.queues import DEAD, TOPIC_ASK_CANCELLED, TOPIC_RESULTS
+from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_RESULTS
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Timekeeper(Daemon):
         consumer = await self._broker.consume(DEAD, prefetch=_RELAY_LIMIT)
         self._stack.push_async_callback(consumer.close)
         self._spawn(self._bury_all(consumer), "timekeeper-bury")
-        questions = await self._broker.subscribe([TOPIC_ASK_CANCELLED])
+        questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
         self._spawn(self._inform(questions), "timekeeper-inform")
 
