@@ -1,4 +1,4 @@
-"""A job that takes longer than RabbitMQ lets a consumer keep a message. Takes minutes: runs when DTS_SLOW_TESTS is set.
+"""A job that takes longer than RabbitMQ lets a consumer keep a message. Takes minutes: `scripts/test -m slow`.
 
 RabbitMQ looks for late consumers about once a minute, so that one with a timeout of a minute is noticed after two.
 """
@@ -6,7 +6,6 @@ RabbitMQ looks for late consumers about once a minute, so that one with a timeou
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,7 @@ from tests.services.worker_bench import Bench, value
 
 SECONDS = 150.0
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("DTS_SLOW_TESTS") or not rabbitmq.available(), reason="slow, and needs RabbitMQ"
-)
+pytestmark = pytest.mark.slow
 
 
 async def test_a_leased_job_outlasts_the_consumer_timeout(tmp_path: Path) -> None:
