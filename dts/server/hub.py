@@ -53,9 +53,9 @@ class Hub(Service):
         while len(self._progress) > _MAX_PROGRESS:
             self._progress.popitem(last=False)
 
-    def progress_of(self, job: str) -> tuple[float, float] | None:
+    def progress_of(self, block: str, index: int) -> tuple[float, float] | None:
         """What a job said last of how much of it is done, and of how much in all; None if nothing was heard."""
-        return self._progress.get(job)
+        return self._progress.get(f"{block}.{index}")
 
     def wake(self, run_id: str) -> None:
         """Wake whoever waits for results of a run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dts.model import Block, DelayedSlice, JobState, job_id
+from dts.model import Block, DelayedSlice, JobState
 from dts.server.hub import Hub
 from dts.server.results import result_fields
 from dts.store import Store
@@ -23,7 +23,7 @@ async def waiting_fields(store: Store, hub: Hub, block: Block, index: int) -> di
             return {"state": JobState.DELAYED.value, "due": round(each.due, 6), **_last_attempt(each, index)}
     held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in leases)
     if held or (outcome is not None and outcome.running >> index & 1):
-        progress = hub.progress_of(job_id(block.run, block.first + index))
+        progress = hub.progress_of(block.id, index)
         told: dict[str, object] = {"progress": {"done": progress[0], "total": progress[1]}} if progress else {}
         return {"state": JobState.RUNNING.value, **told}
     if not block.published and block.not_before:

@@ -19,7 +19,7 @@ TOPIC_CANCELLED = "cancelled"
 TOPIC_CANCELLED_WHICH = "cancelled?"
 """A worker asks which runs and jobs are cancelled; the answer is a broadcast of TOPIC_CANCELLED. Payload: its name."""
 TOPIC_PROGRESS = "progress"
-"""Payload: JSON, an object of job id → [done, total, or 0 where it is not known]."""
+"""Payload: JSON, an object of `<block>.<index>` of a job → [done, total, or 0 where it is not known]."""
 TOPIC_SPEEDS = "speeds"
 """Payload: JSON, an object of function name → [mean duration in seconds, whether it runs many jobs at a time]."""
 

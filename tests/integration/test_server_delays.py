@@ -24,7 +24,7 @@ async def state_becomes(api: Api, job: str, state: str) -> Any:
 
 async def say(site: Site, batch: dts_pb2.JobBatch, **fields: Any) -> None:
     news = dts_pb2.ResultBatch(block=batch.block, run=batch.run, function=batch.function, worker="w", **fields)
-    await site.broker.publish(queues.RESULTS, [Message(*codec.encode(news), {"number": 0})])
+    await site.broker.publish(queues.RESULTS, [Message(*codec.encode(news))])
 
 
 async def test_a_jobs_options_reach_the_worker(site: Site) -> None:

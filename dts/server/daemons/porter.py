@@ -14,7 +14,7 @@ import msgspec
 
 from dts.broker import Consumer, Delivery
 from dts.errors import TooLarge, WireError
-from dts.model import Candidate, bitmap, job_id
+from dts.model import Candidate, bitmap
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.attempts import Attempts, Reading
 from dts.wire import codec, dts_pb2
@@ -71,7 +71,7 @@ class Porter(Daemon):
                 runs.add(reading.batch.run)
                 self._learn(reading.batch, news)
                 if reading.batch.progress:
-                    progress.update(_progress_of(delivery, reading.batch))
+                    progress.update(_progress_of(reading.batch))
             await self._insist(partial(attempts.record, readings), "record results")
             await consumer.ack(readable)
             await self._broker.broadcast(TOPIC_RESULTS, " ".join(runs))
@@ -130,12 +130,9 @@ def read_results(delivery: Delivery) -> Reading:
     return Reading(batch, candidate, retried)
 
 
-def _progress_of(delivery: Delivery, batch: dts_pb2.ResultBatch) -> dict[str, tuple[float, float]]:
-    """How far running jobs are, by their ids; nothing if the message does not say which number its block begins at."""
-    first = delivery.message.headers.get("number")
-    if not isinstance(first, int):
-        return {}
-    return {job_id(batch.run, first + each.index): (each.done, each.total) for each in batch.progress}
+def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, tuple[float, float]]:
+    """How far running jobs are, by block and index."""
+    return {f"{batch.block}.{each.index}": (each.done, each.total) for each in batch.progress}
 
 
 def _portions(progress: dict[str, tuple[float, float]]) -> Iterator[dict[str, tuple[float, float]]]:
