@@ -12,8 +12,9 @@ from dts.server.options import is_long, merged_options
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import jobs_queue
 
-UNKNOWN_SLICE = 64
-"""Jobs in a message of a function whose speed is not known yet."""
+UNKNOWN_SLICE = 256
+"""Jobs in a message of a function whose speed is not known yet. A worker that finds it slow gives most of them back
+within a tenth of a second; small messages would cost every fast function dearly until its first results are in."""
 
 CONCURRENT_SLICE = 100
 """Jobs in a message of a function that runs many at a time, at least: they take as long together as one of them."""
