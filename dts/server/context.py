@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dts.broker import Broker
 from dts.config import ServerSettings
@@ -13,6 +13,7 @@ from dts.server.hub import Hub
 from dts.server.limits import Limiter
 from dts.server.operations import OperationLog
 from dts.server.publisher import Publisher
+from dts.server.recent import Recent
 from dts.store import Store
 
 
@@ -31,3 +32,4 @@ class Context:
     limiter: Limiter
     fleet: Fleet
     openapi: bytes
+    recent: Recent = field(default_factory=Recent)

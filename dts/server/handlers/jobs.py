@@ -151,6 +151,7 @@ class JobsHandler(DtsHandler):
         counted = [(functions[block.function], block.count) for block, _ in blocks]
         async with self.context.limiter.jobs(user, counted):
             await self.context.store.add_blocks([block for block, _ in blocks], run=run)
+        self.context.recent.add(run, (block for block, _ in blocks))
         for block, batch in blocks:
             self.context.publisher.submit(block, batch, functions[block.function])
         ids = [job_id(run.id, number) for number in numbers]
@@ -271,7 +272,12 @@ class JobHandler(DtsHandler):
         store = self.context.store
         # Which block it is depends on the run's block size, nearly always this server's: ask for both at once.
         number, index = divmod(job_number, self.context.settings.block_size)
-        run, block = await asyncio.gather(store.get_run(run_id), store.get_block(block_id(run_id, number)))
+        run: Run | None
+        block: Block | None
+        if (known := self.context.recent.get(block_id(run_id, number))) is not None:
+            run, block = known
+        else:
+            run, block = await asyncio.gather(store.get_run(run_id), store.get_block(block_id(run_id, number)))
         if run is None or not self.may_see(user, run):
             raise missing
         if run.block_size != self.context.settings.block_size:
@@ -312,6 +318,7 @@ class JobHandler(DtsHandler):
             "created": round(block.created, 6),
         }
         if result is None:
+            block = await self.context.store.get_block(block.id) or block  # it may be published by now
             result = await waiting_fields(self.context.store, self.context.hub, block, index)
         return description | result
 
