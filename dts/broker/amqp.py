@@ -24,10 +24,12 @@ from dts.broker.amqp_link import (
     NOT_FOUND,
     REQUEST_TIMEOUT,
     Backoff,
+    KnownQueues,
     Link,
     Tap,
     difference,
     ensure_queues,
+    gone,
     scratch_channel,
 )
 from dts.broker.amqp_url import parse_amqp_url
@@ -52,8 +54,9 @@ class AmqpBroker(Broker):
 
     def __init__(self, url: str) -> None:
         self._url = parse_amqp_url(url)
-        self._outward = Link(self._url, "publishing")
-        self._inward = Link(self._url, "consuming")
+        self._queues = KnownQueues()
+        self._outward = Link(self._url, "publishing", self._queues)
+        self._inward = Link(self._url, "consuming", self._queues)
         self._confirmed = SharedChannel(Channel.confirm_select)
         self._events = SharedChannel(_declare_events)
         self._taps: set[Tap] = set()
@@ -80,7 +83,8 @@ class AmqpBroker(Broker):
     async def declare(self, queues: Sequence[str]) -> None:
         try:
             async with asyncio.timeout(DECLARE_TIMEOUT):
-                await ensure_queues(await self._inward.connection(), queues, self._url.delivery_limit)
+                connection = await self._inward.connection()
+                await ensure_queues(connection, queues, self._url.delivery_limit, self._queues)
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not declare queues: {error!r}") from error
 
@@ -107,7 +111,7 @@ class AmqpBroker(Broker):
         """
         connection = await self._outward.connection()
         try:
-            await ensure_queues(connection, [queue], self._url.delivery_limit)
+            await ensure_queues(connection, [queue], self._url.delivery_limit, self._queues)
             channel = await self._confirmed.get(connection)
             batch = await channel.publish("", queue, messages, mandatory=True)
         except AMQP_ERRORS as error:
@@ -117,7 +121,7 @@ class AmqpBroker(Broker):
             await batch.done
         finally:
             if batch.returned:
-                connection.declared.discard(queue)
+                gone(connection, queue, self._queues)
         return batch.remaining()
 
     def _why_not(self, queue: str, count: int, timeout: float) -> str:

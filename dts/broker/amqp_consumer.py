@@ -22,7 +22,7 @@ from dts.broker.abc import (
     Subscription,
 )
 from dts.broker.amqp_channel import Channel, Connection, Incoming
-from dts.broker.amqp_link import Link, Tap, ensure_queues
+from dts.broker.amqp_link import Link, Tap, ensure_queues, gone
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
 
@@ -57,15 +57,15 @@ class AmqpConsumer(Tap, Consumer):
         self._unsettled: dict[int, None] = {}
 
     async def _set_up(self, connection: Connection, channel: Channel) -> None:
-        await ensure_queues(connection, [self._queue], self._limit)
+        await ensure_queues(connection, [self._queue], self._limit, self._link.queues)
         await channel.basic_qos(prefetch_count=self._prefetch)
         channel.on_delivery = lambda incoming: self._take(channel, incoming)
         try:
             await channel.basic_consume(None, self._queue)
         finally:
-            if not channel.is_open:
+            if not channel.is_open and connection.is_open:
                 # Most likely the queue is gone: it is declared again next time.
-                connection.declared.discard(self._queue)
+                gone(connection, self._queue, self._link.queues)
 
     def _take(self, channel: Channel, incoming: Incoming) -> None:
         self._unsettled[incoming.tag] = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, connect
@@ -19,9 +20,9 @@ REQUEST_TIMEOUT = 30.0
 """Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
 
 REGISTRY_SAVED_AFTER = 1.0
-"""Seconds before a new quorum queue is used. RabbitMQ (seen with 3.10) writes its registry of quorum queues to disk
-only after half a second: killed before that, it comes back with a queue that has no leader ever again, and what was
-confirmed is lost."""
+"""Seconds before a queue is used that may be new. RabbitMQ (seen with 3.10) writes its registry of quorum queues to
+disk only after half a second: killed before that, it comes back with a queue that has no leader ever again, and what
+was confirmed is lost."""
 
 NOT_FOUND = 404
 """AMQP 0-9-1 reply code: there is no such queue."""
@@ -49,12 +50,50 @@ class Backoff:
         await asyncio.sleep(delay)
 
 
-class Link:
-    """Keeps one connection open from `start` to `close`."""
+class KnownQueues:
+    """When this process first saw each queue, over all connections of a broker object.
 
-    def __init__(self, url: AmqpUrl, purpose: str) -> None:
+    Whoever made a queue, it may have been a moment ago and in another process: it is used only when it has been known
+    for REGISTRY_SAVED_AFTER seconds. All who wait for that wait at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._usable: set[str] = set()
+
+    def saw(self, queue: str, *, is_new: bool) -> None:
+        """A queue is there now; `is_new` if it was not a moment ago."""
+        if is_new:
+            self.forget(queue)
+        self._since.setdefault(queue, time.monotonic())
+
+    def forget(self, queue: str) -> None:
+        """A queue is gone: the next of that name is another."""
+        self._since.pop(queue, None)
+        self._usable.discard(queue)
+
+    def usable(self, queues: Iterable[str]) -> bool:
+        """Whether all of these may be used at once."""
+        return self._usable.issuperset(queues)
+
+    async def wait(self, queues: Iterable[str]) -> None:
+        """Wait until all of these that are there may be used."""
+        left = {queue for queue in queues if queue not in self._usable}
+        while waiting := [self._since[queue] for queue in left if queue in self._since]:
+            delay = max(waiting) + REGISTRY_SAVED_AFTER - time.monotonic()
+            if delay <= 0:
+                break
+            await asyncio.sleep(delay)
+        self._usable.update(left & self._since.keys())
+
+
+class Link:
+    """Keeps one connection open from `start` to `close`. `queues` is shared by the links of a broker object."""
+
+    def __init__(self, url: AmqpUrl, purpose: str, queues: KnownQueues) -> None:
         self._url = url
         self._purpose = purpose
+        self.queues = queues
         self._connection: Connection | None = None
         self._up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -133,20 +172,30 @@ async def scratch_channel(connection: Connection) -> AsyncIterator[Channel]:
         channel.discard()
 
 
-async def ensure_queues(connection: Connection, queues: Sequence[str], delivery_limit: int) -> None:
+async def ensure_queues(connection: Connection, queues: Sequence[str], delivery_limit: int, known: KnownQueues) -> None:
     """Make the queues that are not there, and the dead-letter queue before them; once per connection.
+
+    Returns when they may be used: see `KnownQueues`.
 
     Raises:
         AMQP_ERRORS: the broker refused or did not answer.
     """
-    if connection.declared.issuperset(queues):
+    if connection.declared.issuperset(queues) and known.usable(queues):
         return
-    async with connection.declaring, asyncio.timeout(REQUEST_TIMEOUT):
-        missing = [name for name in dict.fromkeys((DEAD, *queues)) if name not in connection.declared]
-        made = [await _declare(connection, name, _arguments(connection, name, delivery_limit)) for name in missing]
-        if any(made):
-            await asyncio.sleep(REGISTRY_SAVED_AFTER)
-        connection.declared.update(missing)
+    needed = list(dict.fromkeys((DEAD, *queues)))
+    async with asyncio.timeout(REQUEST_TIMEOUT), connection.declaring:
+        for name in needed:
+            if name not in connection.declared:
+                is_new = await _declare(connection, name, _arguments(connection, name, delivery_limit))
+                known.saw(name, is_new=is_new)
+                connection.declared.add(name)
+    await known.wait(needed)  # the lock is free meanwhile, so that others can declare and wait as well
+
+
+def gone(connection: Connection, queue: str, known: KnownQueues) -> None:
+    """Have a queue that is not there any more made anew before it is used again."""
+    connection.declared.discard(queue)
+    known.forget(queue)
 
 
 async def _declare(connection: Connection, queue: str, arguments: dict[str, str | int]) -> bool:

@@ -88,6 +88,28 @@ async def test_a_new_queue_survives_a_sigkill_right_after_its_first_confirm(
             assert bodies(await take(consumer, 1)) == ["kept"]
 
 
+async def test_a_queue_that_another_has_just_made_is_not_used_before_it_is_safe(
+    own: RabbitServer, broker: Broker, queue: str
+) -> None:
+    queues = [f"{queue}.{number}" for number in range(3)]
+    async with open_broker(own.url) as other:
+        await other.ping()
+        making = asyncio.create_task(broker.declare(queues))
+        await asyncio.sleep(0.3)
+        assert not making.done()
+        began = time.monotonic()
+        both = (broker, other)
+        await asyncio.gather(*(each.publish(name, messages("kept")) for each in both for name in queues))
+        took = time.monotonic() - began
+        began = time.monotonic()
+        await asyncio.gather(*(each.publish(name, messages("at once")) for each in both for name in queues))
+        later = time.monotonic() - began
+        await making
+
+    assert 1 <= took < 2, "all share the one second"
+    assert later < 0.5, "it is over once for all"
+
+
 async def test_consumers_and_subscriptions_resume_after_a_restart(
     own: RabbitServer, broker: Broker, queue: str
 ) -> None:
