@@ -10,8 +10,9 @@ measures at half a microsecond a row.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -26,29 +27,57 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Results that came together, from one attempt at a slice of one block. Each is for a line of its own."""
+    """Results that came together, from one attempt at a slice of one block. Each is for a line of its own.
+
+    `size` is about how many bytes they are.
+    """
 
     run: str
     block: SentBlock
     batch: dts_pb2.ResultBatch
     succeeded: list[dts_pb2.Result]
     failed: list[dts_pb2.Result]
+    size: int = 0
 
     @classmethod
     def split(
-        cls, run: str, block: SentBlock, batch: dts_pb2.ResultBatch, results: Sequence[dts_pb2.Result]
+        cls,
+        run: str,
+        block: SentBlock,
+        batch: dts_pb2.ResultBatch,
+        results: Sequence[dts_pb2.Result],
+        *,
+        size: int = 0,
     ) -> Results:
         """Sort results into those of jobs that succeeded and the others (failed or cancelled)."""
         succeeded = [each for each in results if each.status == dts_pb2.SUCCEEDED]
         failed = (
             [each for each in results if each.status != dts_pb2.SUCCEEDED] if len(succeeded) != len(results) else []
         )
-        return cls(run, block, batch, succeeded, failed)
+        return cls(run, block, batch, succeeded, failed, size)
 
     def line(self, result: dts_pb2.Result) -> int:
         """The number of the result's line, from 1."""
         lines = self.block.lines
         return self.block.first_line + result.index if lines is None else lines[result.index]
+
+
+def pieces(results: Iterable[Results], size: int) -> Iterator[Results]:
+    """The same results, those that are more than `size` bytes cut: each piece reaches `size` by its last result."""
+    for each in results:
+        if each.size <= size:
+            yield each
+            continue
+        begun: list[dts_pb2.Result] = []
+        held = 0
+        for result in chain(each.succeeded, each.failed):
+            begun.append(result)
+            held += len(result.value) + len(result.error.message) + len(result.error.traceback)
+            if held >= size:
+                yield Results.split(each.run, each.block, each.batch, begun, size=held)
+                begun, held = [], 0
+        if begun:
+            yield Results.split(each.run, each.block, each.batch, begun, size=held)
 
 
 class Rows(NamedTuple):

@@ -23,7 +23,7 @@ import msgspec
 from dts.client.blocks import BlockCutter, CutBlock, SentBlock
 from dts.client.components import Batch, DataSource
 from dts.client.processors import ResultProcessor
-from dts.client.rows import Results, bad_lines
+from dts.client.rows import Results, bad_lines, pieces
 from dts.client.transport import MAX_ANSWER, REQUEST_TIMEOUT, Transport
 from dts.errors import ClientError, DtsError, WireError
 from dts.model import bitmap
@@ -39,9 +39,11 @@ MAX_KEPT = 16 * 1024 * 1024  # bytes of arguments that are remembered for the ro
 MAX_UPLOADING = 16 * 1024 * 1024  # bytes of blocks that are being uploaded at once, unless one alone has more
 IDLE_FLUSH = 0.2  # seconds after which lines that wait for their block to fill are sent as they are
 
-_FIRST_PAGE = 64  # results
+_FIRST_PAGE = 16  # results
 _MAX_PAGE = 20_000  # results
-_PAGE_TARGET = 2 * 1024 * 1024  # bytes of a page of results, compressed
+_PAGE_GROWTH = 4  # times as many results as in the page before at most: the next ones may be larger
+_PAGE_TARGET = 4 * 1024 * 1024  # bytes of a page of results, decompressed
+_CHUNK = 1024 * 1024  # bytes of results, decompressed, that are handed over at once, unless one alone has more
 _RECEIPT_SIZE = 40  # bytes of a receipt in a request at most
 _MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missing results are given up
 _LEAVE_TIMEOUT = 5.0  # seconds to tell the server that the run is cancelled
@@ -281,19 +283,47 @@ class RunSession:
         return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER)
 
     async def _take(self, page: dts_pb2.ResultPage) -> int:
-        """Hand a page's results over, then tell the server so; returns how many jobs the page was for."""
-        arrived = [results for part in page.parts if (results := self._unpack(part)) is not None]
-        if arrived:
-            await self._processor.process(arrived)
-            self.progress.succeeded += sum(len(each.succeeded) for each in arrived)
-            self.progress.failed += sum(len(each.failed) for each in arrived)
-            self._changed.set()
+        """Hand a page's results over, then tell the server so; returns how many jobs the page was for.
+
+        Few bytes of a page can be many when they are decompressed, so that is done for a little at a time.
+        """
+        count = jobs = size = held = 0
+        arrived: list[Results] = []
+        for part in page.parts:
+            in_part = bitmap.from_bytes(part.jobs).bit_count()
+            count += in_part
+            if (unpacked := self._unpack(part, arrived)) is not None:
+                jobs += in_part
+                size += unpacked
+                held += unpacked
+            if held >= _CHUNK:
+                await self._hand_over(arrived)
+                held = 0
+        await self._hand_over(arrived)
         await self._hand_back([part.receipt for part in page.parts])
         self._finished_polls = 0
-        count = sum(bitmap.from_bytes(part.jobs).bit_count() for part in page.parts)
-        bytes_each = sum(len(part.body) for part in page.parts) / max(count, 1)
-        self._page_size = int(min(max(_PAGE_TARGET / max(bytes_each, 1), 1), _MAX_PAGE))
+        if jobs:
+            fitting = int(_PAGE_TARGET / max(size / jobs, 1))
+            self._page_size = max(1, min(fitting, self._page_size * _PAGE_GROWTH, _MAX_PAGE))
         return count
+
+    async def _hand_over(self, arrived: list[Results]) -> None:
+        """Give the processor what has arrived, and forget it."""
+        chunk: list[Results] = []
+        for piece in pieces(arrived, _CHUNK):
+            chunk.append(piece)
+            if sum(each.size for each in chunk) >= _CHUNK:
+                await self._process(chunk)
+                chunk = []
+        if chunk:
+            await self._process(chunk)
+        arrived.clear()
+
+    async def _process(self, chunk: list[Results]) -> None:
+        await self._processor.process(chunk)
+        self.progress.succeeded += sum(len(each.succeeded) for each in chunk)
+        self.progress.failed += sum(len(each.failed) for each in chunk)
+        self._changed.set()
 
     async def _hand_back(self, receipts: list[str]) -> None:
         """Tell the server what is safe, in one request unless it takes very small ones only."""
@@ -303,22 +333,24 @@ class RunSession:
                 "POST", self._path("/collected"), {"receipts": receipts[first : first + at_once]}
             )
 
-    def _unpack(self, part: dts_pb2.ResultPart) -> Results | None:
-        """The results of a part that had not come before, if any."""
+    def _unpack(self, part: dts_pb2.ResultPart, arrived: list[Results]) -> int | None:
+        """Add the results of a part that had not come before, if any, and return how many bytes the part had."""
         if part.block >= self._blocks_sent:
             raise WireError(f"the server has results for block {part.block}, which was not sent")
         block, fresh = self._outstanding.receive(part.block, bitmap.from_bytes(part.jobs))
         if block is None or not fresh:
             return None
-        batch = codec.decode(dts_pb2.ResultBatch, part.body, part.content_encoding, max_size=MAX_ANSWER)
+        data = codec.decompress(part.body, part.content_encoding, max_size=MAX_ANSWER)
+        batch = codec.decode(dts_pb2.ResultBatch, data, max_size=MAX_ANSWER)
         results: Sequence[dts_pb2.Result] = batch.results
         if len(batch.results) != fresh.bit_count():
             by_index = {each.index: each for each in batch.results}
             results = [by_index[index] for index in bitmap.indices(fresh) if index in by_index]
-        unpacked = Results.split(self._info.id, block, batch, results)
+        unpacked = Results.split(self._info.id, block, batch, results, size=len(data))
         if len(unpacked.succeeded) + len(unpacked.failed) != fresh.bit_count():
             raise WireError(f"results are missing in part {part.receipt}")
-        return unpacked
+        arrived.append(unpacked)
+        return len(data)
 
     async def _look_after(self) -> int:
         """See why no results came: tell of a pause, and do not wait for ever for what will not come."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from dts.client.blocks import CutBlock, SentBlock
-from dts.client.rows import FIELDS, Results, RowFormat, bad_lines
+from dts.client.rows import FIELDS, Results, RowFormat, bad_lines, pieces
 from dts.errors import InvalidInput
 from dts.wire import dts_pb2
 
@@ -93,3 +93,18 @@ def test_bad_lines_are_failed_rows_without_a_job() -> None:
 def test_an_unknown_field_is_named() -> None:
     with pytest.raises(InvalidInput, match="there is no field 'nope': choose from id, args, kwargs"):
         RowFormat(["id", "nope"])
+
+
+def test_large_results_are_cut_into_pieces() -> None:
+    block = sent(list(range(1, 11)))
+    each = [
+        dts_pb2.Result(index=n, status=dts_pb2.FAILED if n == 3 else dts_pb2.SUCCEEDED, value=b"1" * 100)
+        for n in range(10)
+    ]
+    batch = dts_pb2.ResultBatch(results=each)
+    whole = Results.split(RUN, block, batch, batch.results, size=1000)
+    cut = list(pieces([whole], 250))
+    assert [len(piece.succeeded) + len(piece.failed) for piece in cut] == [3, 3, 3, 1]
+    assert b"".join(RowFormat().format(piece).succeeded for piece in cut) == RowFormat().format(whole).succeeded
+    assert [result.index for piece in cut for result in piece.failed] == [3]
+    assert list(pieces([whole], 1000)) == [whole]
