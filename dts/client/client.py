@@ -113,7 +113,7 @@ class DtsClient:
         processor = result_processor if result_processor is not None else self._processor
         if source is None or processor is None:
             raise InvalidInput("a run needs a data_source and a result_processor")
-        self.progress = Progress()
+        done = self.progress = Progress()  # another run may put its own there
         session = RunSession(
             self._transport,
             name,
@@ -122,11 +122,10 @@ class DtsClient:
             coroutines=self._coroutines,
             snooze_interval=self._snooze_interval,
             detach=self._detach,
-            progress=self.progress,
+            progress=done,
             notify=self._notify,
         )
         await session.run()
-        done = self.progress
         return Summary(done.run, done.lines, done.succeeded, done.failed, done.seconds)
 
     async def submit(self, function: str, *args: Any, **kwargs: Any) -> str:

@@ -454,6 +454,45 @@ async def test_many_lines_go_through_a_narrow_window(
         assert len(await run_lines(client, tmp_path, "x\n" * 2000)) == 2000
 
 
+async def test_results_are_handed_over_a_little_at_a_time(
+    client: DtsClient, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.client.run._CHUNK", 1000)
+    monkeypatch.setattr("dts.client.run._PAGE_TARGET", 4000)
+    written: list[int] = []
+    write = OutputFile.write
+
+    def note(out: OutputFile, rows: bytes) -> None:
+        assert not server.collected or sum(written)
+        written.append(len(rows))
+        write(out, rows)
+
+    monkeypatch.setattr(OutputFile, "write", note)
+    rows = await run_lines(client, tmp_path, ("x" * 300 + "\n") * 500)
+    assert len(rows) == 500
+    assert max(written) < 3000
+
+
+async def test_two_runs_at_once_have_their_own_summaries(client: DtsClient, server: FakeServer) -> None:
+    seen, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[str]:
+        yield "a"
+        seen.set()
+        await go_on.wait()
+        yield "b"
+
+    first = asyncio.create_task(client.run("text/upper", slow(), lambda row: None))
+    await seen.wait()
+    mine = client.progress
+    other = asyncio.create_task(client.run("text/unknown", ["x"], lambda row: None))
+    with pytest.raises(RequestRefused):
+        await other
+    assert client.progress is not mine
+    go_on.set()
+    assert (await first).lines == 2
+
+
 async def test_single_jobs(client: DtsClient, server: FakeServer) -> None:
     job = await client.submit("text/upper", "a", loud=True)
     assert (await client.get(job, wait=1.0))["state"] == "succeeded"
