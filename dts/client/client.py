@@ -16,7 +16,7 @@ from dts.auth import Credentials
 from dts.client.components import DataSource, IterableComponent
 from dts.client.processors import FunctionProcessor, ResultFunction, ResultProcessor
 from dts.client.run import Progress, RunSession
-from dts.client.transport import REQUEST_TIMEOUT, Transport
+from dts.client.transport import Transport
 from dts.errors import InvalidInput
 from dts.model import check_user_id, parse_function_name
 
@@ -151,7 +151,7 @@ class DtsClient:
             ServerUnavailable: it was given up.
         """
         query = {"wait": f"{wait:g}"} if wait else None
-        job = await self._transport.call("GET", f"/jobs/{job_id}", query=query, timeout=REQUEST_TIMEOUT + wait)
+        job = await self._transport.call("GET", f"/jobs/{job_id}", query=query, wait=wait)
         return cast(dict[str, Any], job)
 
     async def cancel(self, job_id: str) -> None:

@@ -24,7 +24,7 @@ from dts.client.blocks import BlockCutter, CutBlock, SentBlock
 from dts.client.components import Batch, DataSource
 from dts.client.processors import ResultProcessor
 from dts.client.rows import Results, bad_lines, pieces
-from dts.client.transport import MAX_ANSWER, REQUEST_TIMEOUT, Transport
+from dts.client.transport import MAX_ANSWER, Transport
 from dts.errors import ClientError, DtsError, WireError
 from dts.model import bitmap
 from dts.wire import codec, dts_pb2
@@ -278,7 +278,7 @@ class RunSession:
             self._path("/results"),
             query={"max": self._page_size, "wait": f"{LONG_POLL:g}"},
             headers={"Accept": PROTOBUF},
-            timeout=LONG_POLL + REQUEST_TIMEOUT,
+            wait=LONG_POLL,
         )
         return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER)
 

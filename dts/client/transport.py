@@ -37,9 +37,15 @@ MAX_ANSWER = 256 * 1024 * 1024  # bytes; a page of results is far smaller, a sin
 
 _FIRST_DELAY = 0.1  # seconds
 _MAX_DELAY = 5.0  # seconds
+_PATIENCE = 5.0  # seconds without an answer after which a person is told
+_SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
+_SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
+_PATIENCE = 5.0  # seconds without an answer after which a person is told
+_SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
+_SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
 _MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
 _REPEATABLE_STATUS = frozenset({408, 429})  # and 5xx
-_NOT_ACCEPTED_STATUS = frozenset({429, 503})
+_NOT_ACCEPTED_STATUS = frozenset({429})  # 503 may come of a store that did what it was asked to, but too late
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +65,23 @@ class _Call:
     query: str
     body: bytes | None
     headers: Mapping[str, str]
-    timeout: float
+    wait: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A try that may be repeated. `taken` is whether the server may have acted on it."""
+    """A try that may be repeated.
+
+    `taken` is whether the server may have acted on it, `silent` whether it did not answer in time.
+    """
 
     reason: str
     retry_after: float | None = None
     reached: bool = False
     taken: bool = True
     busy: bool = False
+    silent: bool = False
+    silent: bool = False
 
 
 class Transport:
@@ -154,13 +165,15 @@ class Transport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = REQUEST_TIMEOUT,
+        wait: float = 0.0,
         give_up_after: float | None = None,
         repeatable: bool = True,
     ) -> Answer:
         """Make a request, again and again until the server has answered it.
 
-        `timeout` is in seconds and for one try. With `repeatable` False a request is only tried again when the
-        server has certainly not acted on it.
+        `timeout` is in seconds and for one try, which may take `wait` seconds more: for so long the server was asked
+        to hold its answer back. With `repeatable` False a request is only tried again when the server has certainly
+        not acted on it.
 
         Raises:
             RequestRefused: the server answered 3xx or 4xx.
@@ -168,12 +181,14 @@ class Transport:
                 not repeatable and the server may have acted on it.
         """
         raw_query = urlencode(query) if query else ""
-        call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, timeout)
+        call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, wait)
         limit = self._give_up_after if give_up_after is None else give_up_after
-        began = time.monotonic()
+        away_since: float | None = None
         delay = _FIRST_DELAY
         while True:
-            outcome = await self._try(call)
+            began = time.monotonic()
+            left = timeout if limit is None else limit - (0.0 if away_since is None else began - away_since)
+            outcome = await self._try_aloud(call, min(timeout, max(left, _SHORTEST_TRY)))
             if isinstance(outcome, Answer):
                 self._is_back()
                 return outcome
@@ -181,12 +196,24 @@ class Transport:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
             pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
             self._is_away(outcome)
-            if limit is not None and time.monotonic() - began + pause > limit:
+            if away_since is None:  # one that was silent was away then already, but not while it was asked to wait
+                away_since = min(began + wait, time.monotonic()) if outcome.silent else time.monotonic()
+            if limit is not None and time.monotonic() - away_since + pause > limit:
                 raise ServerUnavailable(f"{self._describe(outcome)}; gave up after {limit:g} s")
             await asyncio.sleep(pause)
             delay = min(delay * 2, _MAX_DELAY)
 
-    async def _try(self, call: _Call) -> Answer | _Failure:
+    async def _try_aloud(self, call: _Call, timeout: float) -> Answer | _Failure:
+        """Try a request, and tell when the answer takes long."""
+        patience = _PATIENCE + call.wait + len(call.body or b"") / _SLOWEST_UPLOAD
+        silence = _Failure(f"no answer for {_PATIENCE:g} s")
+        telling = asyncio.get_running_loop().call_later(patience, self._is_away, silence)
+        try:
+            return await self._try(call, timeout + call.wait)
+        finally:
+            telling.cancel()
+
+    async def _try(self, call: _Call, timeout: float) -> Answer | _Failure:
         signature = self._authenticator.sign(Request(call.method, call.path, call.query, call.body or b""))
         request = HTTPRequest(
             f"{self._origin}{call.path}{'?' if call.query else ''}{call.query}",
@@ -194,7 +221,7 @@ class Transport:
             headers={**call.headers, "Authorization": signature},
             body=call.body,
             connect_timeout=CONNECT_TIMEOUT,
-            request_timeout=call.timeout,
+            request_timeout=timeout,
             follow_redirects=False,
             ssl_options=self._tls,
             decompress_response=False,
@@ -225,7 +252,7 @@ class Transport:
                 code="certificate",
             ) from error
         taken = not isinstance(error, (ConnectionRefusedError, gaierror)) and "connecting" not in str(error)
-        return _Failure(_error_in_words(error), taken=taken)
+        return _Failure(_error_in_words(error), taken=taken, silent=isinstance(error, HTTPTimeoutError))
 
     def _on_response(self, response: HTTPResponse) -> Answer | _Failure:
         status = response.code

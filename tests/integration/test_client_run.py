@@ -500,8 +500,12 @@ async def test_single_jobs(client: DtsClient, server: FakeServer) -> None:
     assert server.requests == ["POST /jobs/", "GET /jobs/ID-0", "DELETE /jobs/ID-0"]
 
 
-async def test_a_job_is_not_submitted_twice_when_the_answer_is_lost(client: DtsClient, server: FakeServer) -> None:
-    server.faults["POST /jobs/"] += [refuse(503, Retry_After="0"), drop_the_answer]
+@pytest.mark.parametrize("ambiguous", [drop_the_answer, refuse(503, Retry_After="0"), refuse(500)])
+@pytest.mark.parametrize("ambiguous", [drop_the_answer, refuse(503, Retry_After="0"), refuse(500)])
+async def test_a_job_is_not_submitted_twice_when_it_may_have_been_accepted(
+    ambiguous: Fault, client: DtsClient, server: FakeServer
+) -> None:
+    server.faults["POST /jobs/"] += [refuse(429, Retry_After="0"), ambiguous]
     with pytest.raises(ServerUnavailable, match="may have been accepted or not"):
         await client.submit("text/upper", "a")
     assert server.requests == ["POST /jobs/", "POST /jobs/"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tornado.web import Application, RequestHandler
 
 from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
 from dts.client.transport import Transport
-from dts.errors import ConfigError, RequestRefused
+from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 
 ALICE = Credentials("alice", "secret")
 
@@ -129,6 +130,60 @@ async def test_https_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pyt
     assert await transport.call("POST", "/runs/", {"function": "a/b"}) == "done"
     transport.close()
     http.stop()
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.1])
+async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.05)
+    sock, port = bind_unused_port(address="127.0.0.1")  # takes connections, and nobody ever reads
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{port}", ALICE, give_up_after=0.2, notify=said.append)
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable, match=r"not reachable .* gave up after 0.2 s"):
+        await transport.call("GET", "/", wait=wait)
+    assert 0.2 <= time.monotonic() - began - wait < 2
+    assert said == [f"server http://127.0.0.1:{port} is not reachable (no answer for 0.05 s); waiting"]
+    transport.close()
+    sock.close()
+
+
+async def test_a_server_that_was_asked_to_wait_is_not_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.2)
+    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.2)
+    site.respond = lambda handler: (time.sleep(0.3), handler.write({"result": "late"}))[1]
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, give_up_after=0.0, notify=said.append)
+    assert await transport.call("GET", "/", wait=0.4) == "late"
+    assert said == []
+    transport.close()
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.1])
+async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.05)
+    sock, port = bind_unused_port(address="127.0.0.1")  # takes connections, and nobody ever reads
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{port}", ALICE, give_up_after=0.2, notify=said.append)
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable, match=r"not reachable .* gave up after 0.2 s"):
+        await transport.call("GET", "/", wait=wait)
+    assert 0.2 <= time.monotonic() - began - wait < 2
+    assert said == [f"server http://127.0.0.1:{port} is not reachable (no answer for 0.05 s); waiting"]
+    transport.close()
+    sock.close()
+
+
+async def test_a_server_that_was_asked_to_wait_is_not_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.2)
+    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.2)
+    site.respond = lambda handler: (time.sleep(0.3), handler.write({"result": "late"}))[1]
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, give_up_after=0.0, notify=said.append)
+    assert await transport.call("GET", "/", wait=0.4) == "late"
+    assert said == []
+    transport.close()
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
