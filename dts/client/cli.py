@@ -61,7 +61,8 @@ exit status:
 
 examples:
   dts-client text/upper in.txt out.json http://127.0.0.1:8000
-  dts-client math/add pairs.txt out.json http://127.0.0.1:8000 --input-format word --errfile failed.json
+  dts-client math/add pairs.json out.json http://127.0.0.1:8000 --input-format json --errfile failed.json
+    (each line of pairs.json is an array such as [1, 2])
   zcat calls.json.gz | dts-client crm/call - - https://dts.example.org --input-format json --fields id,args > out.json
   DTS_SERVER_URL=http://127.0.0.1:8000 dts-client text/upper in.txt out.json
 """
@@ -120,8 +121,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--input-format",
         choices=sorted(COMPONENTS),
         default="text",
-        help="text: a line is one argument; word: its words are the arguments; json: an object is keyword arguments, "
-        "an array is arguments (default: %(default)s)",
+        help="text: a line is one argument; word: its words are the arguments, as strings; json: an object is "
+        "keyword arguments, an array is arguments (default: %(default)s)",
     )
     parser.add_argument(
         "--fields",

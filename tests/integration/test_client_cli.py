@@ -186,3 +186,10 @@ async def test_standard_streams_of_a_real_process(server: FakeServer) -> None:
     out, err = await process.communicate(b"a\r\nb")
     assert (process.returncode, err) == (0, b"")
     assert sorted(msgspec.json.decode(row)["result"] for row in out.splitlines()) == ["A", "B"]
+
+
+async def test_the_examples_pass_numbers_as_numbers(server: FakeServer) -> None:
+    example = next(line for line in cli.EPILOG.splitlines() if "math/add" in line).split()[1:]
+    write("pairs.json", "[1, 2]\n")
+    assert await run(*(server.url if word.startswith("http") else word for word in example)) == 0
+    assert server.blocks[0].jobs[0].args == b"[1, 2]"
