@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from typing import NamedTuple
 
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
 from dts.model import Block, Function
 from dts.runtime.service import Service
-from dts.server.slices import Post, block_messages
+from dts.server.slices import block_messages
 from dts.store import Store
 from dts.wire import dts_pb2
 
@@ -24,9 +25,22 @@ logger = logging.getLogger(__name__)
 _MAX_PENDING = 256
 """Blocks waiting to be published; further ones are left to timekeeper."""
 
+_MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of messages that wait or are on their way to the broker; what does not fit is left to timekeeper."""
+
+_OVERHEAD = 512
+"""Bytes that a message takes beside its body, about."""
 
 _GATHER = 0.1
 """Seconds; far less than the age at which timekeeper takes a block for unpublished."""
+
+
+class _Entry(NamedTuple):
+    """The messages of a block, and what they take of the memory that there is."""
+
+    block: str
+    messages: list[Message]
+    size: int
 
 
 class Publisher(Service):
@@ -37,7 +51,9 @@ class Publisher(Service):
         self._store = store
         self._broker = broker
         self._settings = settings
-        self._pending: list[tuple[Block, Post]] = []
+        self._pending: defaultdict[str, list[_Entry]] = defaultdict(list)
+        self._waiting = 0
+        self._held = 0
         self._confirmed: list[str] = []
         self._has_pending = asyncio.Event()
         self._has_confirmed = asyncio.Event()
@@ -56,53 +72,72 @@ class Publisher(Service):
 
         `batch` has its jobs, `function` tells route and speed.
         """
-        if len(self._pending) >= _MAX_PENDING or block.not_before:
+        if block.not_before or self._waiting >= _MAX_PENDING or self._held + len(block.body) > _MAX_BYTES:
+            return
+        post = block_messages(block, batch, function, self._settings)
+        size = sum(len(message.body) + _OVERHEAD for message in post.messages)
+        if self._held + size > _MAX_BYTES:
             return
         self._unsettled += 1
+        self._waiting += 1
+        self._held += size
         self._idle.clear()
-        self._pending.append((block, block_messages(block, batch, function, self._settings)))
+        self._pending[post.queue].append(_Entry(block.id, post.messages, size))
         self._has_pending.set()
 
-    async def publish(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
-        """Publish a block now, and note it.
+    async def publish(
+        self, block: Block, batch: dts_pb2.JobBatch, function: Function | None, *, timeout: float
+    ) -> None:
+        """Publish a block now, in `timeout` seconds, and note it.
 
         Raises:
             BrokerUnavailable: not every message was confirmed.
             StoreUnavailable: it could not be noted: the block will be published again.
         """
         post = block_messages(block, batch, function, self._settings)
-        await self._broker.publish(post.queue, post.messages)
+        await self._broker.publish(post.queue, post.messages, timeout=timeout)
         await self._store.mark_published([block.id])
+
+    # What a loop's local variables name lives until the next turn, which may never come: the turns are methods.
 
     async def _publish_all(self) -> None:
         while True:
             await self._has_pending.wait()
-            self._has_pending.clear()
-            pending, self._pending = self._pending, []
-            by_queue: defaultdict[str, list[tuple[Block, list[Message]]]] = defaultdict(list)
-            for block, post in pending:
-                by_queue[post.queue].append((block, post.messages))
-            for queue, entries in by_queue.items():
-                try:
-                    await self._broker.publish(queue, [message for _, messages in entries for message in messages])
-                except BrokerUnavailable as error:
-                    logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
-                    self._settle(len(entries))
-                else:
-                    self._confirmed.extend(block.id for block, _ in entries)
-                    self._has_confirmed.set()
+            await self._publish_pending()
+
+    async def _publish_pending(self) -> None:
+        self._has_pending.clear()
+        pending, self._pending = self._pending, defaultdict(list)
+        self._waiting = 0
+        while pending:
+            await self._publish_entries(*pending.popitem())
+
+    async def _publish_entries(self, queue: str, entries: list[_Entry]) -> None:
+        try:
+            await self._broker.publish(queue, [message for entry in entries for message in entry.messages])
+        except BrokerUnavailable as error:
+            logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
+            self._settle(len(entries))
+        else:
+            self._confirmed.extend(entry.block for entry in entries)
+            self._has_confirmed.set()
+        finally:
+            self._held -= sum(entry.size for entry in entries)
 
     async def _mark_all(self) -> None:
         while True:
             await self._has_confirmed.wait()
             await self._wait_for_more()
-            self._has_confirmed.clear()
-            confirmed, self._confirmed = self._confirmed, []
-            try:
-                await self._store.mark_published(confirmed)
-            except StoreUnavailable as error:
-                logger.warning("%d blocks will be published twice: %s", len(confirmed), error)
-            self._settle(len(confirmed))
+            await self._mark_confirmed()
+
+    async def _mark_confirmed(self) -> None:
+        self._has_confirmed.clear()
+        confirmed, self._confirmed = self._confirmed, []
+        try:
+            await self._store.mark_published(confirmed)
+        except StoreUnavailable as error:
+            logger.warning("%d blocks will be published twice: %s", len(confirmed), error)
+        self._settle(len(confirmed))
 
     async def _wait_for_more(self) -> None:
         """Let confirmed blocks gather, so that they are marked together and out of the way of the first results."""

@@ -218,6 +218,13 @@ class Store(WaitingStore, FleetStore, ABC):
         `lease` seconds, whatever becomes of the claimant.
         """
 
+    @abstractmethod
+    async def release_claims(self, block_ids: Sequence[str]) -> None:
+        """Give claimed blocks back: whoever asks next may claim those that are unpublished.
+
+        Unknown ids are passed over. Need not be durable.
+        """
+
     # outcomes
 
     @abstractmethod

@@ -132,6 +132,8 @@ class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore):
         return run_from(document) if document else None
 
     async def list_runs(self, user: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Run]:
+        if limit < 1:
+            return []  # MongoDB takes 0 for no limit
         query: Document = {}
         if user is not None:
             query["user"] = storable(user)
@@ -177,6 +179,9 @@ class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore):
 
     async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
         return await self._blocks.claim(older_than, limit, lease)
+
+    async def release_claims(self, block_ids: Sequence[str]) -> None:
+        await self._blocks.release(block_ids)
 
     # outcomes
 

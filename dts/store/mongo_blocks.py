@@ -118,6 +118,13 @@ class Blocks:
         ]
         return sorted(blocks, key=lambda block: (max(block.created, block.not_before), block.number))
 
+    @translating
+    async def release(self, block_ids: Sequence[str]) -> None:
+        """End the leases of these blocks."""
+        await self._connection.quick("outcomes").update_many(
+            {"_id": {"$in": [storable(block_id) for block_id in block_ids]}}, {"$set": {"lease": 0.0}}
+        )
+
     async def _claimable(self, due: Document, limit: int) -> list[Document]:
         """The oldest outcomes of unpublished blocks whose run is neither paused nor cancelled."""
         outcomes = self._connection.collection("outcomes")

@@ -78,3 +78,8 @@ def claim(db: Connection, older_than: float, now: float, limit: int, lease: floa
         (body,) = db.execute("SELECT body FROM bodies WHERE block = ?", (key,)).fetchone()
         blocks.append(block_from(tuple(row), body))
     return blocks
+
+
+def release(db: Connection, block_ids: Sequence[str]) -> None:
+    """End the leases of these blocks."""
+    db.executemany("UPDATE blocks SET leased_until = 0 WHERE id = ?", [(block_id,) for block_id in block_ids])

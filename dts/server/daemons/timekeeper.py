@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from functools import partial
 
 from dts.broker import Consumer, Subscription
+from dts.errors import BrokerUnavailable, StoreUnavailable
+from dts.model import Block
 from dts.server import cancel
 from dts.server.catalogue import Catalogue
 from dts.server.daemons._base import Daemon
@@ -32,7 +35,12 @@ from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_RESULTS
 logger = logging.getLogger(__name__)
 
 _RELAY_LIMIT = 20
-_RELAY_LEASE = 60.0
+_RELAY_FIRST = 4
+_RELAY_BYTES = 16 * 1024 * 1024
+"""Blocks that are claimed at once: few at first, more while they are small, at most `_RELAY_LIMIT`."""
+
+_RELAY_TIMEOUT = 10.0
+_RELAY_LEASE = 30.0
 """Seconds in which a claimed block is published, or given to the next who asks."""
 
 _SWEEP_INTERVAL = 5.0
@@ -77,14 +85,29 @@ class Timekeeper(Daemon):
 
     async def _relay(self) -> None:
         """Publish what was accepted and is not published, oldest first, until there is no more."""
+        limit = _RELAY_FIRST
         while blocks := await self._store.claim_unpublished(
-            older_than=time.time() - self._settings.daemons.relay_after, limit=_RELAY_LIMIT, lease=_RELAY_LEASE
+            older_than=time.time() - self._settings.daemons.relay_after, limit=limit, lease=_RELAY_LEASE
         ):
-            for block in blocks:
-                if not block.not_before:
-                    logger.info("relaying block %s that was accepted but not published", block.id)
-                function = await self._catalogue.get(block.function)
-                await self._publisher.publish(block, decode_block(block), function)
+            size = sum(len(block.body) for block in blocks)
+            limit = min(2 * limit, _RELAY_LIMIT) if 2 * size <= _RELAY_BYTES else max(1, limit // 2)
+            await self._relay_claimed(blocks)
+
+    async def _relay_claimed(self, blocks: list[Block]) -> None:
+        """Publish claimed blocks one by one; each leaves the memory when it is published."""
+        blocks.reverse()
+        while blocks:
+            block = blocks[-1]
+            if not block.not_before:
+                logger.info("relaying block %s that was accepted but not published", block.id)
+            function = await self._catalogue.get(block.function)
+            try:
+                await self._publisher.publish(block, decode_block(block), function, timeout=_RELAY_TIMEOUT)
+            except BrokerUnavailable:
+                with suppress(StoreUnavailable):  # the leases end by themselves, later
+                    await self._store.release_claims([block.id for block in blocks])
+                raise
+            blocks.pop()
 
     async def _fire(self) -> None:
         await self._firing.fire()

@@ -75,3 +75,13 @@ async def test_blocks_of_paused_and_cancelled_runs_are_passed_over(store: Store)
     assert len(await claimed(store, limit=3)) == 1
     await store.update_run(waiting[2].run, paused=False)
     assert await claimed(store, limit=3) == [waiting[2].id]
+
+
+async def test_claims_that_are_given_back_are_for_whoever_asks_next(store: Store) -> None:
+    run = make_run()
+    blocks = [make_block(run, number, created=1.0 + number) for number in range(2)]
+    await store.add_blocks(blocks, run=run)
+    assert await claimed(store) == [block.id for block in blocks]
+    await store.mark_published([blocks[0].id])
+    await store.release_claims([*(block.id for block in blocks), "none-0"])
+    assert await claimed(store) == [blocks[1].id]

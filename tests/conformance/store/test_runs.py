@@ -82,3 +82,8 @@ async def test_cancelled_runs_are_found_by_when_they_were_created(store: Store) 
     assert sorted(await store.cancelled_runs(0)) == sorted([old.id, new.id])
     assert await store.cancelled_runs(15) == [new.id]
     assert await store.cancelled_runs(25) == []
+
+
+async def test_no_runs_are_listed_when_none_are_asked_for(store: Store) -> None:
+    await store.add_run(make_run())
+    assert await store.list_runs(limit=0) == []

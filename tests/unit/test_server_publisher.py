@@ -1,0 +1,108 @@
+"""What a server holds of blocks that it publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from dts.broker import Broker, Message
+from dts.config import ServerSettings
+from dts.errors import BrokerUnavailable
+from dts.model import Block, Run, new_id
+from dts.server import publisher as module
+from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.publisher import Publisher
+from dts.server.slices import decode_block
+from dts.store import Store
+
+
+class Recorder:
+    """A broker and a store in one, which remember what they are given and can be made to wait or to fail."""
+
+    def __init__(self) -> None:
+        self.published: list[int] = []
+        self.marked: list[str] = []
+        self.free = asyncio.Event()
+        self.away = False
+
+    async def publish(self, queue: str, messages: Sequence[Message], **_: Any) -> None:
+        await self.free.wait()
+        if self.away:
+            raise BrokerUnavailable
+        self.published.append(sum(len(message.body) for message in messages))
+
+    async def mark_published(self, block_ids: Sequence[str]) -> None:
+        self.marked += block_ids
+
+
+def a_publisher(recorder: Recorder) -> Publisher:
+    return Publisher(cast("Store", recorder), cast("Broker", recorder), ServerSettings())
+
+
+def a_block(size: int) -> Block:
+    run = Run(new_id(), "alice", "text/upper", 2048)
+    noise = os.urandom(size // 2).hex().encode()
+    return new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b'["%s"]' % noise, b"")]))
+
+
+async def test_blocks_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_BYTES", 300_000)
+    recorder = Recorder()
+    async with a_publisher(recorder) as publisher:
+        for number in range(20):
+            block = a_block(100_000)
+            publisher.submit(block, decode_block(block), None)
+            if number == 0:
+                await asyncio.sleep(0.01)  # it is on its way, and counts all the same
+        recorder.free.set()
+    assert 1 < len(recorder.marked) < 7
+    assert sum(recorder.published) <= 300_000
+
+
+async def test_there_is_room_again_when_blocks_are_out_or_left_to_timekeeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_BYTES", 150_000)
+    recorder = Recorder()
+    recorder.free.set()
+    async with a_publisher(recorder) as publisher:
+        for number in range(6):
+            recorder.away = number < 3
+            block = a_block(100_000)
+            publisher.submit(block, decode_block(block), None)
+            await asyncio.sleep(0.01)
+    assert len(recorder.marked) == 3
+
+
+async def test_an_idle_publisher_holds_nothing() -> None:
+    recorder = Recorder()
+    recorder.free.set()
+    seen: list[weakref.ref[object]] = []
+
+    class Held(list[Message]):
+        """A list that can be referred to weakly."""
+
+    async with a_publisher(recorder) as publisher:
+        original = module.block_messages
+
+        def watched(*args: Any) -> Any:
+            post = original(*args)
+            held = Held(post.messages)
+            seen.append(weakref.ref(held))
+            return type(post)(post.queue, held)
+
+        module.block_messages = watched  # type: ignore[assignment]
+        try:
+            block = a_block(1000)
+            publisher.submit(block, decode_block(block), None)
+        finally:
+            module.block_messages = original
+        async with asyncio.timeout(5):
+            while not recorder.marked:
+                await asyncio.sleep(0.01)
+        gc.collect()
+        assert [ref() for ref in seen] == [None]
