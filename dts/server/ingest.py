@@ -34,7 +34,7 @@ class Arguments:
     kwargs: bytes
 
 
-_lines = msgspec.json.Decoder(JobLine)
+_line = msgspec.json.Decoder(JobLine)
 _array: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list)
 _object: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict)
 
@@ -63,21 +63,28 @@ def describe_json_error(error: Exception) -> str:
 
 
 def batch_from_ndjson(body: bytes, *, max_jobs: int) -> dts_pb2.JobBatch:
-    """A JobBatch from lines of `{"args": […], "kwargs": {…}}`, both optional.
+    """A JobBatch from lines of `{"args": […], "kwargs": {…}}`, both optional. Line i is job i: none may be blank.
 
     Raises:
         InvalidInput: naming the line and what is wrong with it.
         TooLarge: there are more than `max_jobs` lines.
     """
+    _check_count(body.count(b"\n") + (not body.endswith(b"\n")) if body.strip() else 0, max_jobs)
+    lines = body.removesuffix(b"\n").split(b"\n")
+    return batch_from_arguments([_arguments(line, f"line {number}") for number, line in enumerate(lines, 1)])
+
+
+def _arguments(line: bytes, place: str) -> Arguments:
+    """The arguments in a line of NDJSON, checked."""
     try:
-        lines = _lines.decode_lines(body)
+        decoded = _line.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(_describe_bad_line(body, error)) from error
-    _check_count(len(lines), max_jobs)
-    arguments = [Arguments(bytes(line.args), bytes(line.kwargs)) for line in lines]
-    for number, each in enumerate(arguments, 1):
-        check_arguments(each.args, each.kwargs, f"line {number}")
-    return batch_from_arguments(arguments)
+        blank = not line.strip()
+        reason = "it is blank" if blank else describe_json_error(error)
+        raise InvalidInput(f"{place}: each line must be one job as a JSON object: {reason}") from error
+    arguments = Arguments(bytes(decoded.args), bytes(decoded.kwargs))
+    check_arguments(arguments.args, arguments.kwargs, place)
+    return arguments
 
 
 def batch_from_arguments(arguments: Sequence[Arguments]) -> dts_pb2.JobBatch:
@@ -137,17 +144,6 @@ def _check_count(count: int, max_jobs: int) -> None:
         raise TooLarge(f"{count} jobs are over the limit of {max_jobs} in one request")
     if count == 0:
         raise InvalidInput("there is no job in the body: send at least one")
-
-
-def _describe_bad_line(body: bytes, error: Exception) -> str:
-    """Name the first line that does not decode by itself; the joint error only knows a byte offset."""
-    for number, line in enumerate(body.split(b"\n"), 1):
-        if line.strip():
-            try:
-                _lines.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as own:
-                return f"line {number}: {describe_json_error(own)}"
-    return describe_json_error(error)
 
 
 def _is_valid(decoder: msgspec.json.Decoder[Any], raw: bytes) -> bool:

@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from dts.model import bitmap
+from dts.server.handlers import runs as handlers
 from dts.wire import codec, dts_pb2
 from dts.wire.dts_pb2 import JobBatch, ResultBatch, ResultPage
 from tests.integration.conftest import Api, Site, check_refusal
@@ -189,3 +191,38 @@ async def test_runs_are_listed_newest_first(site: Site) -> None:
     runs = [await open_run(api) for _ in range(3)]
     assert [run["id"] for run in await api.call("GET", "/runs/?limit=2")] == [runs[2], runs[1]]
     assert [run["id"] for run in await api.call("GET", f"/runs/?after={runs[1]}")] == [runs[0]]
+
+
+async def test_a_page_of_text_ends_after_some_bytes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored is compressed: a page of it may be many times larger as text."""
+    monkeypatch.setattr(handlers, "_MAX_PAGE_BYTES", 50_000)
+    api = site.api()
+    run = await open_run(api)
+    assert (await api.send("PUT", f"/runs/{run}/blocks/0", ndjson(20))).code == 201
+    for batch in await site.take_messages(20):
+        await site.finish(batch, value=b'"%s"' % (b"x" * 10_000))
+    async with asyncio.timeout(10):
+        while (await site.store.run_statistics(run)).ended < 20:
+            await asyncio.sleep(0.02)
+    numbers: list[int] = []
+    pages = 0
+    while rows := await read_rows(api, run, "max=100000"):
+        pages += 1
+        assert len(rows) < 20
+        numbers += [row["job"] for row in rows]
+        receipts = list({row["receipt"] for row in rows})
+        assert await api.call("POST", f"/runs/{run}/collected", {"receipts": receipts}) == {"jobs": len(rows)}
+    assert sorted(numbers) == list(range(20))
+    assert pages > 1
+
+
+async def test_receipts_are_bounded(site: Site) -> None:
+    api = site.api()
+    path = f"/runs/{await open_run(api)}/collected"
+    message = await api.refused("POST", path, {"receipts": ["0.0"] * 20_001}, status=400, code="argument_invalid")
+    assert "20000" in message
+    assert await api.call("POST", path, {"receipts": ["0.0"] * 20_000}) == {"jobs": 0}
+
+
+async def test_a_list_of_no_runs_is_refused(site: Site) -> None:
+    await site.api().refused("GET", "/runs/?limit=0", status=400, code="argument_invalid")

@@ -115,3 +115,23 @@ def test_the_bundled_functions_are_found_by_reading() -> None:
     functions = {function.name: function for function in bundled_functions(BUNDLED)}
     assert {"text/upper", "text/wordcount"} <= functions.keys()
     assert all(function.description for function in functions.values())
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"{}\n\n{}\n", "line 2: .* blank"),
+        (b"{}\n{}\n\n", "line 3: .* blank"),
+        (b"{} {}\n{}\n", "line 1"),
+        (b"{}{}\n\n", "line 1"),
+        (b"{}\n{\n}\n", "line 2"),
+    ],
+)
+def test_every_line_is_one_job(body: bytes, named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        batch_from_ndjson(body, max_jobs=9)
+
+
+@pytest.mark.parametrize("body", [b"{}\n{}", b"{}\n{}\n", b" {}\r\n{} \r\n"])
+def test_the_last_line_may_end_or_not(body: bytes) -> None:
+    assert len(batch_from_ndjson(body, max_jobs=2).jobs) == 2

@@ -56,7 +56,7 @@ class ApiError(HTTPError):
 class PageQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Which part of a list: so many rows, from the one that follows the id `after`."""
 
-    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAGE)] = 100
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)] = 100
     after: str | None = None
 
 

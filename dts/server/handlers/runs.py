@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import msgspec
+from tornado.iostream import StreamClosedError
 
 from dts.model import Block, Part, Run, RunState, User, bitmap, job_id, new_id
 from dts.server.cancel import cancel_jobs_of_run
@@ -27,6 +28,11 @@ from dts.server.results import part_results, result_fields
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
 
+_MAX_PAGE_BYTES = 32 * 1024 * 1024
+"""Bytes of NDJSON after which a page of results ends, with the part that it is at."""
+
+_MAX_RECEIPTS = 20_000
+
 
 class RunParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
     """A run as it is asked for, with what holds for each of its jobs."""
@@ -41,9 +47,9 @@ class RunChanges(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Receipts(msgspec.Struct, forbid_unknown_fields=True):
-    """Receipts that a client hands back."""
+    """Receipts that a client hands back, at most 20,000 at once."""
 
-    receipts: list[str]
+    receipts: Annotated[list[str], msgspec.Meta(max_length=_MAX_RECEIPTS)]
 
 
 class RunView(msgspec.Struct, kw_only=True):
@@ -279,7 +285,22 @@ class ResultsHandler(DtsHandler):
             self.finish(_page(parts, run))
         else:
             self.set_header("Content-Type", CONTENT_NDJSON)
-            self.finish(_rows(parts, run))
+            await self._write_rows(parts, run)
+
+    async def _write_rows(self, parts: list[Part], run: Run) -> None:
+        """Send parts one by one, since what is stored may be many times larger as text, and no more than a page."""
+        parts.reverse()
+        sent = 0
+        try:
+            while parts and sent < _MAX_PAGE_BYTES:
+                rows = _rows(parts.pop(), run)
+                sent += len(rows)
+                self.write(rows)
+                del rows
+                await self.flush()
+            await self.finish()
+        except StreamClosedError:
+            return  # the client has left; its parts are not collected
 
     _gone = False
 
@@ -336,20 +357,17 @@ def _page(parts: list[Part], run: Run) -> bytes:
     return page.SerializeToString()
 
 
-def _rows(parts: list[Part], run: Run) -> bytes:
+def _rows(part: Part, run: Run) -> bytes:
     """One line of JSON a result, for a client that reads NDJSON."""
+    first = int(part.receipt.partition(".")[0]) * run.block_size
     encode = msgspec.json.Encoder().encode_lines
-    rows = []
-    for part in parts:
-        first = int(part.receipt.partition(".")[0]) * run.block_size
-        for batch, result in part_results(part):
-            number = first + result.index
-            rows.append(
-                {
-                    "id": job_id(run.id, number),
-                    "job": number,
-                    "receipt": part.receipt,
-                    **result_fields(batch, result),
-                }
-            )
-    return encode(rows)
+    return encode([_row(part, run, first + result.index, batch, result) for batch, result in part_results(part)])
+
+
+def _row(part: Part, run: Run, number: int, batch: dts_pb2.ResultBatch, result: dts_pb2.Result) -> dict[str, object]:
+    return {
+        "id": job_id(run.id, number),
+        "job": number,
+        "receipt": part.receipt,
+        **result_fields(batch, result),
+    }
