@@ -184,6 +184,8 @@ def load_config_file(path: str | os.PathLike[str] | None, *, dev: bool = False) 
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     overlay = tables.pop("dev", {})
+    if not isinstance(overlay, Mapping):
+        raise ConfigError(f"configuration in {path}: [dev] must be a table with sections in it, such as [dev.server]")
     if dev:
         _lay_over(tables, overlay)
     return tables

@@ -19,7 +19,7 @@ from dts.runtime.service import Service
 from dts.server.accounts import Accounts, KeyBox
 from dts.server.catalogue import Catalogue
 from dts.server.context import Context
-from dts.server.daemons import DAEMONS
+from dts.server.daemons import DAEMONS, check_files
 from dts.server.fleet import Fleet
 from dts.server.handlers._base import NotFoundHandler
 from dts.server.hub import Hub
@@ -47,6 +47,8 @@ class Server(Service):
 
     async def _start(self) -> None:
         settings = self._settings
+        self._daemons()  # names one that there is not, before anything is touched
+        check_files(settings)
         sockets = self._bind()
         self._stack.callback(_close_all, sockets)
         store, broker = open_store(settings.store.url), open_broker(settings.broker.url)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -149,6 +150,7 @@ def _create_file(path: Path) -> None:
 def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version == SCHEMA_VERSION:
+        _check_tables(db, path, tables)
         return
     if version > SCHEMA_VERSION:
         raise ConfigError(
@@ -157,10 +159,23 @@ def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
         )
     (others,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if others:
-        raise ConfigError(f"the file {path} is a database of another program: choose another one in the store's URL")
+        raise _foreign(path)
     for statement in tables.split(";"):
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _check_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
+    """Make sure that the file has the tables: others, such as the file of a broker, have versions of their own."""
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not set(re.findall(r"CREATE TABLE (\w+)", tables)) <= there:
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> ConfigError:
+    return ConfigError(
+        f"the file {path} is a database of another program, or of a broker: choose another one in the store's URL"
+    )
 
 
 def _opening_error(error: sqlite3.Error, path: Path) -> Exception:

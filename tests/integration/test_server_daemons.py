@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from dts.broker import Broker, Message
-from dts.config import Settings
-from dts.errors import BrokerUnavailable
+from dts.config import BrokerSettings, Settings
+from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import Block, Run, RunState, new_id
 from dts.server.app import Server
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
@@ -132,3 +133,35 @@ async def test_a_first_start_makes_one_administrator_and_keeps_it(settings: Sett
         assert user is not None
         assert user.is_administrator
     assert settings.server.admin_secret_file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_claims_are_given_back_when_the_broker_goes_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks are claimed at once: those after the one that failed do not wait for their lease to end."""
+    original = type(site.broker).publish
+    failures = 0
+
+    async def refuse(self: Broker, queue: str, messages: list[Message], **options: float) -> None:
+        nonlocal failures
+        if failures < 2 and queue.startswith(queues.JOBS_PREFIX):
+            failures += 1
+            raise BrokerUnavailable
+        await original(self, queue, messages, **options)
+
+    monkeypatch.setattr(type(site.broker), "publish", refuse)
+    run = Run(new_id(), "admin", "text/upper", 2048, created=time.time())
+    await site.store.add_blocks([a_block(run, number) for number in range(4)], run=run)
+    async with asyncio.timeout(10):
+        await site.take_messages(12)
+    assert failures == 2
+
+
+async def test_wrong_settings_are_found_before_anything_is_touched(settings: Settings) -> None:
+    same = msgspec.structs.replace(settings, broker=BrokerSettings(settings.store.url + "?lease=5"))
+    unknown = msgspec.structs.replace(
+        settings, server=msgspec.structs.replace(settings.server, daemons="porter nobody")
+    )
+    for wrong, named in ((same, "same file"), (unknown, "nobody")):
+        with pytest.raises(ConfigError, match=named):
+            await Server(wrong).start()
+    assert not settings.server.admin_secret_file.exists()
+    assert not settings.server.key_file.exists()

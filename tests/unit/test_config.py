@@ -78,3 +78,9 @@ def test_the_shipped_files_state_the_defaults(path: Path) -> None:
     else:
         assert settings == Settings()
     load_settings(path, dev=True, environment={})
+
+
+@pytest.mark.parametrize("dev", [True, False])
+def test_dev_must_be_a_table(tmp_path: Path, dev: bool) -> None:
+    with pytest.raises(ConfigError, match="must be a table"):
+        load_settings(write(tmp_path, "dev = 5\n"), dev=dev, environment={})

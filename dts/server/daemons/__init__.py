@@ -1,6 +1,6 @@
 """The daemons: each a service that consumes a queue or keeps the record in order; in the server or on their own."""
 
-from dts.server.daemons._base import Daemon
+from dts.server.daemons._base import Daemon, check_files
 from dts.server.daemons.logtracer import Logtracer
 from dts.server.daemons.porter import Porter
 from dts.server.daemons.stethoscope import Stethoscope
@@ -13,4 +13,4 @@ DAEMONS: dict[str, type[Daemon]] = {
     "timekeeper": Timekeeper,
 }
 
-__all__ = ["DAEMONS", "Daemon", "Logtracer", "Porter", "Stethoscope", "Timekeeper"]
+__all__ = ["DAEMONS", "Daemon", "Logtracer", "Porter", "Stethoscope", "Timekeeper", "check_files"]

@@ -12,7 +12,7 @@ from dts.config import Settings
 from dts.errors import ConfigError, StoreUnavailable
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, Shutdown, run
-from dts.server.daemons import DAEMONS, Daemon
+from dts.server.daemons import DAEMONS, Daemon, check_files
 from dts.store import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def main() -> int:
         for name in settings.daemons.run:
             if name not in DAEMONS:
                 raise ConfigError(f"there is no daemon {name}: name some of {', '.join(DAEMONS)}")
+        check_files(settings)
         async with AsyncExitStack() as stack:
             daemons = await _start(settings, stack, shutdown)
             await shutdown.wait(*(daemon.failed for daemon in daemons))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from dts.broker import Broker
 from dts.config import Settings
-from dts.errors import BrokerUnavailable, StoreUnavailable
+from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.runtime.service import Service
 from dts.store import Store
 
@@ -17,7 +18,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SQLITE = "sqlite:///"
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+def check_files(settings: Settings) -> None:
+    """Make sure that the embedded store and the embedded broker have a file each.
+
+    Raises:
+        ConfigError: their URLs name the same one.
+    """
+    store, broker = settings.store.url.partition("?")[0], settings.broker.url.partition("?")[0]
+    if all(url.startswith(_SQLITE) for url in (store, broker)):
+        path = Path(store.removeprefix(_SQLITE))
+        if path.resolve() == Path(broker.removeprefix(_SQLITE)).resolve():
+            raise ConfigError(
+                f"the URLs of the store and of the broker name the same file {path}: each needs one of its own"
+            )
 
 
 class Daemon(Service):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store import open_store, sqlite_thread
 from tests.conformance.store.builders import make_block, make_run
@@ -155,3 +156,20 @@ async def test_one_call_that_fails_does_not_fail_the_others_in_its_transaction(p
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert [answer is None for answer in answers] == [True, False, False, True, True, True]
         assert len(await store.list_runs()) == 4
+
+
+async def test_the_file_of_a_broker_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/queue.db"
+    async with open_broker(url):
+        with pytest.raises(ConfigError, match="broker"):
+            await open_store(url).start()
+
+
+async def test_a_ping_writes(tmp_path: Path) -> None:
+    """A full disk can be read: a server that cannot take a request is not ready."""
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        await store.ping()
+        await store.ping()
+        nonces = sqlite3.connect(tmp_path / "store.db-nonces")
+        assert nonces.execute("SELECT user, nonce FROM nonces").fetchall() == [("", "ping")]
+        nonces.close()
