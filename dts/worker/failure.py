@@ -70,7 +70,7 @@ def format_traceback(error: BaseException, trace: TracebackType | None) -> str:
 
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
         return f"the traceback cannot be shown: {type(broken).__name__}\n"
 
 

@@ -4,6 +4,9 @@ A function's source is its file and what it imports from the functions directory
 the import statements. Its version is a hash over them. Before each message the files are looked at again: their
 status first, which costs microseconds, their content only if that differs. When the content differs, all of them are
 forgotten and imported anew. What is imported is exactly the bytes that were hashed, never a stale cache file.
+
+A file that is written in place is empty or half there for a moment. So a change counts when it is `_SETTLED_NS` old:
+until then the version that was loaded before is used, and where there is none the loader waits for the file.
 """
 
 from __future__ import annotations
@@ -31,7 +34,15 @@ BUNDLED = Path(__file__).parent / "functions"
 """The functions that come with DTS."""
 
 _SETTLED_NS = 100_000_000
-"""A file changed less than this many nanoseconds ago may change again without a new time of change: hash it again."""
+"""A file changed less than this many nanoseconds ago may be in the middle of being written, or change again without a
+new time of change: its content is not used if that can be helped, and it is hashed again each time."""
+
+_MENDED_NS = 500_000_000
+"""The same for a file that does not compile: more of it may follow."""
+
+_SETTLING_SECONDS = 0.5
+"""The longest wait for a file that is changed all the time; then it is used as it is."""
+_LOOK_EVERY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +69,25 @@ class _Source:
     data: bytes
 
     def unchanged(self) -> bool:
-        """Whether the file's content is still the same. Raises OSError when it is gone."""
+        """Whether the file's content is still the same, or is just being changed. Raises OSError when it is gone."""
         if self.stamp is not None and self.stamp == _stamp(os.stat(self.path)):
             return True
         now = read_source(self.path)
+        if now.digest != self.digest:
+            self.stamp = None
+            return now.stamp is None
         self.stamp = now.stamp
-        return now.digest == self.digest
+        return True
 
 
 def read_source(path: Path) -> _Source:
     """Read a file with its status before it was read. Raises OSError."""
     status = os.stat(path)
     data = path.read_bytes()
-    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
+    age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+    settled = abs(age) > _SETTLED_NS and _stamp(os.stat(path)) == _stamp(status)
+    if settled and 0 <= age < _MENDED_NS:
+        settled = _compiles(data)
     return _Source(path, _stamp(status) if settled else None, hashlib.sha256(data).digest(), data)
 
 
@@ -121,21 +138,25 @@ class Loader:
         Raises:
             InvalidName: it cannot be the name of a function.
             FunctionMissing: there is no such file.
-            ImportFailed: the module raised while it was imported; the cause is what it raised.
+            ImportFailed: the module raised while it was imported, and the cause is what it raised; or a file that it
+                needs cannot be read.
             MainMissing: the module has no callable `main`.
         """
         cached = self._cache.get(name)
         if cached is not None and self._is_current(*cached):
             return cached[0]
         self._cache.pop(name, None)
-        loaded, sources = self._load(name)
+        try:
+            loaded, sources = self._load(name)
+        except OSError as error:
+            raise ImportFailed(f"the module of {name} cannot be read: {error}") from error
         self._cache[name] = loaded, sources
         return loaded
 
     def _is_current(self, loaded: Loaded, sources: list[_Source]) -> bool:
         """Whether the function would be loaded from the same files with the same content."""
-        folder = find_namespace(self._path, loaded.name.partition("/")[0]) if len(self._path) > 1 else None
         try:
+            folder = find_namespace(self._path, loaded.name.partition("/")[0]) if len(self._path) > 1 else None
             return folder in (None, sources[0].path.parent) and all(source.unchanged() for source in sources)
         except OSError:
             return False
@@ -147,7 +168,7 @@ class Loader:
         if folder is None or not (folder / f"{function}.py").is_file():
             where = folder or self._path[0] / namespace
             raise FunctionMissing(f"there is no function {name}: no file {function}.py in {where}")
-        sources = self._sources(module_name)
+        sources = self._settled_sources(module_name)
         _forget(sources)
         self._finder.sources = sources
         module = _import(name, module_name)
@@ -157,6 +178,15 @@ class Loader:
         is_async, is_generator = _kind(main)
         loaded = Loaded(name, main, is_async, _version(sources), is_generator)
         return loaded, list(sources.values())
+
+    def _settled_sources(self, module_name: str) -> dict[str, _Source]:
+        """What `_sources` finds when no file is just being written, or the wait for that is over."""
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        while True:
+            sources = self._sources(module_name)
+            if time.monotonic() >= deadline or all(source.stamp is not None for source in sources.values()):
+                return sources
+            time.sleep(_LOOK_EVERY)
 
     def _sources(self, module_name: str) -> dict[str, _Source]:
         """The files of a module and of all modules in the functions directory that it imports, by module name."""
@@ -244,11 +274,19 @@ def _version(sources: dict[str, _Source]) -> str:
     return total.hexdigest()[:12]
 
 
+def _compiles(data: bytes) -> bool:
+    try:
+        ast.parse(data)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
 def _imported_names(data: bytes, module: str, *, is_package: bool) -> Iterator[str]:
     """Full names of what a module's import statements may import from the functions package."""
     try:
         tree = ast.parse(data)
-    except (SyntaxError, ValueError):  # found out again, and reported, when it is imported
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # found out again, and reported, when it is imported
         return
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(tree):
@@ -277,8 +315,15 @@ def _import(name: str, module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except BaseException as error:  # a user's code runs here, and may call sys.exit as well
-        said = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {_text(error)}"
         raise ImportFailed(f"the module of {name} raised {said}") from error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+        return f"its message cannot be shown: {type(broken).__name__}"
 
 
 def _kind(main: Callable[..., Any]) -> tuple[bool, bool]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dts.errors import FunctionMissing, ImportFailed, InvalidName, MainMissing
+from dts.worker.failure import describe_ours
 from dts.worker.loader import BUNDLED, Loader, dynamic_load
 
 
@@ -27,6 +30,11 @@ def write(directory: Path, name: str, code: str) -> Path:
     beside.write_text(code)
     beside.rename(path)
     return path
+
+
+def settle() -> None:
+    """Wait until a change is old enough to count."""
+    time.sleep(0.12)
 
 
 def test_the_bundled_functions_run() -> None:
@@ -106,10 +114,12 @@ def test_a_changed_file_is_loaded_again_with_another_version(loader: Loader, tmp
     first = loader.load("own/f")
     assert loader.load("own/f") is first
     write(tmp_path, "own/f.py", "def main(): return 2")
+    settle()
     second = loader.load("own/f")
     assert (first.main(), second.main()) == (1, 2)
     assert first.version != second.version
     write(tmp_path, "own/f.py", "def main(): return 1")
+    settle()
     assert loader.load("own/f").version == first.version
 
 
@@ -120,6 +130,7 @@ def test_a_change_of_the_same_size_within_the_same_clock_tick_is_noticed(loader:
     with path.open("r+") as file:  # in place: even the inode stays
         file.write("def main(): return 2")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    settle()
     assert loader.load("own/f").main() == 2
 
 
@@ -154,6 +165,7 @@ def test_a_changed_helper_module_counts_as_a_change(loader: Loader, tmp_path: Pa
     write(tmp_path, "own/other.py", "def main(): return 0")
     first, other = loader.load("own/f"), loader.load("own/other")
     write(tmp_path, "own/helper.py", "value = 2")
+    settle()
     second = loader.load("own/f")
     assert (first.main(), second.main()) == (1, 2)
     assert first.version != second.version
@@ -164,3 +176,93 @@ def test_no_cache_files_are_written_beside_functions(loader: Loader, tmp_path: P
     write(tmp_path, "own/f.py", "def main(): return 1")
     loader.load("own/f")
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["f.py"]
+
+
+@pytest.mark.parametrize("pieces", [["", "def main(): return 2"], ["", "import os\ndef main(", "): return 2"]])
+def test_a_file_that_is_written_in_place_is_never_loaded_half(
+    loader: Loader, tmp_path: Path, pieces: list[str]
+) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    assert loader.load("own/f").main() == 1
+
+    def rewrite() -> None:
+        with path.open("w") as file:
+            for piece in pieces:
+                file.write(piece)
+                file.flush()
+                time.sleep(0.05)
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    came = []
+    until = time.monotonic() + 0.4
+    while time.monotonic() < until:
+        came.append(loader.load("own/f").main())
+        time.sleep(0.001)
+    writer.join()
+    assert came == sorted(came), "first the old one, then the new one"
+    assert came[0] == 1
+    assert came[-1] == 2
+
+
+def test_a_file_that_is_being_written_is_waited_for_if_nothing_was_loaded_before(
+    loader: Loader, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "own/f.py", "")
+    writer = threading.Timer(0.05, path.write_text, ["def main(): return 1"])
+    writer.start()
+    assert loader.load("own/f").main() == 1
+    writer.join()
+
+
+def test_a_new_file_that_does_not_compile_yet_may_be_mended_for_half_a_second(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    loader.load("own/f")
+    path.write_text("def main(")
+    settle()
+    assert loader.load("own/f").main() == 1
+    time.sleep(0.45)
+    with pytest.raises(ImportFailed, match="SyntaxError"):
+        loader.load("own/f")
+
+
+def test_a_file_that_changes_all_the_time_is_used_after_a_while(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    stop = threading.Event()
+
+    def touch() -> None:
+        while not stop.wait(0.02):
+            path.touch()
+
+    toucher = threading.Thread(target=touch)
+    toucher.start()
+    began = time.monotonic()
+    assert loader.load("own/f").main() == 1
+    stop.set()
+    toucher.join()
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("class Odd(Exception):\n def __str__(self): raise SystemExit\nraise Odd", "Odd: its message cannot be shown"),
+        ("x = " + "(" * 5000 + ")" * 5000, "Error"),
+        ("x = " + "-" * 100_000 + "1", "Error"),
+        ("x = " + "1+" * 100_000 + "1", "RecursionError|MemoryError"),
+    ],
+)
+def test_a_module_that_is_hard_to_read_or_to_report_fails_as_an_import(
+    loader: Loader, tmp_path: Path, code: str, said: str
+) -> None:
+    write(tmp_path, "own/f.py", code)
+    with pytest.raises(ImportFailed, match=said) as caught:
+        loader.load("own/f")
+    assert describe_ours(caught.value).type == "ImportFailed"
+
+
+def test_a_file_that_cannot_be_read_fails_as_an_import(loader: Loader, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/f.py").symlink_to("/proc/self/mem")  # root may read everything else
+    with pytest.raises(ImportFailed, match="own/f cannot be read"):
+        loader.load("own/f")
