@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
 
+import msgspec
+
 from dts.auth import Credentials
 from dts.client.components import DataSource, IterableComponent
+from dts.client.jsonvalue import encode_args, encode_kwargs
 from dts.client.processors import FunctionProcessor, ResultFunction, ResultProcessor
 from dts.client.run import Progress, RunSession
 from dts.client.transport import Transport
@@ -134,11 +137,15 @@ class DtsClient:
         It is not submitted again when the server's answer is lost, since the job might then run twice.
 
         Raises:
-            InvalidName: the function's name is not one.
+            InvalidInput: an argument is not a JSON value, or the function's name is not one.
             RequestRefused: the server refused it.
             ServerUnavailable: it was given up, or may have been accepted although the answer was lost.
         """
-        params = {"function": str(parse_function_name(function)), "args": list(args), "kwargs": kwargs}
+        params = {
+            "function": str(parse_function_name(function)),
+            "args": msgspec.Raw(encode_args(list(args))),
+            "kwargs": msgspec.Raw(encode_kwargs(kwargs)),
+        }
         return cast(str, await self._transport.call("POST", "/jobs/", params, repeatable=False))
 
     async def get(self, job_id: str, *, wait: float = 0.0) -> dict[str, Any]:

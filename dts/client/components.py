@@ -19,14 +19,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from dts.client.jsonvalue import MAX_NESTING, encode_args, encode_kwargs
 from dts.client.threads import in_thread
-from dts.errors import ClientError, ComponentError
+from dts.errors import ClientError, ComponentError, InvalidInput
 
 STANDARD_STREAM = "-"
 CHUNK_SIZE = 128 * 1024  # bytes of one read; larger ones gain nothing and hold more lines in memory at once
-MAX_NESTING = 200
-"""How deep a JSON line may be nested: less than what any process on the way can parse."""
-
 _ITEMS = 512  # items taken from an iterable at once
 _BOM = b"\xef\xbb\xbf"
 _encoder = msgspec.json.Encoder()
@@ -215,6 +213,8 @@ class JsonFileIOComponent(FileComponent):
 class IterableComponent:
     """The items of an iterable: a `Call`'s arguments, anything else is one positional argument.
 
+    An item that is not a JSON value (NaN, a set, bytes, a dict whose keys are no strings, …) is a bad line.
+
     A plain iterable is read within the event loop and should not block; an asynchronous one may wait.
     """
 
@@ -332,10 +332,10 @@ def _batch_of_items(items: list[Any]) -> Batch:
     for position, item in enumerate(items):
         call = item if isinstance(item, Call) else Call((item,))
         try:
-            args.append(_encoder.encode(list(call.args)))
-            kwargs.append(_encoder.encode(call.kwargs) if call.kwargs else b"")
-        except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            bad[position] = f"the item has no JSON form: {error}"
+            args.append(encode_args(list(call.args)))
+            kwargs.append(encode_kwargs(call.kwargs) if call.kwargs else b"")
+        except (InvalidInput, TypeError) as error:
+            bad[position] = str(error)
             del args[position:], kwargs[position:]
             args.append(b"")
             kwargs.append(b"")

@@ -17,7 +17,7 @@ from tornado.web import Application, RequestHandler
 
 from dts.auth import KeccakAuthenticator, Request, derive_key
 from dts.client import Call, DtsClient, OutputFile, RowFormat, RowWriter, TextFileIOComponent
-from dts.errors import ClientError, RequestRefused, ServerUnavailable
+from dts.errors import ClientError, InvalidInput, RequestRefused, ServerUnavailable
 from dts.model import bitmap, new_id
 from dts.wire import codec, dts_pb2
 
@@ -434,7 +434,7 @@ async def test_lines_that_trickle_in_are_not_held_back(client: DtsClient) -> Non
     assert (summary.lines, (await seen.get())["result"]) == (2, "HELLO")
 
 
-async def test_items_may_be_calls_and_anything_with_a_json_form(client: DtsClient, server: FakeServer) -> None:
+async def test_items_may_be_calls_and_json_values(client: DtsClient, server: FakeServer) -> None:
     rows: list[dict[str, Any]] = []
     await client.run("text/upper", ["a", Call(["b"], {"loud": True}), {1, 2}.__iter__(), 7], rows.append)
     assert sorted((row["line"], row["success"]) for row in rows) == [(1, True), (2, True), (3, False), (4, True)]
@@ -500,7 +500,19 @@ async def test_single_jobs(client: DtsClient, server: FakeServer) -> None:
     assert server.requests == ["POST /jobs/", "GET /jobs/ID-0", "DELETE /jobs/ID-0"]
 
 
-@pytest.mark.parametrize("ambiguous", [drop_the_answer, refuse(503, Retry_After="0"), refuse(500)])
+async def test_arguments_are_not_changed_in_silence(client: DtsClient, server: FakeServer) -> None:
+    for value in (float("inf"), "\ud800", {"x"}, b"x", {1: 2}):
+        with pytest.raises(InvalidInput):
+            await client.submit("text/upper", value)
+        with pytest.raises(InvalidInput):
+            await client.submit("text/upper", key=value)
+    assert server.requests == []
+    rows: list[dict[str, Any]] = []
+    summary = await client.run("text/upper", [float("nan"), {"x"}, b"x", {1: 2}, "\ud800", "a"], rows.append)
+    assert (summary.succeeded, summary.failed) == (1, 5)
+    assert {row["error"]["type"] for row in rows if not row["success"]} == {"ComponentError"}
+
+
 @pytest.mark.parametrize("ambiguous", [drop_the_answer, refuse(503, Retry_After="0"), refuse(500)])
 async def test_a_job_is_not_submitted_twice_when_it_may_have_been_accepted(
     ambiguous: Fault, client: DtsClient, server: FakeServer

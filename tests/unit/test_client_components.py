@@ -146,4 +146,4 @@ async def test_items_are_arguments_and_calls_are_calls() -> None:
     [batch] = [batch async for batch in component.batches(1000)]
     assert batch.args == [b'["a"]', b"[[1]]", b"[1,2]", b""]
     assert batch.kwargs == [b"", b"", b'{"k":null}', b""]
-    assert "no JSON form" in batch.bad[3]
+    assert "not a JSON value" in batch.bad[3]
