@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -48,6 +49,7 @@ class OutputFile:
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
         self.path = os.fspath(path)
         self._append = append
+        self._standard = self.path == STANDARD_STREAM
         self._descriptor = -1
         self._regular = False
         self._size = 0
@@ -55,7 +57,7 @@ class OutputFile:
     @property
     def name(self) -> str:
         """The file's name for a person to read."""
-        return "standard output" if self.path == STANDARD_STREAM else self.path
+        return "standard output" if self._standard else self.path
 
     @property
     def identity(self) -> tuple[int, int] | None:
@@ -70,11 +72,11 @@ class OutputFile:
         """
         if self._descriptor >= 0:
             return
-        if self.path == STANDARD_STREAM:
-            self._descriptor = 1
-            return
         try:
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if self._standard:
+                self._descriptor = 1
+            else:
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._failure(error) from error
@@ -87,7 +89,7 @@ class OutputFile:
             ClientError: it cannot be written.
         """
         self.open()
-        if not self._regular:
+        if self._standard or not self._regular:  # whoever redirected it has said whether it is emptied
             return
         try:
             if self._append:
@@ -105,10 +107,12 @@ class OutputFile:
         """
         rest = memoryview(rows)
         try:
+            if self._standard and self._regular:  # others may write there as well, such as the shell and stderr
+                self._size = self._end()
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
-            self._cut_off()
+            self._cut_off(len(rows) - len(rest))
             raise self._failure(error) from error
         self._size += len(rows)
 
@@ -118,10 +122,20 @@ class OutputFile:
             os.close(self._descriptor)
         self._descriptor = -1
 
-    def _cut_off(self) -> None:
-        if self._regular:
-            os.ftruncate(self._descriptor, self._size)
-            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+    def _end(self) -> int:
+        """Where the next byte is written in a file that somebody else has opened."""
+        if fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND:
+            return os.fstat(self._descriptor).st_size
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+    def _cut_off(self, written: int) -> None:
+        """Take back the bytes of rows that were not written to their end."""
+        if not written or not self._regular:
+            return
+        if self._standard and os.fstat(self._descriptor).st_size != self._size + written:
+            return  # what follows is somebody else's
+        os.ftruncate(self._descriptor, self._size)
+        os.lseek(self._descriptor, self._size, os.SEEK_SET)
 
     def _failure(self, error: OSError) -> ClientError:
         if isinstance(error, BrokenPipeError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,37 @@ def test_a_write_that_fails_half_way_leaves_no_half_row(tmp_path: Path, monkeypa
     with pytest.raises(ClientError, match="No space left on device"):
         out.write(b"second\n")
     assert (tmp_path / "out").read_text() == "first\n"
+
+
+WRITE_TO_FULL_STDOUT = """
+import os, resource, signal
+from dts.client import OutputFile
+from dts.errors import ClientError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+out = OutputFile("-")
+out.begin()
+out.write(b"first\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY))
+try:
+    out.write(b"second\\n")
+except ClientError as error:
+    raise SystemExit(error.message)
+"""
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_a_redirected_standard_output_keeps_what_was_there_and_has_no_half_row(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("header\n")
+    with path.open(mode) as stdout:
+        if mode == "wb":
+            stdout.write(b"header\n")
+            stdout.flush()
+        done = subprocess.run(
+            [sys.executable, "-c", WRITE_TO_FULL_STDOUT], stdout=stdout, stderr=subprocess.PIPE, check=False
+        )
+    assert done.stderr == b"cannot write standard output: File too large\n"
+    assert path.read_text() == "header\nfirst\n"
 
 
 def test_a_reader_that_has_gone_is_a_plain_error() -> None:
