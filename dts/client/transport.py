@@ -40,9 +40,6 @@ _MAX_DELAY = 5.0  # seconds
 _PATIENCE = 5.0  # seconds without an answer after which a person is told
 _SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
 _SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
-_PATIENCE = 5.0  # seconds without an answer after which a person is told
-_SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
-_SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
 _MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
 _REPEATABLE_STATUS = frozenset({408, 429})  # and 5xx
 _NOT_ACCEPTED_STATUS = frozenset({429})  # 503 may come of a store that did what it was asked to, but too late
@@ -80,7 +77,6 @@ class _Failure:
     reached: bool = False
     taken: bool = True
     busy: bool = False
-    silent: bool = False
     silent: bool = False
 
 

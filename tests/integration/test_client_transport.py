@@ -159,33 +159,6 @@ async def test_a_server_that_was_asked_to_wait_is_not_away(site: Site, monkeypat
     transport.close()
 
 
-@pytest.mark.parametrize("wait", [0.0, 0.1])
-async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
-    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.05)
-    sock, port = bind_unused_port(address="127.0.0.1")  # takes connections, and nobody ever reads
-    said: list[str] = []
-    transport = Transport(f"http://127.0.0.1:{port}", ALICE, give_up_after=0.2, notify=said.append)
-    began = time.monotonic()
-    with pytest.raises(ServerUnavailable, match=r"not reachable .* gave up after 0.2 s"):
-        await transport.call("GET", "/", wait=wait)
-    assert 0.2 <= time.monotonic() - began - wait < 2
-    assert said == [f"server http://127.0.0.1:{port} is not reachable (no answer for 0.05 s); waiting"]
-    transport.close()
-    sock.close()
-
-
-async def test_a_server_that_was_asked_to_wait_is_not_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.2)
-    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.2)
-    site.respond = lambda handler: (time.sleep(0.3), handler.write({"result": "late"}))[1]
-    said: list[str] = []
-    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, give_up_after=0.0, notify=said.append)
-    assert await transport.call("GET", "/", wait=0.4) == "late"
-    assert said == []
-    transport.close()
-
-
 def self_signed(folder: Path) -> ssl.SSLContext:
     """A server's side of TLS with a fresh certificate for 127.0.0.1, in `certificate.pem`."""
     key = ec.generate_private_key(ec.SECP256R1())
