@@ -177,6 +177,7 @@ async def test_a_changed_file_is_picked_up_between_messages(bench: Bench) -> Non
     async with Worker(bench.settings(), bench.broker):
         assert value((await bench.run("own/f", []))[0]) == 1
         bench.write("own/f", "def main(): return 2")
+        await asyncio.sleep(0.15)  # until then it might be in the middle of being written
         assert value((await bench.run("own/f", []))[0]) == 2
     first, second = bench.batches
     assert first.version != second.version
