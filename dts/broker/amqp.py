@@ -100,6 +100,8 @@ class AmqpBroker(Broker):
                     if left:
                         await backoff.wait()
         except TimeoutError as error:
+            if self._queues.usable([queue]):
+                self._queues.silent(queue, self._outward.current)
             raise BrokerUnavailable(self._why_not(queue, len(left), timeout)) from error
 
     async def _publish_once(self, queue: str, messages: list[Message]) -> list[Message]:
@@ -119,6 +121,8 @@ class AmqpBroker(Broker):
             return messages
         try:
             await batch.done
+            if not batch.remaining():  # a queue without a leader may refuse messages as well
+                self._queues.answered(queue)
         finally:
             if batch.returned:
                 gone(connection, queue, self._queues)

@@ -67,6 +67,12 @@ class AmqpConsumer(Tap, Consumer):
                 # Most likely the queue is gone: it is declared again next time.
                 gone(connection, self._queue, self._link.queues)
 
+        self._link.queues.answered(self._queue)
+
+    def _timed_out(self, connection: Connection) -> None:
+        if self._link.queues.usable([self._queue]):  # else it was another queue that held up its declaration
+            self._link.queues.silent(self._queue, connection)
+
     def _take(self, channel: Channel, incoming: Incoming) -> None:
         self._unsettled[incoming.tag] = None
         self._waiting.append(

@@ -24,6 +24,10 @@ REGISTRY_SAVED_AFTER = 1.0
 disk only after half a second: killed before that, it comes back with a queue that has no leader ever again, and what
 was confirmed is lost."""
 
+LEADERLESS_TIMES, LEADERLESS_SECONDS = 3, 5.0
+"""So many requests about a queue in a row, over so many seconds at least, that were not answered by a broker which
+answers about others meanwhile: then the queue has no leader."""
+
 NOT_FOUND = 404
 """AMQP 0-9-1 reply code: there is no such queue."""
 
@@ -60,6 +64,9 @@ class KnownQueues:
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         self._usable: set[str] = set()
+        # By queue: when it first did not answer, on which connection, and how often since then.
+        self._silent: dict[str, tuple[float, Connection, int]] = {}
+        self._answered_at = 0.0  # for whichever queue
 
     def saw(self, queue: str, *, is_new: bool) -> None:
         """A queue is there now; `is_new` if it was not a moment ago."""
@@ -85,6 +92,32 @@ class KnownQueues:
                 break
             await asyncio.sleep(delay)
         self._usable.update(left & self._since.keys())
+
+    def answered(self, queue: str) -> None:
+        """The broker has answered a request about a queue."""
+        self._answered_at = time.monotonic()
+        self._silent.pop(queue, None)
+
+    def silent(self, queue: str, connection: Connection | None) -> None:
+        """A request about a queue was not answered in time; says so once when no leader can be the only reason."""
+        if connection is None or not connection.is_open or connection.blocked:
+            return
+        now = time.monotonic()
+        first, before, times = self._silent.get(queue, (now, connection, 0))
+        if before is not connection:
+            first, times = now, 0
+        if times < LEADERLESS_TIMES and now - first < LEADERLESS_SECONDS:
+            times = min(times + 1, LEADERLESS_TIMES - 1)
+        elif times < LEADERLESS_TIMES and self._answered_at > first:
+            times += 1
+            if times == LEADERLESS_TIMES:
+                log.error(
+                    "queue %s does not answer while the connection is healthy: RabbitMQ has no leader for it. "
+                    "It must be deleted (rabbitmqctl delete_queue %s) to be made anew",
+                    queue,
+                    queue,
+                )
+        self._silent[queue] = first, connection, times
 
 
 class Link:
@@ -186,7 +219,13 @@ async def ensure_queues(connection: Connection, queues: Sequence[str], delivery_
     async with asyncio.timeout(REQUEST_TIMEOUT), connection.declaring:
         for name in needed:
             if name not in connection.declared:
-                is_new = await _declare(connection, name, _arguments(connection, name, delivery_limit))
+                began = time.monotonic()
+                try:
+                    is_new = await _declare(connection, name, _arguments(connection, name, delivery_limit))
+                except (TimeoutError, asyncio.CancelledError):  # by a deadline of ours, or of the caller's
+                    if time.monotonic() - began > 1:
+                        known.silent(name, connection)
+                    raise
                 known.saw(name, is_new=is_new)
                 connection.declared.add(name)
     await known.wait(needed)  # the lock is free meanwhile, so that others can declare and wait as well
@@ -284,6 +323,9 @@ class Tap(ABC):
     async def _set_up(self, connection: Connection, channel: Channel) -> None:
         """Declare, bind and consume on a new channel. Raises AMQP_ERRORS."""
 
+    def _timed_out(self, connection: Connection) -> None:  # noqa: B027 - most need do nothing
+        """`_set_up` has taken too long."""
+
     @abstractmethod
     def _forget(self) -> None:
         """The channel is gone, and what came by it and is not settled."""
@@ -309,6 +351,8 @@ class Tap(ABC):
                 log.info("%s: channel lost (%s), opening another", self._name, self._channel.why)
             except AMQP_ERRORS as error:
                 log.warning("%s: cannot open a channel, will try again: %r", self._name, error)
+                if isinstance(error, TimeoutError):
+                    self._timed_out(connection)
             except Exception:
                 # A consumer that ends in silence would be worse than one that complains for ever.
                 log.exception("%s: cannot open a channel, will try again", self._name)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from dts.broker import Broker, Event, Message, open_broker
+from dts.broker import Broker, Event, Message, amqp_link, open_broker
 from dts.errors import BrokerUnavailable
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
 from tests.services.rabbitmq import RabbitServer, free_port
@@ -108,6 +108,27 @@ async def test_a_queue_that_another_has_just_made_is_not_used_before_it_is_safe(
 
     assert 1 <= took < 2, "all share the one second"
     assert later < 0.5, "it is over once for all"
+
+
+async def test_a_queue_without_a_leader_is_told_of_once(
+    own: RabbitServer, broker: Broker, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(amqp_link, "LEADERLESS_SECONDS", 1.0)
+    other = f"{queue}.other"
+    await broker.declare([queue, other])
+    leader = f'quorum_queues, {{binary_to_atom(<<"%2F_{queue}">>), node()}}'
+    await asyncio.to_thread(own.control, "eval", f"ok = ra:stop_server({leader}).")
+
+    for _ in range(6):
+        with pytest.raises(BrokerUnavailable):
+            await broker.publish(queue, messages("never"), timeout=0.6)
+        await broker.publish(other, messages("works"))
+
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1
+    assert f"rabbitmqctl delete_queue {queue})" in told[0]
+    await asyncio.to_thread(own.control, "eval", f"ok = ra:restart_server({leader}).")
+    await broker.publish(queue, messages("again"))
 
 
 async def test_consumers_and_subscriptions_resume_after_a_restart(
