@@ -154,6 +154,7 @@ class JobsHandler(DtsHandler):
         self.context.recent.add(run, (block for block, _ in blocks))
         for block, batch in blocks:
             self.context.publisher.submit(block, batch, functions[block.function])
+        await asyncio.sleep(0)  # the jobs are on their way before the answer is
         ids = [job_id(run.id, number) for number in numbers]
         self.answer(ids if isinstance(params, list) else ids[0], 201)
 
