@@ -85,8 +85,8 @@ class Transport:
 
     `server_url` is http or https, with or without a path prefix. Certificates are checked against the system's
     authorities, or those in the file that SSL_CERT_FILE names. `give_up_after` is how many seconds a request is
-    tried again; None is for ever. `notify` is told in a sentence when the server goes away and when it is back.
-    A Transport belongs to the event loop that it is first used in.
+    tried again; None is for ever, 0 for one try that may take its time. `notify` is told in a sentence when the
+    server goes away and when it is back. A Transport belongs to the event loop that it is first used in.
 
     Raises:
         ConfigError: the URL is not one of a server.
@@ -183,7 +183,7 @@ class Transport:
         delay = _FIRST_DELAY
         while True:
             began = time.monotonic()
-            left = timeout if limit is None else limit - (0.0 if away_since is None else began - away_since)
+            left = limit - (0.0 if away_since is None else began - away_since) if limit else timeout
             outcome = await self._try_aloud(call, min(timeout, max(left, _SHORTEST_TRY)))
             if isinstance(outcome, Answer):
                 self._is_back()
