@@ -1,22 +1,13 @@
-"""What a function may return: a JSON value, and nothing that only looks like one.
-
-The encoder in C is generous: it writes a set as an array, a date as text, NaN as null. A caller would get back
-something else than the function returned, so values are checked first. One pass in Python finds out whether all is
-exactly a JSON type, the common case; only a value that fails it is looked at again, to name the culprit.
-"""
+"""What a function may return: a JSON value, of a size that can travel."""
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
 import msgspec
 
 from dts.errors import DtsError
-
-MAX_DEPTH = 200
-"""Levels of arrays and objects within each other. Readers of JSON differ in what they bear; all bear this."""
+from dts.wire.jsonvalue import MAX_DEPTH, NotJSON, TooDeep, encode_json
 
 _encode = msgspec.json.Encoder().encode
 
@@ -38,10 +29,13 @@ def encode_value(value: Any, max_size: int) -> bytes:
     """
     kind = type(value)
     try:
-        if kind is str or kind is int or value is None or kind is bool or _is_exact(value, MAX_DEPTH):
-            text: bytes = _encode(value)
-        else:
-            text = _encode_strictly(value)
+        # The common kinds are encoded without a further call: this is done for every job.
+        plain = kind is str or kind is int or value is None or kind is bool
+        text = _encode(value) if plain else encode_json(value, "result")
+    except TooDeep:
+        raise ResultNotJSON(f"the result is nested more than {MAX_DEPTH} levels deep, or contains itself") from None
+    except NotJSON as error:
+        raise ResultNotJSON(f"{error.message}{_hint(error.culprit)}") from None
     except UnicodeEncodeError as error:
         raise ResultNotJSON(
             f"the result holds a lone surrogate, which no Unicode text can: {error.object[error.start : error.end]!a}"
@@ -55,49 +49,7 @@ def encode_value(value: Any, max_size: int) -> bytes:
     return text
 
 
-def _is_exact(value: Any, levels: int) -> bool:
-    """Whether a value is made of exactly the types that JSON has, no subclasses, at most `levels` deep."""
-    kind = type(value)
-    if kind is str or kind is int or value is None or kind is bool:
-        return True
-    if kind is float:
-        return math.isfinite(value)
-    if not levels:
-        return False
-    if kind is dict:
-        return all(type(key) is str and _is_exact(item, levels - 1) for key, item in value.items())
-    if kind is list or kind is tuple:
-        return all(_is_exact(item, levels - 1) for item in value)
-    return False
-
-
-def _encode_strictly(value: Any) -> bytes:
-    """Encode a value that holds subclasses of JSON's types, or say why it is not JSON."""
-    _check(value, "result", MAX_DEPTH)
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.encode()
-
-
-def _check(value: Any, place: str, levels: int) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ResultNotJSON(f"{place} is {float(value)}, and JSON has finite numbers only")
-    if value is None or isinstance(value, (str, int, float)):
-        return
-    if not isinstance(value, (dict, list, tuple)):
-        raise ResultNotJSON(f"{place} is of type {type(value).__name__}, which is not a JSON value{_hint(value)}")
-    if not levels:
-        raise ResultNotJSON(f"the result is nested more than {MAX_DEPTH} levels deep, or contains itself")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ResultNotJSON(f"{place} has the key {key!r:.80}: the keys of a JSON object are strings")
-            _check(item, f"{place}[{key!r}]", levels - 1)
-    else:
-        for index, item in enumerate(value):
-            _check(item, f"{place}[{index}]", levels - 1)
-
-
-def _hint(value: Any) -> str:
+def _hint(value: object) -> str:
     if hasattr(value, "__await__"):
         return ": write `async def main`, or await it"
     if isinstance(value, (set, frozenset)):
