@@ -126,8 +126,8 @@ class Resource(Generic[R]):
         return {}
 
 
-class AdminHandler(DtsHandler, Generic[R]):
-    """One record: `/admin/KIND/ID`. Its subclasses say which kind."""
+class RecordsHandler(DtsHandler, Generic[R]):
+    """A handler of records of one kind. Its subclasses say which."""
 
     resource: ClassVar[type[Resource[Any]]]
 
@@ -135,6 +135,10 @@ class AdminHandler(DtsHandler, Generic[R]):
         super().initialize(context, template)
         self.records: Resource[R] = self.resource(context)
         self.name = self.resource.name
+
+
+class AdminHandler(RecordsHandler[R]):
+    """One record: `/admin/KIND/ID`. Its subclasses say which kind."""
 
     @signed
     @declares(answer="view", headers=("ETag",))
@@ -209,15 +213,8 @@ class AdminHandler(DtsHandler, Generic[R]):
         self.answer(self.records.show(record))
 
 
-class AdminListHandler(DtsHandler, Generic[R]):
+class AdminListHandler(RecordsHandler[R]):
     """All records of a kind: `/admin/KIND/`. Its subclasses say which kind."""
-
-    resource: ClassVar[type[Resource[Any]]]
-
-    def initialize(self, context: Context, template: str = "") -> None:
-        super().initialize(context, template)
-        self.records: Resource[R] = self.resource(context)
-        self.name = self.resource.name
 
     @signed
     @declares(answer="views", query="filters")
