@@ -4,6 +4,9 @@ Without transactions: every change is one update of one document, guarded by wha
 of many blocks go in one unordered bulk write, which only says how many of them matched. When some did not, every batch
 of parts names the write that added it (`by`), so that a look at the documents tells which of this call's updates
 happened; just the others are computed anew.
+
+A block of one job is not read first: unless something is known of it, it is taken for as new as it nearly always is,
+and the update's guard says when it is not.
 """
 
 from __future__ import annotations
@@ -46,9 +49,10 @@ class Recorder:
         accepted: list[int | None] = [None] * len(candidates)
         recording = _Recording(self._bodies, candidates)
         left = by_block(candidates)
+        guessed = {block: _new_single(block) for block, at in left.items() if _ends_single([candidates[i] for i in at])}
         try:
             while left:
-                states = await self._states(left)
+                states = await self._states(left, guessed)
                 merges = {
                     block: merge(state, (candidates[position] for position in left[block]))
                     for block, state in states.items()
@@ -57,16 +61,16 @@ class Recorder:
                 for block in done:
                     for position, jobs in zip(left[block], merges[block].accepted, strict=True):
                         accepted[position] = jobs
-                left = {block: left[block] for block in states if block not in done}
+                left, guessed = {block: left[block] for block in states if block not in done}, {}
         except BaseException:
             self._forget(left)  # what was written of it is not known
             raise
         await recording.drop_unused()
         return accepted
 
-    async def _states(self, blocks: Mapping[str, object]) -> dict[str, Outcome]:
-        """The outcomes of blocks as far as there are any, remembered or read."""
-        states = {block: self._known[block] for block in blocks if block in self._known}
+    async def _states(self, blocks: Mapping[str, object], guessed: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """The outcomes of blocks as far as there are any, remembered, guessed or read."""
+        states = {**guessed, **{block: self._known[block] for block in blocks if block in self._known}}
         missing = [block for block in blocks if block not in states]
         if missing:
             found = self._connection.collection("outcomes").find({"_id": {"$in": missing}}, GUARDED)
@@ -153,10 +157,20 @@ def _origins(merged: Merge, positions: Sequence[int]) -> list[tuple[Part, int]]:
     return list(zip(merged.parts, ended, strict=True))
 
 
+def _ends_single(candidates: Sequence[Candidate]) -> bool:
+    """Whether this is all that a block of one job ever needs to hear."""
+    return len(candidates) == 1 and candidates[0].ended == 1 and not candidates[0].running
+
+
+def _new_single(block: str) -> Outcome:
+    """A block of one job as it is before its result, as far as a merge looks at it."""
+    return Outcome(block, run="", first=0, user="", function="", count=1)
+
+
 def _update(merged: Merge, batch: Document | None) -> UpdateOne:
     """The update that writes a merge and its parts, provided that none was added since what it was computed from.
 
-    Every change of `ended` adds a part, so the number of parts guards it as well.
+    Every change of `ended` adds a part, so the number of parts guards it as well; `count` guards what was guessed.
     """
     changes: Document = {"$set": outcome_changes(merged.after)}
     if batch:
@@ -164,4 +178,5 @@ def _update(merged: Merge, batch: Document | None) -> UpdateOne:
         changes["$inc"] = {"uncollected": (merged.after.ended & ~merged.before.ended).bit_count()}
     if not merged.after.unfinished:
         changes["$unset"] = {"due": "", "open": ""}  # nothing of it is left to publish, or to wait for
-    return UpdateOne({"_id": merged.before.block, "n_parts": merged.before.parts}, changes)
+    before = merged.before
+    return UpdateOne({"_id": before.block, "n_parts": before.parts, "count": before.count}, changes)

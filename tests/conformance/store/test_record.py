@@ -155,3 +155,29 @@ async def test_porters_at_once_end_every_job_once(store: Store, open_another: Ca
     ended = await asyncio.gather(*(port(porter, seed) for seed, porter in enumerate(porters * 2)))
     assert sum(ended) == 400
     await check_whole(store, blocks)
+
+
+async def test_a_lone_first_job_is_recorded_in_a_block_of_any_size(store: Store) -> None:
+    run = make_run()
+    single, whole = make_block(run, 0, count=1), make_block(run, 1)
+    await store.add_blocks([single, whole], run=run)
+    unknown = Candidate(f"{run.id}-7", b"nobody's", succeeded=jobs(0))
+    results = [succeeded(single, [0], b"one"), succeeded(whole, [0], b"of eight"), unknown]
+    assert await store.record(results) == [jobs(0), jobs(0), None]
+    assert await store.record(results) == [0, 0, None]
+    for block in (single, whole):
+        outcome = await outcome_of(store, block)
+        assert (outcome.ended, outcome.succeeded, outcome.parts, outcome.count) == (jobs(0), 1, 1, block.count)
+    assert [part.body for part in await store.get_parts(whole.id)] == [b"of eight"]
+    assert await store.record([failed(whole, range(1, 8))]) == [jobs(*range(1, 8))]
+    await check_whole(store, [single, whole])
+
+
+async def test_a_single_job_ends_once_whoever_comes_first(store: Store) -> None:
+    run = make_run()
+    block = make_block(run, count=1)
+    await store.add_blocks([block], run=run)
+    cancelled = Candidate(block.id, b"cancelled", cancelled=jobs(0))
+    ended = await asyncio.gather(*(store.record([each]) for each in (succeeded(block, [0]), cancelled) * 5))
+    assert sorted(jobs_ or 0 for [jobs_] in ended) == [0] * 9 + [1]
+    await check_whole(store, [block])
