@@ -32,11 +32,12 @@ from dts.model import (
     User,
 )
 from dts.store.abc_fleet import FleetStore
+from dts.store.abc_repair import RepairStore
 from dts.store.abc_waiting import WaitingStore
 from dts.store.records import R, Where
 
 
-class Store(WaitingStore, FleetStore, ABC):
+class Store(WaitingStore, FleetStore, RepairStore, ABC):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
     # life

@@ -34,6 +34,7 @@ from dts.store.mongo_documents import (
 )
 from dts.store.mongo_fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo_outcomes import Recorder
+from dts.store.mongo_repair import MongoRepairStore
 from dts.store.mongo_results import Results
 from dts.store.mongo_waiting import WAITING_INDEXES, MongoWaitingStore
 from dts.store.shared import parse_receipts, storable
@@ -78,7 +79,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
-class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore):
+class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore):
     """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
 
     def __init__(self, url: str) -> None:

@@ -23,6 +23,7 @@ from dts.store import sqlite_blocks, sqlite_outcomes
 from dts.store.shared import parse_receipts, storable
 from dts.store.sqlite_admin import SqliteAdminStore
 from dts.store.sqlite_fleet import FLEET_TABLES, SqliteFleetStore
+from dts.store.sqlite_repair import SqliteRepairStore
 from dts.store.sqlite_rows import (
     DEAD_LETTER,
     RUN,
@@ -42,7 +43,7 @@ _TABLES = TABLES + WAITING_TABLES + FLEET_TABLES
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 
-class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore):
+class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore):
     """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
 
     Three threads, each with a connection: writes, reads, and nonces. Those are in a file of their own, beside, so that
