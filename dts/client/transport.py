@@ -19,11 +19,9 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
-from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
-from tornado.iostream import StreamClosedError
-from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request
+from dts.client.connections import ConnectError, Connections, Response, StaleConnection
 from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 from dts.version import __version__
 
@@ -41,6 +39,7 @@ _PATIENCE = 5.0  # seconds without an answer after which a person is told
 _SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
 _SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
 _MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _REPEATABLE_STATUS = frozenset({408, 429})  # and 5xx
 _NOT_ACCEPTED_STATUS = frozenset({429})  # 503 may come of a store that did what it was asked to, but too late
 
@@ -69,7 +68,8 @@ class _Call:
 class _Failure:
     """A try that may be repeated.
 
-    `taken` is whether the server may have acted on it, `silent` whether it did not answer in time.
+    `taken` is whether the server may have acted on it, `silent` whether it did not answer in time, `stale` whether a
+    connection from earlier turned out to be closed, which says nothing of the server.
     """
 
     reason: str
@@ -78,6 +78,7 @@ class _Failure:
     taken: bool = True
     busy: bool = False
     silent: bool = False
+    stale: bool = False
 
 
 class Transport:
@@ -108,7 +109,7 @@ class Transport:
         self._give_up_after = give_up_after
         self._notify = notify
         self._tls = ssl.create_default_context() if self._origin.startswith("https:") else None
-        self._http: SimpleAsyncHTTPClient | None = None
+        self._http: Connections | None = None
         self._away = False
 
     @property
@@ -188,6 +189,8 @@ class Transport:
             if isinstance(outcome, Answer):
                 self._is_back()
                 return outcome
+            if outcome.stale and repeatable:
+                continue
             if not repeatable and outcome.taken:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
             pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
@@ -210,36 +213,24 @@ class Transport:
             telling.cancel()
 
     async def _try(self, call: _Call, timeout: float) -> Answer | _Failure:
-        signature = self._authenticator.sign(Request(call.method, call.path, call.query, call.body or b""))
-        request = HTTPRequest(
-            f"{self._origin}{call.path}{'?' if call.query else ''}{call.query}",
-            method=call.method,
-            headers={**call.headers, "Authorization": signature},
-            body=call.body,
-            connect_timeout=CONNECT_TIMEOUT,
-            request_timeout=timeout,
-            follow_redirects=False,
-            ssl_options=self._tls,
-            decompress_response=False,
-            user_agent=f"dts-client/{__version__}",
-        )
+        body = b"" if call.body is None and call.method in _WITH_BODY else call.body
+        target = f"{call.path}{'?' if call.query else ''}{call.query}"
+        signature = self._authenticator.sign(Request(call.method, call.path, call.query, body or b""))
+        headers = {**call.headers, "Authorization": signature, "User-Agent": f"dts-client/{__version__}"}
         try:
-            response = await self._client().fetch(request, raise_error=False)
-        except (OSError, HTTPClientError) as error:
+            response = await self._connections().fetch(
+                call.method, target, headers, body, connect_timeout=CONNECT_TIMEOUT, timeout=timeout
+            )
+        except OSError as error:
             return self._on_error(error)
         return self._on_response(response)
 
-    def _client(self) -> SimpleAsyncHTTPClient:
+    def _connections(self) -> Connections:
         if self._http is None:
-            self._http = SimpleAsyncHTTPClient(
-                force_instance=True,
-                max_clients=self._max_clients,
-                max_buffer_size=MAX_ANSWER,
-                max_body_size=MAX_ANSWER,
-            )
+            self._http = Connections(self._origin, tls=self._tls, most=self._max_clients, max_answer=MAX_ANSWER)
         return self._http
 
-    def _on_error(self, error: Exception) -> _Failure:
+    def _on_error(self, error: OSError) -> _Failure:
         if isinstance(error, ssl.SSLCertVerificationError):
             raise RequestRefused(
                 f"the certificate of {self.server_url} is not trusted: {error.verify_message}; "
@@ -247,11 +238,15 @@ class Transport:
                 status=0,
                 code="certificate",
             ) from error
-        taken = not isinstance(error, (ConnectionRefusedError, gaierror)) and "connecting" not in str(error)
-        return _Failure(_error_in_words(error), taken=taken, silent=isinstance(error, HTTPTimeoutError))
+        return _Failure(
+            _error_in_words(error),
+            taken=not isinstance(error, ConnectError),
+            silent=isinstance(error, TimeoutError),
+            stale=isinstance(error, StaleConnection),
+        )
 
-    def _on_response(self, response: HTTPResponse) -> Answer | _Failure:
-        status = response.code
+    def _on_response(self, response: Response) -> Answer | _Failure:
+        status = response.status
         if 200 <= status < 300:
             return Answer(status, response.body)
         code, message = _parse_error(response)
@@ -297,13 +292,13 @@ def _split_url(url: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}", quote(parts.path.rstrip("/"), safe="/%")
 
 
-def _parse_error(response: HTTPResponse) -> tuple[str, str]:
+def _parse_error(response: Response) -> tuple[str, str]:
     """Code and message of an error's body; the status in words when it is not one of DTS's."""
     try:
         error = msgspec.json.decode(response.body)["error"]
         return str(error["code"]), str(error["message"])
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
-        return "", f"HTTP {response.code} {response.reason}"
+        return "", f"HTTP {response.status} {response.reason}"
 
 
 def _parse_retry_after(value: str | None) -> float | None:
@@ -323,16 +318,14 @@ def _clock_hint(date: str | None) -> str:
     return f", and this machine's clock, which differs from the server's by {apart:.0f} s" if apart > WINDOW else ""
 
 
-def _error_in_words(error: Exception) -> str:
-    cause = error.real_error if isinstance(error, StreamClosedError) and error.real_error else error
+def _error_in_words(error: OSError) -> str:
+    cause = error.__cause__ if isinstance(error, ConnectError) else error
     if isinstance(cause, ConnectionRefusedError):
         return "connection refused"
     if isinstance(cause, gaierror):
         return "its host name is not known"
-    if isinstance(cause, HTTPTimeoutError):
-        return str(cause.message or "timeout").lower()
-    if isinstance(cause, HTTPClientError):
-        return "it closed the connection"
+    if isinstance(cause, TimeoutError):
+        return "timeout while connecting" if isinstance(error, ConnectError) else "timeout during request"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
-    return str(cause).lower() or type(cause).__name__
+    return "it closed the connection"

@@ -1,0 +1,195 @@
+"""HTTP/1.1 connections that serve one request after another, on Tornado's streams and its protocol.
+
+Tornado's own client opens a connection for each request, which costs more than a block of jobs costs the server, and a
+round trip or three more over TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.tcpclient import TCPClient
+
+_MAX_IDLE = 15.0
+"""Seconds after which an idle connection is not used again: less than any server or proxy on the way keeps one."""
+
+
+class ConnectError(OSError):
+    """No connection came about: the server has seen nothing of the request. Its cause says why."""
+
+
+class StaleConnection(OSError):
+    """A connection that had served before was closed by the other side, and no answer came."""
+
+
+class ConnectionLost(OSError):
+    """The other side closed the connection in the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer as it came."""
+
+    status: int
+    reason: str
+    headers: HTTPHeaders
+    body: bytes
+
+
+class Connections:
+    """Connections to one server, at most `most` at a time; further requests wait for one.
+
+    `origin` is `http://host:port` or https, then with `tls`. An answer of more than `max_answer` bytes is refused.
+    """
+
+    def __init__(self, origin: str, *, tls: ssl.SSLContext | None, most: int, max_answer: int) -> None:
+        parts = urlsplit(origin)
+        self._address = parts.hostname or "", parts.port or (443 if tls else 80)
+        self._netloc = parts.netloc
+        self._tls = tls
+        self._max_answer = max_answer
+        self._slots = asyncio.Semaphore(most)
+        self._tcp = TCPClient()
+        self._idle: list[tuple[float, IOStream]] = []
+        self._busy: set[IOStream] = set()
+
+    def close(self) -> None:
+        """Close all connections; requests under way are dropped."""
+        for stream in [*(stream for _, stream in self._idle), *self._busy]:
+            stream.close()
+        self._idle.clear()
+        self._tcp.close()
+
+    async def fetch(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        connect_timeout: float,
+        timeout: float,
+    ) -> Response:
+        """Make a request for `target` (path and query) and return its answer, whatever its status.
+
+        Raises:
+            TimeoutError: it was not there after `timeout` seconds.
+            ConnectError: no connection in `connect_timeout` seconds, or none at all.
+            ssl.SSLCertVerificationError: the server's certificate is not trusted.
+            StaleConnection: try again, on another connection.
+            ConnectionLost: the server may have acted on the request or not.
+        """
+        async with self._slots, asyncio.timeout(timeout):
+            stream, used = self._take_idle(), True
+            if stream is None:
+                stream, used = await self._connect(connect_timeout), False
+            self._busy.add(stream)
+            answer, keep = _Answer(), False
+            try:
+                keep = await self._exchange(stream, answer, RequestStartLine(method, target, "HTTP/1.1"), headers, body)
+            except StreamClosedError as error:
+                if used and answer.start is None:
+                    raise StaleConnection("a kept connection was closed") from error
+                raise ConnectionLost(*(error.real_error.args if error.real_error else ())) from error
+            finally:
+                self._busy.discard(stream)
+                if keep:
+                    self._idle.append((time.monotonic(), stream))
+                else:
+                    stream.close()
+            return answer.response()
+
+    def _take_idle(self) -> IOStream | None:
+        """The connection that was used last, if it is still good."""
+        while self._idle:
+            since, stream = self._idle.pop()
+            if time.monotonic() - since < _MAX_IDLE and _is_quiet(stream):
+                return stream
+            stream.close()
+        return None
+
+    async def _connect(self, timeout: float) -> IOStream:
+        try:
+            async with asyncio.timeout(timeout):
+                stream = await self._tcp.connect(
+                    *self._address, ssl_options=self._tls, max_buffer_size=self._max_answer
+                )
+        except TimeoutError as error:
+            raise ConnectError("timeout while connecting") from error
+        except ssl.SSLCertVerificationError:
+            raise
+        except OSError as error:
+            cause = error.real_error if isinstance(error, StreamClosedError) and error.real_error else error
+            raise ConnectError(*cause.args) from cause
+        stream.set_nodelay(True)
+        return stream
+
+    async def _exchange(
+        self,
+        stream: IOStream,
+        answer: _Answer,
+        start: RequestStartLine,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> bool:
+        """Send a request and read its answer; whether the connection may be used again."""
+        parameters = HTTP1ConnectionParameters(max_body_size=self._max_answer)
+        connection = HTTP1Connection(stream, is_client=True, params=parameters)
+        fields = HTTPHeaders({"Host": self._netloc, **headers})
+        if body is not None:
+            fields["Content-Length"] = str(len(body))
+        connection.write_headers(start, fields, body)
+        connection.finish()
+        is_open = await connection.read_response(answer)
+        if not answer.finished:
+            raise StreamClosedError
+        return is_open and not stream.closed() and answer.keeps_alive
+
+
+def _is_quiet(stream: IOStream) -> bool:
+    """Whether a connection is open, as far as this side has heard: what an idle one has to say is that it is closed."""
+    if stream.closed():
+        return False
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
+class _Answer(HTTPMessageDelegate):
+    """Gathers an answer."""
+
+    def __init__(self) -> None:
+        self.start: ResponseStartLine | None = None
+        self.finished = False
+        self._headers = HTTPHeaders()
+        self._chunks: list[bytes] = []
+
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
+        assert isinstance(start_line, ResponseStartLine)
+        self.start, self._headers = start_line, headers
+
+    def data_received(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        self.finished = True
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the other side leaves the connection open."""
+        assert self.start is not None
+        return self.start.version == "HTTP/1.1" and self._headers.get("Connection", "").lower() != "close"
+
+    def response(self) -> Response:
+        """What was gathered."""
+        assert self.start is not None
+        return Response(self.start.code, self.start.reason, self._headers, b"".join(self._chunks))
