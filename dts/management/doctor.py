@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -37,6 +37,17 @@ BACKLOG = 10_000
 
 DEFAULT_CONSUMER_TIMEOUT = 1800.0
 """Seconds that RabbitMQ lets a consumer keep a message, unless it is configured otherwise. AMQP does not tell."""
+
+
+DAEMONS = {
+    "porter": (True, "results are not recorded, so no job ever ends"),
+    "timekeeper": (True, "retries, delayed jobs, and what a crash left behind wait for ever"),
+    "stethoscope": (True, "heartbeats are not recorded: nobody knows which workers are alive"),
+    "logtracer": (False, "what the workers log is not kept"),
+}
+"""What is the matter when a daemon is missing, and whether that is bad."""
+
+_NAMED = 5  # functions, hosts or entries that a finding names
 
 
 class Verdict(StrEnum):
@@ -120,7 +131,7 @@ async def _check_log(client: AdminClient) -> list[Finding]:
         return [warning("operation log", error.message, "sign in as an administrator or operator")]
     if answer["valid"]:
         return [ok("operation log", f"whole, {answer['entries']} entries")]
-    where = ", ".join(str(fault["seq"]) for fault in answer["faults"][:5])
+    where = ", ".join(str(fault["seq"]) for fault in answer["faults"][:_NAMED])
     return [bad("operation log", f"broken at entry {where}", "operations verify; restore the store from a backup")]
 
 
@@ -191,6 +202,7 @@ def judge_diagnosis(facts: Record) -> list[Finding]:
         findings += _judge_queues(facts["queues"])
         findings += _judge_daemons(facts)
     if facts["store"]["state"] == "ok":
+        findings += _judge_workers(facts)
         findings += _judge_timeouts(facts)
     return findings
 
@@ -205,11 +217,7 @@ def _judge_queues(queues: list[Mapping[str, Any]]) -> Iterator[Finding]:
         ready, consumers = int(queue["ready"]), queue["consumers"]
         text = f"{ready} messages waiting" + ("" if consumers is None else f", {consumers} consumers")
         if name == "dts.dead":
-            yield (
-                warning(name, text, "logtracer or porter should take them: see the daemons")
-                if ready
-                else ok(name, text)
-            )
+            yield (warning(name, text, "timekeeper should take them: see the daemons") if ready else ok(name, text))
         elif consumers == 0 and name.startswith("dts.jobs."):
             advice = "start a worker for this route: python -m dts.worker -c etc/worker.toml"
             yield bad(name, text, advice) if ready else warning(name, text, advice)
@@ -220,19 +228,53 @@ def _judge_queues(queues: list[Mapping[str, Any]]) -> Iterator[Finding]:
 
 
 def _judge_daemons(facts: Record) -> Iterator[Finding]:
-    inside = [str(name) for name in facts["daemons"]["inside"]]
-    results = next((queue for queue in facts["queues"] if queue["name"] == "dts.results"), None)
-    consumers = results["consumers"] if results else None
-    if inside:
-        yield ok("daemons", f"{', '.join(inside)} run inside the server")
-    elif consumers:
-        yield ok("daemons", f"a porter takes results ({consumers} consumers)")
-    elif consumers == 0:
-        advice = "start them: python -m dts.server.daemons -c etc/daemons.toml"
-        yield bad("daemons", "nobody takes results, so no job ever ends", advice)
+    """Each daemon that nobody answers for; `inside` is told where there is one, to find it again."""
+    inside, present = facts["daemons"]["inside"], facts["daemons"]["present"]
+    advice = "start it: python -m dts.server.daemons -c etc/daemons.toml; if it runs, see its log"
+    for name, (needed, problem) in DAEMONS.items():
+        if name not in present:
+            yield (bad if needed else warning)(name, f"it does not answer: {problem}", advice)
+    if present:
+        elsewhere = [name for name in present if name not in inside]
+        places = [f"{', '.join(inside)} inside the server"] if inside else []
+        places += [f"{', '.join(elsewhere)} elsewhere"] if elsewhere else []
+        yield ok("daemons", f"at work: {'; '.join(places)}")
+
+
+def _judge_workers(facts: Record) -> Iterator[Finding]:
+    """Workers by their heartbeats, and the routes that need some."""
+    workers, now = facts["workers"], float(facts["time"])
+    start = "start one: python -m dts.worker -c etc/worker.toml"
+    if not workers["live"]:
+        heard = workers["last"]
+        text = "no worker was ever heard of" if heard is None else f"the last one was heard of {now - heard:.0f} s ago"
+        advice = f"{start}; if one runs, see that it and stethoscope reach this broker, and the clocks"
+        yield bad("workers", f"none is alive: {text}", advice)
     else:
-        advice = "see that python -m dts.server.daemons runs"
-        yield warning("daemons", "they do not run inside the server, and the broker cannot tell", advice)
+        yield ok("workers", f"{workers['live']} alive on {workers['hosts']} hosts")
+        for route in facts["routes"]:
+            yield _judge_route(route)
+    if workers["live"] and workers["silent"]:
+        silent = [f"{each['host']} ({now - each['last']:.0f} s)" for each in workers["silent"]]
+        advice = "see why its workers ended; a host that is gone for good is forgotten after [daemons] forget_hosts"
+        yield warning("silent hosts", _some(silent), advice)
+
+
+def _judge_route(route: Mapping[str, Any]) -> Finding:
+    name, functions = f"route {route['route']}", _some(route["functions"])
+    if route["workers"]:
+        return ok(name, f"{route['workers']} live workers serve it")
+    advice = (
+        f"start a worker with {route['route']} among its [worker] routes, or give the functions another route: "
+        "functions update FUNCTION route=…"
+    )
+    return bad(name, f"no live worker serves it, so jobs of {functions} wait", advice)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _judge_timeouts(facts: Record) -> Iterator[Finding]:
@@ -246,7 +288,7 @@ def _judge_timeouts(facts: Record) -> Iterator[Finding]:
     if longer:
         advice = "raise consumer_timeout in rabbitmq.conf above the longest timeout, or lower the functions' timeout"
         yield warning(
-            "consumer timeout", f"{limit:g} s ({source}), but {', '.join(longer[:5])} may take longer", advice
+            "consumer timeout", f"{limit:g} s ({source}), but {', '.join(longer[:_NAMED])} may take longer", advice
         )
     else:
         yield ok("consumer timeout", f"no function may take {limit:g} s ({source})")

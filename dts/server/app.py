@@ -19,7 +19,7 @@ from dts.runtime.service import Service
 from dts.server.accounts import Accounts, KeyBox
 from dts.server.catalogue import Catalogue
 from dts.server.context import Context
-from dts.server.daemons import DAEMONS, check_files
+from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
 from dts.server.fleet import Fleet
 from dts.server.handlers._base import NotFoundHandler
 from dts.server.hub import Hub
@@ -154,10 +154,15 @@ class Server(Service):
         await self._start_daemons(context)
 
     async def _start_daemons(self, context: Context) -> None:
+        daemons: dict[str, Daemon] = {}
         for name in self._daemons():
-            daemon = DAEMONS[name](context.store, context.broker, self._settings)
+            daemons[name] = daemon = DAEMONS[name](context.store, context.broker, self._settings)
             await daemon.start()
             self._stack.push_async_callback(daemon.stop)
+        if daemons:
+            presence = Presence(context.broker, daemons)
+            await presence.start()
+            self._stack.push_async_callback(presence.stop)
 
     def _daemons(self) -> list[str]:
         """The daemons to run inside this process."""

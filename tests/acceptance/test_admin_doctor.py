@@ -34,14 +34,25 @@ def bad(found: Found) -> set[str]:
 def test_what_does_not_run_is_named_until_it_runs(cluster: Deployment, rabbit: RabbitServer) -> None:
     cluster.start_server()
     status, found = doctor(cluster)
-    assert (status, bad(found)) == (1, {"daemons"})
-    assert "python -m dts.server.daemons" in found["daemons"]["advice"]
+    assert (status, bad(found)) == (1, {"porter", "timekeeper", "stethoscope", "workers"})
+    assert "python -m dts.server.daemons" in found["porter"]["advice"]
     assert "start a worker" in found["dts.jobs.default"]["advice"]
+    cluster.start_daemons("some", "porter", "stethoscope")
+    wait_until(lambda: bad(doctor(cluster)[1]) == {"timekeeper", "workers"}, "two daemons to be there")
+    cluster.kill("some")
     cluster.start_worker()
     cluster.start_daemons()
     wait_until(lambda: doctor(cluster)[0] == 0, "everything to be well")
     rabbit.kill()
     wait_until(lambda: bad(doctor(cluster)[1]) == {"broker"}, "the broker to be missed")
+
+
+def test_workers_and_their_routes_on_embedded_back_ends(embedded: Deployment) -> None:
+    embedded.start_server()
+    assert bad(doctor(embedded)[1]) == {"workers"}
+    embedded.environment["DTS_WORKER_ROUTES"] = "international"
+    embedded.start_worker()
+    wait_until(lambda: bad(doctor(embedded)[1]) == {"route default"}, "the worker to be heard of")
 
 
 def test_a_queue_with_other_arguments_is_named(cluster: Deployment) -> None:

@@ -56,7 +56,10 @@ def facts() -> dict[str, Any]:
             {"name": "dts.results", "ready": 0, "consumers": 1, "problem": ""},
             {"name": "dts.dead", "ready": 0, "consumers": 1, "problem": ""},
         ],
-        "daemons": {"inside": []},
+        "daemons": {"inside": [], "present": ["porter", "stethoscope", "logtracer", "timekeeper"]},
+        "time": NOW,
+        "workers": {"live": 3, "known": 3, "hosts": 2, "last": NOW - 2, "silent": []},
+        "routes": [{"route": "default", "functions": ["crm/call"], "workers": 3}],
         "timeouts": [{"id": "crm/call", "timeout": 60.0}],
     }
 
@@ -84,17 +87,52 @@ def test_jobs_that_nobody_takes(ready: int, verdict: str, facts: dict[str, Any])
     assert "start a worker" in found.advice
 
 
-def test_results_that_nobody_takes(facts: dict[str, Any]) -> None:
-    facts["queues"][1]["consumers"] = 0
-    assert verdicts(judge_diagnosis(facts))["daemons"] is Verdict.BAD
+@pytest.mark.parametrize(
+    ("missing", "verdict"),
+    [("porter", "bad"), ("timekeeper", "bad"), ("stethoscope", "bad"), ("logtracer", "warning")],
+)
+def test_a_daemon_that_does_not_answer_is_named(missing: str, verdict: str, facts: dict[str, Any]) -> None:
+    facts["daemons"]["present"].remove(missing)
+    found = {each.check: each for each in judge_diagnosis(facts)}
+    assert found[missing].verdict == verdict
+    assert "python -m dts.server.daemons" in found[missing].advice
+    assert {name for name, each in found.items() if each.verdict is not Verdict.OK} == {missing}
+
+
+def test_where_the_daemons_are_is_told(facts: dict[str, Any]) -> None:
     facts["daemons"]["inside"] = ["porter", "timekeeper"]
-    assert verdicts(judge_diagnosis(facts))["daemons"] is Verdict.OK
+    [found] = [each for each in judge_diagnosis(facts) if each.check == "daemons"]
+    assert found.detail == "at work: porter, timekeeper inside the server; stethoscope, logtracer elsewhere"
+    facts["daemons"] = {"inside": [], "present": []}
+    assert "daemons" not in verdicts(judge_diagnosis(facts))
 
 
-def test_a_broker_that_does_not_count_consumers_leaves_it_open(facts: dict[str, Any]) -> None:
-    for queue in facts["queues"]:
-        queue["consumers"] = None
-    assert verdicts(judge_diagnosis(facts))["daemons"] is Verdict.WARNING
+@pytest.mark.parametrize(
+    ("known", "last", "detail"), [(0, None, "no worker was ever heard of"), (4, NOW - 95, "95 s ago")]
+)
+def test_a_fleet_without_a_live_worker_is_bad(
+    known: int, last: float | None, detail: str, facts: dict[str, Any]
+) -> None:
+    facts["workers"] = {"live": 0, "known": known, "hosts": 0, "last": last, "silent": []}
+    [found] = [each for each in judge_diagnosis(facts) if each.check == "workers"]
+    assert found.verdict is Verdict.BAD
+    assert detail in found.detail
+    assert "python -m dts.worker" in found.advice
+
+
+def test_a_route_that_no_live_worker_serves_is_bad(facts: dict[str, Any]) -> None:
+    names = [f"calls/f{number}" for number in range(7)]
+    facts["routes"].append({"route": "international", "functions": names, "workers": 0})
+    found = {each.check: each for each in judge_diagnosis(facts)}
+    assert found["route default"].verdict is Verdict.OK
+    assert found["route international"].verdict is Verdict.BAD
+    assert "calls/f4 and 2 more" in found["route international"].detail
+
+
+def test_a_host_that_has_gone_silent_is_worth_a_word(facts: dict[str, Any]) -> None:
+    facts["workers"]["silent"] = [{"host": "worker2", "last": NOW - 600}]
+    [found] = [each for each in judge_diagnosis(facts) if each.check == "silent hosts"]
+    assert (found.verdict, found.detail) == (Verdict.WARNING, "worker2 (600 s)")
 
 
 def test_dead_letters_and_backlogs_are_worth_a_word(facts: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from dts.server.daemons._base import Daemon, check_files
 from dts.server.daemons.logtracer import Logtracer
 from dts.server.daemons.porter import Porter
+from dts.server.daemons.presence import Presence, daemons_present
 from dts.server.daemons.stethoscope import Stethoscope
 from dts.server.daemons.timekeeper import Timekeeper
 
@@ -13,4 +14,14 @@ DAEMONS: dict[str, type[Daemon]] = {
     "timekeeper": Timekeeper,
 }
 
-__all__ = ["DAEMONS", "Daemon", "Logtracer", "Porter", "Stethoscope", "Timekeeper", "check_files"]
+__all__ = [
+    "DAEMONS",
+    "Daemon",
+    "Logtracer",
+    "Porter",
+    "Presence",
+    "Stethoscope",
+    "Timekeeper",
+    "check_files",
+    "daemons_present",
+]

@@ -12,7 +12,7 @@ from dts.config import Settings
 from dts.errors import ConfigError, StoreUnavailable
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, Shutdown, run
-from dts.server.daemons import DAEMONS, Daemon, check_files
+from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
 from dts.store import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,12 @@ async def _start(settings: Settings, stack: AsyncExitStack, shutdown: Shutdown) 
     if not await _wait_for_store(store, shutdown):
         return []
     await broker.start()
-    daemons = [DAEMONS[name](store, broker, settings) for name in settings.daemons.run]
-    for daemon in daemons:
+    daemons = {name: DAEMONS[name](store, broker, settings) for name in settings.daemons.run}
+    for daemon in daemons.values():
         await stack.enter_async_context(daemon)
+    await stack.enter_async_context(Presence(broker, daemons))
     logger.info("running %s", ", ".join(settings.daemons.run))
-    return daemons
+    return list(daemons.values())
 
 
 async def _wait_for_store(store: Store, shutdown: Shutdown) -> bool:

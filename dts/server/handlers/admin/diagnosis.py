@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 from msgspec import Struct
 
+from dts.broker import Broker
 from dts.errors import BrokerUnavailable, DtsError
-from dts.model import DEFAULT_ROUTE, Function, User
-from dts.server.daemons import DAEMONS
+from dts.model import DEFAULT_ROUTE, Function, User, WorkerState
+from dts.server.daemons import DAEMONS, daemons_present
 from dts.server.declare import declares
+from dts.server.fleet import ALIVE
 from dts.server.handlers._base import DtsHandler, signed
 from dts.wire import queues
 
@@ -46,9 +49,35 @@ class QueueView(Struct):
 
 
 class DaemonsView(Struct):
-    """Daemons that run inside this server process now."""
+    """Daemons that run inside this server process now, and those that answered from anywhere when they were asked."""
 
     inside: list[str]
+    present: list[str]
+
+
+class SilentHost(Struct):
+    """A host that has a worker which was heard of, but none that is heard of now; `last` is when it was."""
+
+    host: str
+    last: float
+
+
+class WorkersView(Struct):
+    """Workers by their heartbeats: how many were heard of lately and in all, on how many hosts, and when the last."""
+
+    live: int
+    known: int
+    hosts: int
+    last: float | None
+    silent: list[SilentHost]
+
+
+class RouteView(Struct):
+    """A route that enabled functions are registered for, and how many live workers serve it."""
+
+    route: str
+    functions: list[str]
+    workers: int
 
 
 class FunctionTimeout(Struct):
@@ -66,6 +95,8 @@ class DiagnosisView(Struct):
     broker: BrokerView
     queues: list[QueueView]
     daemons: DaemonsView
+    workers: WorkersView
+    routes: list[RouteView]
     timeouts: list[FunctionTimeout]
 
 
@@ -75,21 +106,25 @@ class DiagnosisAdminHandler(DtsHandler):
     @signed
     @declares(answer=DiagnosisView)
     async def get(self, user: User) -> None:
-        """Store, broker, queues, daemons, and the functions that may run for long."""
-        context = self.context
+        """Store, broker, queues, daemons, workers, and the functions that may run for long."""
+        context, now = self.context, time.time()
         store, broker = await asyncio.gather(_look_at(context.store), _look_at(context.broker))
         functions = await context.store.list_functions() if store.state == "ok" else []
+        states = await context.store.list_heartbeats() if store.state == "ok" else []
+        present = await _daemons_present(context.broker) if broker.state == "ok" else []
         names = [queues.RESULTS, queues.DEAD, *_jobs_queues(functions)]
         # One after the other: a depth takes a channel of its own, and nobody is in a hurry here.
         depths = [await self._queue(name) for name in names] if broker.state == "ok" else []
         timeouts = [FunctionTimeout(each.name, each.timeout) for each in functions if each.timeout is not None]
         self.answer(
             DiagnosisView(
-                time=time.time(),
+                time=now,
                 store=store,
                 broker=BrokerView(broker.kind, broker.state, broker.latency),
                 queues=depths,
-                daemons=DaemonsView(_daemons_inside()),
+                daemons=DaemonsView(_daemons_inside(), present),
+                workers=_workers(states, now),
+                routes=_routes(functions, states, now),
                 timeouts=timeouts,
             )
         )
@@ -122,6 +157,37 @@ async def _look_at(back_end: _Pingable) -> BackEnd:
 def _jobs_queues(functions: Iterable[Function]) -> list[str]:
     routes = {DEFAULT_ROUTE, *(function.route for function in functions)}
     return [queues.jobs_queue(route) for route in sorted(routes)]
+
+
+async def _daemons_present(broker: Broker) -> list[str]:
+    present = await daemons_present(broker, frozenset(DAEMONS))
+    return [name for name in DAEMONS if name in present]
+
+
+def _workers(states: Iterable[WorkerState], now: float) -> WorkersView:
+    """How the workers are, by their last heartbeats."""
+    heard: dict[str, float] = {}
+    live = known = 0
+    for state in states:
+        known += 1
+        live += _is_alive(state, now)
+        heard[state.host] = max(heard.get(state.host, 0.0), state.time)
+    silent = [SilentHost(host, last) for host, last in sorted(heard.items()) if now - last > ALIVE]
+    return WorkersView(live, known, len(heard) - len(silent), max(heard.values(), default=None), silent)
+
+
+def _routes(functions: Iterable[Function], states: Iterable[WorkerState], now: float) -> list[RouteView]:
+    """The routes that functions need, and who serves them."""
+    serving = Counter(route for state in states if _is_alive(state, now) for route in set(state.routes))
+    needed: defaultdict[str, list[str]] = defaultdict(list)
+    for function in functions:
+        if function.enabled:
+            needed[function.route].append(function.name)
+    return [RouteView(route, names, serving[route]) for route, names in sorted(needed.items())]
+
+
+def _is_alive(state: WorkerState, now: float) -> bool:
+    return now - state.time <= ALIVE
 
 
 def _daemons_inside() -> list[str]:
