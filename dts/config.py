@@ -123,7 +123,8 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The daemons. Times are in seconds.
 
     `relay_after` is the age at which timekeeper publishes what its server did not; every `retention_interval` it looks
-    for runs that are kept no longer. Stethoscope mails when cpu, memory or disk of a host have been over their
+    for runs that are kept no longer. After `repair_after` it takes a job for lost that nobody has, see
+    docs/administration.md. Stethoscope mails when cpu, memory or disk of a host have been over their
     percentage for `high_for`, and when a host was silent for `silence`; workers that were silent for `forget_hosts` are
     forgotten. Logtracer keeps `keep_logs` records for `keep_logs_for`, and mails those at `log_mail_level` or above,
     one mail in `log_mail_interval`.
@@ -132,6 +133,7 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     run: tuple[str, ...] = ("porter", "timekeeper", "stethoscope", "logtracer")
     relay_after: Seconds = 2.0
     relay_interval: Seconds = 0.5
+    repair_after: Annotated[float, Meta(ge=1)] = 60.0
     retention_interval: Seconds = 60.0
     silence: Seconds = 30.0
     forget_hosts: Seconds = 7 * 86400.0

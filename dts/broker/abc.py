@@ -98,10 +98,14 @@ def revived(message: Message) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """Messages waiting for a consumer, and consumers waiting for messages. `consumers` is None where not known."""
+    """Messages waiting for a consumer, consumers waiting for messages, and messages that consumers hold unsettled.
+
+    `consumers` and `held` are None where not known.
+    """
 
     ready: int
     consumers: int | None = None
+    held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

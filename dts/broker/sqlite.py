@@ -120,8 +120,8 @@ class SqliteBroker(Broker):
         return consumer
 
     async def depth(self, queue: str) -> QueueDepth:
-        ready = await self._answer(partial(sqlite_queue.count_ready, queue=queue), read=True)
-        return QueueDepth(ready=ready)
+        ready, held = await self._answer(partial(sqlite_queue.count, queue=queue), read=True)
+        return QueueDepth(ready=ready, held=held)
 
     async def broadcast(self, topic: str, payload: str) -> None:
         self._take_event(topic, payload)

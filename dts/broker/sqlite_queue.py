@@ -211,10 +211,12 @@ def expire(db: sqlite3.Connection, woken: Woken, dead: Iterable[str], limit: int
         _give_back(db, woken, "owner = :owner", limit, owner=owner)
 
 
-def count_ready(db: sqlite3.Connection, woken: Woken, queue: str) -> int:
-    """How many messages of a queue nobody has."""
-    found = db.execute("SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL", (queue,))
-    return int(found.fetchone()[0])
+def count(db: sqlite3.Connection, woken: Woken, queue: str) -> tuple[int, int]:
+    """How many messages of a queue nobody has, and how many somebody has; as of one moment."""
+    ready, held = "queue = :queue AND owner IS NULL", "queue = :queue AND owner IS NOT NULL"
+    select = f"SELECT (SELECT count(*) FROM message WHERE {ready}), (SELECT count(*) FROM message WHERE {held})"
+    found = db.execute(select, {"queue": queue}).fetchone()
+    return int(found[0]), int(found[1])
 
 
 def check(db: sqlite3.Connection, woken: Woken) -> None:

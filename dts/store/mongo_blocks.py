@@ -95,7 +95,7 @@ class Blocks:
         """
         await self._connection.quick("outcomes").update_many(
             {"_id": {"$in": [storable(block_id) for block_id in block_ids]}},
-            {"$set": {"published": True}, "$unset": {"due": ""}},
+            {"$set": {"published": True, "lease": 0.0}, "$unset": {"due": ""}},
         )
 
     @translating

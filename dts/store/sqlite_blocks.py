@@ -60,8 +60,10 @@ def list_blocks(db: Connection, run_id: str, limit: int, after: int) -> list[Out
 
 
 def mark_published(db: Connection, block_ids: Sequence[str]) -> None:
-    """Note that the broker has confirmed these blocks."""
-    db.executemany("UPDATE blocks SET published = 1 WHERE id = ?", [(block_id,) for block_id in block_ids])
+    """Note that the broker has confirmed these blocks, and that whoever claimed them is done."""
+    db.executemany(
+        "UPDATE blocks SET published = 1, leased_until = 0 WHERE id = ?", [(block_id,) for block_id in block_ids]
+    )
 
 
 def any_claimable(db: Connection, older_than: float, now: float) -> bool:

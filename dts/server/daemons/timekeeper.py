@@ -4,6 +4,7 @@
 - fire: publishes delayed jobs that are due.
 - expire: queues jobs again whose lease has expired.
 - overdue: ends jobs that were not started before their deadline.
+- repair: publishes jobs again whose messages the broker has lost.
 - retention: deletes runs that are kept no longer.
 - sweep: ends the jobs of cancelled runs that their server did not get to.
 - bury: ends the jobs of dead-lettered messages, so that no job vanishes, and keeps the letters.
@@ -28,6 +29,7 @@ from dts.server.delayed import FORGET_AFTER, Firing
 from dts.server.leases import requeue_expired
 from dts.server.overdue import end_overdue
 from dts.server.publisher import Publisher
+from dts.server.repair import Again, Repair
 from dts.server.retention import Retention
 from dts.server.slices import decode_block
 from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_RESULTS
@@ -60,6 +62,10 @@ class Timekeeper(Daemon):
         self._catalogue = Catalogue(self._store)
         self._publisher = Publisher(self._store, self._broker, self._settings.server)
         self._firing = Firing(self._store, self._broker, self._catalogue, self._settings.server)
+        self._repair = Repair(
+            Again(self._store, self._broker, self._catalogue, self._settings.server),
+            self._settings.daemons.repair_after,
+        )
         self._retention = Retention(self._store)
         self._swept: set[str] = set()
         often = self._settings.daemons.relay_interval
@@ -68,6 +74,7 @@ class Timekeeper(Daemon):
             ("fire", often, self._fire, "publish delayed jobs"),
             ("expire", often, self._expire, "look for expired leases"),
             ("overdue", _OVERDUE_INTERVAL, self._end_overdue, "look for deadlines"),
+            ("repair", self._repair.interval, self._look_for_lost, "look for jobs that the broker has lost"),
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what has fired"),
@@ -118,6 +125,9 @@ class Timekeeper(Daemon):
     async def _end_overdue(self) -> None:
         if runs := await end_overdue(self._store):
             await self._broker.broadcast(TOPIC_RESULTS, " ".join(sorted(runs)[:_SWEPT_IDS]))
+
+    async def _look_for_lost(self) -> None:
+        await self._repair.look()
 
     async def _sweep(self) -> None:
         cancelled = set(await self._store.cancelled_runs(time.time() - _SWEEP_AGE))

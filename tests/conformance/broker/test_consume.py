@@ -226,3 +226,17 @@ async def test_a_dead_letter_has_no_limit_and_stays_one_when_it_is_rejected(brok
     came = origin(dead_again.message)
     assert came is not None
     assert (came.queue, came.reason) == (queue, "second reason")
+
+
+async def test_the_depth_tells_what_waits_and_where_it_can_what_consumers_hold(
+    broker: Broker, other: Broker, queue: str
+) -> None:
+    await broker.publish(queue, messages("a", "b", "c"))
+    async with await other.consume(queue, prefetch=2) as consumer:
+        deliveries = await take(consumer, 2)
+        await depth_becomes(broker, queue, 1)
+        assert (await broker.depth(queue)).held in (2, None)
+        await consumer.ack(deliveries[:1])
+        await take(consumer, 1)
+        await depth_becomes(broker, queue, 0)
+        assert (await broker.depth(queue)).held in (2, None)
