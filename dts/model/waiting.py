@@ -13,6 +13,10 @@ class DelayedSlice:
     `id` follows from what made the slice, so that the same news twice makes it once. `jobs` is a bitmap, `attempt` the
     number of the attempt to come. `kills` and `fences` have, by index, the jobs for which they are not 0. `body` is an
     encoded ResultBatch with the errors of the last attempt, for whoever asks about a job meanwhile.
+
+    A slice that is `gated` waits, once it is due, until its jobs may run under the limits `running` of their user,
+    function and namespace. `released` has those that may, and are not known to be with the broker yet; they are no
+    longer among `jobs`.
     """
 
     id: str
@@ -27,6 +31,8 @@ class DelayedSlice:
     fences: Mapping[int, int] = field(default_factory=dict)
     body: bytes = b""
     content_encoding: str = ""
+    gated: bool = False
+    released: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,13 @@ from dts.model import (
     User,
 )
 from dts.store.abc_fleet import FleetStore
+from dts.store.abc_gate import GateStore
 from dts.store.abc_repair import RepairStore
 from dts.store.abc_waiting import WaitingStore
 from dts.store.records import R, Where
 
 
-class Store(WaitingStore, FleetStore, RepairStore, ABC):
+class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
     # life
@@ -205,9 +206,9 @@ class Store(WaitingStore, FleetStore, RepairStore, ABC):
 
     @abstractmethod
     async def mark_published(self, block_ids: Sequence[str]) -> None:
-        """Note that the broker has confirmed every message of these blocks. Unknown ids are passed over.
+        """Note that the broker has confirmed every message of these blocks, and end claims of them.
 
-        Need not be durable: a mark that is lost means one more publication.
+        Unknown ids are passed over. Need not be durable: a mark that is lost means one more publication.
         """
 
     @abstractmethod

@@ -33,6 +33,7 @@ from dts.store.mongo_documents import (
     run_from,
 )
 from dts.store.mongo_fleet import FLEET_INDEXES, MongoFleetStore
+from dts.store.mongo_gate import GATE_INDEXES, MongoGateStore
 from dts.store.mongo_outcomes import Recorder
 from dts.store.mongo_repair import MongoRepairStore
 from dts.store.mongo_results import Results
@@ -75,11 +76,12 @@ INDEXES: dict[str, list[IndexModel]] = {
     "nonces": [_index("expires", expireAfterSeconds=0)],
     **ADMIN_INDEXES,
     **WAITING_INDEXES,
+    **GATE_INDEXES,
     **FLEET_INDEXES,
 }
 
 
-class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore):
+class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore, MongoGateStore):
     """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
 
     def __init__(self, url: str) -> None:

@@ -31,6 +31,8 @@ WAITING_INDEXES: dict[str, list[IndexModel]] = {
         _index("block", name="by_block", partialFilterExpression=_WAITS),
         _index("run", "count", name="by_run", partialFilterExpression=_WAITS),
         _index("user", "count", name="by_user", partialFilterExpression=_WAITS),
+        _index("function", "block", "count", name="of_function", partialFilterExpression=_WAITS),
+        _index("user", "function", "since", name="gated", partialFilterExpression={"since": {"$gt": 0}}),
         _index("fired", name="fired", partialFilterExpression={"fired": {"$exists": True}}),
     ],
     "leases": [
@@ -64,7 +66,7 @@ class MongoWaitingStore(Store):
         await slices.update_many(
             {"_id": mine["_id"], **free}, {"$set": {"lease": now + lease, "claimant": mine["claimant"]}}
         )
-        return [_slice_from(document) async for document in slices.find(mine, sort=[("due", ASCENDING)])]
+        return [slice_from(document) async for document in slices.find(mine, sort=[("due", ASCENDING)])]
 
     async def _claimable(self, free: Document, limit: int) -> list[str]:
         """The ids of the slices that are due for the longest time and whose run is not paused."""
@@ -90,8 +92,8 @@ class MongoWaitingStore(Store):
     @translating
     async def list_delayed(self, block_id: str) -> list[DelayedSlice]:
         query = {"block": storable(block_id), **_WAITS}
-        found = self._connection.collection("delayed").find(query, sort=[("due", ASCENDING)])
-        return [_slice_from(document) async for document in found]
+        found = [slice_from(document) async for document in self._connection.collection("delayed").find(query)]
+        return sorted(found, key=lambda each: each.due)
 
     @translating
     async def forget_delayed(self, before: float) -> int:
@@ -160,7 +162,7 @@ class MongoWaitingStore(Store):
             updates.append(
                 UpdateOne(
                     {"_id": document["_id"], "jobs": document["jobs"]},
-                    {"$set": {"jobs": bitmap.to_bytes(left, left.bit_length()), "count": left.bit_count()}},
+                    {"$set": {"jobs": bitmap_bytes(left), "count": left.bit_count()}},
                 )
             )
         if updates:
@@ -237,8 +239,8 @@ def _slice_document(each: DelayedSlice) -> Document:
         "run": each.run,
         "user": each.user,
         "function": each.function,
-        "due": each.due,
-        "jobs": bitmap.to_bytes(each.jobs, each.jobs.bit_length()),
+        ("since" if each.gated else "due"): each.due,
+        "jobs": bitmap_bytes(each.jobs),
         "count": each.jobs.bit_count(),
         "attempt": each.attempt,
         "kills": counts_to_text(each.kills),
@@ -247,23 +249,32 @@ def _slice_document(each: DelayedSlice) -> Document:
         "body": each.body,
         "lease": 0.0,
         "waits": True,
+        "released": bitmap_bytes(each.released),
     }
 
 
-def _slice_from(document: Document) -> DelayedSlice:
+def bitmap_bytes(jobs: int) -> bytes:
+    """A bitmap of jobs of a block whose size is not at hand."""
+    return bitmap.to_bytes(jobs, jobs.bit_length())
+
+
+def slice_from(document: Document) -> DelayedSlice:
+    """The slice of a document; one that is gated is due `since` a time, lest anybody looks for it among the others."""
     return DelayedSlice(
         id=document["_id"],
         block=document["block"],
         run=document["run"],
         user=document["user"],
         function=document["function"],
-        due=document["due"],
+        due=document["since"] if "since" in document else document["due"],
         jobs=bitmap.from_bytes(document["jobs"]),
         attempt=document["attempt"],
         kills=counts_from_text(document["kills"]),
         fences=counts_from_text(document["fences"]),
         body=document["body"],
         content_encoding=document["content_encoding"],
+        gated="since" in document,
+        released=bitmap.from_bytes(document.get("released", b"")),
     )
 
 

@@ -119,3 +119,23 @@ def log_conditions(which: LogFilter | None, after: str | None) -> list[tuple[str
     if after is not None:
         conditions.append(("id", "<", storable(after)))
     return conditions
+
+
+def spacing(rate: float) -> tuple[int, int]:
+    """A rate (events a second) as `take_turn` counts it, in nanoseconds: what is between two, and what may be saved up.
+
+    Whole numbers, so that a second's worth is exactly that.
+    """
+    between = max(1, int(1e9 / rate))
+    return between, max(between, 10**9)
+
+
+def turn(due: int, now: int, rate: float) -> tuple[int, float]:
+    """What `take_turn` does at a time, all in nanoseconds: when the next event is due after that, and the answer.
+
+    A `due` further in the future than can be saved up stems from a lower rate, or from a clock that was put back.
+    """
+    between, saved = spacing(rate)
+    due = min(max(due, now), now + saved)
+    early = due + between - (now + saved)
+    return (due, early / 1e9) if early > 0 else (due + between, 0.0)

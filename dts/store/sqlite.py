@@ -23,6 +23,7 @@ from dts.store import sqlite_blocks, sqlite_outcomes
 from dts.store.shared import parse_receipts, storable
 from dts.store.sqlite_admin import SqliteAdminStore
 from dts.store.sqlite_fleet import FLEET_TABLES, SqliteFleetStore
+from dts.store.sqlite_gate import TURNS, SqliteGateStore
 from dts.store.sqlite_repair import SqliteRepairStore
 from dts.store.sqlite_rows import (
     DEAD_LETTER,
@@ -43,7 +44,7 @@ _TABLES = TABLES + WAITING_TABLES + FLEET_TABLES
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 
-class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore):
+class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore, SqliteGateStore):
     """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
 
     Three threads, each with a connection: writes, reads, and nonces. Those are in a file of their own, beside, so that
@@ -61,7 +62,7 @@ class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, Sqlite
         nonces = self._path.with_name(self._path.name + "-nonces")
         self._writer = DatabaseThread("store-writer", lambda: open_database(self._path, _TABLES), writes=True)
         self._reader = DatabaseThread("store-reader", lambda: connect(self._path), writes=False)
-        self._nonces = DatabaseThread("store-nonces", lambda: open_database(nonces, NONCES), writes=True)
+        self._nonces = DatabaseThread("store-nonces", lambda: open_database(nonces, NONCES + TURNS), writes=True)
 
     # life
 

@@ -17,8 +17,20 @@ from pathlib import Path
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store.sqlite_thread import primary_code, translated, when_unlocked
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What `PRAGMA user_version` says of a file with these tables."""
+
+_FROM_1 = {
+    "delayed": """
+        ALTER TABLE delayed ADD COLUMN gated INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE delayed ADD COLUMN released BLOB NOT NULL DEFAULT x'';
+        DROP INDEX IF EXISTS delayed_due;
+        DROP INDEX IF EXISTS delayed_by_block
+    """,
+}
+"""What to do with a table of version 1; tables and indexes that are missing are made after that."""
+
+_NAMED = re.compile(r"CREATE (?:TABLE|INDEX) (\w+)")
 
 TABLES = """
 CREATE TABLE users (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
@@ -149,27 +161,29 @@ def _create_file(path: Path) -> None:
 
 def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version == SCHEMA_VERSION:
-        _check_tables(db, path, tables)
-        return
     if version > SCHEMA_VERSION:
         raise ConfigError(
             f"the store's file {path} has schema version {version} and this DTS knows {SCHEMA_VERSION}: "
             "it was written by a later version; install that one, or choose another file"
         )
-    (others,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if others:
-        raise _foreign(path)
+    there, ours = _names(db), re.findall(r"CREATE TABLE (\w+)", tables)
+    expected = {0: set[str](), 1: set(ours[:1])}.get(version, set(ours))
+    if not expected <= there or (there and not version):
+        raise _foreign(path)  # such as the file of a broker, which has versions of its own
+    if version == 1:
+        for table in there & _FROM_1.keys():
+            for change in _FROM_1[table].split(";"):
+                db.execute(change)
     for statement in tables.split(";"):
-        db.execute(statement)
-    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if (named := _NAMED.search(statement)) and named[1] not in there:
+            db.execute(statement)
+    if version != SCHEMA_VERSION:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _check_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
-    """Make sure that the file has the tables: others, such as the file of a broker, have versions of their own."""
-    there = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not set(re.findall(r"CREATE TABLE (\w+)", tables)) <= there:
-        raise _foreign(path)
+def _names(db: sqlite3.Connection) -> set[str]:
+    """The tables and indexes that there are."""
+    return {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'index')")}
 
 
 def _foreign(path: Path) -> ConfigError:

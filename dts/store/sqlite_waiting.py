@@ -16,10 +16,12 @@ CREATE TABLE delayed (
     id TEXT PRIMARY KEY, block TEXT NOT NULL, run TEXT NOT NULL, user TEXT NOT NULL, function TEXT NOT NULL,
     due REAL NOT NULL, jobs BLOB NOT NULL, count INTEGER NOT NULL, attempt INTEGER NOT NULL, kills TEXT NOT NULL,
     fences TEXT NOT NULL, content_encoding TEXT NOT NULL, body BLOB NOT NULL,
-    leased_until REAL NOT NULL DEFAULT 0, fired REAL
+    leased_until REAL NOT NULL DEFAULT 0, fired REAL,
+    gated INTEGER NOT NULL DEFAULT 0, released BLOB NOT NULL DEFAULT x''
 ) STRICT;
-CREATE INDEX delayed_due ON delayed (due) WHERE fired IS NULL;
-CREATE INDEX delayed_by_block ON delayed (block) WHERE fired IS NULL;
+CREATE INDEX delayed_free ON delayed (due) WHERE fired IS NULL AND NOT gated;
+CREATE INDEX delayed_gated ON delayed (user, function, due) WHERE fired IS NULL AND gated;
+CREATE INDEX delayed_of_block ON delayed (block, count) WHERE fired IS NULL;
 CREATE INDEX delayed_by_run ON delayed (run, count) WHERE fired IS NULL;
 CREATE INDEX delayed_by_user ON delayed (user, count) WHERE fired IS NULL;
 CREATE INDEX delayed_fired ON delayed (fired) WHERE fired IS NOT NULL;
@@ -32,10 +34,17 @@ CREATE INDEX leases_by_expiry ON leases (expires) WHERE expires IS NOT NULL;
 
 CREATE TABLE cancellations (id TEXT PRIMARY KEY, time REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX cancellations_by_time ON cancellations (time);
+
+CREATE TABLE holders (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-DELAYED = "id, block, run, user, function, due, jobs, count, attempt, kills, fences, content_encoding, body"
+DELAYED = (
+    "id, block, run, user, function, due, jobs, count, attempt, kills, fences, content_encoding, body, gated, released"
+)
+QUALIFIED_DELAYED = ", ".join(f"delayed.{column}" for column in DELAYED.split(", "))
 LEASE = "block, job, run, worker, fence, attempt, expires, lost"
+
+FINISH = "UPDATE delayed SET fired = ?, jobs = x'', count = 0, body = x'', gated = 0, released = x''"
 
 _TAKE = f"""
     INSERT INTO leases ({LEASE}) VALUES ({marks(LEASE)})
@@ -58,20 +67,20 @@ class SqliteWaitingStore(Store):
         return await self._writer.submit(lambda db: [_add_slice(db, each) for each in slices]) if slices else []
 
     async def claim_delayed(self, *, now: float, limit: int, lease: float) -> list[DelayedSlice]:
-        due = "SELECT 1 FROM delayed WHERE fired IS NULL AND due <= ? AND leased_until <= ? LIMIT 1"
+        due = "SELECT 1 FROM delayed WHERE fired IS NULL AND NOT gated AND due <= ? AND leased_until <= ? LIMIT 1"
         if not await self._reader.submit(lambda db: db.execute(due, (now, now)).fetchone()):
             return []  # spares a transaction for nothing at every look
         return await self._writer.submit(lambda db: _claim(db, now, limit, lease), durable=False)
 
     async def finish_delayed(self, ids: Sequence[str], *, now: float) -> None:
-        update = "UPDATE delayed SET fired = ?, jobs = x'', count = 0, body = x'' WHERE id = ? AND fired IS NULL"
+        update = f"{FINISH} WHERE id = ? AND fired IS NULL"
         await self._change(update, [(now, each) for each in ids])
 
     async def list_delayed(self, block_id: str) -> list[DelayedSlice]:
         select = f"SELECT {DELAYED} FROM delayed WHERE block = ? AND fired IS NULL ORDER BY due"
         key = storable(block_id)
         rows = await self._reader.submit(lambda db: db.execute(select, (key,)).fetchall())
-        return [_slice_from(row) for row in rows]
+        return [slice_from(row) for row in rows]
 
     async def forget_delayed(self, before: float) -> int:
         delete = "DELETE FROM delayed WHERE fired IS NOT NULL AND fired < ?"
@@ -169,13 +178,13 @@ def _add_slice(db: Connection, each: DelayedSlice) -> bool:
 
 def _claim(db: Connection, now: float, limit: int, lease: float) -> list[DelayedSlice]:
     rows = db.execute(
-        f"SELECT {', '.join(f'delayed.{column.strip()}' for column in DELAYED.split(','))} "
-        "FROM delayed INDEXED BY delayed_due LEFT JOIN runs ON runs.id = delayed.run "
-        "WHERE fired IS NULL AND due <= ? AND leased_until <= ? AND coalesce(NOT runs.paused, 1) ORDER BY due LIMIT ?",
+        f"SELECT {QUALIFIED_DELAYED} FROM delayed INDEXED BY delayed_free LEFT JOIN runs ON runs.id = delayed.run "
+        "WHERE fired IS NULL AND NOT gated AND due <= ? AND leased_until <= ? AND coalesce(NOT runs.paused, 1) "
+        "ORDER BY due LIMIT ?",
         (now, now, limit),
     ).fetchall()
     db.executemany("UPDATE delayed SET leased_until = ? WHERE id = ?", [(now + lease, row[0]) for row in rows])
-    return [_slice_from(row) for row in rows]
+    return [slice_from(row) for row in rows]
 
 
 def _has_waiting(db: Connection, block: str) -> bool:
@@ -191,7 +200,7 @@ def _release(db: Connection, jobs: Mapping[str, int]) -> None:
             left = bitmap.from_bytes(waiting) & ~ended
             db.execute(
                 "UPDATE delayed SET jobs = ?, count = ? WHERE id = ?",
-                (bitmap.to_bytes(left, left.bit_length()), left.bit_count(), slice_id),
+                (bitmap_bytes(left), left.bit_count(), slice_id),
             )
         held = db.execute("SELECT job FROM leases WHERE block = ?", (block,)).fetchall()
         over = [(block, job) for (job,) in held if ended >> job & 1]
@@ -206,21 +215,31 @@ def _slice_row(each: DelayedSlice) -> Row:
         each.user,
         each.function,
         each.due,
-        bitmap.to_bytes(each.jobs, each.jobs.bit_length()),
+        bitmap_bytes(each.jobs),
         each.jobs.bit_count(),
         each.attempt,
         counts_to_text(each.kills),
         counts_to_text(each.fences),
         each.content_encoding,
         each.body,
+        each.gated,
+        bitmap_bytes(each.released),
     )
 
 
-def _slice_from(row: Row) -> DelayedSlice:
-    slice_id, block, run, user, function, due, jobs, _, attempt, kills, fences, content_encoding, body = row
+def bitmap_bytes(jobs: int) -> bytes:
+    """A bitmap of jobs of a block whose size is not at hand."""
+    return bitmap.to_bytes(jobs, jobs.bit_length())
+
+
+def slice_from(row: Row) -> DelayedSlice:
+    """A slice from a row of DELAYED."""
+    slice_id, block, run, user, function, due, jobs, _, attempt, kills, fences, content_encoding, body, *gate = row
     counts = counts_from_text(kills), counts_from_text(fences)
-    jobs = bitmap.from_bytes(jobs)
-    return DelayedSlice(slice_id, block, run, user, function, due, jobs, attempt, *counts, body, content_encoding)
+    jobs, gated, released = bitmap.from_bytes(jobs), bool(gate[0]), bitmap.from_bytes(gate[1])
+    return DelayedSlice(
+        slice_id, block, run, user, function, due, jobs, attempt, *counts, body, content_encoding, gated, released
+    )
 
 
 def _lease_row(lease: Lease) -> Row:

@@ -173,3 +173,22 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces = sqlite3.connect(tmp_path / "store.db-nonces")
         assert nonces.execute("SELECT user, nonce FROM nonces").fetchall() == [("", "ping")]
         nonces.close()
+
+
+async def test_a_file_of_the_version_before_is_brought_up_to_date(path: Path) -> None:
+    url = f"sqlite:///{path}"
+    async with open_store(url) as store:
+        run = make_run()
+        await store.add_blocks([make_block(run)], run=run)
+    older = sqlite3.connect(path)
+    older.executescript(
+        "DROP INDEX delayed_free; DROP INDEX delayed_gated; DROP INDEX delayed_of_block; DROP TABLE holders;"
+        "ALTER TABLE delayed DROP COLUMN gated; ALTER TABLE delayed DROP COLUMN released;"
+        "CREATE INDEX delayed_due ON delayed (due) WHERE fired IS NULL; PRAGMA user_version = 1"
+    )
+    older.close()
+    for _ in range(2):
+        async with open_store(url) as store:
+            assert await store.get_run(run.id) == run
+            assert await store.hold("gate", "me", seconds=1)
+            assert await store.gated_groups() == []

@@ -1,0 +1,86 @@
+"""The contract of a store, the part about limits: jobs that wait for others to end, and requests counted by rate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dts.model import DelayedSlice
+
+
+class Release(NamedTuple):
+    """Jobs of a gated slice, as a bitmap, that may run now, and those that go on waiting. Others have ended."""
+
+    slice: DelayedSlice
+    jobs: int
+    left: int
+
+
+class GateStore(ABC):
+    """What a store keeps for limits."""
+
+    # the gate
+
+    @abstractmethod
+    async def gate_delayed(self, ids: Sequence[str]) -> None:
+        """Make waiting slices gated ones, durably: `claim_delayed` passes them over from now on."""
+
+    @abstractmethod
+    async def gated_groups(self) -> list[tuple[str, str]]:
+        """User and function of all gated slices that have not fired, each pair once."""
+
+    @abstractmethod
+    async def list_gated(self, user: str, function: str, *, limit: int) -> list[DelayedSlice]:
+        """Gated slices of a user and a function, the longest due first; none of a paused run."""
+
+    @abstractmethod
+    async def list_released(self, *, limit: int) -> list[DelayedSlice]:
+        """Gated slices that have `released` jobs, in no given order."""
+
+    @abstractmethod
+    async def release_gated(self, releases: Sequence[Release]) -> list[bool]:
+        """Put jobs of gated slices among the `released` ones and leave others waiting; False where a slice has changed.
+
+        One atomic update each: a job is never in neither of the two. Need not be durable: the slice is, and a release
+        that is lost is made again.
+        """
+
+    @abstractmethod
+    async def confirm_released(self, ids: Sequence[str], *, now: float) -> None:
+        """Note that no job of these slices is `released` any more, and that those without waiting ones have fired.
+
+        Need not be durable: jobs whose note is lost are published once more.
+        """
+
+    @abstractmethod
+    async def count_in_flight(
+        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
+    ) -> int:
+        """How many jobs of a user, a function, or a namespace's functions are with the broker or at work.
+
+        Those of published blocks that have not ended and are in no slice that waits. While jobs go from one to the
+        other, they may count although they do not any more, never the other way round.
+        """
+
+    # who does what only one may do
+
+    @abstractmethod
+    async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
+        """Become, or stay, the one who holds `name`, for so many seconds by the store's clock; False: another does."""
+
+    @abstractmethod
+    async def let_go(self, name: str, holder: str) -> None:
+        """Hold `name` no longer; nothing if another does."""
+
+    # rates
+
+    @abstractmethod
+    async def take_turn(self, subject: str, *, rate: float) -> float:
+        """Count an event of a subject that may have `rate` a second, and a second's worth, at least one, at once.
+
+        Returns 0 if it may happen, else the seconds until the next one may; nothing is counted then. Exact, whoever
+        else asks at the same time: the generic cell rate algorithm in its form of virtual scheduling (ITU-T
+        Recommendation I.371, 2004, annex A.1), which needs one time for each subject, that at which the next event
+        would come if they came evenly. By the store's clock. Need not be durable; forgotten when it says nothing more.
+        """
