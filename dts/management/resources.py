@@ -184,6 +184,15 @@ class Runs(Gettable):
         """
         return cast(Record, await self._transport.call("DELETE", _place(self._path, run_id)))
 
+    async def requeue(self, run_id: str) -> Record:
+        """Publish again what has not ended of anybody's run and nobody is at; `jobs` and `blocks` tell how many.
+
+        Raises:
+            RequestRefused: there is no such run (404), or it is paused or cancelled (409).
+        """
+        path = _place("/admin/runs/", run_id) + "/requeue"
+        return cast(Record, await self._transport.call("POST", path))
+
 
 class Jobs:
     """Single jobs of everybody; or the caller's own. They are found by their ids alone."""

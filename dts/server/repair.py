@@ -46,6 +46,7 @@ _SAMPLES, _SAMPLE_PAUSE = 5, 0.2
 """A queue that is drained all the time is seen empty in one of so many looks, so many seconds apart."""
 
 _PAGE = 100
+_PUBLISH_TIMEOUT = 10.0
 _HOLD = 60.0
 """Seconds in which timekeeper leaves a block alone whose jobs somebody has had published again by hand."""
 
@@ -107,7 +108,7 @@ class Again:
         batch, function = decode_block(block), await self._catalogue.get(block.function)
         for each in _slices(block, jobs, await self.store.list_leases([block.id])):
             post = delayed_messages(block, batch, each, function, self._settings)
-            await self.broker.publish(post.queue, post.messages)
+            await self.broker.publish(post.queue, post.messages, timeout=_PUBLISH_TIMEOUT)
         return jobs.bit_count()
 
     async def requeue_run(self, run_id: str) -> Requeued:

@@ -51,6 +51,7 @@ ROUTES: list[Route] = [
     Route("/admin/operations/{seq}", operations.OperationAdminHandler),
     Route("/admin/runs/", work.RunsAdminHandler),
     Route("/admin/runs/{id}", work.RunAdminHandler),
+    Route("/admin/runs/{id}/requeue", work.RequeueAdminHandler),
     Route("/admin/jobs/", work.JobsAdminHandler),
     Route("/admin/jobs/{id}", work.JobAdminHandler),
     Route("/admin/dead/", dead.DeadAdminHandler),

@@ -21,7 +21,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 BODIES: dict[tuple[str, str], object] = {
     ("POST", "/jobs/"): {"function": "{function}"},
     ("POST", "/runs/"): {"function": "{function}"},
-    ("PATCH", "/runs/{id}"): {"state": "paused"},
+    ("PATCH", "/runs/{id}"): {"state": "open"},
     ("POST", "/runs/{id}/collected"): {"receipts": []},
     ("PATCH", "/whoami"): {"secret": "secret of {caller}"},
     ("POST", "/admin/users/"): {"id": "newcomer", "secret": "long enough"},
@@ -82,7 +82,7 @@ class World:
             "namespaces": "mine" if own else "text",
             "vhosts": "h1",
         }
-        if template.startswith("/runs/"):
+        if template.startswith(("/runs/", "/admin/runs/")):
             what = "runs"
         path = template.replace("{id}", ids.get(what, "")).replace("{number}", "7").replace("{seq}", "1")
         return path.replace("{function}", "mine/func" if own else "text/upper")

@@ -118,6 +118,18 @@ async def cancel_run(session: Session, arguments: Arguments) -> None:
     _show(session, arguments, f"run {run_id} cancelled", await runs.cancel(run_id))
 
 
+@command("runs requeue", "RUN", words=(1, 1), examples=("runs requeue 01jd3v… --yes",), ids="runs")
+async def requeue_run(session: Session, arguments: Arguments) -> None:
+    """Send a run's unfinished jobs to the workers again, where the broker has lost them. Asks first."""
+    run_id = arguments.word(0)
+    runs = (await session.client()).runs
+    await session.confirm(
+        arguments, f"Publish what has not ended of the run {run_id} again? What is not lost may run twice."
+    )
+    done = await runs.requeue(run_id)
+    _show(session, arguments, f"{done['jobs']} jobs of run {run_id} published again", done)
+
+
 @command("jobs get", "JOB", words=(1, 1), flags=(OWN,), examples=("jobs get 01jd3v…-0",))
 async def get_job(session: Session, arguments: Arguments) -> None:
     """Show a job: its state and, once it has ended, its result or its error."""
@@ -225,4 +237,4 @@ def _show(session: Session, arguments: Arguments, sentence: str, record: object)
         output.record(record)
 
 
-COMMANDS = (list_runs, get_run, cancel_run, get_job, cancel_job, list_dead, replay, hosts, logs)
+COMMANDS = (list_runs, get_run, cancel_run, requeue_run, get_job, cancel_job, list_dead, replay, hosts, logs)

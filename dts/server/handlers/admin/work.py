@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from dts.model import Run, User
+from dts.model import Run, RunState, User
 from dts.server.cancel import cancel_unfinished
 from dts.server.consts import ErrorCode
 from dts.server.declare import declares
@@ -14,6 +14,7 @@ from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
 from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunView, run_fields
 from dts.server.operations import operation_logger
+from dts.server.repair import Again, Requeued
 
 
 class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
@@ -23,7 +24,7 @@ class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
 
 
 class Nothing(Struct):
-    """A cancellation changes no fields."""
+    """What is told to do something, such as to cancel, changes no fields."""
 
 
 class RunsAdminHandler(DtsHandler):
@@ -53,6 +54,36 @@ class RunAdminHandler(AnyRunHandler):
     @operation_logger("runs.cancel")
     async def _cancel_on_record(self, user: User, run_id: str, ops: Nothing) -> Run:
         return await self.cancel(user, run_id)
+
+
+class RequeuedView(Struct):
+    """How many jobs were published again, of how many blocks."""
+
+    jobs: int
+    blocks: int
+
+
+class RequeueAdminHandler(DtsHandler):
+    """`/admin/runs/ID/requeue`: anybody's run whose messages may be lost."""
+
+    everybodys = True
+
+    @signed
+    @declares(answer=RequeuedView, errors=(ErrorCode.RUN_NOT_OPEN,))
+    async def post(self, user: User, run_id: str) -> None:
+        """Publish again what has not ended of the run, waits for nothing, and is not at work."""
+        run = await self.own_run(user, run_id)
+        if run.paused or run.state is RunState.CANCELLED:
+            how = "cancelled" if run.state is RunState.CANCELLED else "paused: resume it first"
+            raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {how}")
+        done = await self._requeue_on_record(user, run.id, Nothing())
+        self.answer(RequeuedView(done.jobs, done.blocks))
+
+    @operation_logger("runs.requeue")
+    async def _requeue_on_record(self, user: User, run_id: str, ops: Nothing) -> Requeued:
+        context = self.context
+        again = Again(context.store, context.broker, context.catalogue, context.settings)
+        return await again.requeue_run(run_id)
 
 
 class Whose(Struct, forbid_unknown_fields=True):
