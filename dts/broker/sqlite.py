@@ -49,8 +49,9 @@ class SqliteBroker(Broker):
     def __init__(self, url: str) -> None:
         self._url = parse_sqlite_url(url)
         path = self._url.path
-        self._mailbox = Mailbox(path.with_name(path.name + ".wake"), self._wake, self._take_event)
-        self._writer = Writer(path, sqlite_queue.prepare, self._mailbox.send_queues, self._wake_all)
+        folder = path.with_name(path.name + ".wake")
+        self._mailbox = Mailbox(folder, self._wake, self._take_event)
+        self._writer = Writer(path, folder, sqlite_queue.prepare, self._mailbox.send_queues, self._wake_all)
         self._clerk = Clerk(
             self._writer,
             self._mailbox.owner,

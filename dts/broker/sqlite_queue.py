@@ -84,10 +84,11 @@ def prepare(db: sqlite3.Connection) -> None:
         ConfigError: the file was written by a newer release, or by something else.
     """
     version = db.execute("PRAGMA user_version").fetchone()[0]
+    _check_tables(db, version)
     if version == SCHEMA_VERSION:
         return
     if version:
-        raise ConfigError(f"the queue file has format {version}, this release reads {SCHEMA_VERSION}")
+        raise ConfigError(f"it has format {version}, and this release reads {SCHEMA_VERSION}")
     db.execute("BEGIN IMMEDIATE")
     try:
         for statement in _statements(_SCHEMA):
@@ -96,6 +97,13 @@ def prepare(db: sqlite3.Connection) -> None:
         db.rollback()
         raise
     db.commit()
+
+
+def _check_tables(db: sqlite3.Connection, version: int) -> None:
+    """Make sure that a file is a broker's, or empty: others, such as a store's, have versions of their own."""
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if (there or version) and not {"message", "content"} <= there:
+        raise ConfigError("it is a database of another program, or of a store: choose another file in the broker's URL")
 
 
 def publish(db: sqlite3.Connection, woken: Woken, queue: str, messages: Sequence[Message]) -> None:

@@ -7,13 +7,16 @@ share one flush to disk. Nothing in here blocks the event loop.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import queue
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,16 +73,22 @@ class Work:
 
 
 class Writer:
-    """Runs work on one SQLite file in a thread of its own. `prepare` makes the tables."""
+    """Runs work on one SQLite file in a thread of its own. `prepare` makes the tables.
+
+    When the file is deleted or another one takes its place, it goes on with the one that is there, or makes it.
+    `folder` is what processes lock while they open the file.
+    """
 
     def __init__(
         self,
         path: Path,
+        folder: Path,
         prepare: Callable[[sqlite3.Connection], None],
         tell_others: Callable[[Woken], None],
         tell_us: Callable[[Woken], None],
     ) -> None:
         self._path = path
+        self._folder = folder
         self._prepare = prepare
         self._tell_others = tell_others
         self._tell_us = tell_us
@@ -88,6 +97,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._end_by = float("inf")
         self._synchronous = ""
+        self._inode = (0, 0)
         self._ended: asyncio.Future[None] | None = None
 
     def start(self) -> asyncio.Future[None]:
@@ -130,23 +140,35 @@ class Writer:
     # The rest runs in the thread.
 
     def _main(self, opened: asyncio.Future[None]) -> None:
-        connection: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         try:
-            connection = self._open()
+            self._connection = self._open()
             self._call(_resolve, [(opened, None)])
-            self._work(connection)
+            self._work()
         except (sqlite3.Error, OSError) as error:
             self._call(_resolve, [(opened, self._config_error(error))])
             self._refuse()
-        except DtsError as error:
-            self._call(_resolve, [(opened, error)])
+        except ConfigError as error:
+            self._call(_resolve, [(opened, self._config_error(error))])
             self._refuse()
         finally:
-            if connection is not None:
-                connection.close()
+            if self._connection is not None:
+                self._connection.close()
             self._call(_resolve, [(self._ended, None)])
 
     def _open(self) -> sqlite3.Connection:
+        with _locked(self._folder):
+            if not self._path.exists():
+                # What belonged to a file that was deleted would spoil the next one.
+                for suffix in ("-wal", "-shm"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(f"{self._path}{suffix}")
+            connection = self._connect()
+            self._inode = _inode(self._path)
+            self._synchronous = ""
+            return connection
+
+    def _connect(self) -> sqlite3.Connection:
         while True:
             connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
             try:
@@ -165,6 +187,22 @@ class Writer:
                 connection.close()
                 raise
 
+    def _follow_file(self) -> None:
+        """Go on with the file that is there now, if it is another one or none.
+
+        Raises:
+            ConfigError: it cannot be opened.
+            sqlite3.Error: so, too.
+            OSError: so, too.
+        """
+        if self._connection is not None and self._inode == _inode(self._path):
+            return
+        before, self._inode = self._connection, (0, 0)
+        self._connection = self._open()
+        log.warning("queue file %s was deleted or replaced: what it held is lost, and another is in use", self._path)
+        if before is not None:
+            before.close()
+
     def _config_error(self, error: Exception) -> DtsError:
         return ConfigError(f"queue file {self._path}: {_explain(error)}")
 
@@ -173,13 +211,13 @@ class Writer:
         while (work := self._inbox.get()) is not None:
             self._call(_resolve, [(work.future, BrokerUnavailable(f"queue file {self._path} is not open"))])
 
-    def _work(self, connection: sqlite3.Connection) -> None:
+    def _work(self) -> None:
         more = True
         while more:
             batch, more = self._next_batch()
             batch = [work for work in batch if not (work.droppable and work.future.done())]
             if batch:
-                self._do(connection, batch)
+                self._do(batch)
 
     def _next_batch(self) -> tuple[list[Work], bool]:
         """What waits, or the next thing that comes; and whether more may follow."""
@@ -194,17 +232,18 @@ class Writer:
             work = self._inbox.get()
         return batch, False
 
-    def _do(self, connection: sqlite3.Connection, batch: list[Work]) -> None:
+    def _do(self, batch: list[Work]) -> None:
         """Do work in one transaction; if that fails, one by one, so that only what cannot be done fails."""
         woken: Woken = set()
         try:
-            self._transact(connection, batch, woken)
-        except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
-            if connection.in_transaction:
-                connection.rollback()
+            self._follow_file()
+            self._transact(batch, woken)
+        except (sqlite3.Error, OSError, ConfigError, ValueError, TypeError, OverflowError, MemoryError) as error:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
             if len(batch) > 1:
                 for work in batch:
-                    self._do(connection, [work])
+                    self._do([work])
                 return
             log.debug("not done on %s: %r", self._path, error)
             self._call(_resolve, [(batch[0].future, self._unavailable(error))])
@@ -218,7 +257,9 @@ class Writer:
         if woken:
             self._tell_us(woken)
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Work], woken: Woken) -> None:
+    def _transact(self, batch: list[Work], woken: Woken) -> None:
+        connection = self._connection
+        assert connection is not None
         delay = BUSY_DELAY
         while True:
             try:
@@ -258,7 +299,7 @@ class Writer:
             self._synchronous = level
 
     def _unavailable(self, error: Exception) -> Exception:
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, sqlite3.Error | OSError | ConfigError):
             return BrokerUnavailable(f"queue file {self._path}: {_explain(error)}")
         return error
 
@@ -268,6 +309,27 @@ class Writer:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             log.debug("the event loop was closed before the broker on %s", self._path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Open the file one process at a time."""
+    folder.mkdir(exist_ok=True)  # it may have been deleted with the file
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of its name; zeros if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _resolve(outcomes: list[tuple[asyncio.Future[Any], Any]]) -> None:

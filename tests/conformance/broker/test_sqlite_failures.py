@@ -10,12 +10,14 @@ import signal
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from dts.broker import Broker, Message, open_broker
 from dts.errors import BrokerUnavailable, ConfigError
+from dts.store import open_store
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
 from tests.conformance.broker.peer import Peer
 
@@ -218,3 +220,59 @@ async def test_a_broker_works_on_when_its_wake_folder_is_removed(broker: Broker,
         shutil.rmtree(path.with_name("queue.db.wake"))
         await broker.publish(queue, messages("still works"))
         assert bodies(await take(consumer, 1)) == ["still works"]
+
+
+async def test_the_file_of_a_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    async with open_store(url) as store:
+        with pytest.raises(ConfigError, match=r"of a store: choose another file in the broker's URL"):
+            await open_broker(url).start()
+        await store.ping()
+
+
+DELETED = {"the file alone": ["queue.db"], "all of it": ["queue.db", "queue.db-wal", "queue.db-shm", "queue.db.wake"]}
+
+
+def delete(path: Path, names: list[str], *, instead: str = "") -> None:
+    """Delete what belongs to a queue file, and maybe put a text in its place."""
+    for name in names:
+        one = path.with_name(name)
+        shutil.rmtree(one) if one.is_dir() else one.unlink(missing_ok=True)
+    if instead:
+        path.write_text(instead)
+
+
+@pytest.mark.parametrize("names", DELETED.values(), ids=DELETED)
+async def test_a_file_that_is_deleted_in_use_is_made_anew_by_all_who_use_it(
+    broker: Broker, path: Path, queue: str, names: list[str], start_peer: StartPeer
+) -> None:
+    url = f"sqlite:///{path}"
+    await broker.publish(queue, numbered(100))
+    async with open_broker(url) as other, await other.consume(queue, prefetch=10) as consumer:
+        stale = await take(consumer, 10)
+        peer = await start_peer(url, "hold", queue, "5")
+        assert await peer.line()
+        delete(path, names)
+        await broker.publish(queue, messages("new", "newer"))
+        await consumer.ack(stale)  # of the old file: changes nothing in the new one
+        found: list[str] = []
+        while len(found) < 2:
+            deliveries = await take(consumer, 1)
+            await consumer.ack(deliveries)
+            found += [body for body in bodies(deliveries) if body.startswith("new")]
+        await depth_becomes(broker, queue, 0)
+        await peer.kill()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (0,)
+
+
+async def test_another_kind_of_file_in_its_place_refuses_work_until_it_is_gone(
+    broker: Broker, path: Path, queue: str
+) -> None:
+    delete(path, DELETED["all of it"], instead="not a database, just " + "words " * 1000)
+    with pytest.raises(BrokerUnavailable, match="not an SQLite database"):
+        await broker.publish(queue, messages("lost"))
+    delete(path, DELETED["the file alone"])
+    await broker.publish(queue, messages("kept"))
+    await depth_becomes(broker, queue, 1)
