@@ -49,6 +49,9 @@ class MemoryConsumer(Consumer):
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
         raise NotImplementedError
 
+    async def cancel(self) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Nothing to give back."""
 

@@ -124,7 +124,7 @@ class Consumer(ABC):
         """Wait for at least one delivery and return what is there, up to `max_messages`.
 
         Survives a broker that goes away and comes back. Safe to cancel: no delivery is lost by that. Returns an empty
-        list once the consumer is closed.
+        list once the consumer is cancelled or closed.
         """
 
     @abstractmethod
@@ -141,6 +141,13 @@ class Consumer(ABC):
 
         A dead letter that is rejected stays one: it goes to the end of its queue with the new reason, and keeps its
         origin. Stale ones are passed over.
+        """
+
+    @abstractmethod
+    async def cancel(self) -> None:
+        """Take no more, and give back at once what no receive has returned. What one has returned can be settled still.
+
+        Receive returns an empty list from then on. The consumer is to be closed all the same. May be called twice.
         """
 
     @abstractmethod

@@ -21,8 +21,8 @@ from dts.broker.abc import (
     Message,
     Subscription,
 )
-from dts.broker.amqp_channel import Channel, Connection, Incoming
-from dts.broker.amqp_link import Link, Tap, ensure_queues, gone
+from dts.broker.amqp_channel import AMQP_ERRORS, Channel, Connection, Incoming
+from dts.broker.amqp_link import REQUEST_TIMEOUT, Link, Tap, ensure_queues, gone
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
 
@@ -55,8 +55,11 @@ class AmqpConsumer(Tap, Consumer):
         self._arrived = asyncio.Event()
         # Delivery tags that were not settled, oldest first. Settling one twice would make the broker close the channel.
         self._unsettled: dict[int, None] = {}
+        self._cancelled = False
 
     async def _set_up(self, connection: Connection, channel: Channel) -> None:
+        if self._cancelled:
+            return  # what it had went with its channel
         await ensure_queues(connection, [self._queue], self._limit, self._link.queues)
         await channel.basic_qos(prefetch_count=self._prefetch)
         channel.on_delivery = lambda incoming: self._take(channel, incoming)
@@ -75,6 +78,9 @@ class AmqpConsumer(Tap, Consumer):
 
     def _take(self, channel: Channel, incoming: Incoming) -> None:
         self._unsettled[incoming.tag] = None
+        if self._cancelled:
+            self._nack([incoming.tag], requeue=True)
+            return
         self._waiting.append(
             Delivery(
                 message=_message(incoming),
@@ -94,7 +100,7 @@ class AmqpConsumer(Tap, Consumer):
 
     async def receive(self, max_messages: int = 1) -> list[Delivery]:
         while not self._waiting:
-            if self._closed:
+            if self._cancelled or self._closed:
                 return []
             self._arrived.clear()
             await self._arrived.wait()
@@ -123,6 +129,24 @@ class AmqpConsumer(Tap, Consumer):
             return
         if channel is self._channel:
             self._ack([tag for tag in tags if tag in self._unsettled])
+
+    async def cancel(self) -> None:
+        if self._cancelled:
+            return
+        self._cancelled = True
+        unseen, channel = list(self._waiting), self._channel
+        self._waiting.clear()
+        self._arrived.set()
+        if channel is not None and not self._ready.is_set():
+            channel.discard()  # it is just being set up, and nothing of it was received
+        elif channel is not None:
+            try:
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    await channel.basic_cancel(channel.last_consumer_tag)
+            except AMQP_ERRORS as error:
+                log.warning("consumer of %s: cannot be cancelled, its channel is gone: %r", self._queue, error)
+        # Only now, since what is given back before would come here again.
+        self._nack(self._fresh(unseen), requeue=True)
 
     def _number(self, delivery: Delivery) -> int | None:
         """The delivery's tag, unless it came by a channel that is gone, or is settled."""

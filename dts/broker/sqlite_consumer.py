@@ -110,12 +110,13 @@ class SqliteConsumer(Consumer):
         self._held: dict[int, Claim] = {}
         self._claiming: asyncio.Future[list[Taken] | None] | None = None
         self._look_again = False
+        self._cancelled = False
         self._closed = False
 
     def refill(self) -> None:
         """Claim as much as there is room for, without waiting for it."""
         room = self._prefetch - len(self._held)
-        if self._closed or room <= 0:
+        if self._cancelled or room <= 0:
             return
         if self._claiming is not None:
             self._look_again = True
@@ -147,7 +148,7 @@ class SqliteConsumer(Consumer):
 
     async def receive(self, max_messages: int = 1) -> list[Delivery]:
         while not self._waiting:
-            if self._closed:
+            if self._cancelled:
                 return []
             self._arrived.clear()
             await self._arrived.wait()
@@ -163,10 +164,22 @@ class SqliteConsumer(Consumer):
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
         await self._settle(deliveries, partial(self._clerk.reject, reason=reason))
 
+    async def cancel(self) -> None:
+        if self._cancelled:
+            return
+        self._cancelled = True
+        if self._claiming is not None:
+            await asyncio.wait((self._claiming,))
+        unseen = self._release(self._waiting)
+        self._waiting.clear()
+        self._arrived.set()
+        if unseen:
+            await self._clerk.give_back([], unseen)
+
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._cancelled = self._closed = True
         if self._claiming is not None:
             await asyncio.wait((self._claiming,))
         unseen = self._release(self._waiting)

@@ -77,6 +77,37 @@ async def test_a_nacked_message_comes_again_at_once(broker: Broker, queue: str) 
         assert (second[0].redelivered, second[0].count) == (True, 1)
 
 
+async def test_a_cancelled_consumer_gives_back_what_was_not_received_and_settles_the_rest(
+    broker: Broker, other: Broker, queue: str
+) -> None:
+    await broker.publish(queue, numbered(6))
+    async with await broker.consume(queue, prefetch=4) as consumer:
+        held = await take(consumer, 2)
+        await depth_becomes(broker, queue, 2)
+        await consumer.cancel()
+        await consumer.cancel()
+        assert await consumer.receive() == []
+        async with await other.consume(queue, prefetch=10) as second:
+            assert sorted(bodies(await take(second, 4))) == [f"m-{number}" for number in range(2, 6)]
+            assert await nothing_comes(second), "what was received is its receiver's still"
+            await consumer.ack(held[:1])
+            await consumer.nack(held[1:])
+            assert bodies(await take(second, 1)) == ["m-1"]
+    await depth_becomes(broker, queue, 5)
+
+
+async def test_a_receive_that_waits_ends_when_its_consumer_is_cancelled(broker: Broker, queue: str) -> None:
+    async with await broker.consume(queue, prefetch=4) as consumer:
+        waiting = asyncio.create_task(consumer.receive())
+        await broker.publish(queue, messages("first"))
+        assert bodies(await waiting) == ["first"]
+        waiting = asyncio.create_task(consumer.receive())
+        await consumer.cancel()
+        assert await waiting == []
+        await broker.publish(queue, messages("later"))
+        await depth_becomes(broker, queue, 1)
+
+
 async def test_a_closed_consumer_gives_back_at_once_what_it_had(broker: Broker, queue: str) -> None:
     await broker.publish(queue, numbered(6))
     first = await broker.consume(queue, prefetch=5)
