@@ -4,6 +4,9 @@ A child that was killed cannot say which job it was at, so it writes that down h
 shared memory, 30 ns. The worker reads the board after the child's death only, with one exception: `recall` takes back
 work that was handed to the child and that it has not begun. Both sides hold a file lock then, so that an assignment is
 either begun or taken back, never both; the lock of a dead process is released by the kernel.
+
+Every job has a place on the board. The jobs of a message that runs alone have the first ones; messages of an async
+function that run beside each other have one range of places each.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Any
 
 MAX_JOBS = 2048
 """Jobs that one message may hold: as many as a block."""
@@ -22,9 +26,9 @@ PENDING, STARTED, ENDED, SENT, GIVEN = range(5)
 """States of a job on the board: not begun, at work, ended, its result handed to the worker, given away unbegun."""
 
 _STATES = 64  # offset of the first job's state
-_STOPS = _STATES + MAX_JOBS  # offset of the first job's order to stop
-_LIMITS = _STOPS + MAX_JOBS  # offset of the first job's time limit
-_SIZE = _LIMITS + 8 * MAX_JOBS
+_LIMITS = _STATES + MAX_JOBS  # offset of the first job's time limit
+_STOPS = _LIMITS + 8 * MAX_JOBS  # offset of the first job's order to stop
+_SIZE = _STOPS + 8 * MAX_JOBS
 _WORD = struct.Struct("=Q")
 _TIME = struct.Struct("=d")
 _CLAIMED, _RECALLED, _PHASE, _TIMED, _STOPPED, _MEMORY, _LOADING = 0, 8, 16, 17, 24, 32, 40  # offsets
@@ -45,11 +49,13 @@ class Board:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._memory = mmap.mmap(fd, _SIZE)
-        self.states = memoryview(self._memory)[_STATES:_STOPS]
-        """One byte a job, by its position in the message. Written by the child."""
-        self.limits = memoryview(self._memory)[_LIMITS:].cast("d")
-        """By position, the time (monotonic, seconds) at which the process shall be killed if the job is still at
-        work; 0 for never. Written by the child, and looked at while `timed` is set."""
+        self.states = memoryview(self._memory)[_STATES:_LIMITS]
+        """One byte a job, by its place. Written by the child."""
+        self.limits = memoryview(self._memory)[_LIMITS:_STOPS].cast("d")
+        """By place, the time (monotonic, seconds) at which the process shall be killed if the job is still at work; 0
+        for never. Written by the child, and looked at while `timed` is set."""
+        self._stops = memoryview(self._memory)[_STOPS:].cast("Q")  # by place, the ticket whose job there shall stop
+        self._views: list[memoryview[Any]] = []
 
     @classmethod
     def create(cls) -> Board:
@@ -65,9 +71,23 @@ class Board:
         os.close(self.fd)
 
     def release(self) -> None:
-        """Make `states` and `limits` unusable."""
-        self.states.release()
-        self.limits.release()
+        """Make `states` and `limits` unusable, and the views of them."""
+        self._views += self.states, self.limits, self._stops
+        for view in self._views:
+            view.release()
+        self._views.clear()
+
+    def view(self, first: int, count: int) -> tuple[memoryview[int], memoryview[float]]:
+        """Child: states and limits of a range of places, cleared, for jobs that run beside others."""
+        states, limits = self.states[first : first + count], self.limits[first : first + count]
+        states[:] = bytes(count)
+        limits[:] = memoryview(bytes(8 * count)).cast("d")
+        self._views += states, limits
+        return states, limits
+
+    def forget(self, *views: memoryview[Any]) -> None:
+        """Child: views that are used no longer."""
+        self._views = [view for view in self._views if not any(view is other for other in views)]
 
     @property
     def claimed(self) -> int:
@@ -111,29 +131,31 @@ class Board:
     def memory_limit(self, limit: int) -> None:
         _WORD.pack_into(self._memory, _MEMORY, limit)
 
-    def stop(self, ticket: int, positions: Iterable[int] | None) -> None:
-        """Worker: order that jobs of an assignment stop, at work or not; None for all of them."""
-        if self._get(_STOPPED) != ticket:
-            self._memory[_STOPS:_LIMITS] = bytes(MAX_JOBS)
-        if positions is None:
-            self._memory[_STOPS:_LIMITS] = b"\1" * MAX_JOBS
-        else:
-            for position in positions:
-                self._memory[_STOPS + position] = 1
-        _WORD.pack_into(self._memory, _STOPPED, ticket)
+    def stop(self, ticket: int, places: Iterable[int]) -> None:
+        """Worker: order that jobs of an assignment stop, at work or not."""
+        for place in places:
+            self._stops[place] = ticket
+        _WORD.pack_into(self._memory, _STOPPED, max(ticket, self._get(_STOPPED)))
 
-    def stopped(self, ticket: int) -> bytes:
-        """One byte a job, 1 where it shall stop; empty when none of the assignment shall."""
-        return self._memory[_STOPS:_LIMITS] if self._get(_STOPPED) == ticket else b""
+    def stopped(self, ticket: int, first: int, count: int) -> list[int]:
+        """Which jobs of an assignment shall stop, counted from its first place."""
+        if self._get(_STOPPED) < ticket:  # tickets rise, so nothing was ordered for it yet
+            return []
+        return [at for at, ordered in enumerate(self._stops[first : first + count]) if ordered == ticket]
 
-    def claim(self, ticket: int) -> bool:
-        """Child: begin an assignment; False if the worker has taken it back."""
+    def is_recalled(self, ticket: int) -> bool:
+        """Child: whether an assignment that it has not begun was taken back."""
+        return ticket <= self._get(_RECALLED)
+
+    def claim(self, ticket: int, *, beside: bool = False) -> bool:
+        """Child: begin an assignment, `beside` others or alone; False if the worker has taken it back."""
         fcntl.lockf(self.fd, fcntl.LOCK_EX)
         try:
             if ticket <= self._get(_RECALLED):
                 return False
-            self._memory[_PHASE] = Phase.DECODING
-            self.states[:] = bytes(MAX_JOBS)
+            if not beside:
+                self._memory[_PHASE] = Phase.DECODING
+                self.states[:] = bytes(MAX_JOBS)
             _WORD.pack_into(self._memory, _CLAIMED, ticket)
             return True
         finally:
@@ -155,15 +177,20 @@ class Board:
         finally:
             fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
-    def positions(self, state: int) -> list[int]:
-        """The positions of all jobs in a state."""
-        states, wanted, found = bytes(self.states), bytes((state,)), []
-        position = states.find(wanted)
-        while position >= 0:
-            found.append(position)
-            position = states.find(wanted, position + 1)
-        return found
+    def places(self, state: int) -> list[int]:
+        """The places of all jobs in a state. What is behind the places of what is at work means nothing."""
+        return find_state(self.states, state)
 
     def _get(self, offset: int) -> int:
         value: int = _WORD.unpack_from(self._memory, offset)[0]
         return value
+
+
+def find_state(states: memoryview[int], state: int) -> list[int]:
+    """Where a state is, from the first one on."""
+    copy, wanted, found = bytes(states), bytes((state,)), []
+    at = copy.find(wanted)
+    while at >= 0:
+        found.append(at)
+        at = copy.find(wanted, at + 1)
+    return found

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,20 +29,23 @@ from dts.wire.dts_pb2 import JobBatch, Progress
 from dts.worker import context
 from dts.worker.board import MAX_JOBS, Board, Phase
 from dts.worker.errand import Errand
+from dts.worker.eventloop import Loop
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.helper import Helper, Watcher
 from dts.worker.interrupts import Interrupter, SoftLimits, Stops, Watchdog
 from dts.worker.joblog import JobLog
 from dts.worker.leases import Leases
-from dts.worker.loader import Loader
+from dts.worker.loader import Loaded, Loader
 from dts.worker.outbox import Outbox
 from dts.worker.partials import Partials
 from dts.worker.running import Runner
+from dts.worker.session import Session, Task
 from dts.worker.splitting import Splitter
 from dts.worker.surroundings import MemoryLimit, Surroundings, resident_size
 from dts.worker.terms import Terms, default_terms
 
 _READ_SIZE = 256 * 1024
+_RUNS = (Kind.RUN, Kind.RUN_ALONE)
 _MEASURE_EVERY = 0.5  # seconds between looks at the process's memory
 
 
@@ -95,6 +99,28 @@ class Channel:
             if not self._fill():
                 return False
 
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        return self._socket.fileno()
+
+    def hear(self) -> bool:
+        """Read what has come, which must be something; False at the end of the stream."""
+        data = self._socket.recv(_READ_SIZE)
+        self._frames += self._reader.feed(data)
+        return bool(data)
+
+    def peek(self) -> Frame | None:
+        """The next frame, if it has been read already."""
+        return self._frames[0] if self._frames else None
+
+    def take_go(self, tickets: set[int]) -> int:
+        """A GO of one of these errands, if it has been read already; 0 for none."""
+        for frame in self._frames:
+            if frame.kind == Kind.GO and frame.ticket in tickets:
+                self._frames.remove(frame)
+                return frame.ticket
+        return 0
+
     def _fill(self) -> bool:
         """Wait until there is one more frame at least; False at the end of the stream."""
         while data := self._socket.recv(_READ_SIZE):
@@ -119,6 +145,9 @@ class Child:
         self._interrupter = Interrupter(self._runner)
         self._joblog = JobLog(options, channel.send)
         self._helper = Helper()
+        self._loop: Loop | None = None
+        self._watchdog: Watchdog | None = None
+        self._peeked: tuple[int, JobBatch | None] = 0, None
         self._jobs = 0
         self._measured = time.monotonic()
         self._send = channel.send
@@ -131,7 +160,7 @@ class Child:
         surroundings = Surroundings()
         self._send(Frame(Kind.READY, 0))
         while (frame := self._channel.receive()) is not None:
-            if frame.kind != Kind.RUN or not self._board.claim(frame.ticket):
+            if frame.kind not in _RUNS or not self._board.claim(frame.ticket):
                 continue
             terms = self._serve(frame)
             self._board.phase = Phase.IDLE
@@ -144,35 +173,52 @@ class Child:
     def _serve(self, frame: Frame) -> Terms:
         """Run the jobs of a message; returns the terms that they had in common."""
         try:
-            batch = codec.decode(JobBatch, frame.body, frame.content_encoding)
-            if len(batch.jobs) > MAX_JOBS:
-                raise WireError(f"the message has {len(batch.jobs)} jobs and the limit is {MAX_JOBS}")
+            batch = _decode(frame)
         except DtsError as error:
             self._send(Frame(Kind.DEAD, frame.ticket, error.message.encode()))
             return self._defaults
-        errand = Errand(frame.ticket, batch, self._defaults, frame.jobs - 1 if frame.jobs else None)
-        outbox = Outbox(errand, self._name, self._board, self._send)
-        outbox.take_progress = lambda: self._progress(errand)
+        task = self._make_task(frame, batch)
+        errand = task.errand
         context.begin(errand, self._runner)
         terms = errand.terms.common
-        self._jobs += len(batch.jobs)
         self._board.memory_limit = self._memory.set(terms.memory_limit)
-        Stops(errand, self._runner, self._board, self._interrupter).look()
-        leases = Leases(errand, outbox, self._board, self._settings.lease)
-        if leases.needed:
-            leases.take()
+        if task.on_hold:
             if not self._channel.await_go(frame.ticket):
                 raise BrokenPipeError
-        self._helper.watch(self._watchers(errand, outbox, leases))
+            task.on_hold = False
+        self._helper.watch(task.watchers)
         try:
-            self._run(errand, outbox)
+            self._run(task, alone=frame.kind == Kind.RUN_ALONE)
         finally:
             self._helper.watch(())
-        outbox.finish()
         context.begin(None, self._runner)
         return terms
 
-    def _run(self, errand: Errand, outbox: Outbox) -> None:
+    def _make_task(self, frame: Frame, batch: JobBatch, first: int | None = None) -> Task:
+        """What is needed to run a message that was claimed just now; asks for its lease if it needs one."""
+        number = frame.jobs - 1 if frame.jobs else None
+        errand = Errand(frame.ticket, batch, self._defaults, self._board, number=number, first=first)
+        outbox = Outbox(errand, self._name, self._send)
+        outbox.take_progress = lambda: _progress(errand)
+        self._jobs += len(batch.jobs)
+        stops = Stops(errand, self._runner, self._board, self._interrupter)
+        stops.look()
+        settings = self._settings
+        watchers: list[Watcher] = [
+            outbox,
+            Splitter(errand, outbox, settings.split_after, settings.slice_seconds),
+            stops,
+        ]
+        if errand.terms.strict:
+            watchers.append(SoftLimits(errand, self._runner, self._interrupter))
+        leases = Leases(errand, outbox, settings.lease)
+        if leases.needed:
+            leases.take()
+            watchers.append(leases)
+        return Task(errand, outbox, on_hold=leases.needed, watchers=watchers)
+
+    def _run(self, task: Task, *, alone: bool) -> None:
+        errand, outbox = task.errand, task.outbox
         timeout = errand.terms.common.timeout
         self._board.loading_limit = time.monotonic() + timeout if timeout else 0.0
         self._board.phase = Phase.LOADING
@@ -180,39 +226,84 @@ class Child:
             function = self._loader.load(errand.batch.function)
         except DtsError as error:
             self._runner.refuse(error, errand, outbox)
-        else:
-            outbox.version = function.version
-            self._board.phase = Phase.RUNNING
-            self._runner.run(function, errand, outbox)
+            return outbox.finish()
+        outbox.version = function.version
+        self._board.phase = Phase.RUNNING
+        if function.is_async:
+            return self._run_session(function, task, alone=alone or any([job.kills for job in errand.jobs]))
+        self._runner.run(function, errand, outbox)
+        outbox.finish()
 
-    def _watchers(self, errand: Errand, outbox: Outbox, leases: Leases) -> list[Watcher]:
-        settings, runner = self._settings, self._runner
-        watchers: list[Watcher] = [
-            outbox,
-            Splitter(errand, outbox, settings.split_after, settings.slice_seconds),
-            Stops(errand, runner, self._board, self._interrupter),
-            Watchdog(errand, runner, settings.blocked_after, self._joblog.warn),
-        ]
-        if errand.terms.strict:
-            watchers.append(SoftLimits(errand, runner, self._interrupter))
-        if leases.needed:
-            watchers.append(leases)
-        return watchers
+    # what a session asks for
 
-    def _progress(self, errand: Errand) -> list[Progress]:
-        """What the jobs at work have told since the last time."""
-        told = context.take_told()
-        found = []
-        for position in told.keys() | self._partials.of.keys():
-            done, total = told.get(position, (0.0, 0.0))
-            yielded = self._partials.of.get(position)
-            values, untold = b"", yielded.untold if yielded is not None else []
-            if untold:
-                values = b"[" + b",".join(untold) + b"]"
-                untold.clear()
-            if values or position in told:
-                found.append(Progress(index=errand.jobs[position].index, done=done, total=total, partials=values))
-        return found
+    def _run_session(self, function: Loaded, task: Task, *, alone: bool) -> None:
+        if self._loop is None:
+            self._loop = Loop()
+        self._watchdog = Watchdog(self._loop, self._settings.blocked_after, self._joblog.warn)
+        if not alone:
+            self._tell_begun(task.errand.ticket, 0, task.errand.batch)
+        call = self._runner.begin(function, task.errand)
+        Session(self, self._runner, self._loop, function, call).run(task, alone=alone)
+
+    def _tell_begun(self, ticket: int, first: int, batch: JobBatch) -> None:
+        self._send(Frame(Kind.BEGUN, ticket, b"%d" % first, jobs=len(batch.jobs)))
+
+    @property
+    def has_next(self) -> bool:
+        """Whether something has come from the worker."""
+        return self._channel.peek() is not None
+
+    def next_batch(self) -> JobBatch | None:
+        """The message that waits to be taken, if there is any that may run beside others."""
+        while (frame := self._channel.peek()) is not None:
+            if frame.kind in _RUNS and not self._board.is_recalled(frame.ticket):
+                break
+            self._channel.receive()
+        if frame is None or frame.kind != Kind.RUN:
+            return None
+        if frame.ticket != self._peeked[0]:
+            try:
+                self._peeked = frame.ticket, _decode(frame)
+            except DtsError:  # said when its turn comes
+                self._peeked = frame.ticket, None
+        return self._peeked[1]
+
+    def take_next(self, first: int) -> Task | None:
+        """Begin with it, its jobs at the places from `first` on; None if it was taken back just now."""
+        frame, (ticket, batch) = self._channel.receive(), self._peeked
+        self._peeked = 0, None
+        if frame is None or batch is None or frame.ticket != ticket or not self._board.claim(ticket, beside=True):
+            return None
+        self._tell_begun(ticket, first, batch)
+        return self._make_task(frame, batch, first)
+
+    def take_go(self, tickets: set[int]) -> int:
+        """A ticket among these whose lease is on record now; 0 for none."""
+        return self._channel.take_go(tickets)
+
+    def hear(self) -> bool:
+        """Read what has come from the worker; False when it has closed its end."""
+        return self._channel.hear()
+
+    def fileno(self) -> int:
+        """The descriptor by which it comes."""
+        return self._channel.fileno()
+
+    def may_go_on(self, function: Loaded, terms: Terms) -> bool:
+        """Whether the process may take one more message of a function, as that was loaded."""
+        return self._loader.is_current(function.name) and not self._worn_out(terms)
+
+    def attend(self, tasks: Sequence[Task]) -> None:
+        """Have the helper thread look after these messages from now on."""
+        watchers = [watcher for task in tasks for watcher in task.watchers]
+        if watchers and self._watchdog is not None:
+            watchers.append(self._watchdog)
+        self._helper.watch(watchers)
+
+    def finish(self, task: Task) -> None:
+        """Send the last results of a message, and that it is done."""
+        task.outbox.finish()
+        self._board.forget(task.errand.states, task.errand.limits)
 
     def _worn_out(self, terms: Terms) -> str:
         """Why this process should be replaced by a fresh one; empty if it should not."""
@@ -226,6 +317,30 @@ class Child:
             if (size := resident_size()) > limit:
                 return f"it holds {size // 2**20} MB of memory"
         return ""
+
+
+def _decode(frame: Frame) -> JobBatch:
+    """The jobs of a RUN. Raises DtsError when there are none to be had."""
+    batch = codec.decode(JobBatch, frame.body, frame.content_encoding)
+    if len(batch.jobs) > MAX_JOBS:
+        raise WireError(f"the message has {len(batch.jobs)} jobs and the limit is {MAX_JOBS}")
+    return batch
+
+
+def _progress(errand: Errand) -> list[Progress]:
+    """What the jobs at work have told since the last time."""
+    told, errand.told = errand.told, {}
+    found = []
+    for position in told.keys() | errand.yielded.keys():
+        done, total = told.get(position, (0.0, 0.0))
+        yielded = errand.yielded.get(position)
+        values, untold = b"", yielded.untold if yielded is not None else []
+        if untold:
+            values = b"[" + b",".join(untold) + b"]"
+            untold.clear()
+        if values or position in told:
+            found.append(Progress(index=errand.jobs[position].index, done=done, total=total, partials=values))
+    return found
 
 
 def die_with_worker(lifeline: int) -> None:

@@ -31,12 +31,11 @@ attempt: int
 logger = logging.getLogger("dts.job")
 """Its records carry the job's id, and reach the logs of the whole system."""
 
-_position: ContextVar[int] = ContextVar("dts_position", default=-1)
-_told: dict[int, tuple[float, float]] = {}
+_own: ContextVar[tuple[Errand, int] | None] = ContextVar("dts_job", default=None)
 
 
 class _Now:
-    """What the child works at."""
+    """What the child works at, where jobs are run one after another."""
 
     errand: Errand | None = None
     runner: Runner | None = None
@@ -44,43 +43,37 @@ class _Now:
 
 def progress(done: float, total: float = 0) -> None:
     """Tell how far the job is; `total` is 0 where it is not known. Cheap: what is told last in a second is sent."""
-    _told[position()] = (float(done), float(total))
+    errand, at = now()
+    if errand is not None and at >= 0:
+        errand.told[at] = (float(done), float(total))
 
 
-def position() -> int:
-    """The position of the job at work in its message; -1 for none."""
-    own = _position.get()
-    return own if own >= 0 or _Now.runner is None else _Now.runner.current
+def now() -> tuple[Errand | None, int]:
+    """The message that the job at work is in, and its position; -1 for none."""
+    own = _own.get()
+    if own is not None:
+        return own
+    return _Now.errand, -1 if _Now.runner is None else _Now.runner.current
 
 
-def enter(of_job: int) -> None:
+def enter(errand: Errand, position: int) -> None:
     """The current task runs the job at a position from here on."""
-    _position.set(of_job)
+    _own.set((errand, position))
 
 
 def begin(errand: Errand | None, runner: Runner) -> None:
     """The child works at a message from here on, or at none."""
     _Now.errand, _Now.runner = errand, runner
-    _told.clear()
-
-
-def take_told() -> dict[int, tuple[float, float]]:
-    """What jobs have told of their progress since the last call, by position."""
-    told = {}
-    while _told:
-        at, value = _told.popitem()
-        told[at] = value
-    return told
 
 
 def current_job() -> str:
     """The id of the job at work, as `job_id`."""
-    at, errand = position(), _Now.errand
+    errand, at = now()
     return errand.job_id(at) if errand is not None and 0 <= at < len(errand.jobs) else ""
 
 
 def __getattr__(name: str) -> Any:
-    at, errand = position(), _Now.errand
+    errand, at = now()
     inside = errand is not None and 0 <= at < len(errand.jobs)
     if name == "job_id":
         return current_job()

@@ -5,9 +5,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dts.wire.dts_pb2 import Job, JobBatch
+from dts.worker.board import Board
+from dts.worker.partials import Yielded
 from dts.worker.terms import Terms, TermsOf
+
+if TYPE_CHECKING:
+    from dts.worker.eventloop import Loop
 
 
 class Errand:
@@ -16,18 +22,46 @@ class Errand:
     `waiting` holds the positions of the latter. Main takes them from its left end, one at a time; the helper thread
     may take any to give them away or to cancel them. Each taking is one atomic operation of the deque, so that no job
     is ever both run and given away, and the main thread pays for no lock. `number` is that of the block's job 0 in its
-    run, if it is known. `began` is when its first job could begin, by the monotonic clock.
+    run, if it is known. `began` is when its first job could begin, by the monotonic clock. `first` is the place of its
+    first job on the board, None for a message that has it for itself; `states` and `limits` are its part of that, by
+    position.
     """
 
-    def __init__(self, ticket: int, batch: JobBatch, defaults: Terms, number: int | None = None) -> None:
+    def __init__(
+        self,
+        ticket: int,
+        batch: JobBatch,
+        defaults: Terms,
+        board: Board,
+        *,
+        number: int | None = None,
+        first: int | None = None,
+    ) -> None:
         self.ticket = ticket
+        self.first = first or 0
+        self.states: memoryview[int] = board.states
+        self.limits: memoryview[float] = board.limits
+        if first is not None:
+            self.states, self.limits = board.view(first, len(batch.jobs))
         self.batch = batch
         self.jobs: Sequence[Job] = batch.jobs
         self.terms = TermsOf(batch, defaults)
         self.number = number
         self.waiting = deque(range(len(self.jobs)))
         self.began = time.monotonic()
-        self.is_async = False
+        self.loop: Loop | None = None
+        """The event loop that its jobs run on, if they are async."""
+        self.cancelled: set[int] = set()
+        """Positions of jobs that have been told to stop, whose results nobody wants."""
+        self.told: dict[int, tuple[float, float]] = {}
+        """What jobs have told of their progress since that was sent last, by position."""
+        self.yielded: dict[int, Yielded] = {}
+        """What the jobs at work have yielded, by position."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its jobs run at the same time, on an event loop."""
+        return self.loop is not None
 
     def job_id(self, position: int) -> str:
         """The id of a job, `<run>-<number>`; empty when its number is not known."""

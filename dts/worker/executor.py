@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from dts.runtime.service import Service
-from dts.worker.board import ENDED, PENDING, STARTED, Phase
+from dts.worker.board import ENDED, PENDING, STARTED, Phase, find_state
 from dts.worker.child import ChildOptions
 from dts.worker.frames import Frame, Kind
 from dts.worker.process import Assignment, ChildProcess, say_end
@@ -40,7 +40,8 @@ class Crash:
 
     `suspects` are the positions of the jobs that may have done it. `unsent` are those of all whose results have not
     come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV". `reason` is one
-    of the codes in `dts.worker.recovery`; `tail` is the last of what the process printed.
+    of the codes in `dts.worker.recovery`; `tail` is the last of what the process printed. `others` says that there are
+    suspects in messages that ran beside this one.
     """
 
     phase: Phase
@@ -49,6 +50,7 @@ class Crash:
     said: str
     reason: str = REASON_CRASHED
     tail: str = ""
+    others: bool = False
 
 
 class Listener(Protocol):
@@ -68,6 +70,9 @@ class Listener(Protocol):
 
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
         """Jobs of it shall be run by somebody else."""
+
+    def on_begun(self, assignment: Assignment) -> None:
+        """A child has begun with it, and could begin with others beside it."""
 
     def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
         """Its jobs are to be run under a lease; it goes on when `go` is called."""
@@ -115,6 +120,11 @@ class Executor(Service):
         """Whether any assignment is not finished."""
         return bool(self._waiting) or any(child.given for child in (*self._children, *self._leaving))
 
+    @property
+    def extra(self) -> int:
+        """How many assignments children work at beside another one, since their function is async."""
+        return sum([child.extra for child in self._children])
+
     def submit(self, assignment: Assignment) -> None:
         """Run an assignment when its turn comes."""
         self._waiting.append(assignment)
@@ -139,14 +149,14 @@ class Executor(Service):
         """Give waiting assignments to the children that have the least to do; share out what was given ahead."""
         while self._waiting and self._children:
             child = min(self._children, key=_load)
-            if len(child.given) > LOOK_AHEAD:
+            if _load(child) > LOOK_AHEAD:
                 return
             self._give(child, self._waiting.popleft())
         idle = next((child for child in self._children if not child.given), None)
         if idle is None:
             return
         for child in self._children:
-            if len(child.given) > 1 and (taken := child.recall()):
+            if _load(child) > 1 and (taken := child.recall()):
                 self._give(idle, taken[0])
                 self._waiting.extendleft(reversed(taken[1:]))
                 return self._dispatch()
@@ -165,7 +175,7 @@ class Executor(Service):
         if frame.kind in (Kind.LOG, Kind.BYE):
             self._on_word(child, frame)
             return
-        assignment = child.given[0]
+        assignment = child.find(frame.ticket)
         if frame.kind in (Kind.RESULTS, Kind.RUNNING):
             self._listener.on_results(assignment, frame)
             return
@@ -175,7 +185,12 @@ class Executor(Service):
         if frame.kind == Kind.CLAIM:
             self._listener.on_claim(assignment, frame, partial(child.go, frame.ticket))
             return
-        child.given.popleft()
+        if frame.kind == Kind.BEGUN:
+            child.begun(assignment, int(frame.body), frame.jobs)
+            self._dispatch()
+            self._listener.on_begun(assignment)
+            return
+        child.done(assignment)
         self._dispatch()  # before anything else: the child may have nothing to do
         if frame.kind == Kind.DEAD:
             self._listener.on_dead(assignment, frame.body.decode(errors="replace"))
@@ -233,15 +248,14 @@ class Executor(Service):
         self._changed.set()
         if self._stopping:
             return
-        given = list(child.given)
+        crashed = child.at_work
+        self._waiting.extendleft(reversed(list(child.given)[len(crashed) :]))
         child.given.clear()
-        crashed = given.pop(0) if given and given[0].ticket == child.board.claimed else None
-        self._waiting.extendleft(reversed(given))
-        if crashed is not None:
-            self._listener.on_crash(crashed, _examine(child, code))
-        elif child.leaving:
+        for assignment, crash in _examine(child, crashed, code):
+            self._listener.on_crash(assignment, crash)
+        if child.leaving and not crashed:
             logger.info("child %d was replaced: %s", child.pid, child.leaving)
-        else:
+        elif not crashed:
             logger.warning("child %d %s", child.pid, say_end(code))
         self._dispatch()
 
@@ -263,23 +277,40 @@ class Executor(Service):
                 return
 
 
-def _examine(child: ChildProcess, code: int) -> Crash:
+def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[tuple[Assignment, Crash]]:
     """Read on a dead child's board what it was doing.
 
     The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
     when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
     or when the child was killed for its silence.
     """
-    board, doom = child.board, child.doom
-    started, ended = board.positions(STARTED), board.positions(ENDED)
-    unsent = sorted(started + ended + board.positions(PENDING))
+    doom, at_work = child.doom, any(_states(child, each, STARTED) for each in crashed)
     tail = child.output.tail() if child.output is not None else ""
-    if doom is not None:
-        return Crash(board.phase, list(doom.positions), unsent, doom.said, doom.reason, tail)
     reason = REASON_LOST if code == LOST else REASON_EXIT if code >= 0 else REASON_CRASHED
-    suspects = sorted(started + ended) if child.severed or not started else started
-    return Crash(board.phase, suspects, unsent, say_end(code), reason, tail)
+    if doom is not None:
+        reason = doom.reason
+    found: list[tuple[Assignment, list[int], list[int]]] = []
+    for each in crashed:
+        started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
+        if doom is not None:
+            suspects = [at - each.first for at in doom.places if 0 <= at - each.first < each.count]
+        else:
+            suspects = sorted(started + ended) if child.severed or not at_work else started
+        found.append((each, suspects, sorted(started + ended + _states(child, each, PENDING))))
+    total = sum(len(suspects) for _, suspects, _ in found)
+    said = doom.said if doom is not None else say_end(code)
+    phase = child.board.phase
+    return [
+        (each, Crash(phase, suspects, unsent, said, reason, tail, others=total > len(suspects)))
+        for each, suspects, unsent in found
+    ]
+
+
+def _states(child: ChildProcess, assignment: Assignment, state: int) -> list[int]:
+    """The positions of an assignment's jobs in a state."""
+    first = assignment.first
+    return find_state(child.board.states[first : first + assignment.count], state)
 
 
 def _load(child: ChildProcess) -> int:
-    return len(child.given)
+    return len(child.given) - child.extra

@@ -45,6 +45,11 @@ class Kind(IntEnum):
     """Child: an encoded LogRecord."""
     BYE = 10
     """Child: it begins nothing any more and ends; the body says why."""
+    RUN_ALONE = 11
+    """Worker: a RUN beside which nothing may run, and which may not run beside others."""
+    BEGUN = 12
+    """Child: it has begun that RUN of an async function, and would take others beside it; `jobs` is how many it has,
+    and the body is the place of the first one on the board, in decimal."""
 
 
 class Frame(NamedTuple):

@@ -46,16 +46,24 @@ def judge(child: ChildProcess, now: float) -> Doom | None:
     if board.phase is not Phase.RUNNING:
         return None
     if board.timed:
-        late = tuple(at for at in board.positions(STARTED) if 0 < board.limits[at] < now)
+        late = tuple(at for at in board.places(STARTED) if 0 < board.limits[at] < now)
         if late:
             return Doom(REASON_TIMEOUT, "was killed since it ran longer than its timeout", late)
-    if child.stop_by is not None and now >= child.stop_by[1]:
-        ticket, child.stop_by = child.stop_by[0], None
-        orders = board.stopped(ticket) if ticket == board.claimed else b""
-        stubborn = tuple(at for at in board.positions(STARTED) if orders and orders[at])
-        if stubborn:
-            return Doom(REASON_CANCELLED, "was killed since it was cancelled and did not end", stubborn)
+    if child.stop_by and (stubborn := _stubborn(child, now)):
+        return Doom(REASON_CANCELLED, "was killed since it was cancelled and did not end", tuple(stubborn))
     if board.memory_limit and resident_size(child.pid) > board.memory_limit + _MEMORY_SLACK:
         said = "was killed since it took more than its memory limit"
-        return Doom(REASON_MEMORY, said, tuple(board.positions(STARTED)))
+        return Doom(REASON_MEMORY, said, tuple(board.places(STARTED)))
     return None
+
+
+def _stubborn(child: ChildProcess, now: float) -> list[int]:
+    """The places of jobs that were told to stop, and whose time for that is up."""
+    board, found = child.board, []
+    for ticket in [ticket for ticket, by in child.stop_by.items() if now >= by]:
+        del child.stop_by[ticket]
+        for assignment in child.at_work:
+            if assignment.ticket == ticket:
+                stopped = board.stopped(ticket, assignment.first, assignment.count)
+                found += [assignment.first + at for at in stopped if board.states[assignment.first + at] == STARTED]
+    return found

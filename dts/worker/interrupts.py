@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dts.worker.board import SENT, Board
+from dts.worker.board import SENT, STARTED, Board
 from dts.worker.errand import Errand
+from dts.worker.eventloop import Loop
 from dts.worker.failure import clip
 from dts.worker.running import Runner, cancelled_error, soft_timeout_error
 
@@ -67,47 +68,46 @@ class Stops:
 
     def look(self, now: float = 0.0) -> None:
         """Any thread: look for orders."""
-        orders = self._board.stopped(self._errand.ticket)
-        if not orders:
-            return
-        runner, waiting = self._runner, self._errand.waiting
-        for position in range(len(self._errand.jobs)):
-            if not orders[position] or position in runner.cancelled:
+        errand = self._errand
+        for position in self._board.stopped(errand.ticket, errand.first, len(errand.jobs)):
+            if position in errand.cancelled:
                 continue
             try:
-                waiting.remove(position)
+                errand.waiting.remove(position)
             except ValueError:
                 self._interrupt(position)
             else:
-                runner.cancelled.add(position)
-                self._board.states[position] = SENT
+                errand.cancelled.add(position)
+                errand.states[position] = SENT
 
     def _interrupt(self, position: int) -> None:
-        if self._errand.is_async:
-            if position in self._runner.tasks.values():
-                self._runner.cancelled.add(position)
-                self._runner.loop.call_soon_threadsafe(self._runner.cancel, position, cancelled_error())
+        errand = self._errand
+        if errand.loop is not None:
+            if errand.states[position] == STARTED:
+                errand.cancelled.add(position)
+                errand.loop.loop.call_soon_threadsafe(errand.loop.cancel, errand, position, cancelled_error())
         elif position == self._runner.current:
-            self._runner.cancelled.add(position)
+            errand.cancelled.add(position)
             self._interrupter.interrupt(position, cancelled_error())
 
 
 class Watchdog:
     """Finds out that a job blocks the event loop, so that no other one gets on, and reports which, and where."""
 
-    def __init__(self, errand: Errand, runner: Runner, after: float, report: Callable[[str, str], None]) -> None:
-        self._errand, self._runner, self._after, self._report = errand, runner, after, report
+    def __init__(self, loop: Loop, after: float, report: Callable[[str, str], None]) -> None:
+        self._loop, self._after, self._report = loop, after, report
         self._answered: float | None = None
         self._asked = False
-        self._reported = -1
+        self._reported: tuple[Errand, int] | None = None
 
     def look(self, now: float) -> None:
         """Helper thread: ask the loop for a sign of life."""
-        if not self._errand.is_async or not self._runner.tasks:
+        if not self._loop.tasks:
+            self._answered = None
             return
         if self._answered is None or not self._asked:
             self._answered, self._asked = now, True
-            self._runner.loop.call_soon_threadsafe(self._answer)
+            self._loop.loop.call_soon_threadsafe(self._answer)
         elif now - self._answered >= self._after:
             self._accuse(now - self._answered)
 
@@ -118,16 +118,16 @@ class Watchdog:
         import asyncio
         import traceback
 
-        task = asyncio.current_task(self._runner.loop)
-        position = self._runner.tasks.get(task, -1)
-        if position < 0 or position == self._reported:
+        task = asyncio.current_task(self._loop.loop)
+        found = self._loop.tasks.get(task) if task is not None else None
+        if found is None or found == self._reported:
             return
-        self._reported = position
-        job = self._errand.job_id(position) or f"with index {self._errand.jobs[position].index}"
+        self._reported = errand, position = found
+        job = errand.job_id(position) or f"with index {errand.jobs[position].index}"
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         stack = "".join(traceback.format_stack(frame, 8)) if frame is not None else ""
         self._report(
-            f"the job {job} of {self._errand.batch.function} has blocked the event loop for {seconds:.1f} s, and all"
+            f"the job {job} of {errand.batch.function} has blocked the event loop for {seconds:.1f} s, and all"
             f" jobs beside it: use await, or asyncio.to_thread for what blocks\n{clip(stack, 4000)}",
-            self._errand.job_id(position),
+            errand.job_id(position),
         )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from dts.wire.dts_pb2 import Claim
-from dts.worker.board import PENDING, STARTED, Board
+from dts.worker.board import PENDING, STARTED
 from dts.worker.errand import Errand
 from dts.worker.outbox import Outbox
 
@@ -18,9 +18,9 @@ from dts.worker.outbox import Outbox
 class Leases:
     """The leases of one message; `seconds` is how long one holds."""
 
-    def __init__(self, errand: Errand, outbox: Outbox, board: Board, seconds: float) -> None:
+    def __init__(self, errand: Errand, outbox: Outbox, seconds: float) -> None:
         self.needed = errand.batch.lease
-        self._errand, self._outbox, self._board, self._seconds = errand, outbox, board, seconds
+        self._errand, self._outbox, self._seconds = errand, outbox, seconds
         self._claimed = time.monotonic()
 
     def take(self) -> None:
@@ -36,5 +36,5 @@ class Leases:
     def _claims(self) -> Iterator[Claim]:
         expires = time.time() + self._seconds
         for position, job in enumerate(self._errand.jobs):
-            if self._board.states[position] in (PENDING, STARTED):
+            if self._errand.states[position] in (PENDING, STARTED):
                 yield Claim(index=job.index, fence=job.fence, expires=expires)

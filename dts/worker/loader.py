@@ -153,6 +153,11 @@ class Loader:
         self._cache[name] = loaded, sources
         return loaded
 
+    def is_current(self, name: str) -> bool:
+        """Whether `load` would return what it did the last time."""
+        cached = self._cache.get(name)
+        return cached is not None and self._is_current(*cached)
+
     def _is_current(self, loaded: Loaded, sources: list[_Source]) -> bool:
         """Whether the function would be loaded from the same files with the same content."""
         try:

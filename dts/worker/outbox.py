@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, RETRY, SUCCEEDED, Claim, Job, Progress, ResultBatch
-from dts.worker.board import GIVEN, SENT, STARTED, Board
+from dts.worker.board import GIVEN, SENT, STARTED, find_state
 from dts.worker.errand import Errand
 from dts.worker.frames import Frame, Kind
 from dts.worker.retries import Failure
@@ -36,7 +36,7 @@ costs 0.2 µs more.
 class Outbox:
     """What is to be sent for one message. `ended` is where jobs put their results, in the order in which they end."""
 
-    def __init__(self, errand: Errand, worker: str, board: Board, send: Callable[[Frame], None]) -> None:
+    def __init__(self, errand: Errand, worker: str, send: Callable[[Frame], None]) -> None:
         self.ended: list[Ended | None] = []
         self.version = ""
         self.take_progress: Callable[[], list[Progress]] = list
@@ -46,7 +46,6 @@ class Outbox:
         self._blank = ResultBatch(
             block=batch.block, run=batch.run, function=batch.function, worker=worker, started=time.time()
         )
-        self._board = board
         self._send = send
         self._sending = threading.Lock()
         self._sent = 0
@@ -84,7 +83,7 @@ class Outbox:
                 body, encoding = codec.encode(self._errand.slice(positions))
                 self._send(Frame(Kind.GIVEN, self._errand.ticket, body, encoding, len(positions)))
                 for position in positions:
-                    self._board.states[position] = GIVEN
+                    self._errand.states[position] = GIVEN
 
     def look(self, now: float) -> None:
         """Helper thread: send what has waited long enough."""
@@ -108,7 +107,7 @@ class Outbox:
         if kind is not Kind.DONE:
             for item in items:
                 if item is not None:
-                    self._board.states[item[0]] = SENT
+                    self._errand.states[item[0]] = SENT
 
     def _encode(self, items: list[Ended | None]) -> tuple[ResultBatch, int]:
         """Jobs that ended as a message, and how many of them failed for good."""
@@ -137,7 +136,7 @@ class Outbox:
         return part, failed
 
     def _report_running(self) -> None:
-        positions = self._board.positions(STARTED)
+        positions = find_state(self._errand.states, STARTED)
         progress = self.take_progress()
         with self._sending:
             if self._done or not positions or (positions == self._reported and not progress):
@@ -152,6 +151,7 @@ class Outbox:
         part = ResultBatch()
         part.CopyFrom(self._blank)
         part.version = self.version
+        part.concurrent = self._errand.is_async
         return part
 
     def _send_part(self, kind: Kind, part: ResultBatch, jobs: int) -> None:

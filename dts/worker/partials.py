@@ -31,17 +31,17 @@ class Yielded:
         del self.untold[: -len(self.values) or None]
 
 
+def encoded(of: dict[int, Yielded], position: int) -> bytes:
+    """The JSON array of what a job has yielded, which is then forgotten; empty for nothing."""
+    yielded = of.pop(position, None)
+    return b"[" + b",".join(yielded.values) + b"]" if yielded is not None and yielded.values else b""
+
+
 class Partials:
-    """The yielded values of the jobs at work, by position, in `of`."""
+    """Collects the values that the jobs at work yield, `limit` bytes of each."""
 
     def __init__(self, limit: int) -> None:
-        self.of: dict[int, Yielded] = {}
         self._limit = limit
-
-    def encoded(self, position: int) -> bytes:
-        """The JSON array of what a job has yielded, which is then forgotten; empty for nothing."""
-        yielded = self.of.pop(position, None)
-        return b"[" + b",".join(yielded.values) + b"]" if yielded is not None and yielded.values else b""
 
     def collect(self, main: Callable[..., Any], *, is_async: bool) -> Callable[..., Any]:
         """A function that runs a generator function to its end, and returns what that returns."""
@@ -66,5 +66,8 @@ class Partials:
         return run_async if is_async else run
 
     def _begin(self) -> Yielded:
-        yielded = self.of[context.position()] = Yielded(self._limit)
+        yielded = Yielded(self._limit)
+        errand, position = context.now()
+        if errand is not None:
+            errand.yielded[position] = yielded
         return yielded

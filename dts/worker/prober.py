@@ -17,10 +17,10 @@ from dts.runtime.service import Service
 from dts.version import __version__
 from dts.wire import codec
 from dts.wire.dts_pb2 import Heartbeat, JobBatch, RunningJob
-from dts.worker.board import STARTED
+from dts.worker.board import STARTED, find_state
 from dts.worker.events import Events
 from dts.worker.outward import publish_heartbeat
-from dts.worker.process import ChildProcess
+from dts.worker.process import Assignment, ChildProcess
 from dts.worker.work import work_of
 from dts.worker.worker import Worker
 
@@ -90,7 +90,7 @@ class Prober(Service):
             counts.done = worker.events.count(function, Events.DONE)
             counts.failed = worker.events.count(function, Events.FAIL)
         for child in worker.executor.children:
-            beat.jobs_running += len(child.board.positions(STARTED)) if child.given else 0
+            beat.jobs_running += len(child.board.places(STARTED)) if child.given else 0
             beat.running.extend(list(running_jobs(child))[: MAX_RUNNING - len(beat.running)])
         return beat
 
@@ -105,17 +105,23 @@ def shortage(beat: Heartbeat, worker: Worker) -> str:
 
 
 def running_jobs(child: ChildProcess) -> Iterator[RunningJob]:
-    """The jobs that a child is at, unless it has got them only just now. Decodes its message."""
-    assignment = child.at_work
-    age = time.monotonic() - assignment.given if assignment is not None else 0.0
-    if assignment is None or age < NAMED_AFTER:
+    """The jobs that a child is at, unless it has got them only just now. Decodes its messages."""
+    for assignment in child.at_work:
+        yield from _running_jobs(child, assignment)
+
+
+def _running_jobs(child: ChildProcess, assignment: Assignment) -> Iterator[RunningJob]:
+    age = time.monotonic() - assignment.given
+    if age < NAMED_AFTER:
         return
     try:
         jobs = codec.decode(JobBatch, assignment.body, assignment.content_encoding).jobs
     except DtsError:
         return
     work = work_of(assignment)
-    for position in child.board.positions(STARTED)[:MAX_RUNNING]:
+    first = assignment.first
+    states = child.board.states[first : first + assignment.count]
+    for position in find_state(states, STARTED)[:MAX_RUNNING]:
         if position < len(jobs):
             index = jobs[position].index
             number = "" if work.number is None else f"{work.run}-{work.number + index}"

@@ -8,11 +8,11 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from dts.worker.board import Board
+from dts.worker.board import MAX_JOBS, Board
 from dts.worker.child import ChildOptions, Descriptors
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.output import Output
@@ -28,7 +28,11 @@ class Assignment:
     """Jobs that a child is handed at once: a message, or after a crash a part of one.
 
     `owner` is for whoever made it. `deaths` counts the children that died of it without being at a job. `number` is
-    that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got it.
+    that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got it. `alone`
+    says that nothing may run beside it.
+
+    `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
+    it does of an async function's message (`beside`).
     """
 
     body: bytes
@@ -38,15 +42,19 @@ class Assignment:
     deaths: int = 0
     number: int | None = None
     given: float = 0.0
+    alone: bool = False
+    first: int = 0
+    count: int = MAX_JOBS
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Doom:
-    """Why the worker has killed a child, and the positions of the jobs that are to blame."""
+    """Why the worker has killed a child, and the places of the jobs that are to blame."""
 
     reason: str
     said: str
-    positions: tuple[int, ...]
+    places: tuple[int, ...]
 
 
 class ChildProcess:
@@ -63,8 +71,10 @@ class ChildProcess:
         self.leaving = ""
         """Why it ends by itself."""
         self.doom: Doom | None = None
-        self.stop_by: tuple[int, float] | None = None
-        """The ticket of an assignment of which jobs were told to stop, and the time until which they may take."""
+        self.stop_by: dict[int, float] = {}
+        """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
+        self.beside = 0
+        """How many of `given` are messages of an async function that it has begun."""
         self.output: Output | None = None
         self._end = end
         self._socket = sock
@@ -104,10 +114,12 @@ class ChildProcess:
     def give(self, assignment: Assignment, ticket: int) -> None:
         """Hand over an assignment under a ticket higher than all before it."""
         assignment.ticket = ticket
+        assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         self.given.append(assignment)
         assignment.given = time.monotonic()
         number = 0 if assignment.number is None else assignment.number + 1
-        frame = Frame(Kind.RUN, ticket, assignment.body, assignment.content_encoding, number)
+        kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
+        frame = Frame(kind, ticket, assignment.body, assignment.content_encoding, number)
         self._send(pack_header(frame), frame.body)
 
     def go(self, ticket: int) -> None:
@@ -115,9 +127,32 @@ class ChildProcess:
         self._send(pack_header(Frame(Kind.GO, ticket)))
 
     @property
-    def at_work(self) -> Assignment | None:
-        """The assignment that the child has begun."""
-        return self.given[0] if self.given and self.given[0].ticket == self.board.claimed else None
+    def at_work(self) -> list[Assignment]:
+        """The assignments that the child has begun."""
+        claimed = self.board.claimed
+        return [assignment for assignment in self.given if assignment.ticket <= claimed]
+
+    @property
+    def extra(self) -> int:
+        """How many assignments it works at beside another one."""
+        return max(self.beside - 1, 0)
+
+    def find(self, ticket: int) -> Assignment:
+        """The assignment of a ticket, which must be among the given ones."""
+        if self.given[0].ticket == ticket:
+            return self.given[0]
+        return next(assignment for assignment in self.given if assignment.ticket == ticket)
+
+    def begun(self, assignment: Assignment, first: int, count: int) -> None:
+        """The child has told that it has begun an assignment of an async function, with its jobs at some places."""
+        assignment.first, assignment.count, assignment.beside = first, count, True
+        self.beside += 1
+
+    def done(self, assignment: Assignment) -> None:
+        """The child has finished an assignment."""
+        self.given.remove(assignment)
+        self.beside -= assignment.beside
+        self.stop_by.pop(assignment.ticket, None)
 
     def recall(self) -> list[Assignment]:
         """Take back the assignments that the child has not begun, oldest first."""
@@ -171,11 +206,11 @@ class ChildProcess:
             self.doom = doom
             self.kill()
 
-    def stop(self, positions: list[int] | None, grace: float) -> None:
-        """Order that jobs of the assignment at work stop, None for all; those that do not within `grace` are killed."""
-        if (assignment := self.at_work) is not None:
-            self.board.stop(assignment.ticket, positions)
-            self.stop_by = (assignment.ticket, time.monotonic() + grace)
+    def stop(self, assignment: Assignment, positions: Iterable[int] | None, grace: float) -> None:
+        """Order that jobs of an assignment at work stop, None for all; those that do not within `grace` are killed."""
+        places = range(assignment.count) if positions is None else positions
+        self.board.stop(assignment.ticket, [assignment.first + at for at in places])
+        self.stop_by[assignment.ticket] = time.monotonic() + grace
 
     def dump(self) -> None:
         """Have the child print the stacks of its threads."""

@@ -69,8 +69,9 @@ class Recoverer:
         suspects = [position for position in crash.suspects if position < len(batch.jobs)]
         killed = crash.reason in (REASON_TIMEOUT, REASON_MEMORY)
         lost = crash.reason == REASON_LOST
-        deaths = assignment.deaths + (lost or not suspects)
-        if not suspects and (killed or (deaths >= MAX_DEATHS and not lost)):
+        innocent = crash.others and not suspects
+        deaths = assignment.deaths + (lost or (not suspects and not innocent))
+        if not suspects and not innocent and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
                 return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
             return self._fail_all(batch, unsent, crash)
@@ -79,7 +80,7 @@ class Recoverer:
             unsent = [position for position in unsent if position not in suspects]
         elif lost and deaths < MAX_DEATHS:
             pass  # nobody knows whose fault it was
-        elif len(suspects) == 1 or crash.reason == REASON_TIMEOUT:
+        elif crash.reason == REASON_TIMEOUT or (len(suspects) == 1 and not crash.others):
             recovery = self._blame(batch, suspects, crash)
             unsent = [position for position in unsent if position not in suspects]
         else:
@@ -88,7 +89,9 @@ class Recoverer:
         groups.append([position for position in unsent if position not in alone])
         for group in filter(None, groups):
             body, encoding = codec.encode(slice_batch(batch, group))
-            recovery.again.append(Assignment(body, encoding, assignment.owner, deaths=deaths, number=assignment.number))
+            again = Assignment(body, encoding, assignment.owner, deaths=deaths, number=assignment.number)
+            again.alone = deaths > 0 or group[0] in alone
+            recovery.again.append(again)
         return recovery
 
     def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash) -> Recovery:

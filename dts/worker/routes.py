@@ -37,6 +37,10 @@ class Routes(Service):
             publisher.failed = self.failed
             self._brokers[url] = broker, await self._stack.enter_async_context(publisher)
 
+    def prefetch(self, name: str) -> int:
+        """The prefetch that a route has of its own; 0 for none."""
+        return self._routes[name].prefetch
+
     async def consume(self, name: str, prefetch: int) -> Consumer:
         """A consumer of a route's queue; `prefetch` holds unless the route has its own."""
         route = self._routes[name]

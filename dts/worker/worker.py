@@ -27,6 +27,7 @@ from dts.worker.events import EventCounter, Events
 from dts.worker.executor import LOOK_AHEAD, Crash, Executor
 from dts.worker.frames import Frame, Kind, knows_encoding
 from dts.worker.guard import Guard
+from dts.worker.intake import Intake
 from dts.worker.process import Assignment
 from dts.worker.publisher import Publisher
 from dts.worker.recovery import Recoverer
@@ -61,9 +62,10 @@ class Worker(Service):
         self._hurry = hurry or asyncio.Event()
         self._slots = processes * (1 + LOOK_AHEAD)
         self._works: set[Work] = set()
-        self._room = asyncio.Event()
+        self.room = asyncio.Event()
+        """Set when there may be room for more work."""
         self._cancelled = Cancellations()
-        self._consuming: list[asyncio.Task[None]] = []
+        self._intakes: list[Intake] = []
         self._publisher = Publisher(broker)
         self._settler = Settler()
         self._recoverer = Recoverer(self.name, settings)
@@ -83,9 +85,9 @@ class Worker(Service):
         self._spawn(self._learn_cancelled(cancellations), "cancellations")
         await self._stack.enter_async_context(self.routes)
         for route in self.routes.names:
-            consumer = await self.routes.consume(route, self._slots)
-            await self._stack.enter_async_context(consumer)
-            self._consuming.append(self._spawn(self._consume(consumer), f"consumer of {route}"))
+            intake = Intake(self.routes, route, self._slots, self)
+            intake.failed = self.failed
+            self._intakes.append(await self._stack.enter_async_context(intake))
         self._stack.push_async_callback(self._drain)
         # Nobody waits for the answer: a job of a cancelled run that has begun by then is stopped.
         await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self.name)
@@ -104,7 +106,7 @@ class Worker(Service):
     def hold(self, short_of: str) -> None:
         """Take nothing new while the machine is short of something; empty to go on."""
         self.short_of = short_of
-        self._room.set()
+        self.room.set()
 
     def send_logs_to(self, on_log: Callable[[bytes], None]) -> None:
         """Hand encoded log records of functions to somebody."""
@@ -117,24 +119,22 @@ class Worker(Service):
 
     # taking work
 
-    def _is_held(self) -> bool:
-        return bool(self.short_of)
+    @property
+    def free_slots(self) -> int:
+        """How many deliveries may be taken: messages that run beside others take no slot."""
+        return 0 if self.short_of else self._slots - len(self._works) + self.executor.extra
 
-    async def _consume(self, consumer: Consumer) -> None:
-        """Take deliveries as long as there are slots for them."""
-        while True:
-            while len(self._works) >= self._slots or self._is_held():
-                self._room.clear()
-                await self._room.wait()
-            # Routes that receive at the same time may take more together than there are slots; prefetch bounds it.
-            deliveries = await consumer.receive(self._slots - len(self._works))
-            if not deliveries:
-                return  # the broker was closed
-            for delivery in deliveries:
-                if self._is_held():  # since this receive began
-                    self._settler.nack(consumer, delivery)
-                else:
-                    self._take(consumer, delivery)
+    def in_hand(self, consumers: set[Consumer]) -> int:
+        """Deliveries of some consumers that are not settled."""
+        return sum([not work.settled and work.consumer in consumers for work in self._works])
+
+    def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        """Have the jobs of deliveries run."""
+        for delivery in deliveries:
+            if self.short_of:  # since they were asked for
+                self._settler.nack(consumer, delivery)
+            else:
+                self._take(consumer, delivery)
 
     def _take(self, consumer: Consumer, delivery: Delivery) -> None:
         message = delivery.message
@@ -176,15 +176,16 @@ class Worker(Service):
             self._submit(assignment)
         missed = False
         for child in self.executor.children:
-            for assignment in child.given:
+            at_work = child.at_work
+            for assignment in list(child.given):
                 run = work_of(assignment).run
                 if run not in runs:
                     continue
                 whole, found = self._cancelled.has_run(run), self._cancelled.positions(run, assignment)[0]
                 if not whole and not found:
                     continue
-                if assignment is child.at_work:
-                    child.stop(None if whole else found, self.settings.cancel_grace)
+                if assignment in at_work:
+                    child.stop(assignment, None if whole else found, self.settings.cancel_grace)
                 else:  # the child was choosing at this instant
                     missed = True
         if missed:
@@ -212,6 +213,16 @@ class Worker(Service):
         """Publish jobs that a child has not begun and others may do sooner."""
         work = work_of(assignment)
         self._give_away(work, Message(frame.body, frame.content_encoding, work.headers_of_part(frame.jobs)))
+
+    def on_begun(self, assignment: Assignment) -> None:
+        """There is room for more work, beside what has begun."""
+        run = work_of(assignment).run
+        if self._cancelled.concerns(run):  # told before it was known where the child has put the jobs
+            self._stop_cancelled({run})
+        self.room.set()
+        if self.free_slots > 0:
+            for intake in self._intakes:
+                intake.look()
 
     def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
         """Publish a lease; once it is on record the delivery needs no longer be held, and the jobs may begin."""
@@ -283,16 +294,15 @@ class Worker(Service):
     def _let_go(self, work: Work) -> None:
         work.settled = work.closed = True
         self._works.discard(work)
-        self._room.set()
+        self.room.set()
 
     # the end
 
     async def _drain(self) -> None:
         """Take no more and finish what is begun, as far as time allows."""
         self.draining = True
-        for task in self._consuming:
-            task.cancel()
-        await asyncio.gather(*self._consuming, return_exceptions=True)
+        for intake in self._intakes:
+            await intake.cease()
         finishing = asyncio.create_task(self._finish(), name="drain")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         try:

@@ -88,9 +88,9 @@ def test_a_new_assignment_begins_with_a_clean_board(board: Board) -> None:
     board.claim(1)
     board.states[5] = STARTED
     board.phase = Phase.RUNNING
-    assert board.positions(STARTED) == [5]
+    assert board.places(STARTED) == [5]
     board.claim(2)
-    assert board.positions(STARTED) == []
+    assert board.places(STARTED) == []
     assert board.phase is Phase.DECODING
     assert len(board.states) >= MAX_JOBS
 
@@ -101,13 +101,13 @@ def test_a_new_assignment_begins_with_a_clean_board(board: Board) -> None:
 def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Board) -> None:
     batch = make_batch(3)
     sent: list[Frame] = []
-    outbox = Outbox(Errand(9, batch, default_terms(WorkerSettings())), "me", board, sent.append)
+    outbox = Outbox(Errand(9, batch, default_terms(WorkerSettings()), board), "me", sent.append)
     outbox.version = "v1"
     outbox.flush()
     assert sent == [], "nothing to send"
     outbox.ended.append((1, batch.jobs[1], b'"A"', None, 0.5, 0.25, b""))
     outbox.flush()
-    assert board.positions(SENT) == [1]
+    assert board.places(SENT) == [1]
     outbox.ended.append((0, batch.jobs[0], b"", Failure(Error(type="T")), 0.5, 0.25, b""))
     outbox.ended.append((2, batch.jobs[2], b"1", None, 0.5, 0.25, b""))
     outbox.finish()

@@ -130,9 +130,9 @@ def split(jobs: int, begun: int, ended: int, after: float, *, lease: bool = Fals
     board = Board.create()
     batch = make_batch(jobs)
     batch.lease = lease
-    errand = Errand(1, batch, DEFAULTS)
+    errand = Errand(1, batch, DEFAULTS, board)
     sent: list[Frame] = []
-    outbox = Outbox(errand, "me", board, sent.append)
+    outbox = Outbox(errand, "me", sent.append)
     for _ in range(begun):
         errand.waiting.popleft()
     splitter = Splitter(errand, outbox, 0.1, 0.05)

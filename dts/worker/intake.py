@@ -1,0 +1,134 @@
+"""Takes deliveries of one route, and no more of them than there is room for.
+
+One consumer is always there; its prefetch is the number of slots of the worker. Messages of an async function that run
+beside others need no slot of their own, so there may be room for many more: then further consumers are added, each
+half as large as all before it, and taken away again when what they have fetched would only lie here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from dts.broker import Consumer, Delivery
+from dts.runtime.service import Service
+from dts.worker.routes import Routes
+
+LOOK_EVERY = 1.0
+"""Seconds between looks whether fewer consumers would do."""
+
+MAX_PREFETCH = 4096
+"""Deliveries that the consumers of one route may hold together."""
+
+
+class Taker(Protocol):
+    """Who the deliveries are for."""
+
+    room: asyncio.Event
+    """Set when there may be room where there was none."""
+
+    @property
+    def free_slots(self) -> int:
+        """How many deliveries may be taken now; none while it must not take any."""
+
+    def in_hand(self, consumers: set[Consumer]) -> int:
+        """Deliveries of these consumers that are not settled."""
+
+    def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        """Take deliveries; there may be more than there are slots, or there may be none any more."""
+
+
+class Intake(Service):
+    """The consumers of one route. `slots` is the prefetch of the first one, unless the route has a prefetch itself."""
+
+    def __init__(self, routes: Routes, route: str, slots: int, taker: Taker) -> None:
+        super().__init__()
+        self._routes, self._route, self._slots, self._taker = routes, route, slots, taker
+        self._first: Consumer | None = None
+        self._more: dict[Consumer, int] = {}  # with their prefetch, oldest first
+        self._leaving: set[Consumer] = set()
+        self._consuming: dict[Consumer, asyncio.Task[None]] = {}
+        self._looking = asyncio.Event()
+        self._fixed = bool(routes.prefetch(route))
+        self._ceased = False
+
+    async def _start(self) -> None:
+        self._first = await self._routes.consume(self._route, self._slots)
+        await self._stack.enter_async_context(self._first)
+        self._stack.push_async_callback(self._close_all)
+        self._begin(self._first)
+        if not self._fixed:
+            self._spawn(self._follow(), f"prefetch of {self._route}")
+            self._spawn(self._narrow(), f"consumers of {self._route}")
+
+    def look(self) -> None:
+        """There may be room for more than the consumers may hold."""
+        self._looking.set()
+
+    async def cease(self) -> None:
+        """Take no more; what was taken can be settled until the stop."""
+        self._ceased = True
+        tasks = list(self._consuming.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, consumer: Consumer) -> None:
+        task = asyncio.create_task(self._consume(consumer), name=f"consumer of {self._route}")
+        task.add_done_callback(self._on_task_done)
+        self._consuming[consumer] = task
+
+    async def _consume(self, consumer: Consumer) -> None:
+        """Hand over deliveries as long as there are slots for them."""
+        taker = self._taker
+        while True:
+            while (free := taker.free_slots) <= 0:
+                taker.room.clear()
+                await taker.room.wait()
+            # Consumers that receive at the same time may take more together than there are slots; prefetch bounds it.
+            deliveries = await consumer.receive(max(free // len(self._consuming), 1))
+            if not deliveries:
+                return  # it was cancelled, or the broker was closed
+            taker.take(consumer, deliveries)
+
+    def _counts(self) -> tuple[int, int]:
+        """How many deliveries the consumers may hold together, and how many of them are in the worker's hands."""
+        assert self._first is not None
+        return self._slots + sum(self._more.values()), self._taker.in_hand({self._first, *self._more})
+
+    async def _follow(self) -> None:
+        """Add consumers while all that there are may hold is at work, and there is room for more."""
+        while True:
+            await self._looking.wait()
+            self._looking.clear()
+            most, held = self._counts()
+            if held < most or self._taker.free_slots <= 0 or self._ceased or most >= MAX_PREFETCH:
+                continue
+            size = max(self._slots, most // 2)
+            consumer = await self._routes.consume(self._route, size)
+            self._more[consumer] = size
+            if not self._ceased:
+                self._begin(consumer)
+
+    async def _narrow(self) -> None:
+        """Take away the last consumer when the others would do; what is in the worker's hands is settled first."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for consumer in [consumer for consumer in self._leaving if not self._taker.in_hand({consumer})]:
+                self._leaving.discard(consumer)
+                await consumer.close()
+            if not self._more:
+                continue
+            most, held = self._counts()
+            consumer, size = next(reversed(self._more.items()))
+            spare = most - size - held
+            if spare >= self._slots or (spare >= 0 and self._taker.free_slots <= 0):
+                del self._more[consumer]
+                self._leaving.add(consumer)
+                await consumer.cancel()
+                await asyncio.wait([self._consuming.pop(consumer)])
+
+    async def _close_all(self) -> None:
+        await self.cease()
+        for consumer in (*self._more, *self._leaving):
+            await consumer.close()
