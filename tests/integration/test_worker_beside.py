@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Options
@@ -68,7 +69,7 @@ async def test_jobs_of_a_plain_function_run_one_at_a_time(bench: Bench) -> None:
     async with Worker(bench.settings(), bench.broker) as worker:
         runs = [await bench.send("own/slow", []) for _ in range(6)]
         begins = sorted([value((await bench.wait(run, 1))[0]) for run in runs])
-        assert all(after - before >= 0.05 for before, after in zip(begins, begins[1:], strict=False))
+        assert all(after - before >= 0.05 for before, after in itertools.pairwise(begins))
         assert worker.executor.extra == 0
 
 
