@@ -2,7 +2,7 @@
 
 What a worker says of them is grouped into slices of about the same delay and kept before its message is acked. The
 id of a slice follows from that message, so that the same one twice delays a job once. When a slice is due, timekeeper
-claims it, publishes what has not ended of it, and notes that it has fired.
+claims it, publishes what has not ended of it, and notes that it has fired; or has it wait at the gate, see `gate`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.model import DelayedSlice, Outcome, bitmap
 from dts.server.catalogue import Catalogue
+from dts.server.gate import hold_back
+from dts.server.limits import RunningLimits
 from dts.server.slices import decode_block, delayed_messages
 from dts.store import Store
 from dts.wire import codec, dts_pb2
@@ -64,6 +66,7 @@ class Firing:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
+        self._limits = RunningLimits(store)
 
     async def fire(self) -> int:
         """Publish what is due until nothing is; returns how many slices that were.
@@ -84,7 +87,11 @@ class Firing:
         if block is None or outcome is None:
             logger.warning("delayed jobs of block %s are dropped: the block is not in the store", block_id)
         elif any(each.jobs & outcome.unfinished for each in slices):
-            batch, function = decode_block(block), await self._catalogue.get(block.function)
+            function = await self._catalogue.get(block.function)
+            if await self._limits.of(block.user, block.function, function):
+                await hold_back(self._store, self._broker, slices)
+                return
+            batch = decode_block(block)
             for each in slices:
                 if left := each.jobs & outcome.unfinished:
                     post = delayed_messages(block, batch, _only(each, left), function, self._settings)

@@ -1,25 +1,26 @@
 """Limits of users, namespaces and functions, enforced where jobs come in.
 
-What a limit says is read from records that are at most two seconds old. Requests are counted in each server process
-by itself, in a token bucket that holds a second's worth; unfinished jobs are counted in the store, for all processes
-together, and only for those who have such a limit.
+What a limit says is read from records that are at most two seconds old. Requests and unfinished jobs are counted in the
+store, for all processes together, and only for those who have such a limit. How many jobs run at once is the business
+of `gate`.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from dts.errors import DtsError
-from dts.model import Function, Limits, User
+from dts.model import Function, Limits, Namespace, User
+from dts.server.cache import Cache
 from dts.server.catalogue import Catalogue
 from dts.store import Store
 
-_MAX_BUCKETS = 10_000
+_CACHE_SECONDS = 2.0
+_NONE = Limits()
 
 _RETRY_UNFINISHED = 1
 """Seconds until it is worth while to try again when there are too many unfinished jobs: nobody knows when they end."""
@@ -46,22 +47,35 @@ class Subject:
         return f"{self.kind} {self.id}"
 
 
-class Bucket:
-    """Lets `rate` requests a second pass, and a second's worth, at least one, at once."""
+class RunningLimits:
+    """Whose jobs have a limit of how many may run at once. Costs three looks into memory for those who have none."""
 
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._tokens = max(1.0, rate)
-        self._at = now
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._users = Cache(self._of_user, _CACHE_SECONDS)
+        self._namespaces = Cache(self._of_namespace, _CACHE_SECONDS)
 
-    def wait(self, now: float) -> float:
-        """Take a token and return 0, or return the seconds until there is one."""
-        self._tokens = min(max(1.0, self.rate), self._tokens + (now - self._at) * self.rate)
-        self._at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / self.rate
+    async def of(self, user: str, name: str, function: Function | None) -> list[Subject]:
+        """Those among a user, a function of that name and its namespace who have such a limit.
+
+        Raises:
+            StoreUnavailable: nobody knows.
+        """
+        namespace = name.partition("/")[0]
+        limits = (
+            ("user", user, await self._users.get(user)),
+            ("namespace", namespace, await self._namespaces.get(namespace)),
+            ("function", name, function.limits if function is not None else None),
+        )
+        return [Subject(kind, key, each) for kind, key, each in limits if each and each.running is not None]
+
+    async def _of_user(self, user: str) -> Limits:
+        record = await self._store.get_user(user)
+        return record.limits if record is not None else _NONE
+
+    async def _of_namespace(self, namespace: str) -> Limits:
+        record = await self._store.get_record(Namespace, namespace)
+        return record.limits if record is not None else _NONE
 
 
 class Limiter:
@@ -70,17 +84,17 @@ class Limiter:
     def __init__(self, store: Store, catalogue: Catalogue) -> None:
         self._store = store
         self._catalogue = catalogue
-        self._buckets: dict[tuple[str, str], Bucket] = {}
         self._arriving: Counter[tuple[str, str]] = Counter()
 
-    def take_request(self, user: User) -> None:
+    async def take_request(self, user: User) -> None:
         """Count a request of a user's.
 
         Raises:
             OverLimit: it is one too many.
+            StoreUnavailable: nobody can tell.
         """
         if user.limits.requests_per_second is not None:
-            self._take(Subject("user", user.id, user.limits))
+            await self._take(Subject("user", user.id, user.limits))
 
     async def block_size(self, user: User, function: Function, size: int) -> int:
         """Jobs in a block of a new run: as many as usual, or as the tightest limit on unfinished jobs lets in."""
@@ -106,7 +120,7 @@ class Limiter:
                 subjects[key] = (subject, count + (subjects[key][1] if key in subjects else 0))
         for subject, _ in subjects.values():
             if subject.kind != "user" and subject.limits.requests_per_second is not None:
-                self._take(subject)
+                await self._take(subject)
         limited = [each for each in subjects.values() if each[0].limits.unfinished is not None]
         before = [self._arriving[subject.kind, subject.id] for subject, _ in limited]
         for subject, count in limited:
@@ -136,13 +150,7 @@ class Limiter:
             subjects.append(Subject("namespace", namespace.id, namespace.limits))
         return subjects
 
-    def _take(self, subject: Subject) -> None:
-        rate, now = subject.limits.requests_per_second or 0.0, time.monotonic()
-        key = (subject.kind, subject.id)
-        bucket = self._buckets.get(key)
-        if bucket is None or bucket.rate != rate:
-            if len(self._buckets) >= _MAX_BUCKETS:
-                self._buckets.clear()
-            bucket = self._buckets[key] = Bucket(rate, now)
-        if wait := bucket.wait(now):
+    async def _take(self, subject: Subject) -> None:
+        rate = subject.limits.requests_per_second or 0.0
+        if wait := await self._store.take_turn(str(subject), rate=rate):
             raise OverLimit(f"{subject}: requests_per_second", rate, max(1, math.ceil(wait)))

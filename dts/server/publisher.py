@@ -14,8 +14,10 @@ from typing import NamedTuple
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import Block, Function
+from dts.model import Block, DelayedSlice, Function
 from dts.runtime.service import Service
+from dts.server.gate import gated, hold_back
+from dts.server.limits import RunningLimits
 from dts.server.slices import block_messages
 from dts.store import Store
 from dts.wire import dts_pb2
@@ -36,11 +38,13 @@ _GATHER = 0.1
 
 
 class _Entry(NamedTuple):
-    """The messages of a block, and what they take of the memory that there is."""
+    """The messages of a block, what they take of the memory that there is, and how the block can wait at the gate."""
 
     block: str
     messages: list[Message]
     size: int
+    waiting: DelayedSlice
+    function: Function | None
 
 
 class Publisher(Service):
@@ -51,6 +55,7 @@ class Publisher(Service):
         self._store = store
         self._broker = broker
         self._settings = settings
+        self._limits = RunningLimits(store)
         self._pending: defaultdict[str, list[_Entry]] = defaultdict(list)
         self._waiting = 0
         self._held = 0
@@ -82,18 +87,21 @@ class Publisher(Service):
         self._waiting += 1
         self._held += size
         self._idle.clear()
-        self._pending[post.queue].append(_Entry(block.id, post.messages, size))
+        self._pending[post.queue].append(_Entry(block.id, post.messages, size, gated(block), function))
         self._has_pending.set()
 
     async def publish(
         self, block: Block, batch: dts_pb2.JobBatch, function: Function | None, *, timeout: float
     ) -> None:
-        """Publish a block now, in `timeout` seconds, and note it.
+        """Publish a block now, in `timeout` seconds, and note it; or have it wait at the gate, if it has to.
 
         Raises:
             BrokerUnavailable: not every message was confirmed.
             StoreUnavailable: it could not be noted: the block will be published again.
         """
+        if await self._limits.of(block.user, block.function, function):
+            await hold_back(self._store, self._broker, [gated(block)])
+            return
         post = block_messages(block, batch, function, self._settings)
         await self._broker.publish(post.queue, post.messages, timeout=timeout)
         await self._store.mark_published([block.id])
@@ -114,15 +122,30 @@ class Publisher(Service):
 
     async def _publish_entries(self, queue: str, entries: list[_Entry]) -> None:
         try:
-            await self._broker.publish(queue, [message for entry in entries for message in entry.messages])
-        except BrokerUnavailable as error:
+            free = await self._without_limited(entries)
+            if free:
+                await self._broker.publish(queue, [message for entry in free for message in entry.messages])
+        except (BrokerUnavailable, StoreUnavailable) as error:
             logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
             self._settle(len(entries))
         else:
-            self._confirmed.extend(entry.block for entry in entries)
-            self._has_confirmed.set()
+            self._settle(len(entries) - len(free))
+            if free:
+                self._confirmed.extend(entry.block for entry in free)
+                self._has_confirmed.set()
         finally:
             self._held -= sum(entry.size for entry in entries)
+
+    async def _without_limited(self, entries: list[_Entry]) -> list[_Entry]:
+        """Have those wait at the gate whose jobs may not all run at once; the others."""
+        limited = {
+            entry.block
+            for entry in entries
+            if await self._limits.of(entry.waiting.user, entry.waiting.function, entry.function)
+        }
+        if limited:
+            await hold_back(self._store, self._broker, [each.waiting for each in entries if each.block in limited])
+        return [entry for entry in entries if entry.block not in limited]
 
     async def _mark_all(self) -> None:
         while True:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dts.broker import Message
 from dts.config import ServerSettings
-from dts.model import DEFAULT_ROUTE, Block, DelayedSlice, Function
+from dts.model import DEFAULT_ROUTE, MAX_BLOCK_SIZE, Block, DelayedSlice, Function, bitmap
 from dts.server.options import is_long, merged_options
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import jobs_queue
@@ -37,11 +37,18 @@ def block_messages(block: Block, batch: dts_pb2.JobBatch, function: Function | N
 
 
 def delayed_messages(
-    block: Block, batch: dts_pb2.JobBatch, waiting: DelayedSlice, function: Function | None, settings: ServerSettings
+    block: Block,
+    batch: dts_pb2.JobBatch,
+    waiting: DelayedSlice,
+    function: Function | None,
+    settings: ServerSettings,
+    *,
+    jobs: int | None = None,
+    most: int = MAX_BLOCK_SIZE,
 ) -> Post:
-    """The messages of jobs that have waited, for their next attempt."""
-    jobs = [_next_attempt(job, waiting) for job in batch.jobs if waiting.jobs >> job.index & 1]
-    return _post(block, batch, jobs, function, settings)
+    """The messages, of `most` jobs at most, of jobs that have waited, for their next attempt: of all, or of `jobs`."""
+    chosen = [batch.jobs[index] for index in bitmap.indices(waiting.jobs if jobs is None else jobs)]
+    return _post(block, batch, [_next_attempt(job, waiting) for job in chosen], function, settings, most=most)
 
 
 def single_messages(
@@ -81,12 +88,14 @@ def _post(
     jobs: Sequence[dts_pb2.Job],
     function: Function | None,
     settings: ServerSettings,
+    *,
+    most: int = MAX_BLOCK_SIZE,
 ) -> Post:
     options, lease = _terms(batch, function, settings)
     # A worker that holds jobs under leases has them all for itself: it gets one at a time.
     size = 1 if lease else slice_size(function, seconds=settings.slice_seconds, max_slice=settings.max_slice)
     mean_bytes = max(1, batch.ByteSize() // block.count)
-    size = max(1, min(size, MAX_MESSAGE // mean_bytes))
+    size = max(1, min(size, most, MAX_MESSAGE // mean_bytes))
     return Post(_queue(function), list(_slices(block, jobs, size, options, lease=lease)))
 
 

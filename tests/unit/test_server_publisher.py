@@ -37,6 +37,12 @@ class Recorder:
             raise BrokerUnavailable
         self.published.append(sum(len(message.body) for message in messages))
 
+    async def get_user(self, user: str) -> None:
+        return None
+
+    async def get_record(self, kind: object, record: str) -> None:
+        return None
+
     async def mark_published(self, block_ids: Sequence[str]) -> None:
         self.marked += block_ids
 

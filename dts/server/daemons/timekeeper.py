@@ -2,6 +2,7 @@
 
 - relay: publishes blocks that are in the store and were not published (an outbox), or not before a time that has come.
 - fire: publishes delayed jobs that are due.
+- gate: publishes jobs that waited for others to end, as the limits `running` say.
 - expire: queues jobs again whose lease has expired.
 - overdue: ends jobs that were not started before their deadline.
 - repair: publishes jobs again whose messages the broker has lost.
@@ -26,13 +27,14 @@ from dts.server.catalogue import Catalogue
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.burial import Burial
 from dts.server.delayed import FORGET_AFTER, Firing
+from dts.server.gate import Gate
 from dts.server.leases import requeue_expired
 from dts.server.overdue import end_overdue
 from dts.server.publisher import Publisher
 from dts.server.repair import Again, Repair
 from dts.server.retention import Retention
 from dts.server.slices import decode_block
-from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_RESULTS
+from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Timekeeper(Daemon):
             Again(self._store, self._broker, self._catalogue, self._settings.server),
             self._settings.daemons.repair_after,
         )
+        self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
         self._swept: set[str] = set()
         often = self._settings.daemons.relay_interval
@@ -86,6 +89,11 @@ class Timekeeper(Daemon):
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
         self._spawn(self._inform(questions), "timekeeper-inform")
+        events = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_GATED])
+        self._stack.push_async_callback(events.close)
+        self._stack.push_async_callback(self._leave_gate)
+        self._spawn(self._watch_gate(events), "timekeeper-gate-events")
+        self._spawn(self._keep_gate(often), "timekeeper-gate")
 
     async def _delete_old(self) -> None:
         await self._retention.sweep()
@@ -118,6 +126,19 @@ class Timekeeper(Daemon):
 
     async def _fire(self) -> None:
         await self._firing.fire()
+
+    async def _keep_gate(self, seconds: float) -> None:
+        while True:
+            await self._insist(self._gate.release, "let jobs go that wait for others")
+            await self._gate.wait(seconds)
+
+    async def _watch_gate(self, events: Subscription) -> None:
+        while (event := await events.get()) is not None:
+            self._gate.on_event(event)
+
+    async def _leave_gate(self) -> None:
+        with suppress(StoreUnavailable):  # others get it in some seconds
+            await self._gate.close()
 
     async def _expire(self) -> None:
         await requeue_expired(self._store)

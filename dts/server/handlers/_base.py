@@ -326,7 +326,7 @@ def signed(
     async def wrapper(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
         user = await self.authenticate()
         self.scope = permitted(user, self.request.method or "", self.template)
-        self.context.limiter.take_request(user)
+        await self.context.limiter.take_request(user)
         await method(self, user, *args, **kwargs)
 
     wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it

@@ -1,0 +1,235 @@
+"""Keeps the limits `running`: as many jobs of a user, a namespace, a function are under way as it may have, no more.
+
+Jobs of those without such a limit never come here. Others are not published when they are accepted, or due for another
+attempt: they wait in the store as a gated slice. One timekeeper of all, who holds the gate, lets as many go as there
+is room for: the limit less what is in flight, which is what was published and has neither ended nor waits. It looks
+whenever results were recorded.
+
+A release is three steps: the slice notes which of its jobs are let go, their messages are published, and the note is
+struck out. Whoever takes the gate over publishes what such notes name, so a crash may have a job published twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import islice
+
+from dts.broker import Broker, Event, Message
+from dts.config import ServerSettings
+from dts.model import Block, DelayedSlice, Function, bitmap
+from dts.server.catalogue import Catalogue
+from dts.server.limits import RunningLimits
+from dts.server.slices import decode_block, delayed_messages
+from dts.store import Store
+from dts.store.abc_gate import Release
+from dts.wire import dts_pb2
+from dts.wire.queues import TOPIC_GATED
+
+logger = logging.getLogger(__name__)
+
+_NAME = "gate"
+_HELD = 8.0
+_TRUSTED = 4.0
+_RENEW = 2.0
+"""Seconds for which the gate is held, for which the holder goes by that, and after which it makes sure: between the
+last two there is time for a write that was begun while it did."""
+
+_LOOK = 1.0  # seconds after which to look whether somebody new waits, however much there is to do
+_SLICES = 50  # read at once
+_SPREAD = 16
+"""Messages that the room of a limit is spread over at least: jobs in one message run one after the other."""
+
+_DECODED = 8
+_DECODED_BYTES = 32 * 1024 * 1024
+"""Blocks that are kept decoded, and their size: a block is let go a few jobs at a time."""
+
+
+def gated(block: Block) -> DelayedSlice:
+    """How a block waits at the gate: all its jobs, for their first attempt."""
+    jobs, due = bitmap.full(block.count), max(block.created, block.not_before)
+    name = f"{block.id}.gate"
+    return DelayedSlice(name, block.id, block.run, block.user, block.function, due, jobs=jobs, gated=True)
+
+
+async def hold_back(store: Store, broker: Broker, slices: Sequence[DelayedSlice]) -> None:
+    """Have slices wait at the gate: new ones of accepted blocks, and those in the store that are due.
+
+    Raises:
+        StoreUnavailable: some may wait there; the same again is harmless.
+    """
+    if new := [each for each in slices if each.gated]:
+        await store.add_delayed(new)
+        await store.mark_published([each.block for each in new])
+    if due := [each.id for each in slices if not each.gated]:
+        await store.gate_delayed(due)
+    await broker.broadcast(TOPIC_GATED, "new")
+
+
+class Gate:
+    """Lets jobs go. Several processes may have one; it does nothing where another holds it."""
+
+    def __init__(self, store: Store, broker: Broker, catalogue: Catalogue, settings: ServerSettings) -> None:
+        self._store = store
+        self._broker = broker
+        self._catalogue = catalogue
+        self._settings = settings
+        self._limits = RunningLimits(store)
+        self._me = uuid.uuid4().hex
+        self._trusted_until = self._renew_at = -math.inf
+        self._unsure = True
+        self._groups: list[tuple[str, str]] = []
+        self._look_at = -math.inf
+        self._rest = 0.0
+        self._news = asyncio.Event()
+        self._blocks: OrderedDict[str, tuple[Block, dts_pb2.JobBatch]] = OrderedDict()
+
+    def on_event(self, event: Event) -> None:
+        """Take in that results were recorded, or that jobs have come to the gate."""
+        if event.topic == TOPIC_GATED:
+            self._look_at = -math.inf
+        if self._groups or event.topic == TOPIC_GATED:
+            self._news.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it is worth while to look, at most so many seconds."""
+        # Looks in vain, at every result of somebody else, take half of the time at most.
+        await asyncio.sleep(self._rest)
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            self._look_at = -math.inf
+
+    async def close(self) -> None:
+        """Leave the gate to others.
+
+        Raises:
+            StoreUnavailable: they get it in some seconds.
+        """
+        if self._trusted_until > -math.inf:
+            self._trusted_until = -math.inf
+            await self._store.let_go(_NAME, self._me)
+
+    async def release(self) -> int:
+        """Let go as many jobs as there is room for; returns how many.
+
+        Raises:
+            BrokerUnavailable: not every message was confirmed; what was let go is published by the next call.
+            StoreUnavailable: the store does not answer; likewise.
+        """
+        self._news.clear()
+        begun = time.monotonic()
+        if begun >= self._look_at:
+            self._groups = await self._store.gated_groups()
+            self._look_at = begun + _LOOK
+        released = 0
+        if self._groups and await self._is_mine():
+            self._groups.append(self._groups.pop(0))  # who share a limit are first in turn
+            await self._finish_releases()
+            rooms: dict[tuple[str, str], int] = {}
+            for user, function in list(self._groups):
+                released += await self._release_group(user, function, rooms)
+        self._rest = 0.0 if released else min(time.monotonic() - begun, _LOOK)
+        return released
+
+    async def _is_mine(self) -> bool:
+        """Whether this process holds the gate; asks for it now and then."""
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + _RENEW
+            before = self._trusted_until
+            if await self._store.hold(_NAME, self._me, seconds=_HELD):
+                self._unsure = self._unsure or before < now
+                self._trusted_until = now + _TRUSTED
+            else:
+                self._trusted_until = -math.inf
+        return time.monotonic() < self._trusted_until
+
+    async def _finish_releases(self) -> None:
+        """Publish what somebody let go who did not get to publish it."""
+        while self._unsure:
+            slices = await self._store.list_released(limit=_SLICES)
+            for each in slices:
+                function, outcome = await self._catalogue.get(each.function), await self._store.get_outcome(each.block)
+                await self._publish([(each, each.released & outcome.unfinished if outcome else 0)], function, most=1)
+            self._unsure = len(slices) == _SLICES
+
+    async def _release_group(self, user: str, function_name: str, rooms: dict[tuple[str, str], int]) -> int:
+        """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
+        function = await self._catalogue.get(function_name)
+        subjects = await self._limits.of(user, function_name, function)
+        for subject in subjects:
+            if (subject.kind, subject.id) not in rooms:
+                in_flight = await self._store.count_in_flight(**{subject.kind: subject.id})
+                rooms[subject.kind, subject.id] = (subject.limits.running or 0) - in_flight
+        most = max(1, min((subject.limits.running or 0 for subject in subjects), default=10**9) // _SPREAD)
+        released = 0
+        while await self._is_mine():
+            room = min((rooms[subject.kind, subject.id] for subject in subjects), default=10**9)
+            if room <= 0:
+                break
+            slices = await self._store.list_gated(user, function_name, limit=min(room, _SLICES))
+            count = await self._release(slices, room, function, most)
+            released += count
+            for subject in subjects:
+                rooms[subject.kind, subject.id] -= count
+            if not slices:
+                self._groups.remove((user, function_name))
+                break
+        return released
+
+    async def _release(self, slices: Sequence[DelayedSlice], room: int, function: Function | None, most: int) -> int:
+        """Let go up to `room` jobs of slices, the first ones first; returns how many."""
+        releases: list[Release] = []
+        for each in slices:
+            outcome = await self._store.get_outcome(each.block)
+            unfinished = each.jobs & outcome.unfinished if outcome else 0
+            jobs = bitmap.from_indices(islice(bitmap.indices(unfinished), room))
+            room -= jobs.bit_count()
+            releases.append(Release(each, jobs, unfinished & ~jobs))
+            if room <= 0:
+                break
+        done = await self._store.release_gated(releases)
+        let_go = [release for release, changed in zip(releases, done, strict=True) if changed]
+        await self._publish([(each.slice, each.slice.released | each.jobs) for each in let_go], function, most=most)
+        if len(let_go) < len(releases):
+            self._news.set()  # somebody changed the others: have another look at them
+        return sum(each.jobs.bit_count() for each in let_go)
+
+    async def _publish(self, jobs: Sequence[tuple[DelayedSlice, int]], function: Function | None, *, most: int) -> None:
+        """Publish jobs that were let go, and strike out the note of it."""
+        unsure, self._unsure = self._unsure, True
+        messages: list[Message] = []
+        queue = ""
+        for each, let_go in jobs:
+            found = await self._block(each.block)
+            if found and let_go:
+                post = delayed_messages(*found, each, function, self._settings, jobs=let_go, most=most)
+                queue = post.queue
+                messages += post.messages
+        if messages:
+            await self._broker.publish(queue, messages)
+        if jobs:
+            await self._store.confirm_released([each.id for each, _ in jobs], now=time.time())
+        self._unsure = unsure
+
+    async def _block(self, block_id: str) -> tuple[Block, dts_pb2.JobBatch] | None:
+        """A block with its jobs, or None if it is no longer there."""
+        if (known := self._blocks.get(block_id)) is not None:
+            self._blocks.move_to_end(block_id)
+            return known
+        block = await self._store.get_block(block_id)
+        if block is None:
+            logger.warning("jobs of block %s are dropped: the block is not in the store", block_id)
+            return None
+        self._blocks[block_id] = found = block, decode_block(block)
+        while len(self._blocks) > 1 and (
+            len(self._blocks) > _DECODED or sum(len(each.body) for each, _ in self._blocks.values()) > _DECODED_BYTES
+        ):
+            self._blocks.popitem(last=False)
+        return found
