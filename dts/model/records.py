@@ -18,7 +18,7 @@ class Run:
     `function` is empty when the run was made by one `POST /jobs/` with several functions: its blocks know theirs.
     `created` is in seconds since the epoch. Job number n of the run has index n mod `block_size` in block
     n div `block_size`. Its blocks are not published before `not_before` (seconds since the epoch). `options` is what it
-    asks of attempts, as an encoded Options message.
+    asks of attempts, as an encoded Options message. `single` says that it was made by one `POST /jobs/`.
     """
 
     id: str
@@ -30,6 +30,21 @@ class Run:
     created: float = 0.0
     not_before: float = 0.0
     options: bytes = b""
+    single: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedRequest:
+    """What a user's idempotency key stands for: the run that a request made, and a digest of the request's body.
+
+    `created` is when it first came, in seconds since the epoch.
+    """
+
+    user: str
+    key: str
+    run: str
+    digest: bytes
+    created: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from dts.model import (
     Candidate,
     DeadLetter,
     Function,
+    KeyedRequest,
     Operation,
     Outcome,
     Part,
@@ -36,6 +37,9 @@ from dts.store.abc_gate import GateStore
 from dts.store.abc_repair import RepairStore
 from dts.store.abc_waiting import WaitingStore
 from dts.store.records import R, Where
+
+KEYS_KEPT = 24 * 3600.0
+"""Seconds for which `remember_request` remembers at least."""
 
 
 class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
@@ -140,6 +144,14 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
         return await self.list_records(Function, limit=None)
 
     @abstractmethod
+    async def list_seeded(self) -> frozenset[str]:
+        """All names that `note_seeded` was ever given."""
+
+    @abstractmethod
+    async def note_seeded(self, names: Iterable[str]) -> None:
+        """Remember, durably, that what goes by these names was put in once: who deletes it does not want it again."""
+
+    @abstractmethod
     async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
         """Note the `mean_duration` (seconds) and `concurrent` of functions by name. Unknown names are passed over.
 
@@ -168,8 +180,13 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
         """The run of that id, or None."""
 
     @abstractmethod
-    async def list_runs(self, user: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Run]:
-        """Runs, newest first, of one user or of all, from the one that follows the id `after`."""
+    async def list_runs(
+        self, user: str | None = None, *, limit: int = 100, after: str | None = None, single: bool = True
+    ) -> list[Run]:
+        """Runs, newest first, of one user or of all, from the one that follows the id `after`.
+
+        With `single` False those that are `single` are left out, and cost nothing however many there are.
+        """
 
     @abstractmethod
     async def update_run(self, run_id: str, *, state: RunState | None = None, paused: bool | None = None) -> Run | None:
@@ -182,6 +199,14 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
     @abstractmethod
     async def cancelled_runs(self, since: float) -> list[str]:
         """Ids of cancelled runs that were created after `since` (seconds since the epoch)."""
+
+    @abstractmethod
+    async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
+        """Remember what a key of a user's stands for, unless it stands for something already; returns what it does.
+
+        Of several who ask at the same time one is first. It is durable when a later durable write is, and forgotten
+        KEYS_KEPT seconds after its `created` at the earliest.
+        """
 
     # blocks
 
@@ -258,7 +283,16 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
     async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
         """Mark parts as collected, durably, by their receipts (`Part.receipt`); they are not given again.
 
-        Returns the number of jobs in the parts that this call marked. Repeated and unknown receipts are passed over.
+        Returns the number of jobs in the parts that this call marked and that were not collected one by one before.
+        Repeated and unknown receipts are passed over.
+        """
+
+    @abstractmethod
+    async def collect_jobs(self, user: str, job_ids: Iterable[str]) -> int:
+        """Mark jobs of a user that have ended as collected, durably, by their ids: they are no longer retrievable.
+
+        Returns how many were marked that had not been collected. What is no id, somebody else's job, or one that has
+        not ended is passed over. A part whose jobs are all collected is collected itself; until then it is given whole.
         """
 
     @abstractmethod

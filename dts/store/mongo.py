@@ -15,12 +15,14 @@ from dts.model import (
     Block,
     Candidate,
     DeadLetter,
+    KeyedRequest,
     Outcome,
     Part,
     Run,
     RunState,
     Statistics,
 )
+from dts.store.abc import KEYS_KEPT
 from dts.store.mongo_admin import ADMIN_INDEXES, MongoAdminStore
 from dts.store.mongo_blocks import Blocks
 from dts.store.mongo_bodies import Bodies
@@ -38,7 +40,7 @@ from dts.store.mongo_outcomes import Recorder
 from dts.store.mongo_repair import MongoRepairStore
 from dts.store.mongo_results import Results
 from dts.store.mongo_waiting import WAITING_INDEXES, MongoWaitingStore
-from dts.store.shared import parse_receipts, storable
+from dts.store.shared import parse_job_ids, parse_receipts, storable
 
 _COUNTED = ("published", "not_before", "count", "succeeded", "failed", "cancelled", "at_work")
 _UNCOLLECTED = {"uncollected": {"$gt": 0}}
@@ -51,6 +53,8 @@ def _index(*fields: str, **options: object) -> IndexModel:
 INDEXES: dict[str, list[IndexModel]] = {
     "runs": [
         _index("user", "_id"),
+        _index("_id", "single", name="of_files", partialFilterExpression={"single": False}),
+        _index("user", "_id", "single", name="of_files_by_user", partialFilterExpression={"single": False}),
         _index("created", name="cancelled", partialFilterExpression={"state": "cancelled"}),
     ],
     "outcomes": [
@@ -73,6 +77,7 @@ INDEXES: dict[str, list[IndexModel]] = {
             "due", "number", "run", "created", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}
         ),
     ],
+    "requests": [_index("expires", expireAfterSeconds=0)],
     "nonces": [_index("expires", expireAfterSeconds=0)],
     **ADMIN_INDEXES,
     **WAITING_INDEXES,
@@ -134,10 +139,12 @@ class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepai
         document = await self._get("runs", run_id)
         return run_from(document) if document else None
 
-    async def list_runs(self, user: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Run]:
+    async def list_runs(
+        self, user: str | None = None, *, limit: int = 100, after: str | None = None, single: bool = True
+    ) -> list[Run]:
         if limit < 1:
             return []  # MongoDB takes 0 for no limit
-        query: Document = {}
+        query: Document = {} if single else {"single": False}
         if user is not None:
             query["user"] = storable(user)
         if after is not None:
@@ -165,6 +172,22 @@ class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepai
         query = {"state": RunState.CANCELLED.value, "created": {"$gt": since}}
         found = self._connection.collection("runs").find(query, {"_id": 1}, sort=[("_id", 1)])
         return [document["_id"] async for document in found]
+
+    @translating
+    async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
+        requests = self._connection.quick("requests")
+        key = {"user": storable(request.user), "key": storable(request.key)}
+        about = {"run": request.run, "digest": request.digest, "created": request.created}
+        expires = datetime.fromtimestamp(request.created + KEYS_KEPT, UTC)
+        while True:
+            try:
+                await requests.insert_one({"_id": key, **about, "expires": expires})
+            except DuplicateKeyError:
+                found = await requests.find_one({"_id": key})
+            else:
+                return request
+            if found is not None:  # else it was forgotten just now
+                return replace(request, run=found["run"], digest=found["digest"], created=found["created"])
 
     # blocks
 
@@ -202,6 +225,9 @@ class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepai
 
     async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
         return await self._results.collect(run_id, parse_receipts(receipts))
+
+    async def collect_jobs(self, user: str, job_ids: Iterable[str]) -> int:
+        return await self._results.collect_jobs(user, parse_job_ids(job_ids))
 
     async def run_statistics(self, run_id: str) -> Statistics:
         return await self._statistics({"run": storable(run_id)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -17,7 +17,7 @@ from dts.errors import DuplicateKey, LastAdministrator, StoreUnavailable
 from dts.model import ADMINISTRATOR, Operation, Record, Seal, User
 from dts.store.abc import Store
 from dts.store.mongo_bodies import Bodies
-from dts.store.mongo_connection import MongoConnection, translating
+from dts.store.mongo_connection import MongoConnection, insert_new, translating
 from dts.store.mongo_documents import Document
 from dts.store.mongo_parts import unpack
 from dts.store.records import TABLES, R, Where, fields_of, ops_from_text, ops_to_text, record_from, taken
@@ -126,6 +126,15 @@ class MongoAdminStore(Store):
                 if lock is not None and lock["holder"] == holder:
                     return
             await asyncio.sleep(random.uniform(0.005, 0.02))
+
+    @translating
+    async def list_seeded(self) -> frozenset[str]:
+        return frozenset([document["_id"] async for document in self._connection.collection("seeded").find()])
+
+    @translating
+    async def note_seeded(self, names: Iterable[str]) -> None:
+        documents: list[Document] = [{"_id": storable(name)} for name in names]
+        await insert_new(self._connection.collection("seeded"), documents)
 
     @translating
     async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:

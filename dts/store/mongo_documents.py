@@ -3,7 +3,8 @@
 An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
 to be published) and `lease` for claims, `open` while jobs have not ended; `at_work` and `uncollected` count jobs, for
 statistics from an index; `collected` and `closed` say what clients have, and `collects` and `collectors` guard their
-changes. `batches` has the parts, see `mongo_parts`; it is last, because MongoDB reads a document from its start.
+changes; `taken` is the bitmap of jobs that were collected one by one, absent before the first. `batches` has the parts,
+see `mongo_parts`; it is last, because MongoDB reads a document from its start.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def run_document(run: Run) -> Document:
         "created": run.created,
         "not_before": run.not_before,
         "options": run.options,
+        "single": run.single,
     }
 
 

@@ -12,7 +12,7 @@ from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import MongoConnection, translating
 from dts.store.mongo_documents import GUARDED, Document, outcome_from
 from dts.store.mongo_parts import ALL_BATCHES, StoredBatch, StoredPart, open_batches, unpack
-from dts.store.shared import Page, job_ids, storable
+from dts.store.shared import Page, job_ids, jobs_in_block, storable, take_jobs
 
 _FEW = 64  # outcomes in a batch of a look for enough jobs
 _COLLECTORS = 32  # last collects that an outcome names; as many would have to come in the ms between write and look
@@ -88,23 +88,49 @@ class Results:
         collected = 0
         left = dict(receipts)
         while left:
-            outcomes = self._connection.collection("outcomes")
-            found = await outcomes.find(
-                {"run": run, "number": {"$in": list(left)}, "uncollected": {"$gt": 0}},
-                _with_open_batches(bodies=False) | {"number": 1, "collects": 1},
-            ).to_list(None)
-            marks = [mark for document in found if (mark := _Mark(document, left[document["number"]])).jobs]
-            if not marks:
-                break
-            collector = ObjectId()
-            result = await outcomes.bulk_write([mark.update(collector) for mark in marks], ordered=False)
-            done = {mark.block for mark in marks}
-            if result.matched_count < len(marks):
-                written = outcomes.find({"_id": {"$in": list(done)}, "collectors": collector}, {"_id": 1})
-                done = {document["_id"] async for document in written}
+            found = await self._to_mark({"run": run, "number": {"$in": list(left)}})
+            marks = [mark for each in found if (mark := _mark_of_parts(each, left[each["number"]])).jobs]
+            done = await self._write(marks)
             collected += sum(mark.jobs for mark in marks if mark.block in done)
             left = {mark.number: left[mark.number] for mark in marks if mark.block not in done}
         return collected
+
+    @translating
+    async def collect_jobs(self, user: str, numbers: Mapping[str, Sequence[int]]) -> int:
+        """Mark jobs of a user as collected, given by run; how many."""
+        of_user = {"user": storable(user), "run": {"$in": list(numbers)}, "uncollected": {"$gt": 0}}
+        found = self._connection.collection("outcomes").find(of_user, {"run": 1, "first": 1, "count": 1})
+        asked: dict[str, int] = {}
+        async for outcome in found:
+            if jobs := jobs_in_block(numbers[outcome["run"]], outcome["first"], outcome["count"]):
+                asked[outcome["_id"]] = jobs
+        collected = 0
+        while asked:
+            documents = await self._to_mark({"_id": {"$in": list(asked)}})
+            marks = [mark for each in documents if (mark := _mark_of_jobs(each, asked[each["_id"]])).jobs]
+            done = await self._write(marks)
+            collected += sum(mark.jobs for mark in marks if mark.block in done)
+            asked = {mark.block: asked[mark.block] for mark in marks if mark.block not in done}
+        return collected
+
+    async def _to_mark(self, which: Document) -> list[Document]:
+        """What `_Mark` needs to know of outcomes that have something uncollected."""
+        fields = _with_open_batches(bodies=False) | {"number": 1, "collects": 1}
+        found = self._connection.collection("outcomes").find({**which, "uncollected": {"$gt": 0}}, fields)
+        documents: list[Document] = await found.to_list(None)
+        return documents
+
+    async def _write(self, marks: Sequence[_Mark]) -> set[str]:
+        """Write marks; the blocks of those that nobody came before. The others are to be looked at anew."""
+        if not marks:
+            return set()
+        outcomes, collector = self._connection.collection("outcomes"), ObjectId()
+        result = await outcomes.bulk_write([mark.update(collector) for mark in marks], ordered=False)
+        done = {mark.block for mark in marks}
+        if result.matched_count < len(marks):
+            written = outcomes.find({"_id": {"$in": list(done)}, "collectors": collector}, {"_id": 1})
+            done = {document["_id"] async for document in written}
+        return done
 
     @translating
     async def statistics(self, of: Document) -> Statistics:
@@ -135,13 +161,20 @@ class Results:
         )
         ids: list[str] = []
         async for document in found:
-            ids.extend(job_ids(document["run"], document["first"], (part.jobs for part in _uncollected(document))))
+            left = ~_taken(document)
+            pending = (part.jobs & left for part in _uncollected(document))
+            ids.extend(job_ids(document["run"], document["first"], pending))
         return ids[:limit]
 
 
 def _with_open_batches(*, bodies: bool) -> Document:
     """The projection of what tells which parts of an outcome are not collected."""
-    return {"collected": 1, "batches": open_batches(bodies=bodies)}
+    return {"collected": 1, "taken": 1, "batches": open_batches(bodies=bodies)}
+
+
+def _taken(document: Document) -> int:
+    """The bitmap of an outcome's jobs that were collected one by one."""
+    return bitmap.from_bytes(document.get("taken", b""))
 
 
 def _uncollected(document: Document) -> list[StoredPart]:
@@ -152,15 +185,15 @@ def _uncollected(document: Document) -> list[StoredPart]:
 
 
 class _Mark:
-    """Parts of one block that are about to be marked as collected, as far as they are not yet."""
+    """Parts, or single jobs, of one block that are about to be marked as collected: `jobs` is how many that are."""
 
-    def __init__(self, document: Document, numbers: set[int]) -> None:
-        chosen = [part for part in _uncollected(document) if part.number in numbers]
+    def __init__(self, document: Document, parts: Sequence[int], jobs: int, taken: int) -> None:
         self.block: str = document["_id"]
         self.number: int = document["number"]
-        self.jobs: int = sum(part.count for part in chosen)
+        self.jobs = jobs
         self._collects: int = document["collects"]
-        self._after = bitmap.from_bytes(document["collected"]) | bitmap.from_indices(part.number for part in chosen)
+        self._after = bitmap.from_bytes(document["collected"]) | bitmap.from_indices(parts)
+        self._taken = taken
         self._closed = [batch.index for batch in unpack(document["batches"]) if self._has_all(batch)]
 
     def _has_all(self, batch: StoredBatch) -> bool:
@@ -168,10 +201,13 @@ class _Mark:
 
     def update(self, collector: ObjectId) -> UpdateOne:
         """The update that marks them, provided that nobody collected from the block in between."""
+        changes = {"collected": bitmap.to_bytes(self._after, self._after.bit_length())}
+        if self._taken:
+            changes["taken"] = bitmap.to_bytes(self._taken, self._taken.bit_length())
         return UpdateOne(
             {"_id": self.block, "collects": self._collects},
             {
-                "$set": {"collected": bitmap.to_bytes(self._after, self._after.bit_length())},
+                "$set": changes,
                 "$inc": {"uncollected": -self.jobs, "collects": 1},
                 "$push": {
                     "closed": {"$each": self._closed},
@@ -179,3 +215,18 @@ class _Mark:
                 },
             },
         )
+
+
+def _mark_of_parts(document: Document, numbers: set[int]) -> _Mark:
+    """The mark of those parts that have one of the numbers and are not collected."""
+    taken = _taken(document)
+    chosen = [part for part in _uncollected(document) if part.number in numbers]
+    jobs = sum((part.jobs & ~taken).bit_count() for part in chosen)
+    return _Mark(document, [part.number for part in chosen], jobs, taken)
+
+
+def _mark_of_jobs(document: Document, asked: int) -> _Mark:
+    """The mark of those jobs that have ended and are not collected, and of the parts that have no others."""
+    taken = _taken(document)
+    fresh, complete = take_jobs(asked, taken, {part.number: part.jobs for part in _uncollected(document)})
+    return _Mark(document, complete, fresh.bit_count(), taken | fresh)

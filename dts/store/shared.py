@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from dts.model import Candidate, LogEntry, LogFilter, bitmap, job_id
+from dts.model import Candidate, LogEntry, LogFilter, bitmap, job_id, split_job_id
 
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes of bodies that `uncollected_parts` gives at once: what a server can hold for each of many clients."""
@@ -38,6 +39,35 @@ def parse_receipts(receipts: Iterable[str]) -> dict[int, set[int]]:
         if _is_number(block) and _is_number(part):
             parts.setdefault(int(block), set()).add(int(part))
     return parts
+
+
+def parse_job_ids(job_ids: Iterable[str]) -> dict[str, list[int]]:
+    """The numbers of jobs by run, in their order; what is not a job's id is passed over."""
+    numbers: dict[str, list[int]] = {}
+    for text in job_ids:
+        if (parts := split_job_id(text)) is not None:
+            numbers.setdefault(parts[0], []).append(parts[1])
+    for each in numbers.values():
+        each.sort()
+    return numbers
+
+
+def jobs_in_block(numbers: Sequence[int], first: int, count: int) -> int:
+    """The bitmap of a block's jobs that have one of these numbers in the run, given in order."""
+    start, end = bisect_left(numbers, first), bisect_left(numbers, first + count)
+    return bitmap.from_indices(number - first for number in numbers[start:end])
+
+
+def take_jobs(asked: int, taken: int, parts: Mapping[int, int]) -> tuple[int, list[int]]:
+    """Which of the jobs in `asked` can be collected, and the numbers of the parts that are collected as a whole then.
+
+    `parts` are the bitmaps of the uncollected parts by number, `taken` the jobs of theirs that are collected already.
+    """
+    fresh = 0
+    for jobs in parts.values():
+        fresh |= asked & jobs & ~taken
+    after = taken | fresh
+    return fresh, [number for number, jobs in parts.items() if not jobs & ~after]
 
 
 def _is_number(text: str) -> bool:

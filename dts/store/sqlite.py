@@ -13,6 +13,7 @@ from dts.model import (
     Block,
     Candidate,
     DeadLetter,
+    KeyedRequest,
     Outcome,
     Part,
     Run,
@@ -20,7 +21,8 @@ from dts.model import (
     Statistics,
 )
 from dts.store import sqlite_blocks, sqlite_outcomes
-from dts.store.shared import parse_receipts, storable
+from dts.store.abc import KEYS_KEPT
+from dts.store.shared import parse_job_ids, parse_receipts, storable
 from dts.store.sqlite_admin import SqliteAdminStore
 from dts.store.sqlite_fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite_gate import TURNS, SqliteGateStore
@@ -101,10 +103,12 @@ class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, Sqlite
         row = await self._one(f"SELECT {RUN} FROM runs WHERE id = ?", storable(run_id))
         return run_from(row) if row else None
 
-    async def list_runs(self, user: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Run]:
+    async def list_runs(
+        self, user: str | None = None, *, limit: int = 100, after: str | None = None, single: bool = True
+    ) -> list[Run]:
         conditions = {"user = ?": user, "id < ?": after}
         given = {text: storable(value) for text, value in conditions.items() if value is not None}
-        where = " AND ".join(given) or "1"
+        where = " AND ".join([*given, "1" if single else "NOT single"])
         rows = await self._all(f"SELECT {RUN} FROM runs WHERE {where} ORDER BY id DESC LIMIT ?", *given.values(), limit)
         return [run_from(row) for row in rows]
 
@@ -116,6 +120,9 @@ class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, Sqlite
     async def cancelled_runs(self, since: float) -> list[str]:
         rows = await self._all("SELECT id FROM runs WHERE state = 'cancelled' AND created > ?", since)
         return [row[0] for row in rows]
+
+    async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
+        return await self._writer.submit(lambda db: _remember_request(db, request), durable=False)
 
     # blocks
 
@@ -163,6 +170,10 @@ class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, Sqlite
     async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
         numbers = parse_receipts(receipts)
         return await self._writer.submit(lambda db: sqlite_outcomes.collect(db, storable(run_id), numbers))
+
+    async def collect_jobs(self, user: str, job_ids: Iterable[str]) -> int:
+        numbers = parse_job_ids(job_ids)
+        return await self._writer.submit(lambda db: sqlite_outcomes.collect_jobs(db, storable(user), numbers))
 
     async def run_statistics(self, run_id: str) -> Statistics:
         return await self._reader.submit(lambda db: sqlite_outcomes.run_statistics(db, storable(run_id)))
@@ -217,6 +228,19 @@ def _use_nonce(db: Connection, user: str, nonce: str, expires: float) -> bool:
 def _write_something(db: Connection) -> None:
     """Fail if the disk is full: in the file that every signed request writes to, in a row that is of no user."""
     db.execute("INSERT OR REPLACE INTO nonces (user, nonce, expires) VALUES ('', 'ping', ?)", (time.time(),))
+
+
+def _remember_request(db: Connection, request: KeyedRequest) -> KeyedRequest:
+    db.execute("DELETE FROM requests WHERE created < ?", (time.time() - KEYS_KEPT,))
+    key = storable(request.user), storable(request.key)
+    added = db.execute(
+        "INSERT INTO requests (user, key, run, digest, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (*key, request.run, request.digest, request.created),
+    )
+    if added.rowcount:
+        return request
+    row = db.execute("SELECT run, digest, created FROM requests WHERE user = ? AND key = ?", key).fetchone()
+    return KeyedRequest(request.user, request.key, *row)
 
 
 def _update_run(db: Connection, run_id: str, state: RunState | None, paused: bool | None) -> Row | None:

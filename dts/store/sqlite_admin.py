@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from sqlite3 import Connection, IntegrityError
 from typing import Any
@@ -62,6 +62,15 @@ class SqliteAdminStore(Store):
 
     async def delete_record(self, kind: type[Record], record_id: str, *, version: int) -> bool:
         return await self._writer.submit(lambda db: _delete(db, kind, storable(record_id), version))
+
+    async def list_seeded(self) -> frozenset[str]:
+        rows = await self._reader.submit(lambda db: db.execute("SELECT name FROM seeded").fetchall())
+        return frozenset(name for (name,) in rows)
+
+    async def note_seeded(self, names: Iterable[str]) -> None:
+        rows = [(storable(name),) for name in names]
+        insert = "INSERT INTO seeded (name) VALUES (?) ON CONFLICT DO NOTHING"
+        await self._writer.submit(lambda db: _execute_each(db, insert, rows))
 
     async def set_speeds(self, speeds: Mapping[str, tuple[float, bool]]) -> None:
         values = [(mean, "true" if many else "false", storable(name)) for name, (mean, many) in speeds.items()]

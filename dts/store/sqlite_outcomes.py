@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from sqlite3 import Connection
 
 from dts.model import Candidate, Merge, Outcome, Part, Statistics, bitmap, merge
-from dts.store.shared import Page, by_block, job_ids
+from dts.store.shared import Page, by_block, job_ids, jobs_in_block, take_jobs
 from dts.store.sqlite_rows import OUTCOME, PART, outcome_from, part_from
 
 _STATISTICS = """
@@ -111,21 +111,58 @@ def collect(db: Connection, run_id: str, receipts: Mapping[int, set[int]]) -> in
 
 def _collect_of_block(db: Connection, run_id: str, number: int, parts: set[int]) -> int:
     row = db.execute(
-        "SELECT key, collected, parts FROM blocks WHERE run = ? AND number = ? AND uncollected > 0", (run_id, number)
+        "SELECT key, collected, taken, parts FROM blocks WHERE run = ? AND number = ? AND uncollected > 0",
+        (run_id, number),
     ).fetchone()
     if row is None:
         return 0
-    key, collected, existing = row
+    key, collected, taken, existing = row
     done = bitmap.from_bytes(collected)
     fresh = bitmap.from_indices(part for part in parts if part < existing) & ~done
-    counts = db.execute("SELECT number, count FROM parts WHERE block = ?", (key,))
-    jobs: int = sum(count for part, count in counts if fresh >> part & 1)
+    if taken:
+        left = ~bitmap.from_bytes(taken)
+        jobs = sum((of_part & left).bit_count() for part, of_part in _jobs_of_parts(db, key) if fresh >> part & 1)
+    else:
+        counts = db.execute("SELECT number, count FROM parts WHERE block = ?", (key,))
+        jobs = sum(count for part, count in counts if fresh >> part & 1)
     if jobs:
         db.execute(
             "UPDATE blocks SET collected = ?, uncollected = uncollected - ? WHERE key = ?",
             (bitmap.to_bytes(done | fresh, existing), jobs, key),
         )
     return jobs
+
+
+def collect_jobs(db: Connection, user: str, numbers: Mapping[str, Sequence[int]]) -> int:
+    """Mark jobs of a user as collected, given by run; how many."""
+    collected = 0
+    for run, of_run in numbers.items():
+        blocks = db.execute(
+            "SELECT key, first, count, collected, taken FROM blocks WHERE user = ? AND run = ? AND uncollected > 0",
+            (user, run),
+        ).fetchall()
+        for key, first, count, *before in blocks:
+            if asked := jobs_in_block(of_run, first, count):
+                collected += _take_from_block(db, key, asked, *map(bitmap.from_bytes, before))
+    return collected
+
+
+def _take_from_block(db: Connection, key: int, asked: int, done: int, taken: int) -> int:
+    pending = {part: jobs for part, jobs in _jobs_of_parts(db, key) if not done >> part & 1}
+    fresh, complete = take_jobs(asked, taken, pending)
+    if fresh:
+        done, taken = done | bitmap.from_indices(complete), taken | fresh
+        db.execute(
+            "UPDATE blocks SET collected = ?, taken = ?, uncollected = uncollected - ? WHERE key = ?",
+            (*(bitmap.to_bytes(each, each.bit_length()) for each in (done, taken)), fresh.bit_count(), key),
+        )
+    return fresh.bit_count()
+
+
+def _jobs_of_parts(db: Connection, key: int) -> Iterator[tuple[int, int]]:
+    """The parts of a block by number, each with the bitmap of its jobs."""
+    rows = db.execute("SELECT number, jobs_offset, jobs FROM parts WHERE block = ? ORDER BY number", (key,))
+    return ((number, bitmap.from_window(offset, jobs)) for number, offset, jobs in rows)
 
 
 def run_statistics(db: Connection, run_id: str) -> Statistics:
@@ -142,13 +179,13 @@ def retrievables(db: Connection, user: str, limit: int) -> list[str]:
     """Ids of a user's jobs that have ended and are not collected."""
     ids: list[str] = []
     blocks = db.execute(
-        "SELECT key, run, first, collected FROM blocks WHERE user = ? AND uncollected > 0 ORDER BY run, number", (user,)
+        "SELECT key, run, first, collected, taken FROM blocks WHERE user = ? AND uncollected > 0 ORDER BY run, number",
+        (user,),
     )
-    for key, run, first, collected in blocks:
+    for key, run, first, collected, taken in blocks:
         if len(ids) >= limit:
             break
-        done = bitmap.from_bytes(collected)
-        rows = db.execute("SELECT number, jobs_offset, jobs FROM parts WHERE block = ? ORDER BY number", (key,))
-        pending = (bitmap.from_window(offset, jobs) for number, offset, jobs in rows if not done >> number & 1)
+        done, left = bitmap.from_bytes(collected), ~bitmap.from_bytes(taken)
+        pending = (jobs & left for part, jobs in _jobs_of_parts(db, key) if not done >> part & 1)
         ids.extend(job_ids(run, first, pending))
     return ids[:limit]

@@ -9,7 +9,7 @@ from dts.store.shared import headers_from_text, headers_to_text, storable
 
 Row = tuple[Any, ...]
 
-RUN = "id, user, function, block_size, state, paused, created, not_before, options"
+RUN = "id, user, function, block_size, state, paused, created, not_before, options, single"
 BLOCK = (
     "id, run, number, first, user, function, count, content_encoding, digest, created, published, not_before, deadline"
 )
@@ -35,12 +35,13 @@ def run_row(run: Run) -> Row:
         run.created,
         run.not_before,
         run.options,
+        run.single,
     )
 
 
 def run_from(row: Row) -> Run:
     """A run from a row of RUN."""
-    return Run(row[0], row[1], row[2], row[3], RunState(row[4]), bool(row[5]), *row[6:])
+    return Run(row[0], row[1], row[2], row[3], RunState(row[4]), bool(row[5]), row[6], row[7], row[8], bool(row[9]))
 
 
 def block_row(block: Block) -> Row:

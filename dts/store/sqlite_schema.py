@@ -1,9 +1,9 @@
 """The tables of a SQLite store, and opening its files.
 
-A block's row holds what changes of it, its outcome, with three bitmaps: jobs that ended, jobs that run, and parts that
-are collected; the row is small, so that writing it back is cheap. What never changes and may be large is apart: the
-block's body in `bodies`, each part of the outcome in a row of `parts`, with its body last, where SQLite can leave it
-unread.
+A block's row holds what changes of it, its outcome, with four bitmaps: jobs that ended, jobs that run, parts that are
+collected, and jobs that were collected one by one (`taken`); the row is small, so that writing it back is cheap. What
+never changes and may be large is apart: the block's body in `bodies`, each part of the outcome in a row of `parts`,
+with its body last, where SQLite can leave it unread.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from pathlib import Path
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store.sqlite_thread import primary_code, translated, when_unlocked
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """What `PRAGMA user_version` says of a file with these tables."""
 
-_FROM_1 = {
-    "delayed": """
-        ALTER TABLE delayed ADD COLUMN gated INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE delayed ADD COLUMN released BLOB NOT NULL DEFAULT x'';
-        DROP INDEX IF EXISTS delayed_due;
-        DROP INDEX IF EXISTS delayed_by_block
-    """,
+_UPGRADES = {
+    1: {
+        "delayed": """
+            ALTER TABLE delayed ADD COLUMN gated INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE delayed ADD COLUMN released BLOB NOT NULL DEFAULT x'';
+            DROP INDEX IF EXISTS delayed_due;
+            DROP INDEX IF EXISTS delayed_by_block
+        """,
+    },
+    2: {
+        "runs": "ALTER TABLE runs ADD COLUMN single INTEGER NOT NULL DEFAULT 0",
+        "blocks": "ALTER TABLE blocks ADD COLUMN taken BLOB NOT NULL DEFAULT x''",
+    },
 }
-"""What to do with a table of version 1; tables and indexes that are missing are made after that."""
+"""What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
 _NAMED = re.compile(r"CREATE (?:TABLE|INDEX) (\w+)")
 
@@ -50,10 +56,13 @@ CREATE TABLE operations_head (one INTEGER PRIMARY KEY, seq INTEGER NOT NULL, has
 
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
-    state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, options BLOB NOT NULL
+    state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL,
+    options BLOB NOT NULL, single INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE finished_runs (run TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
+CREATE INDEX runs_of_files ON runs (id) WHERE NOT single;
+CREATE INDEX runs_of_files_by_user ON runs (user, id) WHERE NOT single;
 CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';
 
 CREATE TABLE blocks (
@@ -64,7 +73,8 @@ CREATE TABLE blocks (
     leased_until REAL NOT NULL DEFAULT 0,
     succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
     at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
-    ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x''
+    ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x'',
+    taken BLOB NOT NULL DEFAULT x''
 ) STRICT;
 CREATE INDEX blocks_by_run ON blocks (run, number, published, not_before, count, succeeded, failed, cancelled, at_work);
 CREATE INDEX blocks_by_user ON blocks (user, published, not_before, count, succeeded, failed, cancelled, at_work);
@@ -83,6 +93,14 @@ CREATE TABLE parts (
     jobs_offset INTEGER NOT NULL, jobs BLOB NOT NULL, content_encoding TEXT NOT NULL, body BLOB NOT NULL
 ) STRICT;
 CREATE INDEX parts_by_block ON parts (block, number, count, size);
+
+CREATE TABLE requests (
+    user TEXT NOT NULL, key TEXT NOT NULL, run TEXT NOT NULL, digest BLOB NOT NULL, created REAL NOT NULL,
+    PRIMARY KEY (user, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_by_time ON requests (created);
+
+CREATE TABLE seeded (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE dead_letters (
     id TEXT PRIMARY KEY, queue TEXT NOT NULL, reason TEXT NOT NULL, content_encoding TEXT NOT NULL,
@@ -167,12 +185,12 @@ def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
             "it was written by a later version; install that one, or choose another file"
         )
     there, ours = _names(db), re.findall(r"CREATE TABLE (\w+)", tables)
-    expected = {0: set[str](), 1: set(ours[:1])}.get(version, set(ours))
+    expected = set(ours if version == SCHEMA_VERSION else ours[: min(version, 1)])
     if not expected <= there or (there and not version):
         raise _foreign(path)  # such as the file of a broker, which has versions of its own
-    if version == 1:
-        for table in there & _FROM_1.keys():
-            for change in _FROM_1[table].split(";"):
+    for step in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+        for table in there & _UPGRADES[step].keys():
+            for change in _UPGRADES[step][table].split(";"):
                 db.execute(change)
     for statement in tables.split(";"):
         if (named := _NAMED.search(statement)) and named[1] not in there:

@@ -15,8 +15,10 @@ def make_run(user: str = "ann", *, block_size: int = 8, created: float | None = 
     assert isinstance(state, RunState)
     paused = bool(fields.pop("paused", False))
     run_id = str(fields.pop("id", None) or new_id())
+    single = bool(fields.pop("single", False))
     assert not fields, fields
-    return Run(run_id, user, "text/upper", block_size, state, paused, time.time() if created is None else created)
+    at = time.time() if created is None else created
+    return Run(run_id, user, "text/upper", block_size, state, paused, at, single=single)
 
 
 def make_block(

@@ -188,3 +188,61 @@ async def test_dead_letters_are_kept_once_and_paged_by_id(store: Store) -> None:
     page = await store.list_dead_letters(limit=2)
     assert page == listed[:2]
     assert await store.list_dead_letters(limit=9, after=page[-1].id) == listed[2:]
+
+
+# jobs that are collected one by one
+
+
+def ids_of(run: Run, *numbers: int) -> list[str]:
+    return [job_id(run.id, number) for number in numbers]
+
+
+async def test_jobs_are_collected_one_by_one(store: Store, run: Run) -> None:
+    everything = await store.retrievables("ann", limit=100)
+    assert await store.collect_jobs("ann", ids_of(run, 1, 6, 18)) == 3
+    left = [job for job in everything if job not in ids_of(run, 1, 6, 18)]
+    assert await store.retrievables("ann", limit=100) == left
+    assert await store.collect_jobs("ann", ids_of(run, 1, 6, 18)) == 0
+    assert await store.collect_jobs("ann", everything) == len(left)
+    assert await store.retrievables("ann", limit=100) == []
+    assert await store.uncollected_parts(run.id, max_jobs=100) == []
+
+
+async def test_a_part_is_given_until_all_its_jobs_are_collected(store: Store, run: Run) -> None:
+    await store.collect_jobs("ann", ids_of(run, 0, 1, 2))
+    assert "0.0" in await receipts(store, run)
+    await store.collect_jobs("ann", ids_of(run, 3))
+    assert await receipts(store, run) == {"0.1", "1.0", "2.0", "2.1"}
+
+
+async def test_a_receipt_counts_the_jobs_that_were_not_collected_before(store: Store, run: Run) -> None:
+    await store.collect_jobs("ann", ids_of(run, 8, 9, 10))
+    assert await store.collect(run.id, ["1.0", "2.0"]) == 6
+    assert await receipts(store, run) == {"0.0", "0.1", "2.1"}
+    assert await store.collect_jobs("ann", ids_of(run, 8, 11, 0)) == 1
+    assert await store.retrievables("ann", limit=100) == ids_of(run, 1, 2, 3, 4, 5, 6, 7, 18)
+
+
+async def test_what_cannot_be_collected_is_passed_over(store: Store, run: Run) -> None:
+    unended, beyond, elsewhere = ids_of(run, 16)[0], ids_of(run, 24, 10**17), job_id(new_id(), 0)
+    strange = ["", "x", run.id, f"{run.id}-", f"{run.id}-x", f"{run.id}--1", "\ud800", f"{run.id}-0.1"]
+    assert await store.collect_jobs("ann", [unended, *beyond, elsewhere, *strange]) == 0
+    assert await store.collect_jobs("bob", ids_of(run, 0, 1)) == 0
+    assert await store.collect_jobs("ann", []) == 0
+    assert len(await store.retrievables("ann", limit=100)) == 18
+
+
+async def test_a_job_that_ends_later_is_not_collected_yet(store: Store, run: Run) -> None:
+    await store.collect_jobs("ann", ids_of(run, 18, 21, 16))
+    await store.record([succeeded(blocks_of(run)[2], [0], b"2.2")])
+    assert await store.retrievables("ann", limit=100) == ids_of(run, *range(16), 16)
+
+
+async def test_many_collect_the_same_jobs_at_once(store: Store, run: Run, open_another: Callable[[], Store]) -> None:
+    other = open_another()
+    await other.start()
+    ids = await store.retrievables("ann", limit=100)
+    calls = [(store, other)[at % 2].collect_jobs("ann", ids[at % 3 :]) for at in range(6)]
+    both = [store.collect(run.id, ["0.0", "1.0"]), other.collect(run.id, ["1.0", "2.1"])]
+    assert sum(await asyncio.gather(*calls, *both)) == len(ids)
+    assert await store.retrievables("ann", limit=100) == []

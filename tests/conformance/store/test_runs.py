@@ -11,7 +11,7 @@ import pytest
 from dts.errors import DuplicateKey
 from dts.model import Run, RunState, new_id
 from dts.store import Store
-from tests.conformance.store.builders import make_run
+from tests.conformance.store.builders import make_block, make_run
 
 
 async def test_a_run_is_found_as_added(store: Store) -> None:
@@ -36,6 +36,23 @@ async def test_runs_are_listed_newest_first_page_by_page(store: Store) -> None:
     assert await store.list_runs(limit=10, after=page[-1].id) == newest_first[2:]
     assert await store.list_runs("bob", after=runs[4].id) == [runs[1]]
     assert await store.list_runs("nobody") == []
+
+
+async def test_runs_of_single_jobs_are_left_out_when_they_are_not_asked_for(store: Store) -> None:
+    runs = [
+        make_run(user, id=f"{number:026d}", single=number % 3 > 0)
+        for number, user in enumerate(("ann", "bob", "ann", "ann", "bob", "ann", "bob"))
+    ]
+    for run in runs:
+        await store.add_blocks([make_block(run)], run=run)
+    assert await store.get_run(runs[1].id) == runs[1]
+    files = [run for run in runs[::-1] if not run.single]
+    assert await store.list_runs(single=False) == files
+    assert await store.list_runs(single=False, limit=2, after=runs[6].id) == files[1:]
+    assert await store.list_runs("ann", single=False) == [runs[3], runs[0]]
+    assert await store.list_runs("ann", single=False, limit=1) == [runs[3]]
+    assert await store.list_runs("bob", single=False) == [runs[6]]
+    assert await store.list_runs() == runs[::-1]
 
 
 @pytest.mark.parametrize("origin", list(RunState))

@@ -13,7 +13,7 @@ import pytest
 from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store import open_store, sqlite_thread
-from tests.conformance.store.builders import make_block, make_run
+from tests.conformance.store.builders import make_block, make_run, succeeded
 
 
 @pytest.fixture
@@ -175,20 +175,38 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-async def test_a_file_of_the_version_before_is_brought_up_to_date(path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
+    run = make_run()
+    block = make_block(run)
     async with open_store(url) as store:
-        run = make_run()
-        await store.add_blocks([make_block(run)], run=run)
-    older = sqlite3.connect(path)
-    older.executescript(
-        "DROP INDEX delayed_free; DROP INDEX delayed_gated; DROP INDEX delayed_of_block; DROP TABLE holders;"
-        "ALTER TABLE delayed DROP COLUMN gated; ALTER TABLE delayed DROP COLUMN released;"
-        "CREATE INDEX delayed_due ON delayed (due) WHERE fired IS NULL; PRAGMA user_version = 1"
-    )
-    older.close()
+        await store.add_blocks([block], run=run)
+    _make_older(path, version)
     for _ in range(2):
         async with open_store(url) as store:
             assert await store.get_run(run.id) == run
             assert await store.hold("gate", "me", seconds=1)
             assert await store.gated_groups() == []
+            assert await store.list_runs(single=False) == [run]
+            await store.note_seeded(["text/upper"])
+    async with open_store(url) as store:
+        await store.record([succeeded(block, [0])])
+        assert await store.collect_jobs(run.user, [f"{run.id}-0"]) == 1
+
+
+def _make_older(path: Path, version: int) -> None:
+    """Take out of a file what a version did not have."""
+    file = sqlite3.connect(path)
+    file.executescript(
+        "DROP INDEX runs_of_files; DROP INDEX runs_of_files_by_user; DROP TABLE requests; DROP TABLE seeded;"
+        "ALTER TABLE runs DROP COLUMN single; ALTER TABLE blocks DROP COLUMN taken;"
+    )
+    if version == 1:
+        file.executescript(
+            "DROP INDEX delayed_free; DROP INDEX delayed_gated; DROP INDEX delayed_of_block; DROP TABLE holders;"
+            "ALTER TABLE delayed DROP COLUMN gated; ALTER TABLE delayed DROP COLUMN released;"
+            "CREATE INDEX delayed_due ON delayed (due) WHERE fired IS NULL"
+        )
+    file.execute(f"PRAGMA user_version = {version}")
+    file.close()
