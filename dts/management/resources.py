@@ -171,7 +171,7 @@ class Operations(Gettable):
 
 
 class Runs(Gettable):
-    """Runs of everybody, newest first; or the caller's own."""
+    """Runs of everybody, newest first; or the caller's own. Those of single jobs are listed with `all=True` only."""
 
     def __init__(self, transport: Transport, *, own: bool = False) -> None:
         super().__init__(transport, "/runs/" if own else "/admin/runs/")

@@ -59,18 +59,18 @@ class Catalogue:
         self._speeds.update(msgspec.json.decode(payload, type=dict[str, tuple[float, bool]]))
 
     async def register_bundled(self) -> None:
-        """Register the functions that come with DTS and their namespaces, those that are not registered yet."""
-        known = {function.name for function in await self._store.list_functions()}
-        namespaces = {namespace.id for namespace in await self._store.list_records(Namespace, limit=None)}
-        for function in bundled_functions(BUNDLED):
-            if function.namespace not in namespaces:
-                namespaces.add(function.namespace)
-                comes_with = Namespace(function.namespace, "Comes with DTS.", created=function.created)
-                with suppress(DuplicateKey):  # another server was first
-                    await self._store.add_record(comes_with)
-            if function.name not in known:
-                with suppress(DuplicateKey):
-                    await self._store.add_function(function)
+        """Register the functions that come with DTS and their namespaces, each once: who deletes one is rid of it."""
+        seeded = await self._store.list_seeded()
+        fresh = [function for function in bundled_functions(BUNDLED) if function.name not in seeded]
+        for function in fresh:
+            comes_with = Namespace(function.namespace, "Comes with DTS.", created=function.created)
+            with suppress(DuplicateKey):  # it is there, or another server was first
+                await self._store.add_record(comes_with)
+            with suppress(DuplicateKey):
+                await self._store.add_function(function)
+        # Last: cut off before, the next start finds some of them there already, and none is missing.
+        if fresh:
+            await self._store.note_seeded([function.name for function in fresh])
 
 
 def bundled_functions(folder: Path) -> Iterator[Function]:

@@ -137,3 +137,10 @@ async def test_the_chain_of_a_real_log_is_whole(client: AdminClient) -> None:
     await client.namespaces.delete("crm")
     verdict = await check_chain(client.operations)
     assert (verdict.valid, verdict.entries) == (True, 4)
+
+
+async def test_runs_of_single_jobs_are_listed_when_they_are_asked_for(site: Site, client: AdminClient) -> None:
+    await site.api().call("POST", "/jobs/", {"function": "text/upper"}, status=201)
+    for runs in (client.runs, client.own_runs):
+        assert [run async for run in runs.list()] == []
+        assert [run["single"] async for run in runs.list(all=True)] == [True]

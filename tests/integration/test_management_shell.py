@@ -160,8 +160,10 @@ async def test_runs_and_jobs_of_everybody(site: Site, dts_admin: Run, capsys: py
     run = job.partition("-")[0]
     capsys.readouterr()
     assert await dts_admin("runs", "list", "user=alice", "--json") == 0
+    assert said(capsys) == [], "a single job is no file"
+    assert await dts_admin("runs", "list", "user=alice", "--all", "--json") == 0
     assert [each["id"] for each in said(capsys)] == [run]
-    assert await dts_admin("runs", "list", "--own", "--json") == 0
+    assert await dts_admin("runs", "list", "--own", "--all", "--json") == 0
     assert said(capsys) == []
     assert await dts_admin("jobs", "get", job) == 0
     assert await dts_admin("jobs", "cancel", job, "--yes") == 0

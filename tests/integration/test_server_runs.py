@@ -193,6 +193,20 @@ async def test_runs_are_listed_newest_first(site: Site) -> None:
     assert [run["id"] for run in await api.call("GET", f"/runs/?after={runs[1]}")] == [runs[0]]
 
 
+async def test_runs_of_single_jobs_do_not_drown_those_of_files(site: Site) -> None:
+    api = site.api()
+    run = await open_run(api)
+    jobs = [await api.call("POST", "/jobs/", {"function": "text/upper"}, status=201) for _ in range(3)]
+    for path in ("/runs/", "/admin/runs/", "/admin/runs/?user=admin"):
+        listed = await api.call("GET", path)
+        assert [each["id"] for each in listed] == [run]
+        assert "single" not in listed[0]
+        everything = await api.call("GET", f"{path}{'&' if '?' in path else '?'}all=true")
+        assert [each["id"] for each in everything] == [*(job.partition("-")[0] for job in jobs[::-1]), run]
+        assert [each.get("single") for each in everything] == [True] * 3 + [None]
+    await api.refused("GET", "/runs/?all=perhaps", status=400, code="argument_invalid")
+
+
 async def test_a_page_of_text_ends_after_some_bytes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored is compressed: a page of it may be many times larger as text."""
     monkeypatch.setattr(handlers, "_MAX_PAGE_BYTES", 50_000)

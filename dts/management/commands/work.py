@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dts.management.session import Session
 
 OWN = Flag("--own", "your own, for which you need no role")
+SINGLES = Flag("--all", "also those of single jobs, one for each POST /jobs/")
 ALL = Flag("--all", "every one there is")
 WHERE = Flag("--where", "what to replay: id, queue, reason, function or run, several by commas", "FIELD=VALUE,…")
 
@@ -91,14 +92,15 @@ async def _jobs(session: Session, arguments: Arguments) -> Jobs:
     "runs list",
     "[user=NAME]",
     fields=(Field("user", Kind.TEXT, "whose runs", ids="users"),),
-    flags=(LIMIT, OWN),
-    examples=("runs", "runs list user=alice --limit 10"),
+    flags=(LIMIT, OWN, SINGLES),
+    examples=("runs", "runs list user=alice --limit 10", "runs list --own --all"),
 )
 async def list_runs(session: Session, arguments: Arguments) -> None:
-    """List runs, newest first: of everybody, of one user, or your own."""
+    """List runs of files, newest first: of everybody, of one user, or your own."""
     output = session.output(arguments)
     limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
-    pages = (await _runs(session, arguments)).pages(limit=limit, **arguments.values)
+    everything = True if arguments.has(SINGLES) else None
+    pages = (await _runs(session, arguments)).pages(limit=limit, all=everything, **arguments.values)
     columns = [column for column in _RUNS if column.field != "user" or not arguments.has(OWN)]
     await output.rows(pages, columns, limit=limit, what="runs")
 

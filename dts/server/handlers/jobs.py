@@ -181,7 +181,7 @@ class JobsHandler(DtsHandler):
             places.append((group, len(rows)))
             rows.append((Arguments(args, kwargs), own_options(job, now=now, place=f"params[{number}]")))
         only = jobs[0].function if len({name for name, _ in groups}) == 1 else ""
-        run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=now)
+        run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=now, single=True)
         order = {group: number for number, group in enumerate(groups)}
         blocks = [self._block(run, order[group], group, rows) for group, rows in groups.items()]
         return run, blocks, [order[group] * size + index for group, index in places]

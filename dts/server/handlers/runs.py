@@ -53,7 +53,7 @@ class Receipts(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RunView(msgspec.Struct, kw_only=True):
-    """A run as answered. `max_body` (bytes) is told when it is opened."""
+    """A run as answered. `max_body` (bytes) is told when it is opened; `single` is true if `POST /jobs/` made it."""
 
     id: str
     user: str | msgspec.UnsetType = msgspec.UNSET
@@ -65,6 +65,13 @@ class RunView(msgspec.Struct, kw_only=True):
     not_before: float | msgspec.UnsetType = msgspec.UNSET
     deadline: float | msgspec.UnsetType = msgspec.UNSET
     max_body: int | msgspec.UnsetType = msgspec.UNSET
+    single: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
+    """Which runs: those that were opened as such, or `all`, with those of `POST /jobs/`."""
+
+    all: bool = False
 
 
 class RunProgress(RunView, kw_only=True):
@@ -126,11 +133,11 @@ class RunsHandler(DtsHandler):
         self.answer({**run_fields(run), "max_body": settings.max_body}, 201)
 
     @signed
-    @declares(answer=list[RunView], query=PageQuery)
+    @declares(answer=list[RunView], query=RunsQuery)
     async def get(self, user: User) -> None:
-        """The caller's runs, newest first."""
-        page = self.query(PageQuery)
-        runs = await self.context.store.list_runs(user.id, limit=page.limit, after=page.after)
+        """The caller's runs, newest first; with `all` also those that `POST /jobs/` made."""
+        query = self.query(RunsQuery)
+        runs = await self.context.store.list_runs(user.id, limit=query.limit, after=query.after, single=query.all)
         self.answer([run_fields(run) for run in runs])
 
 
@@ -335,6 +342,7 @@ def run_fields(run: Run) -> dict[str, object]:
         "created": round(run.created, 6),
         **({"not_before": round(run.not_before, 6)} if run.not_before else {}),
         **({"deadline": round(deadline, 6)} if (deadline := _deadline(run)) else {}),
+        **({"single": True} if run.single else {}),
     }
 
 

@@ -10,15 +10,15 @@ from dts.model import Run, RunState, User
 from dts.server.cancel import cancel_unfinished
 from dts.server.consts import ErrorCode
 from dts.server.declare import declares
-from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers._base import ApiError, DtsHandler, signed
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
-from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunView, run_fields
+from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunsQuery, RunView, run_fields
 from dts.server.operations import operation_logger
 from dts.server.repair import Again, Requeued
 
 
-class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
-    """Which runs."""
+class AnyonesRunsQuery(RunsQuery, forbid_unknown_fields=True, kw_only=True):
+    """Whose runs."""
 
     user: str | UnsetType = UNSET
 
@@ -31,12 +31,12 @@ class RunsAdminHandler(DtsHandler):
     """`/admin/runs/`: everybody's runs."""
 
     @signed
-    @declares(answer=list[RunView], query=RunsQuery)
+    @declares(answer=list[RunView], query=AnyonesRunsQuery)
     async def get(self, user: User) -> None:
-        """Runs, newest first, of one user or of all."""
-        query = self.query(RunsQuery)
+        """Runs, newest first, of one user or of everybody; with `all` also those that `POST /jobs/` made."""
+        query = self.query(AnyonesRunsQuery)
         of = None if isinstance(query.user, UnsetType) else query.user
-        runs = await self.context.store.list_runs(of, limit=query.limit, after=query.after)
+        runs = await self.context.store.list_runs(of, limit=query.limit, after=query.after, single=query.all)
         self.answer([{**run_fields(run), "user": run.user} for run in runs])
 
 
