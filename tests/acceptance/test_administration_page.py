@@ -57,7 +57,7 @@ def test_every_command_on_the_page_runs(started: Deployment) -> None:
         if "runs list" in line and not job:
             job = a_job(started)
         told = line.replace(" JOB", f" {job}").replace(" RUN", f" {job.partition('-')[0]}")
-        if "cancel" in line:
+        if "cancel" in line or "requeue" in line:
             told += " --yes"  # the page has somebody who answers
         done = shell(started, told)
         assert done.returncode == 0, (told, done.stdout, done.stderr)

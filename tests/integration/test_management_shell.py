@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -233,13 +234,19 @@ async def test_the_log_tells_who_did_what(dts_admin: Run, capsys: pytest.Capture
 # doctor
 
 
-async def test_doctor_finds_a_deployment_without_workers_usable(
-    dts_admin: Run, capsys: pytest.CaptureFixture[str]
+async def test_doctor_finds_all_well_but_for_missing_workers(
+    site: Site, dts_admin: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert await dts_admin("doctor", "--json") == 0
+    assert await dts_admin("doctor", "--json") == 1
     found = {each["check"]: each["verdict"] for each in said(capsys) if "check" in each}
     for check in ("server", "clock", "store", "broker", "sign-in", "daemons", "operation log", "consumer timeout"):
         assert found[check] == "ok", check
+    assert [check for check, verdict in found.items() if verdict == "bad"] == ["workers"]
+    await site.store.save_heartbeats([WorkerState("w1", "host1", time.time(), routes=("default",))])
+    assert await dts_admin("doctor") == 0
+    await site.store.save_heartbeats([WorkerState("w1", "host1", time.time() + 1, routes=("international",))])
+    assert await dts_admin("doctor") == 1
+    assert "route default" in capsys.readouterr().out
 
 
 async def test_doctor_tells_what_to_do(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
