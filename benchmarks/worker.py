@@ -22,7 +22,7 @@ from dts.config import WorkerSettings
 from dts.model import new_id
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch
-from dts.wire.queues import RESULTS
+from dts.wire.queues import RESULTS, TOPIC_CANCELLED, end_of_answer
 from dts.worker.worker import Worker
 
 
@@ -56,12 +56,14 @@ class MemoryConsumer(Consumer):
         """Nothing to give back."""
 
 
-class SilentSubscription(Subscription):
-    """Never has an event."""
+class MemorySubscription(Subscription):
+    """Has the events that its broker puts in it."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     async def get(self) -> Event | None:
-        await asyncio.Event().wait()
-        return None
+        return await self.events.get()
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -77,6 +79,7 @@ class MemoryBroker(Broker):
         self.acked = 0
         self.results = 0
         self.result_bytes = 0
+        self._subscription = MemorySubscription()
 
     async def start(self) -> None:
         """Nothing to connect to."""
@@ -104,10 +107,11 @@ class MemoryBroker(Broker):
         return QueueDepth(len(self.jobs))
 
     async def broadcast(self, topic: str, payload: str) -> None:
-        """Nobody listens."""
+        """Answers the worker's question what was cancelled: nothing."""
+        self._subscription.events.put_nowait(Event(TOPIC_CANCELLED, end_of_answer(payload)))
 
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
-        return SilentSubscription()
+        return self._subscription
 
     def give(self, messages: Sequence[Message]) -> None:
         """Put messages on the queue."""

@@ -17,7 +17,8 @@ TOPIC_RESULTS = "results"
 TOPIC_CANCELLED = "cancelled"
 """Payload: ids of the runs and jobs that were cancelled, separated by spaces."""
 TOPIC_CANCELLED_WHICH = "cancelled?"
-"""A worker asks which runs and jobs are cancelled; the answer is a broadcast of TOPIC_CANCELLED. Payload: its name."""
+"""A worker asks which runs and jobs are cancelled; the answer comes by TOPIC_CANCELLED. Payload: a word of its own,
+and the answer is complete with the event that has the word in it, as `end_of_answer` puts it."""
 TOPIC_DAEMONS_WHICH = "daemons?"
 """Somebody asks which daemons are at work; each process that runs some answers with TOPIC_DAEMONS. No payload."""
 TOPIC_DAEMONS = "daemons"
@@ -28,6 +29,11 @@ TOPIC_PROGRESS = "progress"
 """Payload: JSON, an object of `<block>.<index>` of a job → [done, total, or 0 where it is not known]."""
 TOPIC_SPEEDS = "speeds"
 """Payload: JSON, an object of function name → [mean duration in seconds, whether it runs many jobs at a time]."""
+
+
+def end_of_answer(word: str) -> str:
+    """What TOPIC_CANCELLED carries after the last id that was asked for with a word."""
+    return f"end:{word}"
 
 
 def jobs_queue(route: str) -> str:

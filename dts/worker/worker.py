@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -18,8 +19,9 @@ import msgspec
 from dts.broker import Broker, Consumer, Delivery, Message, Subscription
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
+from dts.model import new_id
 from dts.runtime.service import Service
-from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH
+from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer
 from dts.worker.breaking import break_up
 from dts.worker.cancelled import Cancellations
 from dts.worker.child import ChildOptions
@@ -37,6 +39,8 @@ from dts.worker.work import Work, take, work_of
 
 logger = logging.getLogger(__name__)
 
+_ASKING = 1.0  # seconds to wait for the answer to what was cancelled
+_ASK_AGAIN = 0.2  # seconds until it is asked again: who answers may be starting just now
 _CHOOSING = 0.02  # seconds after which a child that was choosing its next work has surely chosen
 
 
@@ -65,6 +69,8 @@ class Worker(Service):
         self.room = asyncio.Event()
         """Set when there may be room for more work."""
         self._cancelled = Cancellations()
+        self._question = new_id()
+        self._answered = asyncio.Event()
         self._intakes: list[Intake] = []
         self._publisher = Publisher(broker)
         self._settler = Settler()
@@ -84,13 +90,12 @@ class Worker(Service):
         await self._stack.enter_async_context(cancellations)
         self._spawn(self._learn_cancelled(cancellations), "cancellations")
         await self._stack.enter_async_context(self.routes)
+        await self._ask_cancelled()
         for route in self.routes.names:
             intake = Intake(self.routes, route, self._slots, self)
             intake.failed = self.failed
             self._intakes.append(await self._stack.enter_async_context(intake))
         self._stack.push_async_callback(self._drain)
-        # Nobody waits for the answer: a job of a cancelled run that has begun by then is stopped.
-        await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self.name)
         logger.info(
             "worker %s: routes %s, %d processes", self.name, " ".join(self.routes.names), self.executor.processes
         )
@@ -164,9 +169,27 @@ class Worker(Service):
             assignment = sifted
         self.executor.submit(assignment)
 
+    async def _ask_cancelled(self) -> None:
+        """Ask what was cancelled before this worker came, so that none of it begins; wait a little for the answer."""
+        deadline = asyncio.get_running_loop().time() + _ASKING
+        while not self._answered.is_set():
+            if asyncio.get_running_loop().time() >= deadline:
+                logger.warning(
+                    "nobody has said in %g s which runs are cancelled, so jobs of such runs may begin; they are stopped"
+                    " when timekeeper tells of them",
+                    _ASKING,
+                )
+                return
+            await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self._question)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_AGAIN):
+                    await self._answered.wait()
+
     async def _learn_cancelled(self, cancellations: Subscription) -> None:
         while (event := await cancellations.get()) is not None:
             runs = self._cancelled.learn(event.payload)
+            if end_of_answer(self._question) in event.payload:
+                self._answered.set()
             if any(work.run in runs for work in self._works):
                 self._stop_cancelled(runs)
 

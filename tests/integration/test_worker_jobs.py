@@ -332,3 +332,23 @@ async def test_what_functions_print_does_not_disturb(bench: Bench) -> None:
     )
     async with Worker(bench.settings(), bench.broker):
         assert [value(result) for result in await bench.run("own/noisy", [1], [2])] == ["", ""]
+
+
+async def test_a_worker_that_starts_begins_nothing_that_was_cancelled_before(bench: Bench) -> None:
+    bench.write("own/touch", "import pathlib\ndef main(path): pathlib.Path(path).touch()")
+    touched = bench.functions / "touched"
+    cancelled = await bench.send("own/touch", [str(touched)])
+    bench.cancelled = cancelled
+    async with Worker(bench.settings(), bench.broker):
+        await bench.wait_empty()
+        await bench.run("text/upper", ["a"])
+    assert not touched.exists()
+
+
+async def test_a_worker_that_gets_no_answer_about_cancelled_runs_says_so_and_works(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.cancelled = None
+    async with Worker(bench.settings(), bench.broker):
+        assert value((await bench.run("text/upper", ["a"]))[0]) == "A"
+    assert "which runs are cancelled" in caplog.text

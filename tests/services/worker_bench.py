@@ -12,12 +12,12 @@ import msgspec
 import psutil
 import pytest
 
-from dts.broker import Broker, Consumer, Message, open_broker
+from dts.broker import Broker, Consumer, Message, Subscription, open_broker
 from dts.config import WorkerSettings
 from dts.model import new_id
 from dts.wire import codec
 from dts.wire.dts_pb2 import RETRY, SUCCEEDED, JobBatch, Options, Result, ResultBatch
-from dts.wire.queues import RESULTS, jobs_queue
+from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer, jobs_queue
 
 DEADLINE = 30.0
 """Seconds after which a test that waits has failed."""
@@ -36,6 +36,8 @@ class Bench:
         """Attempts that failed and were worth another one."""
         self._sent: dict[str, JobBatch] = {}
         self._results = results
+        self.cancelled: str | None = ""
+        """Ids of runs and jobs that a worker is told of when it asks; None lets nobody answer."""
 
     def settings(self, **changes: Any) -> WorkerSettings:
         """Settings of a worker with one child."""
@@ -127,6 +129,12 @@ class Bench:
                         found.setdefault(result.index, result)
         return found
 
+    async def answer(self, questions: Subscription) -> None:
+        """Do what timekeeper does: tell workers that start what is cancelled."""
+        while (question := await questions.get()) is not None:
+            if self.cancelled is not None:
+                await self.broker.broadcast(TOPIC_CANCELLED, f"{self.cancelled} {end_of_answer(question.payload)}")
+
     async def wait_empty(self, route: str = "default") -> None:
         """Wait until no message of a route is left, whether waiting or held by a worker that does not run now."""
         consumer = await self.broker.consume(jobs_queue(route), prefetch=1)
@@ -143,8 +151,12 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     async with (
         open_broker(f"sqlite:///{tmp_path}/queue.db") as broker,
         await broker.consume(RESULTS, prefetch=1000) as results,
+        await broker.subscribe([TOPIC_CANCELLED_WHICH]) as questions,
     ):
-        yield Bench(broker, results, functions)
+        made = Bench(broker, results, functions)
+        answering = asyncio.create_task(made.answer(questions))
+        yield made
+        answering.cancel()
 
 
 def value(result: Result) -> Any:

@@ -34,7 +34,7 @@ from dts.server.publisher import Publisher
 from dts.server.repair import Again, Repair
 from dts.server.retention import Retention
 from dts.server.slices import decode_block
-from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS
+from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,6 @@ class Timekeeper(Daemon):
             await consumer.ack(deliveries)
 
     async def _inform(self, questions: Subscription) -> None:
-        while await questions.get() is not None:
+        while (question := await questions.get()) is not None:
             ids = await self._insist(partial(cancel.recently_cancelled, self._store), "read what was cancelled")
-            await cancel.announce_cancelled(self._broker, ids)
+            await cancel.announce_cancelled(self._broker, [*ids, end_of_answer(question.payload)])
