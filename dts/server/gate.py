@@ -24,7 +24,7 @@ from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.model import Block, DelayedSlice, Function, bitmap
 from dts.server.catalogue import Catalogue
-from dts.server.limits import RunningLimits
+from dts.server.limits import RunningLimits, Subject
 from dts.server.slices import decode_block, delayed_messages
 from dts.store import Store
 from dts.store.abc_gate import Release
@@ -85,6 +85,7 @@ class Gate:
         self._unsure = True
         self._groups: list[tuple[str, str]] = []
         self._look_at = -math.inf
+        self._flying: dict[tuple[str, str], tuple[float, set[str]]] = {}
         self._rest = 0.0
         self._news = asyncio.Event()
         self._blocks: OrderedDict[str, tuple[Block, dts_pb2.JobBatch]] = OrderedDict()
@@ -144,7 +145,9 @@ class Gate:
             self._renew_at = now + _RENEW
             before = self._trusted_until
             if await self._store.hold(_NAME, self._me, seconds=_HELD):
-                self._unsure = self._unsure or before < now
+                if before < now:
+                    self._unsure = True
+                    self._flying.clear()
                 self._trusted_until = now + _TRUSTED
             else:
                 self._trusted_until = -math.inf
@@ -165,8 +168,7 @@ class Gate:
         subjects = await self._limits.of(user, function_name, function)
         for subject in subjects:
             if (subject.kind, subject.id) not in rooms:
-                in_flight = await self._store.count_in_flight(**{subject.kind: subject.id})
-                rooms[subject.kind, subject.id] = (subject.limits.running or 0) - in_flight
+                rooms[subject.kind, subject.id] = (subject.limits.running or 0) - await self._in_flight(subject)
         most = max(1, min((subject.limits.running or 0 for subject in subjects), default=10**9) // _SPREAD)
         released = 0
         while await self._is_mine():
@@ -174,6 +176,8 @@ class Gate:
             if room <= 0:
                 break
             slices = await self._store.list_gated(user, function_name, limit=min(room, _SLICES))
+            for subject in subjects:
+                self._flying[subject.kind, subject.id][1].update(each.block for each in slices)
             count = await self._release(slices, room, function, most)
             released += count
             for subject in subjects:
@@ -182,6 +186,21 @@ class Gate:
                 self._groups.remove((user, function_name))
                 break
         return released
+
+    async def _in_flight(self, subject: Subject) -> int:
+        """How many jobs of a subject are under way.
+
+        Blocks of which nothing was, and nothing was let go, are passed over, but for a look at all of them now and
+        then: somebody who did not know of the limit yet may have published some.
+        """
+        key, now = (subject.kind, subject.id), time.monotonic()
+        look_at, blocks = self._flying.get(key, (-math.inf, set[str]()))
+        everywhere = now >= look_at
+        found = await self._store.jobs_in_flight(
+            **{subject.kind: subject.id}, blocks=None if everywhere else list(blocks)
+        )
+        self._flying[key] = now + _LOOK if everywhere else look_at, set(found)
+        return sum(found.values())
 
     async def _release(self, slices: Sequence[DelayedSlice], room: int, function: Function | None, most: int) -> int:
         """Let go up to `room` jobs of slices, the first ones first; returns how many."""

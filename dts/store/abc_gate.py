@@ -54,13 +54,19 @@ class GateStore(ABC):
         """
 
     @abstractmethod
-    async def count_in_flight(
-        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
-    ) -> int:
-        """How many jobs of a user, a function, or a namespace's functions are with the broker or at work.
+    async def jobs_in_flight(
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        namespace: str | None = None,
+        blocks: Sequence[str] | None = None,
+    ) -> dict[str, int]:
+        """How many jobs of a user, a function, or a namespace's functions are with the broker or at work, by block.
 
         Those of published blocks that have not ended and are in no slice that waits. While jobs go from one to the
-        other, they may count although they do not any more, never the other way round.
+        other, they may count although they do not any more, never the other way round. Blocks without such jobs are
+        left out; with `blocks`, all others, too, and the call costs no more than those.
         """
 
     # who does what only one may do

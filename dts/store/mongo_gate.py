@@ -54,7 +54,7 @@ class MongoGateStore(Store):
         while True:
             if held:
                 query["run"] = {"$nin": held}
-            found = await slices.find(query, sort=[("since", ASCENDING)], limit=limit).to_list(limit)
+            found = await slices.find(query, sort=[("since", ASCENDING)], limit=limit, hint="gated").to_list(limit)
             in_question = {"_id": {"$in": list({document["run"] for document in found})}, "paused": True}
             more = [run["_id"] async for run in runs.find(in_question, {"_id": 1})] if found else []
             if not more:
@@ -80,9 +80,14 @@ class MongoGateStore(Store):
         await slices.update_many(mine, {"$set": {"released": b""}})
 
     @translating
-    async def count_in_flight(
-        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
-    ) -> int:
+    async def jobs_in_flight(
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        namespace: str | None = None,
+        blocks: Sequence[str] | None = None,
+    ) -> dict[str, int]:
         subject: Document = {}
         if user is not None:
             subject["user"] = storable(user)
@@ -90,22 +95,22 @@ class MongoGateStore(Store):
             subject["function"] = storable(function)
         elif namespace is not None:  # what follows the slash comes before what follows the next character
             subject["function"] = {"$gte": f"{storable(namespace)}/", "$lt": f"{storable(namespace)}0"}
+        among = None if blocks is None else {"$in": list(blocks)}
         ended = {"$add": ["$succeeded", "$failed", "$cancelled"]}
         waiting = [
-            {"$match": {**subject, "waits": True}},
+            {"$match": {**subject, "waits": True} | ({"block": among} if among else {})},
             {"$project": {"_id": "$block", "jobs": {"$subtract": [0, "$count"]}}},
         ]
         found = self._connection.collection("outcomes").aggregate(
             [
-                {"$match": {**subject, "open": True, "published": True}},
+                {"$match": {**subject, "open": True, "published": True} | ({"_id": among} if among else {})},
                 {"$project": {"jobs": {"$subtract": ["$count", ended]}}},
                 {"$unionWith": {"coll": "delayed", "pipeline": waiting}},
                 {"$group": {"_id": "$_id", "jobs": {"$sum": "$jobs"}}},
                 {"$match": {"jobs": {"$gt": 0}}},
-                {"$group": {"_id": None, "jobs": {"$sum": "$jobs"}}},
             ]
         )
-        return sum([int(document["jobs"]) async for document in found])
+        return {document["_id"]: int(document["jobs"]) async for document in found}
 
     # who does what only one may do
 

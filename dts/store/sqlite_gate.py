@@ -29,10 +29,10 @@ _LIST = f"""
 _RELEASE = f"UPDATE delayed SET jobs = ?, count = ?, released = ? WHERE id = ? AND {_GATED} AND jobs = ?"
 
 _IN_FLIGHT = """
-    SELECT coalesce(sum(max(0, count - succeeded - failed - cancelled - (
+    SELECT id, count - succeeded - failed - cancelled - (
         SELECT coalesce(sum(delayed.count), 0) FROM delayed WHERE delayed.block = blocks.id AND fired IS NULL
-    ))), 0)
-    FROM blocks INDEXED BY blocks_unfinished WHERE count > succeeded + failed + cancelled AND published
+    ) AS flying
+    FROM blocks {} WHERE flying > 0 AND count > succeeded + failed + cancelled AND published
 """
 
 _HOLD = """
@@ -76,16 +76,25 @@ class SqliteGateStore(Store):
     async def confirm_released(self, ids: Sequence[str], *, now: float) -> None:
         await self._writer.submit(lambda db: _confirm(db, ids, now), durable=False)
 
-    async def count_in_flight(
-        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
-    ) -> int:
+    async def jobs_in_flight(
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        namespace: str | None = None,
+        blocks: Sequence[str] | None = None,
+    ) -> dict[str, int]:
         conditions = {"user = ?": user, "function = ?": function}
         if namespace is not None:  # what follows the slash comes before what follows the next character
             conditions |= {"function >= ?": f"{namespace}/", "function < ?": f"{namespace}0"}
         given = {text: storable(value) for text, value in conditions.items() if value is not None}
-        select = " AND ".join([_IN_FLIGHT, *given])
-        (count,) = await self._reader.submit(lambda db: db.execute(select, list(given.values())).fetchone())
-        return int(count)
+        values = list(given.values())
+        select = " AND ".join([_IN_FLIGHT.format("INDEXED BY blocks_unfinished"), *given])
+        if blocks is not None:
+            among = f"id IN ({', '.join('?' for _ in blocks)})"
+            select = " AND ".join([_IN_FLIGHT.format(""), *(f"+{text}" for text in given), among])  # by id, that is
+            values += blocks
+        return dict(await self._reader.submit(lambda db: db.execute(select, values).fetchall()))
 
     async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
         now = time.time()
