@@ -10,6 +10,9 @@ from dts.server.results import result_fields
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 
+RUNNING = "limits.running"
+"""What a job waits for that may run, once others have ended."""
+
 _OF_ERRORS = ("error", "duration", "worker", "version", "started")
 
 
@@ -20,7 +23,8 @@ async def waiting_fields(store: Store, hub: Hub, block: Block, index: int) -> di
     )
     for each in slices:
         if each.jobs >> index & 1:
-            return {"state": JobState.DELAYED.value, "due": round(each.due, 6), **_last_attempt(each, index)}
+            waits: dict[str, object] = {"waits_for": RUNNING} if each.gated else {"due": round(each.due, 6)}
+            return {"state": JobState.DELAYED.value, **waits, **_last_attempt(each, index)}
     held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in leases)
     if held or (outcome is not None and outcome.running >> index & 1):
         progress = hub.progress_of(block.id, index)

@@ -68,7 +68,8 @@ class ProgressView(msgspec.Struct):
 class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A job as answered; from `success` on only when it has ended, or has failed and waits for its next attempt.
 
-    `due` is when a delayed job is published; `attempt` is then the one to come, and `error` the last one's.
+    `due` is when a delayed job is published, `waits_for` is what it waits for instead of a time: `limits.running`;
+    `attempt` is then the one to come, and `error` the last one's.
     """
 
     id: str
@@ -80,6 +81,7 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     created: float
     state: JobState
     due: float | msgspec.UnsetType = msgspec.UNSET
+    waits_for: str | msgspec.UnsetType = msgspec.UNSET
     progress: ProgressView | msgspec.UnsetType = msgspec.UNSET
     success: bool | msgspec.UnsetType = msgspec.UNSET
     result: Any = msgspec.UNSET
