@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ logger = logging.getLogger(__name__)
 LOOK_AHEAD = 1
 """Assignments that a child is given beyond the one that it works on."""
 
-REASON_CRASHED, REASON_EXIT, REASON_LOST, REASON_CANCELLED = "crashed", "exit", "lost", "cancelled"
-"""Codes that tell how a child died: of a signal, by an exit, with the template, since its job was cancelled."""
+REASON_CRASHED, REASON_KILLED, REASON_EXIT = "crashed", "killed", "exit"
+"""Codes that tell how a child died: of a signal, of SIGKILL that the worker has not sent, by an exit."""
+REASON_LOST, REASON_CANCELLED = "lost", "cancelled"
+"""And so: with the template, since its job was cancelled."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
 _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
@@ -286,9 +289,7 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
     """
     doom, at_work = child.doom, any(_states(child, each, STARTED) for each in crashed)
     tail = child.output.tail() if child.output is not None else ""
-    reason = REASON_LOST if code == LOST else REASON_EXIT if code >= 0 else REASON_CRASHED
-    if doom is not None:
-        reason = doom.reason
+    said, reason = _cause(child, code)
     found: list[tuple[Assignment, list[int], list[int]]] = []
     for each in crashed:
         started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
@@ -298,12 +299,23 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
             suspects = sorted(started + ended) if child.severed or not at_work else started
         found.append((each, suspects, sorted(started + ended + _states(child, each, PENDING))))
     total = sum(len(suspects) for _, suspects, _ in found)
-    said = doom.said if doom is not None else say_end(code)
     phase = child.board.phase
     return [
         (each, Crash(phase, suspects, unsent, said, reason, tail, others=total > len(suspects)))
         for each, suspects, unsent in found
     ]
+
+
+def _cause(child: ChildProcess, code: int) -> tuple[str, str]:
+    """How a child came to its end, in words and as one of the codes."""
+    if child.doom is not None:
+        return child.doom.said, child.doom.reason
+    if child.severed:
+        return "closed its connection to the worker and was killed for that", REASON_CRASHED
+    if code == -signal.SIGKILL:
+        said = "was killed by SIGKILL from outside, perhaps by the kernel for want of memory, or killed itself so"
+        return said, REASON_KILLED
+    return say_end(code), REASON_LOST if code == LOST else REASON_EXIT if code >= 0 else REASON_CRASHED
 
 
 def _states(child: ChildProcess, assignment: Assignment, state: int) -> list[int]:

@@ -277,3 +277,29 @@ async def test_what_kills_its_process_before_any_job_is_a_dead_letter(
         async with await bench.broker.consume(DEAD, prefetch=1) as dead, asyncio.timeout(DEADLINE):
             (letter,) = await dead.receive()
     assert "processes died" in str(letter.message.headers["x-dts-reason"])
+
+
+async def test_a_job_whose_child_is_killed_from_outside_runs_again_and_is_told_why(bench: Bench) -> None:
+    """As by an operator, or by the kernel for want of memory."""
+    bench.write(
+        "own/gate",
+        "import os, pathlib, time\n"
+        "def main(folder):\n"
+        "    pathlib.Path(folder, str(os.getpid())).touch()\n"
+        "    while not pathlib.Path(folder, 'gate').exists(): time.sleep(0.01)\n"
+        "    return 'at last'\n",
+    )
+    folder = bench.functions / "begun"
+    folder.mkdir()
+    async with Worker(bench.settings(), bench.broker) as worker:
+        receiving = asyncio.create_task(bench.run("own/gate", [str(folder)]))
+        for _ in range(2):
+            await until(lambda: any((folder / str(pid)).exists() for pid in worker.executor.pids))
+            (pid,) = worker.executor.pids
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda pid=pid: pid not in worker.executor.pids)  # type: ignore[misc]
+        (folder / "gate").touch()
+        (result,) = await receiving
+    assert (value(result), result.attempt) == ("at last", 3)
+    assert [(retry.kills, retry.error.reason) for retry in bench.retries] == [(1, "killed"), (2, "killed")]
+    assert "SIGKILL from outside, perhaps by the kernel" in bench.retries[0].error.message
