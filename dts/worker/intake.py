@@ -53,17 +53,30 @@ class Intake(Service):
         self._ceased = False
 
     async def _start(self) -> None:
-        self._first = await self._routes.consume(self._route, self._slots)
-        await self._stack.enter_async_context(self._first)
         self._stack.push_async_callback(self._close_all)
-        self._begin(self._first)
+        await self.resume()
         if not self._fixed:
             self._spawn(self._follow(), f"prefetch of {self._route}")
-            self._spawn(self._narrow(), f"consumers of {self._route}")
+        self._spawn(self._tidy(), f"consumers of {self._route}")
+
+    def _is_idle(self) -> bool:
+        return self._ceased or self._first is None
 
     def look(self) -> None:
         """There may be room for more than the consumers may hold."""
         self._looking.set()
+
+    async def pause(self) -> None:
+        """Fetch no more, and give back what was fetched and not taken; what was taken can be settled still."""
+        first, self._first = self._first, None
+        for consumer in [*([first] if first is not None else []), *self._more]:
+            await self._dismiss(consumer)
+
+    async def resume(self) -> None:
+        """Fetch again."""
+        if self._first is None and not self._ceased:
+            self._first = await self._routes.consume(self._route, self._slots)
+            self._begin(self._first)
 
     async def cease(self) -> None:
         """Take no more; what was taken can be settled until the stop."""
@@ -91,10 +104,19 @@ class Intake(Service):
                 return  # it was cancelled, or the broker was closed
             taker.take(consumer, deliveries)
 
+    async def _dismiss(self, consumer: Consumer) -> None:
+        """Have a consumer fetch no more; it is closed when what is in the worker's hands is settled."""
+        self._more.pop(consumer, None)
+        self._leaving.add(consumer)
+        await consumer.cancel()
+        task = self._consuming.pop(consumer)
+        task.cancel()  # it may be waiting for room
+        await asyncio.wait([task])
+
     def _counts(self) -> tuple[int, int]:
         """How many deliveries the consumers may hold together, and how many of them are in the worker's hands."""
-        assert self._first is not None
-        return self._slots + sum(self._more.values()), self._taker.in_hand({self._first, *self._more})
+        first = {self._first} if self._first is not None else set()
+        return self._slots + sum(self._more.values()), self._taker.in_hand({*first, *self._more})
 
     async def _follow(self) -> None:
         """Add consumers while all that there are may hold is at work, and there is room for more."""
@@ -102,16 +124,17 @@ class Intake(Service):
             await self._looking.wait()
             self._looking.clear()
             most, held = self._counts()
-            if held < most or self._taker.free_slots <= 0 or self._ceased or most >= MAX_PREFETCH:
+            if held < most or self._taker.free_slots <= 0 or self._is_idle() or most >= MAX_PREFETCH:
                 continue
             size = max(self._slots, most // 2)
             consumer = await self._routes.consume(self._route, size)
             self._more[consumer] = size
-            if not self._ceased:
-                self._begin(consumer)
+            self._begin(consumer)
+            if self._is_idle():  # by now
+                await self._dismiss(consumer)
 
-    async def _narrow(self) -> None:
-        """Take away the last consumer when the others would do; what is in the worker's hands is settled first."""
+    async def _tidy(self) -> None:
+        """Close consumers that are not needed any more; take away the last one when the others would do."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             for consumer in [consumer for consumer in self._leaving if not self._taker.in_hand({consumer})]:
@@ -123,12 +146,10 @@ class Intake(Service):
             consumer, size = next(reversed(self._more.items()))
             spare = most - size - held
             if spare >= self._slots or (spare >= 0 and self._taker.free_slots <= 0):
-                del self._more[consumer]
-                self._leaving.add(consumer)
-                await consumer.cancel()
-                await asyncio.wait([self._consuming.pop(consumer)])
+                await self._dismiss(consumer)
 
     async def _close_all(self) -> None:
         await self.cease()
-        for consumer in (*self._more, *self._leaving):
+        first = [self._first] if self._first is not None else []
+        for consumer in (*first, *self._more, *self._leaving):
             await consumer.close()

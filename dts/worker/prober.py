@@ -63,7 +63,7 @@ class Prober(Service):
                 logger.warning("taking no more work: this machine is short of %s", short)
             else:
                 logger.info("taking work again")
-            self._worker.hold(short)
+            await self._worker.hold(short)
         beat.state = "draining" if self._worker.draining else short or "working"
         await publish_heartbeat(self._broker, beat.SerializeToString())
 

@@ -108,10 +108,17 @@ class Worker(Service):
         self.executor.options = ChildOptions(self.name, settings)
         self._recoverer = Recoverer(self.name, settings)
 
-    def hold(self, short_of: str) -> None:
-        """Take nothing new while the machine is short of something; empty to go on."""
+    async def hold(self, short_of: str) -> None:
+        """Take nothing new while the machine is short of something, and give back what is not begun; empty to go on."""
         self.short_of = short_of
-        self.room.set()
+        if short_of:
+            for intake in self._intakes:
+                await intake.pause()
+            await self._give_back(self.executor.take_back())
+        else:
+            for intake in self._intakes:
+                await intake.resume()
+            self.room.set()
 
     def send_logs_to(self, on_log: Callable[[bytes], None]) -> None:
         """Hand encoded log records of functions to somebody."""

@@ -20,6 +20,7 @@ from dts.errors import BrokerUnavailable
 from dts.wire.dts_pb2 import Heartbeat, LogRecord
 from dts.wire.queues import HEARTBEATS, LOGS
 from dts.worker.agent import Agent, Tail
+from dts.worker.events import Events
 from dts.worker.outward import LogShipper
 from dts.worker.prober import Prober
 from dts.worker.worker import Worker
@@ -259,6 +260,33 @@ async def test_nothing_new_is_taken_while_the_machine_is_short_of_memory(bench: 
         worker.adopt(bench.settings())
         await prober.probe()
         assert value((await bench.wait(run, 1))[0]) == "A"
+
+
+async def test_what_no_child_has_begun_is_given_back_when_the_machine_is_short(bench: Bench) -> None:
+    bench.write(
+        "own/gate",
+        "import pathlib, time\n"
+        "def main(gate):\n"
+        "    pathlib.Path(gate + 'begun').touch()\n"
+        "    while not pathlib.Path(gate).exists(): time.sleep(0.01)\n"
+        "    return 1\n",
+    )
+    gate = bench.functions / "gate"
+    async with Worker(bench.settings(), bench.broker) as worker:
+        begun = await bench.send("own/gate", [str(gate)])
+        await until((bench.functions / "gatebegun").exists)
+        waiting = [await bench.send("text/upper", [f"{n}"]) for n in range(3)]
+        await until(lambda: worker.free_slots == 0)
+        await worker.hold("memory")
+        async with Worker(bench.settings(name="other"), bench.broker) as other:
+            assert [value((await bench.wait(run, 1))[0]) for run in waiting] == ["0", "1", "2"]
+            assert other.events.total(Events.DONE) == 3
+        gate.touch()
+        assert value((await bench.wait(begun, 1))[0]) == 1
+        await worker.hold("")
+        assert value((await bench.run("text/upper", ["again"]))[0]) == "AGAIN"
+    assert sum(len(batch.results) for batch in bench.batches) == 5
+    await bench.wait_empty()
 
 
 async def test_children_are_replaced_gently(bench: Bench) -> None:
