@@ -1,0 +1,236 @@
+"""As many jobs at once as a limit says: the others wait, and go when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from dts.broker import Message, open_broker
+from dts.config import Settings
+from dts.model import DelayedSlice, Function, Limits, User, bitmap
+from dts.server.app import Server
+from dts.server.catalogue import Catalogue
+from dts.server.gate import Gate, gated, hold_back
+from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.store import open_store
+from dts.store.abc_gate import Release
+from dts.wire import codec, dts_pb2, queues
+from tests.conformance.store.builders import make_run
+from tests.integration.conftest import Api, Site
+from tests.integration.test_server_limits import SUBJECTS
+
+QUEUE = queues.jobs_queue("default")
+
+
+class Hands:
+    """A worker's hands: takes whatever messages there are, and ends their jobs when it is told to."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.held: list[dts_pb2.JobBatch] = []
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs are in hand."""
+        return sum(len(batch.jobs) for batch in self.held)
+
+    async def take(self, count: int) -> None:
+        """Take until there are so many jobs in hand, and see to it that no more come."""
+        async with asyncio.timeout(10):
+            self.held += await self._site.take_messages(count - self.jobs)
+        await asyncio.sleep(0.15)  # a few times the interval at which timekeeper looks
+        assert (await self._site.broker.depth(QUEUE)).ready == 0
+        assert self.jobs == count
+
+    async def finish(self, messages: int) -> None:
+        """End the jobs of the messages that were taken first."""
+        for batch in self.held[:messages]:
+            await self._site.finish(batch)
+        del self.held[:messages]
+
+
+async def statistics(api: Api) -> Any:
+    return (await api.call("GET", "/jobs/"))["statistics"]
+
+
+async def limited(site: Site, path: str, running: int | None) -> None:
+    await site.api().call("PATCH", f"/admin/{path}", {"limits": {"running": running}})
+
+
+@pytest.mark.parametrize("path", SUBJECTS)
+async def test_jobs_over_the_limit_wait_until_others_have_ended(site: Site, path: str) -> None:
+    bob, hands = await site.add_user("bob", namespaces=("text",)), Hands(site)
+    await limited(site, path, 3)
+    ids = await bob.call("POST", "/jobs/", [{"function": "text/upper"}] * 8, status=201)
+    await hands.take(3)
+    assert [len(batch.jobs) for batch in hands.held] == [1, 1, 1], "one message each, to run side by side"
+    last = await bob.call("GET", f"/jobs/{ids[-1]}")
+    assert (last["state"], last["waits_for"]) == ("delayed", "limits.running")
+    assert "due" not in last
+    seen = await statistics(bob)
+    assert (seen["queued"], seen["delayed"]) == (3, 5)
+    await hands.finish(1)
+    await hands.take(3)
+    await hands.finish(3)
+    await hands.take(3)
+    await hands.finish(3)
+    await hands.take(1)
+    await hands.finish(1)
+    assert (await bob.call("GET", f"/jobs/{ids[-1]}?wait=10"))["state"] == "succeeded"
+    assert (await statistics(bob))["succeeded"] == 8
+
+
+async def test_the_limit_is_changed_while_jobs_wait(site: Site) -> None:
+    api, hands = site.api(), Hands(site)
+    await limited(site, "functions/text%2Fupper", 2)
+    run = await api.call("POST", "/runs/", {"function": "text/upper"}, status=201)
+    assert (await api.send("PUT", f"/runs/{run['id']}/blocks/0", b"{}\n" * 30)).code == 201
+    await hands.take(2)
+    await limited(site, "functions/text%2Fupper", 5)
+    await hands.take(5)
+    await limited(site, "functions/text%2Fupper", 1)
+    await asyncio.sleep(2.1)  # for as long the limit may be remembered
+    await hands.finish(4)
+    await hands.take(1)
+    await hands.finish(1)
+    await hands.take(1)
+    await limited(site, "functions/text%2Fupper", None)
+    await hands.take(25)
+    await api.refused(
+        "PATCH", "/admin/functions/text%2Fupper", {"limits": {"running": 0}}, status=400, code="argument_invalid"
+    )
+
+
+async def test_the_tightest_limit_counts_and_nobody_else_waits(site: Site) -> None:
+    bob, hands = await site.add_user("bob", namespaces=("text",)), Hands(site)
+    await limited(site, "users/bob", 3)
+    await limited(site, "functions/text%2Freverse", 1)
+    await bob.call("POST", "/jobs/", [{"function": "text/reverse"}] * 4, status=201)
+    await hands.take(1)
+    await bob.call("POST", "/jobs/", [{"function": "text/upper"}] * 4, status=201)
+    await hands.take(3)
+    await site.api().call("POST", "/jobs/", [{"function": "text/upper"}] * 4, status=201)
+    await hands.take(7)
+
+
+async def test_what_is_paused_waits_and_what_is_cancelled_takes_no_room(site: Site) -> None:
+    api, hands = site.api(), Hands(site)
+    await limited(site, "functions/text%2Fupper", 2)
+    runs = []
+    for _ in range(2):
+        runs.append((await api.call("POST", "/runs/", {"function": "text/upper"}, status=201))["id"])
+        assert (await api.send("PUT", f"/runs/{runs[-1]}/blocks/0", b"{}\n" * 6)).code == 201
+    await hands.take(2)
+    await api.call("PATCH", f"/runs/{runs[0]}", {"state": "paused"})
+    await hands.finish(2)
+    await hands.take(2)
+    assert {batch.run for batch in hands.held} == {runs[1]}
+    await api.call("PATCH", f"/runs/{runs[0]}", {"state": "open"})
+    await api.call("DELETE", f"/runs/{runs[1]}")
+    hands.held.clear()
+    await hands.take(2)
+    assert {batch.run for batch in hands.held} == {runs[0]}
+    await api.call("DELETE", "/jobs/?all=true")
+    async with asyncio.timeout(10):
+        while await site.store.gated_groups():
+            await asyncio.sleep(0.02)
+
+
+async def test_another_attempt_waits_for_its_time_and_then_for_room(site: Site) -> None:
+    api, hands = site.api(), Hands(site)
+    await limited(site, "functions/text%2Fupper", 1)
+    first, second = await api.call("POST", "/jobs/", [{"function": "text/upper"}] * 2, status=201)
+    await hands.take(1)
+    [batch] = hands.held
+    error = dts_pb2.Error(type="OSError", message="not now")
+    results = dts_pb2.ResultBatch(block=batch.block, run=batch.run, function=batch.function, worker="w")
+    results.results.add(index=0, status=dts_pb2.RETRY, delay=0.3, error=error, attempt=1)
+    await site.broker.publish(queues.RESULTS, [Message(*codec.encode(results))])
+    hands.held.clear()
+    await hands.take(1)
+    assert hands.held[0].jobs[0].index == 1
+    async with asyncio.timeout(10):
+        while "waits_for" not in (seen := await api.call("GET", f"/jobs/{first}")):
+            await asyncio.sleep(0.02)
+    assert (seen["state"], seen["attempt"], seen["error"]["message"]) == ("delayed", 2, "not now")
+    await hands.finish(1)
+    await hands.take(1)
+    assert (hands.held[0].jobs[0].index, hands.held[0].jobs[0].attempt) == (0, 2)
+    await hands.finish(1)
+    assert (await api.call("GET", f"/jobs/{second}?wait=10"))["state"] == "succeeded"
+    assert (await api.call("GET", f"/jobs/{first}?wait=10"))["state"] == "succeeded"
+
+
+# one gate, and several
+
+
+@pytest.fixture
+async def waiting(site: Site) -> DelayedSlice:
+    """Four jobs at the gate, of which two may run at once, in a store that no server looks after."""
+    store = site.store
+    await store.add_user(User("ann", b"", limits=Limits(running=2)))
+    run = replace(make_run("ann"), function="text/upper")
+    block = new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[]", b"")] * 4))
+    await store.add_blocks([block], run=run)
+    await hold_back(store, site.broker, [gated(block)])
+    return gated(block)
+
+
+@pytest.fixture
+async def site(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """A site; one where no daemons run for those tests that bring their own gates."""
+    if "waiting" in request.fixturenames:
+        settings = structs.replace(settings, server=structs.replace(settings.server, daemons="none"))
+    async with (
+        Server(settings) as server,
+        open_store(settings.store.url) as store,
+        open_broker(settings.broker.url) as broker,
+    ):
+        yield Site(f"http://127.0.0.1:{server.port}", settings, store, broker)
+
+
+def a_gate(site: Site) -> Gate:
+    return Gate(site.store, site.broker, Catalogue(site.store), site.settings.server)
+
+
+async def test_one_of_several_gates_lets_jobs_go_until_it_is_closed(site: Site, waiting: DelayedSlice) -> None:
+    gates = [a_gate(site) for _ in range(4)]
+    released = await asyncio.gather(*(gate.release() for gate in gates))
+    assert sorted(released) == [0, 0, 0, 2]
+    assert [batch.block for batch in await site.take_messages(2)] == [waiting.block] * 2
+    winner = gates[released.index(2)]
+    assert [await gate.release() for gate in gates] == [0, 0, 0, 0]
+    await winner.close()
+    other = a_gate(site)
+    assert await other.release() == 0, "there is no room"
+
+
+async def test_what_was_let_go_before_a_crash_is_published_after_it(site: Site, waiting: DelayedSlice) -> None:
+    both = bitmap.from_indices([0, 1])
+    await site.store.release_gated([Release(waiting, both, waiting.jobs & ~both)])
+    assert (await site.broker.depth(QUEUE)).ready == 0
+    assert await a_gate(site).release() == 0, "nothing new"
+    assert [batch.jobs[0].index for batch in await site.take_messages(2)] == [0, 1]
+    assert await site.store.list_released(limit=10) == []
+
+
+async def test_with_many_jobs_let_go_at_once_messages_are_larger(site: Site, waiting: DelayedSlice) -> None:
+    user = await site.store.get_user("ann")
+    assert user is not None
+    await site.store.replace_record(replace(user, limits=Limits(running=64), version=2), version=1)
+    assert await a_gate(site).release() == 4
+    assert [len(batch.jobs) for batch in await site.take_messages(4)] == [4]
+
+
+async def test_a_block_that_its_server_left_behind_comes_to_the_gate_too(site: Site) -> None:
+    await site.store.add_function(Function("text/own", limits=Limits(running=1)))
+    run = make_run("admin")
+    block = new_block(run, 0, "text/own", batch_from_arguments([Arguments(b"[]", b"")] * 3))
+    await site.store.add_blocks([replace(block, created=time.time() - 100)], run=run)
+    await Hands(site).take(1)
