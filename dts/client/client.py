@@ -7,6 +7,7 @@ summary = await client.run("text/upper", TextFileIOComponent("in.txt"), print)
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,7 +22,7 @@ from dts.client.processors import FunctionProcessor, ResultFunction, ResultProce
 from dts.client.run import Progress, RunSession
 from dts.client.transport import Transport
 from dts.errors import InvalidInput
-from dts.model import check_user_id, parse_function_name
+from dts.model import JobState, check_user_id, parse_function_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ SNOOZE_INTERVAL = 0.05
 """Seconds between two requests for results, unless told otherwise: many results share the cost of a request."""
 
 _SPARE_CONNECTIONS = 8  # beside the uploads: results, receipts, single jobs
+
+_COLLECTED_AT_ONCE = 1000  # ids in a request, as many as the server takes
 
 Source = DataSource | Iterable[Any] | AsyncIterable[Any]
 Processor = ResultProcessor | ResultFunction
@@ -134,32 +137,55 @@ class DtsClient:
     async def submit(self, function: str, *args: Any, **kwargs: Any) -> str:
         """Submit one job; returns its id.
 
-        It is not submitted again when the server's answer is lost, since the job might then run twice.
+        When the server's answer is lost it is submitted again, under the same idempotency key: there is one job.
 
         Raises:
             InvalidInput: an argument is not a JSON value, or the function's name is not one.
             RequestRefused: the server refused it.
-            ServerUnavailable: it was given up, or may have been accepted although the answer was lost.
+            ServerUnavailable: it was given up; it may have been accepted all the same.
         """
         params = {
             "function": str(parse_function_name(function)),
             "args": msgspec.Raw(encode_args(list(args))),
             "kwargs": msgspec.Raw(encode_kwargs(kwargs)),
         }
-        return cast(str, await self._transport.call("POST", "/jobs/", params, repeatable=False))
+        headers = {"Idempotency-Key": secrets.token_urlsafe(24)}
+        return cast(str, await self._transport.call("POST", "/jobs/", params, headers=headers))
 
-    async def get(self, job_id: str, *, wait: float = 0.0) -> dict[str, Any]:
+    async def get(self, job_id: str, *, wait: float = 0.0, collect: bool = True) -> dict[str, Any]:
         """A job as the server shows it: id, function, state and, once it has ended, its result.
 
-        `wait` is how many seconds (30 at most) the server may wait for the job to end.
+        `wait` is how many seconds (30 at most) the server may wait for the job to end. A job that has ended is taken
+        off the retrievables, unless `collect` is False; it can be read again all the same.
 
         Raises:
             RequestRefused: there is no such job.
             ServerUnavailable: it was given up.
         """
         query = {"wait": f"{wait:g}"} if wait else None
-        job = await self._transport.call("GET", f"/jobs/{job_id}", query=query, wait=wait)
-        return cast(dict[str, Any], job)
+        job: dict[str, Any] = await self._transport.call("GET", f"/jobs/{job_id}", query=query, wait=wait)
+        if collect and JobState(job["state"]).terminal:
+            await self.collect([job_id])
+        return job
+
+    async def retrievables(self) -> list[str]:
+        """Ids of jobs of one's own that have ended and are not collected: the first 1000, of the oldest runs.
+
+        Raises:
+            ServerUnavailable: it was given up.
+        """
+        return cast(list[str], (await self._transport.call("GET", "/jobs/"))["retrievables"])
+
+    async def collect(self, job_ids: Iterable[str]) -> int:
+        """Take ended jobs off the retrievables; returns how many of them were on it.
+
+        Raises:
+            ServerUnavailable: it was given up.
+        """
+        ids = list(job_ids)
+        parts = [ids[first : first + _COLLECTED_AT_ONCE] for first in range(0, len(ids), _COLLECTED_AT_ONCE)]
+        answers = [await self._transport.call("POST", "/jobs/collected", {"ids": part}) for part in parts]
+        return sum(int(answer["jobs"]) for answer in answers)
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job.

@@ -23,6 +23,7 @@ class ErrorCode(Enum):
     IN_USE = ("in_use", 409)
     LAST_ADMINISTRATOR = ("last_administrator", 409)
     FUNCTION_DISABLED = ("function_disabled", 409)
+    KEY_CONFLICT = ("key_conflict", 409)
     BLOCK_CONFLICT = ("block_conflict", 409)
     JOB_ENDED = ("job_ended", 409)
     RUN_NOT_OPEN = ("run_not_open", 409)

@@ -154,6 +154,11 @@ def _parameters(
         description = "the version that was read, as its ETag says it"
         schema = {"type": "string", "pattern": '^("[0-9]+"|\\*)$'}
         yield {"name": "If-Match", "in": "header", "required": False, "schema": schema, "description": description}
+    if ErrorCode.KEY_CONFLICT in declaration.errors:
+        description = "the same for a request and its repeats, which then make no more jobs"
+        schema = {"type": "string", "pattern": "^[!-~]([ -~]{0,62}[!-~])?$"}
+        about = {"required": False, "schema": schema, "description": description}
+        yield {"name": "Idempotency-Key", "in": "header", **about}
 
 
 def _without_null(schema: Json) -> Json:

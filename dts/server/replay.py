@@ -54,7 +54,7 @@ class Replayed:
 
 
 class Replay:
-    """One replay by an operator: the letters of one user and one function share a run."""
+    """One replay by an operator: the letters of one user and one function share a run, or two."""
 
     def __init__(
         self, operator: User, store: Store, broker: Broker, catalogue: Catalogue, publisher: Publisher
@@ -64,7 +64,7 @@ class Replay:
         self._broker = broker
         self._catalogue = catalogue
         self._publisher = publisher
-        self._runs: dict[tuple[str, str], tuple[Run, int]] = {}
+        self._runs: dict[tuple[str, str, bool], tuple[Run, int]] = {}
         self.result = Replayed()
 
     async def replay(self, letter: DeadLetter) -> None:
@@ -98,7 +98,7 @@ class Replay:
         before = await self._store.get_run(batch.run)
         if before is None or not batch.jobs:
             return "it has no jobs" if before else "its run is no longer there, so nobody knows whose jobs these are"
-        run, number = self._run_of(before.user, batch.function)
+        run, number = self._run_of(before, batch.function)
         jobs = batch_from_arguments([Arguments(job.args, job.kwargs) for job in batch.jobs])
         block = new_block(run, number, batch.function, jobs)
         await self._store.add_blocks([block], run=run)
@@ -108,11 +108,12 @@ class Replay:
             self.result.runs.append(run.id)
         return ""
 
-    def _run_of(self, user: str, function: str) -> tuple[Run, int]:
+    def _run_of(self, before: Run, function: str) -> tuple[Run, int]:
         """The new run for a user's jobs of a function, and the number of its next block."""
-        key = (user, function)
+        key = (before.user, function, before.single)
         if key not in self._runs:
-            run = Run(new_id(), user, function, MAX_BLOCK_SIZE, state=RunState.CLOSED, created=time.time())
+            now, state = time.time(), RunState.CLOSED
+            run = Run(new_id(), before.user, function, MAX_BLOCK_SIZE, state, created=now, single=before.single)
             self._runs[key] = (run, 0)
         run, number = self._runs[key]
         self._runs[key] = (run, number + 1)

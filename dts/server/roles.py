@@ -33,6 +33,7 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("POST", "/jobs/"): (ALL, NONE, MEMBER, MEMBER),
     ("GET", "/jobs/"): (OWN, OWN, OWN, OWN),
     ("DELETE", "/jobs/"): (OWN, OWN, OWN, OWN),
+    ("POST", "/jobs/collected"): (OWN, OWN, OWN, OWN),
     ("GET", "/jobs/{id}"): (OWN, OWN, OWN, OWN),
     ("DELETE", "/jobs/{id}"): (OWN, OWN, OWN, OWN),
     ("POST", "/runs/"): (ALL, NONE, MEMBER, MEMBER),

@@ -31,6 +31,7 @@ _PARTS = {
 
 ROUTES: list[Route] = [
     Route("/jobs/", jobs.JobsHandler),
+    Route("/jobs/collected", jobs.CollectedJobsHandler),
     Route("/jobs/{id}", jobs.JobHandler),
     Route("/runs/", runs.RunsHandler),
     Route("/runs/{id}", runs.RunHandler),

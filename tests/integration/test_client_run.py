@@ -38,6 +38,7 @@ class FakeServer:
         self.blocks: dict[int, dts_pb2.JobBatch] = {}
         self.parts: dict[str, dts_pb2.ResultPart] = {}
         self.collected: list[str] = []
+        self.jobs: dict[str, str] = {}
         self.state = "none"
         self.paused = False
         self.run_id = new_id()
@@ -116,7 +117,11 @@ class Handler(RequestHandler):
             info = {"id": server.run_id, "function": params["function"], "block_size": BLOCK_SIZE, "max_body": MAX_BODY}
             self.result(info, 201)
         elif self.what == "POST /jobs/":
-            self.result(f"{server.run_id}-0", 201)
+            key = self.request.headers["Idempotency-Key"]
+            self.result(server.jobs.setdefault(key, f"{server.run_id}-{len(server.jobs)}"), 201)
+        elif self.what == "POST /jobs/collected":
+            server.collected += params["ids"]
+            self.result({"jobs": len(params["ids"])})
         else:
             server.collected += params["receipts"]
             for receipt in params["receipts"]:
@@ -497,7 +502,12 @@ async def test_single_jobs(client: DtsClient, server: FakeServer) -> None:
     job = await client.submit("text/upper", "a", loud=True)
     assert (await client.get(job, wait=1.0))["state"] == "succeeded"
     await client.cancel(job)
-    assert server.requests == ["POST /jobs/", "GET /jobs/ID-0", "DELETE /jobs/ID-0"]
+    assert server.requests == ["POST /jobs/", "GET /jobs/ID-0", "POST /jobs/collected", "DELETE /jobs/ID-0"]
+    assert server.collected == [job]
+    await client.get(job, collect=False)
+    assert server.collected == [job]
+    assert await client.collect([job] * 2001) == 2001
+    assert server.requests.count("POST /jobs/collected") == 4
 
 
 async def test_arguments_are_not_changed_in_silence(client: DtsClient, server: FakeServer) -> None:
@@ -514,10 +524,11 @@ async def test_arguments_are_not_changed_in_silence(client: DtsClient, server: F
 
 
 @pytest.mark.parametrize("ambiguous", [drop_the_answer, refuse(503, Retry_After="0"), refuse(500)])
-async def test_a_job_is_not_submitted_twice_when_it_may_have_been_accepted(
+async def test_a_job_that_may_have_been_accepted_is_submitted_again_under_the_same_key(
     ambiguous: Fault, client: DtsClient, server: FakeServer
 ) -> None:
     server.faults["POST /jobs/"] += [refuse(429, Retry_After="0"), ambiguous]
-    with pytest.raises(ServerUnavailable, match="may have been accepted or not"):
-        await client.submit("text/upper", "a")
-    assert server.requests == ["POST /jobs/", "POST /jobs/"]
+    first = await client.submit("text/upper", "a")
+    assert server.requests == ["POST /jobs/"] * 3
+    assert await client.submit("text/upper", "a") != first
+    assert len(server.jobs) == 2

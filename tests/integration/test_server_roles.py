@@ -20,6 +20,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # What is asked for at each route, so that the answer depends on the role alone: {} stands for what the test fills in.
 BODIES: dict[tuple[str, str], object] = {
     ("POST", "/jobs/"): {"function": "{function}"},
+    ("POST", "/jobs/collected"): {"ids": []},
     ("POST", "/runs/"): {"function": "{function}"},
     ("PATCH", "/runs/{id}"): {"state": "open"},
     ("POST", "/runs/{id}/collected"): {"receipts": []},

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 import time
-from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
 
 from dts.model import (
     Block,
-    Function,
     JobState,
+    KeyedRequest,
     Outcome,
     Run,
-    RunState,
     User,
     block_id,
     job_id,
-    new_id,
     split_job_id,
 )
 from dts.server.cancel import cancel_job, cancel_unfinished
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
-from dts.server.ingest import Arguments, batch_from_arguments, check_arguments, new_block
 from dts.server.jobstate import waiting_fields
-from dts.server.options import AttemptParams, earliest_deadline, own_options, put_options
 from dts.server.results import STATES, part_results, result_fields
 from dts.server.slices import decode_block
-from dts.wire import dts_pb2
+from dts.server.submission import JobParams, Submission
 
 _SMALL = 16
 """Jobs in a block whose parts are read without a look at its outcome first."""
 
-
-RawArray = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array"})]
-RawObject = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
-
-
-class JobParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
-    """A job as it is asked for."""
-
-    function: str
-    args: RawArray = msgspec.field(default_factory=msgspec.Raw)
-    kwargs: RawObject = msgspec.field(default_factory=msgspec.Raw)
+_KEY = re.compile(r"[\x20-\x7e]{1,64}")
 
 
 class ErrorView(msgspec.Struct, omit_defaults=True):
@@ -114,6 +101,18 @@ class JobsView(msgspec.Struct):
     statistics: StatisticsView
 
 
+class CollectedIds(msgspec.Struct, forbid_unknown_fields=True):
+    """Ids of jobs whose results the caller has, at most 1000 at once."""
+
+    ids: Annotated[list[str], msgspec.Meta(max_length=MAX_RETRIEVABLES)]
+
+
+class CollectedView(msgspec.Struct):
+    """How many jobs were collected and had not been before."""
+
+    jobs: int
+
+
 class CancelQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Whose jobs to cancel: those of one function, or `all`."""
 
@@ -142,66 +141,62 @@ class JobsHandler(DtsHandler):
         answer=str | list[str],
         body=JobParams | list[JobParams],
         statuses=(201,),
-        errors=(ErrorCode.FUNCTION_NOT_FOUND, ErrorCode.FUNCTION_DISABLED),
+        errors=(ErrorCode.FUNCTION_NOT_FOUND, ErrorCode.FUNCTION_DISABLED, ErrorCode.KEY_CONFLICT),
     )
     async def post(self, user: User) -> None:
-        """Store one job or a list of them; the answer is its id, or the list of ids in the same order."""
+        """Store one job or a list of them; the answer is its id, or the list of ids in the same order.
+
+        A repeat under the same `Idempotency-Key` makes no more jobs, and is answered with the ids of the first.
+        """
         params = self.params(JobParams | list[JobParams])  # type: ignore[arg-type]
         jobs = params if isinstance(params, list) else [params]
-        functions = await self._functions(user, jobs)
-        run, blocks, numbers = self._blocks(user, jobs)
-        counted = [(functions[block.function], block.count) for block, _ in blocks]
-        async with self.context.limiter.jobs(user, counted):
-            await self.context.store.add_blocks([block for block, _ in blocks], run=run)
-        self.context.recent.add(run, (block for block, _ in blocks))
-        for block, batch in blocks:
-            self.context.publisher.submit(block, batch, functions[block.function])
-        await asyncio.sleep(0)  # the jobs are on their way before the answer is
-        ids = [job_id(run.id, number) for number in numbers]
-        self.answer(ids if isinstance(params, list) else ids[0], 201)
-
-    async def _functions(self, user: User, jobs: list[JobParams]) -> dict[str, Function]:
-        """The functions among the jobs by name, all of which the caller may run."""
         size = self.context.settings.block_size
         if not 0 < len(jobs) <= size:
             code = ErrorCode.TOO_LARGE if jobs else ErrorCode.ARGUMENT_INVALID
             raise ApiError(code, f"params holds {len(jobs)} jobs: send 1 to {size}")
-        return {name: await self.usable_function(user, name) for name in {job.function for job in jobs}}
+        submission = Submission(jobs, user, time.time(), size)
+        if (key := self._idempotency_key()) is None:
+            await self._accept(user, submission)
+        else:
+            submission = await self._accept_once(user, submission, key)
+        self.answer(submission.ids if isinstance(params, list) else submission.ids[0], 201)
 
-    def _blocks(self, user: User, jobs: list[JobParams]) -> tuple[Run, list[tuple[Block, dts_pb2.JobBatch]], list[int]]:
-        """A run with one block for each function among the jobs, and each job's number in the run."""
-        size = self.context.settings.block_size
-        now = time.time()
-        groups: dict[tuple[str, float], list[tuple[Arguments, dts_pb2.Options | None]]] = {}
-        places: list[tuple[tuple[str, float], int]] = []
-        for number, job in enumerate(jobs):
-            args, kwargs = bytes(job.args), bytes(job.kwargs)
-            check_arguments(args, kwargs, f"params[{number}]")
-            not_before = job.not_before or 0.0
-            group = job.function, not_before if not_before > now else 0.0
-            rows = groups.setdefault(group, [])
-            places.append((group, len(rows)))
-            rows.append((Arguments(args, kwargs), own_options(job, now=now, place=f"params[{number}]")))
-        only = jobs[0].function if len({name for name, _ in groups}) == 1 else ""
-        run = Run(new_id(), user.id, only, size, state=RunState.CLOSED, created=now, single=True)
-        order = {group: number for number, group in enumerate(groups)}
-        blocks = [self._block(run, order[group], group, rows) for group, rows in groups.items()]
-        return run, blocks, [order[group] * size + index for group, index in places]
+    def _idempotency_key(self) -> str | None:
+        key = self.request.headers.get("Idempotency-Key")
+        if key is not None and not _KEY.fullmatch(key):
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, "Idempotency-Key must be 1 to 64 printable ASCII characters")
+        return key
 
-    def _block(
-        self,
-        run: Run,
-        number: int,
-        group: tuple[str, float],
-        rows: list[tuple[Arguments, dts_pb2.Options | None]],
-    ) -> tuple[Block, dts_pb2.JobBatch]:
-        """A block of jobs that have the function and the time of their group."""
-        name, not_before = group
-        batch = batch_from_arguments([arguments for arguments, _ in rows])
-        put_options(batch, [options for _, options in rows])
-        batch.lease = any(job.options.timeout > self.context.settings.lease_after for job in batch.jobs)
-        block = new_block(run, number, name, batch)
-        return replace(block, not_before=not_before, deadline=earliest_deadline(batch)), batch
+    async def _accept_once(self, user: User, submission: Submission, key: str) -> Submission:
+        """Store what is asked for under a key unless that was done before; returns it as it was first asked for."""
+        store, run = self.context.store, submission.run
+        digest = hashlib.blake2b(self.body(), digest_size=16).digest()
+        first = await store.remember_request(KeyedRequest(user.id, key, run.id, digest, run.created))
+        if first.digest != digest:
+            raise ApiError(
+                ErrorCode.KEY_CONFLICT,
+                "another request was sent under this Idempotency-Key: repeat that one as it was, or choose a new key",
+            )
+        if first.run != run.id:
+            before = await store.get_run(first.run)
+            submission = submission.again(first, before.block_size if before else run.block_size)
+            if len(await store.list_blocks(first.run, limit=submission.block_count)) == submission.block_count:
+                return submission
+        await self._accept(user, submission)  # the first request may have broken off anywhere: completes it
+        return submission
+
+    async def _accept(self, user: User, submission: Submission) -> None:
+        """Store jobs and have them published, as far as that was not done before."""
+        functions = {name: await self.usable_function(user, name) for name in submission.functions}
+        blocks = submission.blocks(self.context.settings)
+        counted = [(functions[block.function], block.count) for block, _ in blocks]
+        async with self.context.limiter.jobs(user, counted):
+            added = await self.context.store.add_blocks([block for block, _ in blocks], run=submission.run)
+        self.context.recent.add(submission.run, (block for block, _ in blocks))
+        for (block, batch), new in zip(blocks, added, strict=True):
+            if new:
+                self.context.publisher.submit(block, batch, functions[block.function])
+        await asyncio.sleep(0)  # the jobs are on their way before the answer is
 
     @signed
     @declares(answer=JobsView)
@@ -225,6 +220,17 @@ class JobsHandler(DtsHandler):
         for run_id in runs:
             context.hub.wake(run_id)
         self.answer({"cancelled": cancelled, "runs": len(runs)})
+
+
+class CollectedJobsHandler(DtsHandler):
+    """`/jobs/collected`: results that the caller has."""
+
+    @signed
+    @declares(answer=CollectedView, body=CollectedIds)
+    async def post(self, user: User) -> None:
+        """Take ended jobs of the caller's off the retrievables; the answer says how many were on them."""
+        ids = self.params(CollectedIds).ids
+        self.answer({"jobs": await self.context.store.collect_jobs(user.id, ids)})
 
 
 class JobHandler(DtsHandler):
