@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from dts.server.delayed import delayed_slices, digest_of
 from dts.server.leases import claims_of, stale_jobs
 from dts.store import Store
 from dts.wire import dts_pb2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,11 @@ class Attempts:
 def _valid(reading: Reading, leases: Sequence[Lease]) -> Reading:
     """A reading without what is void."""
     stale = stale_jobs(reading.batch, leases)
+    if stale:
+        batch, count = reading.batch, stale.bit_count()
+        logger.info(
+            "%d late results of %s for block %s are void: it had lost the jobs", count, batch.worker, batch.block
+        )
     held = {(lease.job, lease.fence) for lease in leases if lease.block == reading.batch.block and not lease.lost}
     claimed = bitmap.from_indices(claim.index for claim in reading.batch.claims if (claim.index, claim.fence) in held)
     candidate = reading.candidate
