@@ -20,6 +20,17 @@ logger = logging.getLogger(__name__)
 _MAX_PROGRESS = 10_000
 """Jobs whose progress is remembered: those that spoke last."""
 
+_MAX_PARTIALS = 8 * 1024 * 1024
+"""Bytes of what they have yielded that are remembered with it."""
+
+
+class Told(msgspec.Struct, array_like=True, frozen=True):
+    """What a running job said last of itself: how much is done, of how much, and what it has yielded, a JSON array."""
+
+    done: float
+    total: float
+    partials: msgspec.Raw = msgspec.Raw()
+
 
 class Hub(Service):
     """Listens to the broker's events, for the whole process."""
@@ -29,7 +40,8 @@ class Hub(Service):
         self._broker = broker
         self._catalogue = catalogue
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._progress: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._progress: OrderedDict[str, Told] = OrderedDict()
+        self._partials = 0  # bytes of them in it
 
     async def _start(self) -> None:
         subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS, queues.TOPIC_PROGRESS])
@@ -47,14 +59,21 @@ class Hub(Service):
                     self.wake(run_id)
 
     def _on_progress(self, payload: str) -> None:
-        for job, progress in msgspec.json.decode(payload, type=dict[str, tuple[float, float]]).items():
-            self._progress[job] = progress
+        try:
+            news = msgspec.json.decode(payload, type=dict[str, Told])
+        except msgspec.DecodeError as error:  # of another release, maybe; it is only a hint
+            logger.warning("an event of progress cannot be read: %s", error)
+            return
+        for job, told in news.items():
+            self._partials += _size(told) - _size(self._progress.get(job))
+            # Raw refers to the whole payload; what is kept must not keep that.
+            self._progress[job] = Told(told.done, told.total, told.partials.copy())
             self._progress.move_to_end(job)
-        while len(self._progress) > _MAX_PROGRESS:
-            self._progress.popitem(last=False)
+        while len(self._progress) > _MAX_PROGRESS or self._partials > _MAX_PARTIALS:
+            self._partials -= _size(self._progress.popitem(last=False)[1])
 
-    def progress_of(self, block: str, index: int) -> tuple[float, float] | None:
-        """What a job said last of how much of it is done, and of how much in all; None if nothing was heard."""
+    def progress_of(self, block: str, index: int) -> Told | None:
+        """What a running job said last of itself; None if nothing was heard."""
         return self._progress.get(f"{block}.{index}")
 
     def wake(self, run_id: str) -> None:
@@ -73,3 +92,7 @@ class Hub(Service):
             self._waiters[run_id].discard(event)
             if not self._waiters[run_id]:
                 del self._waiters[run_id]
+
+
+def _size(told: Told | None) -> int:
+    return len(memoryview(told.partials)) if told is not None else 0

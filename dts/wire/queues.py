@@ -26,7 +26,8 @@ TOPIC_DAEMONS = "daemons"
 TOPIC_GATED = "gated"
 """There are jobs that wait until others have ended, by the limits `running`. Payload: nothing of interest."""
 TOPIC_PROGRESS = "progress"
-"""Payload: JSON, an object of `<block>.<index>` of a job → [done, total, or 0 where it is not known]."""
+"""Payload: JSON, an object of `<block>.<index>` of a job → [done, total or 0 where it is not known, and an
+array of the values that it has yielded last, if any]."""
 TOPIC_SPEEDS = "speeds"
 """Payload: JSON, an object of function name → [mean duration in seconds, whether it runs many jobs at a time]."""
 

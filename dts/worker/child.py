@@ -329,17 +329,17 @@ def _decode(frame: Frame) -> JobBatch:
 
 def _progress(errand: Errand) -> list[Progress]:
     """What the jobs at work have told since the last time."""
-    told, errand.told = errand.told, {}
+    news, errand.news = errand.news, set()
+    for position, yielded in list(errand.yielded.items()):
+        if yielded.is_new:
+            yielded.is_new = False
+            news.add(position)
     found = []
-    for position in told.keys() | errand.yielded.keys():
-        done, total = told.get(position, (0.0, 0.0))
-        yielded = errand.yielded.get(position)
-        values, untold = b"", yielded.untold if yielded is not None else []
-        if untold:
-            values = b"[" + b",".join(untold) + b"]"
-            untold.clear()
-        if values or position in told:
-            found.append(Progress(index=errand.jobs[position].index, done=done, total=total, partials=values))
+    for position in sorted(news):
+        done, total = errand.told.get(position, (0.0, 0.0))
+        of_job = errand.yielded.get(position)
+        values = of_job.tail() if of_job is not None else b""
+        found.append(Progress(index=errand.jobs[position].index, done=done, total=total, partials=values))
     return found
 
 

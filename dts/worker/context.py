@@ -46,6 +46,7 @@ def progress(done: float, total: float = 0) -> None:
     errand, at = now()
     if errand is not None and at >= 0:
         errand.told[at] = (float(done), float(total))
+        errand.news.add(at)
 
 
 def now() -> tuple[Errand | None, int]:

@@ -54,7 +54,9 @@ class Errand:
         self.cancelled: set[int] = set()
         """Positions of jobs that have been told to stop, whose results nobody wants."""
         self.told: dict[int, tuple[float, float]] = {}
-        """What jobs have told of their progress since that was sent last, by position."""
+        """What jobs have told last of their progress, by position."""
+        self.news: set[int] = set()
+        """Positions of jobs that have told so since it was sent last."""
         self.yielded: dict[int, Yielded] = {}
         """What the jobs at work have yielded, by position."""
 

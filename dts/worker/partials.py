@@ -9,14 +9,17 @@ from typing import Any
 from dts.worker import context
 from dts.worker.jsonvalue import encode_value
 
+MAX_TOLD = 2048
+"""Bytes of yielded values, the last ones, that are told while a job runs: they pass by as a small event."""
+
 
 class Yielded:
     """The encoded values that one job has yielded: the last ones, as far as `limit` bytes go."""
 
     def __init__(self, limit: int) -> None:
         self.values: deque[bytes] = deque()
-        self.untold: list[bytes] = []
-        """Those that no Progress has carried yet."""
+        self.is_new = False
+        """Whether there is one that no Progress has carried yet."""
         self._limit = limit
         self._size = 0
 
@@ -24,11 +27,21 @@ class Yielded:
         """Take one more. Raises ResultNotJSON or ResultTooLarge."""
         text = encode_value(value, self._limit)
         self.values.append(text)
-        self.untold.append(text)
+        self.is_new = True
         self._size += len(text) + 1
         while self._size > self._limit:
             self._size -= len(self.values.popleft()) + 1
-        del self.untold[: -len(self.values) or None]
+
+    def tail(self) -> bytes:
+        """Any thread: the JSON array of the last values, as many as may be told while the job runs; empty for none."""
+        kept: list[bytes] = []
+        size = 2
+        for text in reversed(list(self.values)):
+            size += len(text) + 1
+            if size > MAX_TOLD:
+                break
+            kept.append(text)
+        return b"[" + b",".join(reversed(kept)) + b"]" if kept else b""
 
 
 def encoded(of: dict[int, Yielded], position: int) -> bytes:

@@ -134,6 +134,24 @@ async def test_a_running_job_tells_how_far_it_is(site: Site) -> None:
     assert seen["progress"] == {"done": 3, "total": 10}
 
 
+async def test_a_running_job_shows_what_it_has_yielded(site: Site) -> None:
+    api = site.api()
+    jobs = await api.call("POST", "/jobs/", [{"function": "text/upper"}] * 4, status=201)
+    batch = dts_pb2.JobBatch()
+    for each in await site.take_messages(4):
+        batch.MergeFrom(each)
+    yielded = [b'["%d", {"a": [1, null]}, "%s"]' % (n, b"x" * 2000) for n in range(4)]
+    progress = [dts_pb2.Progress(index=n, partials=each) for n, each in enumerate(yielded)]
+    await say(site, batch, running=range(4), progress=progress)
+    for n, job in enumerate(jobs):
+        seen = await state_becomes(api, job, "running")
+        async with asyncio.timeout(10):
+            while "partials" not in seen:
+                seen = await api.call("GET", f"/jobs/{job}")
+        assert seen["partials"] == [str(n), {"a": [1, None]}, "x" * 2000]
+        assert "progress" not in seen, "it has not said how far it is"
+
+
 async def test_a_job_under_a_lease_runs(site: Site) -> None:
     api = site.api()
     job = await api.call("POST", "/jobs/", {"function": "text/upper", "timeout": 7200}, status=201)

@@ -86,7 +86,32 @@ async def test_progress_is_told_while_the_job_runs(bench: Bench) -> None:
     assert first.total == 100
     assert first.partials == b'["begun"]'
     assert first.done < second.done
-    assert second.partials == b""
+    assert second.partials == b'["begun"]', "the last ones, each time: an event may be lost"
+
+
+async def test_what_is_told_of_yielded_values_while_the_job_runs_is_the_last_ones_that_fit_in_an_event(
+    bench: Bench,
+) -> None:
+    bench.write(
+        "own/f",
+        "import asyncio, pathlib\n"
+        "async def main(gate):\n"
+        "    for n in range(1000): yield n\n"
+        "    yield 'x' * 1000\n"
+        "    while not pathlib.Path(gate).exists(): await asyncio.sleep(0.01)\n",
+    )
+    gate = bench.functions / "gate"
+    async with Worker(bench.settings(), bench.broker):
+        run = await bench.send("own/f", [str(gate)])
+        async with asyncio.timeout(DEADLINE):
+            while not told(bench):
+                await bench.receive()
+        gate.touch()
+        (result,) = await bench.wait(run, 1)
+    (progress,) = told(bench)
+    assert 2000 < len(progress.partials) <= 2048
+    assert msgspec.json.decode(progress.partials)[-3:] == [998, 999, "x" * 1000]
+    assert len(msgspec.json.decode(result.partials)) == 1001
 
 
 async def test_what_a_function_logs_carries_its_job(bench: Bench) -> None:

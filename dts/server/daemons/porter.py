@@ -28,8 +28,8 @@ _MAX_MESSAGES = 64
 
 _STATUSES = (dts_pb2.SUCCEEDED, dts_pb2.FAILED, dts_pb2.CANCELLED, dts_pb2.RETRY)
 
-_EVENT_JOBS = 50
-"""Jobs whose progress one event tells: a few kilobytes."""
+_EVENT_BYTES = 4096
+"""Bytes of progress that one event tells, or what one job has to tell."""
 
 _RECENT = 0.3
 """Weight of the newest batch in a function's mean duration."""
@@ -57,7 +57,7 @@ class Porter(Daemon):
             readable: list[Delivery] = []
             readings: list[Reading] = []
             runs: set[str] = set()
-            progress: dict[str, tuple[float, float]] = {}
+            progress: dict[str, bytes] = {}
             news: dict[str, tuple[float, bool]] = {}
             for delivery in deliveries:
                 try:
@@ -78,7 +78,7 @@ class Porter(Daemon):
             if news:
                 await self._broker.broadcast(TOPIC_SPEEDS, msgspec.json.encode(news).decode())
             for part in _portions(progress):
-                await self._broker.broadcast(TOPIC_PROGRESS, msgspec.json.encode(part).decode())
+                await self._broker.broadcast(TOPIC_PROGRESS, part)
 
     def _learn(self, batch: dts_pb2.ResultBatch, news: dict[str, tuple[float, bool]]) -> None:
         """Take a batch into its function's mean duration; tell the servers when that changes what they would do."""
@@ -130,13 +130,25 @@ def read_results(delivery: Delivery) -> Reading:
     return Reading(batch, candidate, retried)
 
 
-def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, tuple[float, float]]:
-    """How far running jobs are, by block and index."""
-    return {f"{batch.block}.{each.index}": (each.done, each.total) for each in batch.progress}
+def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
+    """How far running jobs are and what they have yielded, encoded, by block and index."""
+    told = {}
+    for each in batch.progress:
+        partials = [msgspec.Raw(each.partials)] if each.partials else []
+        told[f"{batch.block}.{each.index}"] = msgspec.json.encode([each.done, each.total, *partials])
+    return told
 
 
-def _portions(progress: dict[str, tuple[float, float]]) -> Iterator[dict[str, tuple[float, float]]]:
-    """Progress in pieces that fit into an event."""
-    items = list(progress.items())
-    for start in range(0, len(items), _EVENT_JOBS):
-        yield dict(items[start : start + _EVENT_JOBS])
+def _portions(progress: dict[str, bytes]) -> Iterator[str]:
+    """Progress as events of a bounded size."""
+    parts: list[str] = []
+    size = 0
+    for job, told in progress.items():
+        part = f'"{job}":{told.decode()}'
+        if parts and size + len(part) > _EVENT_BYTES:
+            yield "{" + ",".join(parts) + "}"
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part) + 1
+    if parts:
+        yield "{" + ",".join(parts) + "}"
