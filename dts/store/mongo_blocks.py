@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bson import ObjectId
 
 from dts.errors import BlockConflict
 from dts.model import Block, Outcome, Run
 from dts.store.mongo_bodies import Bodies
-from dts.store.mongo_connection import MongoConnection, insert_new, translating
+from dts.store.mongo_connection import Collection, MongoConnection, insert_new, translating
 from dts.store.mongo_documents import (
     GUARDED,
     Document,
@@ -39,23 +39,32 @@ class Blocks:
     @translating
     async def add(self, blocks: Sequence[Block], run: Run | None) -> list[bool]:
         """Add blocks and their run; which of them are new."""
-        # Quick, since the outcome is written after these and waits for the disk: an earlier write is there by then.
-        runs = self._connection.quick("runs")
-        _, conflicting = await asyncio.gather(
-            insert_new(runs, [run_document(run)] if run else []), self._insert(blocks)
-        )
+        # Quick, since the outcome is written after these and waits for the disk: an earlier write is there by then, if
+        # it was the same server all the time. After a fail-over it may have been rolled back.
+        incarnation = self._connection.incarnation()
+        conflicting = await self._insert(blocks, run, self._connection.quick)
         stored = [block for block in blocks if block.id not in conflicting]
         outcomes = [empty_outcome_document(block) for block in stored]
         repeated = await insert_new(self._connection.collection("outcomes"), outcomes)
+        if self._connection.incarnation() != incarnation:
+            await self._insert(stored, run, self._connection.collection)
         for block in blocks:
             if block.id in conflicting:
                 raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
         return [position not in repeated for position in range(len(stored))]
 
-    async def _insert(self, blocks: Sequence[Block]) -> set[str]:
-        """Insert the blocks' documents; the ids of blocks that are there already with another digest."""
+    async def _insert(
+        self, blocks: Sequence[Block], run: Run | None, collection: Callable[[str], Collection]
+    ) -> set[str]:
+        """Insert what is not there of blocks and their run; the ids of blocks that are there with another digest."""
+        runs = [run_document(run)] if run else []
+        _, conflicting = await asyncio.gather(
+            insert_new(collection("runs"), runs), self._insert_blocks(blocks, collection("blocks"))
+        )
+        return conflicting
+
+    async def _insert_blocks(self, blocks: Sequence[Block], collection: Collection) -> set[str]:
         documents = [block_document(block) | await self._bodies.place(block.body) for block in blocks]
-        collection = self._connection.quick("blocks")
         positions = await insert_new(collection, documents)
         if not positions:
             return set()

@@ -152,6 +152,24 @@ class MongoConnection:
         """The same collection, but its writes may be lost in a power cut or a fail-over."""
         return self.collection(name).with_options(write_concern=WriteConcern(1))
 
+    def incarnation(self) -> object:
+        """Which life of which server takes writes: what was the same before some writes and after them, took them all.
+
+        Where that cannot be told it is never the same.
+        """
+        if self._client is None:
+            return object()
+        servers = [
+            each
+            for each in self._client.delegate.topology_description.server_descriptions().values()
+            if each.is_writable
+        ]
+        lives = [each.topology_version["processId"] for each in servers if each.topology_version]
+        # Behind a router there may be any primary, and it may change without a sign.
+        if len(servers) != 1 or len(lives) != 1 or servers[0].server_type_name == "Mongos":
+            return object()
+        return servers[0].address, lives[0], servers[0].election_id
+
     @translating
     async def ping(self) -> None:
         """Make sure that the server answers, within two seconds.

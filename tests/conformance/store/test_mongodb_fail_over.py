@@ -1,0 +1,112 @@
+"""A replica set whose primary is killed: what was accepted is there afterwards, all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dts.errors import StoreUnavailable
+from dts.model import Block, Run
+from dts.store import mongo_blocks, open_store
+from dts.store.mongo_connection import Collection, MongoConnection
+from tests.conformance.store.builders import make_block, make_run, succeeded
+from tests.services.mongodb import MongoReplicaSet, MongoServer, available
+
+ACTORS = 8
+
+
+@pytest.fixture
+def replica_set() -> Iterator[MongoReplicaSet]:
+    """Three members, of which a test may kill one."""
+    if not available():
+        pytest.skip("no mongod on this machine")
+    with MongoReplicaSet() as own:
+        yield own
+
+
+async def test_what_is_accepted_during_a_fail_over_is_whole(replica_set: MongoReplicaSet) -> None:
+    accepted: list[tuple[Run, Block]] = []
+    goes_on = True
+
+    async def add() -> None:
+        while goes_on:
+            run = make_run(block_size=1)
+            block = make_block(run)
+            while True:  # as a client repeats what was answered by 503
+                try:
+                    await store.add_blocks([block], run=run)
+                    await store.record([succeeded(block, [0])])
+                except StoreUnavailable:
+                    continue
+                break
+            accepted.append((run, block))
+
+    async with open_store(replica_set.url()) as store:
+        tasks = [asyncio.create_task(add()) for _ in range(ACTORS)]
+        while len(accepted) < 200:
+            await asyncio.sleep(0.01)
+        replica_set.primary().kill()
+        while len(accepted) < 200 + ACTORS:
+            await asyncio.sleep(0.01)
+        replica_set.primary()
+        before = len(accepted)
+        while len(accepted) < before + 200:
+            await asyncio.sleep(0.01)
+        goes_on = False
+        await asyncio.gather(*tasks)
+        for run, block in accepted:
+            assert await store.get_block(block.id) == replace(block, published=False)
+            assert await store.get_run(run.id) == run
+            outcome = await store.get_outcome(block.id)
+            assert outcome is not None
+            assert (outcome.succeeded, outcome.parts) == (1, 1)
+
+
+async def test_blocks_that_a_fail_over_took_back_are_written_again(
+    mongo_server: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = iter(range(100))
+    insert_new = mongo_blocks.insert_new
+
+    async def after_a_fail_over(collection: Collection, documents: Sequence[dict[str, Any]]) -> set[int]:
+        if collection.name == "outcomes":
+            for name in ("blocks", "runs"):
+                await collection.database[name].delete_many({})
+        return await insert_new(collection, documents)
+
+    monkeypatch.setattr(MongoConnection, "incarnation", lambda connection: next(lives))
+    monkeypatch.setattr(mongo_blocks, "insert_new", after_a_fail_over)
+    run = make_run()
+    blocks = [make_block(run, number) for number in range(3)]
+    async with open_store(mongo_server.url("taken_back")) as store:
+        assert await store.add_blocks(blocks, run=run) == [True] * 3
+        assert [await store.get_block(block.id) for block in blocks] == blocks
+        assert await store.get_run(run.id) == run
+
+
+async def test_another_life_of_a_server_is_told_from_the_one_before() -> None:
+    if not available():
+        pytest.skip("no mongod on this machine")
+    with MongoServer() as server:
+        connection = MongoConnection(server.url())
+        assert connection.incarnation() != connection.incarnation(), "not connected: nothing can be told"
+        connection.open()
+        try:
+            await connection.ping()
+            before = connection.incarnation()
+            await connection.ping()
+            assert connection.incarnation() == before
+            server.restart()
+            while True:
+                try:
+                    await connection.ping()
+                except StoreUnavailable:
+                    continue
+                break
+            assert connection.incarnation() != before
+        finally:
+            connection.close()
