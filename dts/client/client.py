@@ -6,6 +6,7 @@ summary = await client.run("text/upper", TextFileIOComponent("in.txt"), print)
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterable, Callable, Iterable
@@ -21,7 +22,7 @@ from dts.client.jsonvalue import encode_args, encode_kwargs
 from dts.client.processors import FunctionProcessor, ResultFunction, ResultProcessor
 from dts.client.run import Progress, RunSession
 from dts.client.transport import Transport
-from dts.errors import InvalidInput
+from dts.errors import ClientError, InvalidInput
 from dts.model import JobState, check_user_id, parse_function_name
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ SNOOZE_INTERVAL = 0.05
 _SPARE_CONNECTIONS = 8  # beside the uploads: results, receipts, single jobs
 
 _COLLECTED_AT_ONCE = 1000  # ids in a request, as many as the server takes
+_LEAVE_TIMEOUT = 5.0  # seconds to tell the server what was read
 
 Source = DataSource | Iterable[Any] | AsyncIterable[Any]
 Processor = ResultProcessor | ResultFunction
@@ -90,6 +92,8 @@ class DtsClient:
         self._snooze_interval = snooze_interval
         self._detach = detach
         self._notify = notify
+        self._read: list[str] = []
+        self._handing_back: asyncio.Task[None] | None = None
         self._transport = Transport(
             server_url,
             Credentials(check_user_id(user_id), secret),
@@ -156,7 +160,7 @@ class DtsClient:
         """A job as the server shows it: id, function, state and, once it has ended, its result.
 
         `wait` is how many seconds (30 at most) the server may wait for the job to end. A job that has ended is taken
-        off the retrievables, unless `collect` is False; it can be read again all the same.
+        off the retrievables, soon and in the background, unless `collect` is False; it can be read again all the same.
 
         Raises:
             RequestRefused: there is no such job.
@@ -165,8 +169,19 @@ class DtsClient:
         query = {"wait": f"{wait:g}"} if wait else None
         job: dict[str, Any] = await self._transport.call("GET", f"/jobs/{job_id}", query=query, wait=wait)
         if collect and JobState(job["state"]).terminal:
-            await self.collect([job_id])
+            self._read.append(job_id)
+            if self._handing_back is None or self._handing_back.done():
+                self._handing_back = asyncio.create_task(self._hand_back(), name="hand back")
         return job
+
+    async def _hand_back(self) -> None:
+        """Have what was read taken off the retrievables, many at once when many are read."""
+        while self._read:
+            ids, self._read = self._read, []
+            try:
+                await self._collect(ids, give_up_after=_LEAVE_TIMEOUT)
+            except ClientError as error:
+                logger.info("%d jobs that were read stay retrievable: %s", len(ids), error)
 
     async def retrievables(self) -> list[str]:
         """Ids of jobs of one's own that have ended and are not collected: the first 1000, of the oldest runs.
@@ -182,10 +197,15 @@ class DtsClient:
         Raises:
             ServerUnavailable: it was given up.
         """
-        ids = list(job_ids)
-        parts = [ids[first : first + _COLLECTED_AT_ONCE] for first in range(0, len(ids), _COLLECTED_AT_ONCE)]
-        answers = [await self._transport.call("POST", "/jobs/collected", {"ids": part}) for part in parts]
-        return sum(int(answer["jobs"]) for answer in answers)
+        return await self._collect(list(job_ids), give_up_after=None)
+
+    async def _collect(self, ids: list[str], *, give_up_after: float | None) -> int:
+        jobs = 0
+        for first in range(0, len(ids), _COLLECTED_AT_ONCE):
+            params = {"ids": ids[first : first + _COLLECTED_AT_ONCE]}
+            answer = await self._transport.call("POST", "/jobs/collected", params, give_up_after=give_up_after)
+            jobs += answer["jobs"]
+        return jobs
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job.
@@ -197,7 +217,9 @@ class DtsClient:
         await self._transport.call("DELETE", f"/jobs/{job_id}")
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. What the server was not told of by then stays retrievable."""
+        if self._handing_back is not None:
+            self._handing_back.cancel()
         self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -206,4 +228,6 @@ class DtsClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._handing_back is not None and error is None:
+            await self._handing_back
         self.close()

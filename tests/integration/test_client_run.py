@@ -500,14 +500,25 @@ async def test_two_runs_at_once_have_their_own_summaries(client: DtsClient, serv
 
 async def test_single_jobs(client: DtsClient, server: FakeServer) -> None:
     job = await client.submit("text/upper", "a", loud=True)
-    assert (await client.get(job, wait=1.0))["state"] == "succeeded"
+    assert (await client.get(job, wait=1.0, collect=False))["state"] == "succeeded"
     await client.cancel(job)
-    assert server.requests == ["POST /jobs/", "GET /jobs/ID-0", "POST /jobs/collected", "DELETE /jobs/ID-0"]
-    assert server.collected == [job]
-    await client.get(job, collect=False)
-    assert server.collected == [job]
+    assert server.requests == ["POST /jobs/", "GET /jobs/ID-0", "DELETE /jobs/ID-0"]
     assert await client.collect([job] * 2001) == 2001
-    assert server.requests.count("POST /jobs/collected") == 4
+    assert server.requests.count("POST /jobs/collected") == 3
+
+
+async def test_jobs_that_were_read_are_collected_together(server: FakeServer) -> None:
+    async with DtsClient("alice", "secret", server.url) as client:
+        await asyncio.gather(*(client.get(f"{server.run_id}-{number}") for number in range(20)))
+    assert sorted(server.collected) == sorted(f"{server.run_id}-{number}" for number in range(20))
+    assert server.requests.count("POST /jobs/collected") < 20
+
+
+async def test_what_cannot_be_collected_is_no_error(server: FakeServer) -> None:
+    server.faults["POST /jobs/collected"].append(refuse(400))
+    async with DtsClient("alice", "secret", server.url) as client:
+        assert (await client.get(f"{server.run_id}-0"))["state"] == "succeeded"
+    assert server.collected == []
 
 
 async def test_arguments_are_not_changed_in_silence(client: DtsClient, server: FakeServer) -> None:
