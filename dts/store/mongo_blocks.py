@@ -47,7 +47,7 @@ class Blocks:
         outcomes = [empty_outcome_document(block) for block in stored]
         repeated = await insert_new(self._connection.collection("outcomes"), outcomes)
         if self._connection.incarnation() != incarnation:
-            await self._insert(stored, run, self._connection.collection)
+            conflicting |= await self._insert(stored, run, self._connection.collection)
         for block in blocks:
             if block.id in conflicting:
                 raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
