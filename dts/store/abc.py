@@ -35,6 +35,7 @@ from dts.model import (
 from dts.store.abc_fleet import FleetStore
 from dts.store.abc_gate import GateStore
 from dts.store.abc_repair import RepairStore
+from dts.store.abc_retention import RetentionStore
 from dts.store.abc_waiting import WaitingStore
 from dts.store.records import R, Where
 
@@ -42,7 +43,7 @@ KEYS_KEPT = 24 * 3600.0
 """Seconds for which `remember_request` remembers at least."""
 
 
-class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
+class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, ABC):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
     # life
@@ -312,19 +313,6 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, ABC):
         self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
     ) -> int:
         """How many jobs have not ended, of a user, of a function, of a namespace's functions, or of all."""
-
-    # the end of runs
-
-    @abstractmethod
-    async def note_finished(self, run_id: str, now: float) -> float:
-        """Remember, unless it was done before, that a run has finished by `now`; returns when that was noted first."""
-
-    @abstractmethod
-    async def delete_run(self, run_id: str, *, blocks: int) -> bool:
-        """Delete up to `blocks` blocks of a run with all that belongs to them, and then the run itself.
-
-        Returns whether everything of it is gone; the caller repeats the call until it is.
-        """
 
     # operations
 

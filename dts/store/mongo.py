@@ -39,6 +39,7 @@ from dts.store.mongo_gate import GATE_INDEXES, MongoGateStore
 from dts.store.mongo_outcomes import Recorder
 from dts.store.mongo_repair import MongoRepairStore
 from dts.store.mongo_results import Results
+from dts.store.mongo_retention import RETENTION_INDEXES, RUNS_BY_FUNCTION, MongoRetentionStore
 from dts.store.mongo_waiting import WAITING_INDEXES, MongoWaitingStore
 from dts.store.shared import parse_job_ids, parse_receipts, storable
 
@@ -53,6 +54,7 @@ def _index(*fields: str, **options: object) -> IndexModel:
 INDEXES: dict[str, list[IndexModel]] = {
     "runs": [
         _index("user", "_id"),
+        RUNS_BY_FUNCTION,
         _index("_id", "single", name="of_files", partialFilterExpression={"single": False}),
         _index("user", "_id", "single", name="of_files_by_user", partialFilterExpression={"single": False}),
         _index("created", name="cancelled", partialFilterExpression={"state": "cancelled"}),
@@ -82,11 +84,14 @@ INDEXES: dict[str, list[IndexModel]] = {
     **ADMIN_INDEXES,
     **WAITING_INDEXES,
     **GATE_INDEXES,
+    **RETENTION_INDEXES,
     **FLEET_INDEXES,
 }
 
 
-class MongoStore(MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore, MongoGateStore):
+class MongoStore(
+    MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore, MongoGateStore, MongoRetentionStore
+):
     """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
 
     def __init__(self, url: str) -> None:

@@ -19,7 +19,6 @@ from dts.store.abc import Store
 from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import MongoConnection, insert_new, translating
 from dts.store.mongo_documents import Document
-from dts.store.mongo_parts import unpack
 from dts.store.records import TABLES, R, Where, fields_of, ops_from_text, ops_to_text, record_from, taken
 from dts.store.shared import storable
 
@@ -161,39 +160,6 @@ class MongoAdminStore(Store):
         group = {"_id": None, "jobs": {"$sum": {"$subtract": ["$count", ended]}}}
         found = self._connection.collection("outcomes").aggregate([{"$match": match}, {"$group": group}])
         return sum(document["jobs"] for document in await found.to_list(1))
-
-    # the end of runs
-
-    @translating
-    async def note_finished(self, run_id: str, now: float) -> float:
-        notes = self._connection.quick("finished_runs")
-        while True:
-            with suppress(DuplicateKeyError):  # two noted it at the same time
-                note = await notes.find_one_and_update(
-                    {"_id": storable(run_id)},
-                    {"$setOnInsert": {"at": now}},
-                    upsert=True,
-                    return_document=ReturnDocument.AFTER,
-                )
-                return float(note["at"]) if note else now
-
-    @translating
-    async def delete_run(self, run_id: str, *, blocks: int) -> bool:
-        run = storable(run_id)
-        of_run = {"_id": {"$gte": f"{run}-", "$lt": f"{run}."}}  # the ids of its blocks, which have an index in both
-        for name, fields in (("outcomes", {"batches": 1}), ("blocks", {"beside": 1, "size": 1})):
-            collection = self._connection.collection(name)
-            found = await collection.find(of_run, fields, sort=[("_id", ASCENDING)], limit=blocks).to_list(blocks)
-            # What is beside goes first: cut off here, the next call still finds where it is.
-            await self._bodies.drop_of(found)
-            batches = unpack(batch for document in found for batch in document.get("batches", ()))
-            await self._bodies.drop(part.beside for batch in batches for part in batch.parts if part.beside)
-            await collection.delete_many({"_id": {"$in": [document["_id"] for document in found]}})
-            if len(found) == blocks:
-                return False
-        await self._connection.collection("runs").delete_one({"_id": run})
-        await self._connection.quick("finished_runs").delete_one({"_id": run})
-        return True
 
     # operations
 

@@ -27,6 +27,7 @@ from dts.store.sqlite_admin import SqliteAdminStore
 from dts.store.sqlite_fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite_gate import TURNS, SqliteGateStore
 from dts.store.sqlite_repair import SqliteRepairStore
+from dts.store.sqlite_retention import RETENTION_TABLES, SqliteRetentionStore
 from dts.store.sqlite_rows import (
     DEAD_LETTER,
     RUN,
@@ -42,11 +43,13 @@ from dts.store.sqlite_thread import DatabaseThread
 from dts.store.sqlite_waiting import WAITING_TABLES, SqliteWaitingStore
 
 _PREFIX = "sqlite:///"
-_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES
+_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES + RETENTION_TABLES
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 
-class SqliteStore(SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore, SqliteGateStore):
+class SqliteStore(
+    SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore, SqliteGateStore, SqliteRetentionStore
+):
     """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
 
     Three threads, each with a connection: writes, reads, and nonces. Those are in a file of their own, beside, so that

@@ -85,14 +85,6 @@ class SqliteAdminStore(Store):
         values = [storable(each) if each is not None else None for each in (user, function, namespace)]
         return await self._reader.submit(lambda db: _count_unfinished(db, *values))
 
-    # the end of runs
-
-    async def note_finished(self, run_id: str, now: float) -> float:
-        return await self._writer.submit(lambda db: _note_finished(db, storable(run_id), now), durable=False)
-
-    async def delete_run(self, run_id: str, *, blocks: int) -> bool:
-        return await self._writer.submit(lambda db: _delete_run(db, storable(run_id), blocks), durable=False)
-
     # operations
 
     async def append_operation(self, operation: Operation, seal: Seal) -> Operation:
@@ -189,27 +181,6 @@ def _count_unfinished(db: Connection, user: str | None, function: str | None, na
         values,
     ).fetchone()
     return int(count)
-
-
-def _note_finished(db: Connection, run: str, now: float) -> float:
-    db.execute("INSERT INTO finished_runs (run, at) VALUES (?, ?) ON CONFLICT DO NOTHING", (run, now))
-    (at,) = db.execute("SELECT at FROM finished_runs WHERE run = ?", (run,)).fetchone()
-    return float(at)
-
-
-def _delete_run(db: Connection, run: str, blocks: int) -> bool:
-    keys = db.execute("SELECT key FROM blocks WHERE run = ? ORDER BY number LIMIT ?", (run, blocks + 1)).fetchall()
-    for statement in (
-        "DELETE FROM parts WHERE block = ?",
-        "DELETE FROM bodies WHERE block = ?",
-        "DELETE FROM blocks WHERE key = ?",
-    ):
-        db.executemany(statement, keys[:blocks])
-    if len(keys) > blocks:
-        return False
-    db.execute("DELETE FROM runs WHERE id = ?", (run,))
-    db.execute("DELETE FROM finished_runs WHERE run = ?", (run,))
-    return True
 
 
 def _head(db: Connection) -> tuple[int, str]:

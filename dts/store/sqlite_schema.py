@@ -17,7 +17,7 @@ from pathlib import Path
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store.sqlite_thread import primary_code, translated, when_unlocked
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -33,6 +33,7 @@ _UPGRADES = {
         "runs": "ALTER TABLE runs ADD COLUMN single INTEGER NOT NULL DEFAULT 0",
         "blocks": "ALTER TABLE blocks ADD COLUMN taken BLOB NOT NULL DEFAULT x''",
     },
+    3: {"finished_runs": "DROP TABLE finished_runs"},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -59,7 +60,6 @@ CREATE TABLE runs (
     state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL,
     options BLOB NOT NULL, single INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE finished_runs (run TEXT PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
 CREATE INDEX runs_of_files ON runs (id) WHERE NOT single;
 CREATE INDEX runs_of_files_by_user ON runs (user, id) WHERE NOT single;

@@ -15,6 +15,7 @@ from pymongo import MongoClient
 from dts.errors import DuplicateKey, LastAdministrator
 from dts.model import DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
 from dts.store import Store
+from dts.store.abc_retention import RunNote
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)
@@ -181,12 +182,6 @@ async def test_dead_letters_are_deleted_by_id(store: Store) -> None:
     assert [letter.id for letter in await store.list_dead_letters()] == ["d1"]
 
 
-async def test_when_a_run_finished_is_noted_once(store: Store) -> None:
-    run = make_run()
-    assert await store.note_finished(run.id, 5.0) == 5.0
-    assert await store.note_finished(run.id, 9.0) == 5.0
-
-
 async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) -> None:
     run, other = make_run(), make_run()
     large = 9 * 1024 * 1024  # beside its document in MongoDB
@@ -194,7 +189,7 @@ async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) 
     for of, its_blocks in ((run, blocks), (other, [make_block(other)])):
         await store.add_blocks(its_blocks, run=of)
         await store.record([succeeded(block, range(8), body=b"y" * 50_000) for block in its_blocks])
-    await store.note_finished(run.id, 5.0)
+    await store.write_notes([RunNote("user ann", run.id, 5.0, 40)])
     assert not await store.delete_run(run.id, blocks=2)
     assert (await store.run_statistics(run.id)).total == 24
     while not await store.delete_run(run.id, blocks=2):
@@ -205,7 +200,7 @@ async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) 
     for block in blocks:
         assert await store.get_block(block.id) is None
         assert await store.get_parts(block.id) == []
-    assert await store.note_finished(run.id, 7.0) == 7.0
+    assert await store.last_noted("user ann") == ""
     assert await store.delete_run(run.id, blocks=2), "again, as after a crash"
     assert await store.get_run(other.id) == other
     assert len(await store.get_parts(f"{other.id}-0")) == 1
