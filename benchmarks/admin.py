@@ -35,12 +35,17 @@ QUERIES = (
     "/admin/users/?limit=100&after=u05000",
     "/admin/users/?roles=operator&limit=100",
     "/admin/users/?email=nobody@example&limit=100",
+    "/admin/users/?disabled=true&roles=operator",
+    "/admin/users/?roles=user&namespaces=text&disabled=false&version=2",
     "/admin/operations/",
     "/admin/operations/?limit=1000",
     "/admin/operations/?order=oldest&after=25000&limit=100",
     "/admin/operations/?operator=boss7&limit=100",
     "/admin/operations/?doc_id=u00007&limit=100",
     "/admin/operations/?op_type=none&limit=100",
+    "/admin/operations/?outcome=begun",
+    "/admin/operations/?operator=boss7&op_type=none",
+    "/admin/operations/?op_type=users.update&outcome=begun&address=10.0.0.1",
 )
 
 
@@ -97,7 +102,7 @@ async def measure(name: str, url: str, folder: Path, users: int, operations: int
                 times.append((time.perf_counter() - began) * 1000)
                 result = msgspec.json.decode(answer.body)["result"]
                 rows = len(result) if isinstance(result, list) else result["entries"]
-            print(f"  {path:55} {rows:6} rows  median {statistics.median(times):7.1f} ms  worst {max(times):7.1f} ms")
+            print(f"  {path:72} {rows:6} rows  median {statistics.median(times):7.1f} ms  worst {max(times):7.1f} ms")
 
 
 def main() -> None:

@@ -116,6 +116,7 @@ class MongoStore(
     async def _create_indexes(self) -> None:
         for name, indexes in INDEXES.items():
             await self._connection.collection(name).create_indexes(indexes)
+        await self._mark_operations()
 
     async def close(self) -> None:
         self._connection.close()

@@ -35,6 +35,9 @@ TITLES: dict[type[Record], str] = {
     VirtualHost: "a host",
 }
 
+LISTS = frozenset({"roles", "namespaces", "routes", "retry_on"})
+"""The fields of records that hold several plain values."""
+
 OPERATION_FILTERS = ("doc_id", "op_type", "operator", "outcome", "address")
 """The fields of operations that a list can be asked for."""
 

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from itertools import combinations, product
 
 import pytest
 from pymongo import MongoClient
@@ -76,6 +77,8 @@ async def test_records_are_listed_by_id_page_by_page_and_by_their_fields(store: 
     assert await ids(where={"roles": "user", "disabled": False}) == "u0 u1"
     assert await ids(where={"id": ("u2", "u3", "u9")}, after="u2") == "u3"
     assert await ids(where={"email": '{"$gt": ""}'}) == ""
+    assert await ids(where={"version": 1, "disabled": (True, False), "roles": "developer"}) == "u1"
+    assert await ids(where={"version": 2}) == await ids(where={"created": 17.5}) == ""
     for name in ("text/upper", "math/add", "math/sub", "maths/x"):
         await store.add_record(Function(name))
     assert [each.name for each in await store.list_records(Function, where={"namespace": "math"})] == [
@@ -157,6 +160,30 @@ async def test_operations_are_listed_from_either_end_and_by_their_fields(store: 
     assert await store.list_operations(where={"operator": "bob"}, newest_first=False) == log[1::2]
     assert await store.list_operations(where={"doc_id": "u3", "operator": "bob"}) == [log[3]]
     assert await store.list_operations(where={"outcome": "begun"}) == []
+
+
+async def test_every_choice_of_filters_finds_what_matches_all_of_them(store: Store) -> None:
+    values = {
+        "doc_id": ("u1", "=\0", "\ud800"),
+        "op_type": ("users.create", "users.update"),
+        "operator": ("ann", "bob"),
+        "outcome": ("begun", "done"),
+        "address": ("10.0.0.1", "::1"),
+    }
+    log = [
+        await store.append_operation(an_operation(**dict(zip(values, chosen, strict=True))), seal)
+        for chosen in product(*values.values())
+    ]
+    assert len(log) == 48
+    for count in range(1, 6):
+        for fields in combinations(values, count):
+            where = {field: values[field][-1] for field in fields}
+            expected = [each.seq for each in log if all(getattr(each, name) == text for name, text in where.items())]
+            found = await store.list_operations(where=where, newest_first=False)
+            assert [each.seq for each in found] == expected
+            after = await store.list_operations(where=where, after=expected[-1])
+            assert [each.seq for each in after] == expected[-2::-1]
+    assert await store.list_operations(where={"operator": "ann", "outcome": "failed"}) == []
 
 
 async def test_unfinished_jobs_are_counted_by_user_function_and_namespace(store: Store) -> None:

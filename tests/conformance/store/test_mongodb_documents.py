@@ -12,6 +12,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from dts.errors import BlockConflict
+from dts.model import Operation
 from dts.store import Store, open_store
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
 from tests.services.mongodb import MongoServer
@@ -104,3 +105,13 @@ async def test_a_batch_is_closed_when_its_last_part_is_collected(store: Store, d
     assert closed() == [1]
     assert await store.collect(run.id, ["0.0"]) == 1
     assert closed() == [0, 1]
+
+
+async def test_a_log_of_an_earlier_version_is_found_by_its_fields(url: str, store: Store, documents: Documents) -> None:
+    for operator in ("ann", "bob", "ann"):
+        entry = Operation(1.5, operator, "::1", "users.update", "u1", {}, "done")
+        await store.append_operation(entry, lambda each: str(each.seq))
+    documents["operations"].update_many({"_id": {"$lte": 2}}, {"$unset": {"which": ""}})
+    async with open_store(url) as later:
+        found = await later.list_operations(where={"operator": "ann", "outcome": "done"})
+    assert [each.seq for each in found] == [3, 1]
