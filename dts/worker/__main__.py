@@ -22,7 +22,7 @@ examples:
 signals:
   TERM, INT   finish what is begun, give back the rest, and end; after drain_timeout seconds give back everything
   INT again   end at once; what was not finished goes back to the queue
-  HUP         read the configuration again, for children that start from then on
+  HUP         read the configuration again and go on with it; the log says what takes a restart
   USR1        print to stderr what each child is doing
 
 exit codes:

@@ -89,17 +89,25 @@ class Agent(Service):
         super().__init__()
         self._files, self._level, self._shipper = files, level, shipper
         self._host = socket.gethostname()
+        self._tails: dict[str, Tail] = {}
 
     async def _start(self) -> None:
-        tails = [Tail(path) for path in self._files]
-        for tail in tails:
-            self._stack.callback(tail.close)
-        if tails:
-            self._spawn(self._run(tails), "agent")
+        self._stack.callback(self.follow, (), self._level)
+        self.follow(self._files, self._level)
+        self._spawn(self._run(), "agent")
 
-    async def _run(self, tails: list[Tail]) -> None:
+    def follow(self, files: tuple[str, ...], level: int) -> None:
+        """Follow these files from now on, at this level; of those that were followed before, nothing is left out."""
+        self._level = level
+        for path in self._tails.keys() - set(files):
+            self._tails.pop(path).close()
+        for path in files:
+            if path not in self._tails:
+                self._tails[path] = Tail(path)
+
+    async def _run(self) -> None:
         while True:
-            for tail in tails:
+            for tail in list(self._tails.values()):
                 self.look(tail)
             await asyncio.sleep(INTERVAL)
 

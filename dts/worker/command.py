@@ -19,10 +19,9 @@ from dts.runtime.process import Shutdown
 from dts.worker.agent import Agent
 from dts.worker.outward import LogShipper, ShippingHandler
 from dts.worker.prober import Prober, running_jobs
+from dts.worker.reload import Reloader
 from dts.worker.systemd import Notifier
 from dts.worker.worker import Worker
-
-logger = logging.getLogger("dts.worker")
 
 _BURST_INTERVAL = 0.2  # seconds between looks at the queues
 _BURST_LOOKS = 3  # times in a row that nothing must be left
@@ -58,14 +57,18 @@ async def serve(settings: Settings, shutdown: Shutdown, *, reload: Callable[[], 
         shipper = await stack.enter_async_context(LogShipper(broker))
         worker = Worker(settings.worker, broker, hurry=shutdown.hurry)
         worker.send_logs_to(shipper.put)
-        _ship_own_logs(stack, shipper, worker.name, level)
+        shipping = _ship_own_logs(stack, shipper, worker.name, level)
         prober = Prober(worker, broker)
-        await stack.enter_async_context(Agent(settings.worker.log_files, level, shipper))
+        agent = await stack.enter_async_context(Agent(settings.worker.log_files, level, shipper))
         await stack.enter_async_context(prober)  # before the worker, so that it tells of the drain, too
         await stack.enter_async_context(worker)
         await stack.enter_async_context(Notifier())
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, _reload, worker, reload)
+        reloader = Reloader(
+            settings=settings, load=reload, worker=worker, agent=agent, shipping=shipping, level_of=log_level
+        )
+        stack.push_async_callback(reloader.stop)
+        loop.add_signal_handler(signal.SIGHUP, reloader.request)
         loop.add_signal_handler(signal.SIGUSR1, dump, worker)
         if burst:
             watching = asyncio.create_task(_until_empty(worker, shutdown), name="burst")
@@ -83,21 +86,11 @@ def log_level(name: str) -> int:
     return number
 
 
-def _ship_own_logs(stack: AsyncExitStack, shipper: LogShipper, name: str, level: int) -> None:
+def _ship_own_logs(stack: AsyncExitStack, shipper: LogShipper, name: str, level: int) -> ShippingHandler:
     handler = ShippingHandler(shipper, name, level)
     logging.getLogger().addHandler(handler)
     stack.callback(logging.getLogger().removeHandler, handler)
-
-
-def _reload(worker: Worker, reload: Callable[[], Settings]) -> None:
-    """Read the configuration again; when it is not valid, say so and go on as before."""
-    try:
-        settings = reload()
-    except ConfigError as error:
-        logger.error("the configuration was not reloaded: %s", error.message)
-        return
-    worker.adopt(settings.worker)
-    logger.info("the configuration was reloaded; children that start from now on use it")
+    return handler
 
 
 def dump(worker: Worker) -> None:

@@ -98,15 +98,20 @@ class Executor(Service):
         self._starting: set[ChildProcess] = set()
         self._leaving: set[ChildProcess] = set()
         self._waiting: deque[Assignment] = deque()
+        self._keepers = 0
         self._tickets = 0
         self._stopping = False
         self._changed = asyncio.Event()
 
     async def _start(self) -> None:
         await self._stack.enter_async_context(self._spawner)
-        for number in range(self.processes):
-            self._spawn(self._keep_child(), f"child {number}")
+        self._keep_enough()
         self._stack.push_async_callback(self._end_children)
+
+    def _keep_enough(self) -> None:
+        while self._keepers < self.processes:
+            self._keepers += 1
+            self._spawn(self._keep_child(), f"child {self._keepers}")
 
     @property
     def pids(self) -> list[int]:
@@ -127,6 +132,36 @@ class Executor(Service):
     def extra(self) -> int:
         """How many assignments children work at beside another one, since their function is async."""
         return sum([child.extra for child in self._children])
+
+    def resize(self, processes: int) -> None:
+        """Keep another number of children. Those that are too many end when they have done what they have begun."""
+        self.processes = processes
+        self._keep_enough()
+        surplus = self._keepers - processes - sum([bool(child.retiring) for child in self._children])
+        staying = sorted([child for child in self._children if not child.retiring], key=_load)
+        for child in staying[: max(surplus, 0)]:
+            self._retire(child, "there are to be fewer")
+        self._dispatch()
+
+    def renew(self, options: ChildOptions) -> None:
+        """Replace all children by ones with other options, each when it has done what it has begun."""
+        self.options = options
+        for child in (*self._children, *self._starting):
+            self._retire(child, "the configuration has changed")
+        self._dispatch()
+
+    def _retire(self, child: ChildProcess, why: str) -> None:
+        child.retiring = why
+        self._waiting.extendleft(reversed(child.recall()))
+        self._let_go(child)
+
+    def _let_go(self, child: ChildProcess) -> None:
+        """Have a child end that is to do so, if it has nothing to do."""
+        if child.retiring and child.ready and not child.given and child in self._children:
+            child.leaving = child.retiring
+            self._children.remove(child)
+            self._leaving.add(child)
+            child.finish()
 
     def submit(self, assignment: Assignment) -> None:
         """Run an assignment when its turn comes."""
@@ -150,12 +185,13 @@ class Executor(Service):
 
     def _dispatch(self) -> None:
         """Give waiting assignments to the children that have the least to do; share out what was given ahead."""
-        while self._waiting and self._children:
-            child = min(self._children, key=_load)
+        working = [child for child in self._children if not child.retiring]
+        while self._waiting and working:
+            child = min(working, key=_load)
             if _load(child) > LOOK_AHEAD:
                 return
             self._give(child, self._waiting.popleft())
-        idle = next((child for child in self._children if not child.given), None)
+        idle = next((child for child in working if not child.given), None)
         if idle is None:
             return
         for child in self._children:
@@ -173,6 +209,7 @@ class Executor(Service):
             self._starting.discard(child)
             child.ready = True
             self._children.append(child)
+            self._let_go(child)
             self._dispatch()
             return
         if frame.kind in (Kind.LOG, Kind.BYE):
@@ -194,6 +231,7 @@ class Executor(Service):
             self._listener.on_begun(assignment)
             return
         child.done(assignment)
+        self._let_go(child)
         self._dispatch()  # before anything else: the child may have nothing to do
         if frame.kind == Kind.DEAD:
             self._listener.on_dead(assignment, frame.body.decode(errors="replace"))
@@ -208,13 +246,14 @@ class Executor(Service):
             self._listener.on_log(frame)
             return
         child.leaving = frame.body.decode(errors="replace")
-        self._children.remove(child)
+        if child in self._children:
+            self._children.remove(child)
         self._leaving.add(child)
 
     async def _keep_child(self) -> None:
         """Have one child alive at all times."""
         pause = _FIRST_PAUSE
-        while not self._stopping:
+        while not self._stopping and self._keepers <= self.processes:
             try:
                 child = await ChildProcess.start(self.options, self._spawner)
             except OSError as error:
@@ -227,6 +266,7 @@ class Executor(Service):
             logger.error("a child %s before it was ready; the next attempt is in %.1f s", said, pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+        self._keepers -= 1
 
     async def _live_with(self, child: ChildProcess) -> tuple[str, bool]:
         """Serve a child until it ends; returns how it did, and whether it was ready before."""

@@ -43,7 +43,8 @@ class Intake(Service):
 
     def __init__(self, routes: Routes, route: str, slots: int, taker: Taker) -> None:
         super().__init__()
-        self._routes, self._route, self._slots, self._taker = routes, route, slots, taker
+        self.route = route
+        self._routes, self._slots, self._taker = routes, slots, taker
         self._first: Consumer | None = None
         self._more: dict[Consumer, int] = {}  # with their prefetch, oldest first
         self._leaving: set[Consumer] = set()
@@ -56,8 +57,8 @@ class Intake(Service):
         self._stack.push_async_callback(self._close_all)
         await self.resume()
         if not self._fixed:
-            self._spawn(self._follow(), f"prefetch of {self._route}")
-        self._spawn(self._tidy(), f"consumers of {self._route}")
+            self._spawn(self._follow(), f"prefetch of {self.route}")
+        self._spawn(self._tidy(), f"consumers of {self.route}")
 
     def _is_idle(self) -> bool:
         return self._ceased or self._first is None
@@ -75,8 +76,15 @@ class Intake(Service):
     async def resume(self) -> None:
         """Fetch again."""
         if self._first is None and not self._ceased:
-            self._first = await self._routes.consume(self._route, self._slots)
+            self._first = await self._routes.consume(self.route, self._slots)
             self._begin(self._first)
+
+    async def resize(self, slots: int) -> None:
+        """Fetch with another prefetch."""
+        self._slots = slots
+        if self._first is not None:
+            await self.pause()
+            await self.resume()
 
     async def cease(self) -> None:
         """Take no more; what was taken can be settled until the stop."""
@@ -87,7 +95,7 @@ class Intake(Service):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, consumer: Consumer) -> None:
-        task = asyncio.create_task(self._consume(consumer), name=f"consumer of {self._route}")
+        task = asyncio.create_task(self._consume(consumer), name=f"consumer of {self.route}")
         task.add_done_callback(self._on_task_done)
         self._consuming[consumer] = task
 
@@ -127,7 +135,7 @@ class Intake(Service):
             if held < most or self._taker.free_slots <= 0 or self._is_idle() or most >= MAX_PREFETCH:
                 continue
             size = max(self._slots, most // 2)
-            consumer = await self._routes.consume(self._route, size)
+            consumer = await self._routes.consume(self.route, size)
             self._more[consumer] = size
             self._begin(consumer)
             if self._is_idle():  # by now

@@ -70,6 +70,8 @@ class ChildProcess:
         """Whether it closed its end of the socket while it lived, and was killed for that."""
         self.leaving = ""
         """Why it ends by itself."""
+        self.retiring = ""
+        """Why it is given nothing more, and told to end when it has nothing to do."""
         self.doom: Doom | None = None
         self.stop_by: dict[int, float] = {}
         """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""

@@ -14,8 +14,7 @@ class Routes(Service):
 
     def __init__(self, settings: WorkerSettings, broker: Broker) -> None:
         super().__init__()
-        own = {route.name: route for route in settings.route}
-        self._routes = {name: own.get(name, RouteSettings(name)) for name in (*settings.routes, *own)}
+        self._routes = _routes_of(settings)
         self._broker = broker
         self._brokers: dict[str, tuple[Broker, Publisher]] = {}
         self._publisher_of: dict[Consumer, Publisher] = {}
@@ -31,7 +30,26 @@ class Routes(Service):
         return [publisher for _, publisher in self._brokers.values()]
 
     async def _start(self) -> None:
-        for url in {route.broker for route in self._routes.values() if route.broker}:
+        for route in self._routes.values():
+            await self._open(route.broker)
+
+    async def adopt(self, settings: WorkerSettings) -> tuple[set[str], set[str]]:
+        """Know the routes of other settings; returns those that are not to be consumed as before, and the new ones.
+
+        A route that has changed is in both. Brokers that no route has any more stay open until the stop.
+
+        Raises:
+            ConfigError: a broker's URL can never work.
+        """
+        before, after = self._routes, _routes_of(settings)
+        for route in after.values():
+            await self._open(route.broker)
+        self._routes = after
+        gone = {name for name, route in before.items() if after.get(name) != route}
+        return gone, {name for name, route in after.items() if before.get(name) != route}
+
+    async def _open(self, url: str) -> None:
+        if url and url not in self._brokers:
             broker = await self._stack.enter_async_context(open_broker(url))
             publisher = Publisher(broker)
             publisher.failed = self.failed
@@ -61,3 +79,8 @@ class Routes(Service):
             broker, _ = self._brokers.get(route.broker, (self._broker, None))
             total += (await broker.depth(jobs_queue(name))).ready
         return total
+
+
+def _routes_of(settings: WorkerSettings) -> dict[str, RouteSettings]:
+    own = {route.name: route for route in settings.route}
+    return {name: own.get(name, RouteSettings(name)) for name in (*settings.routes, *own)}

@@ -11,10 +11,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
-import msgspec
+from msgspec.structs import replace
 
 from dts.broker import Broker, Consumer, Delivery, Message, Subscription
 from dts.config import WorkerSettings
@@ -41,6 +41,12 @@ logger = logging.getLogger(__name__)
 
 _ASKING = 1.0  # seconds to wait for the answer to what was cancelled
 _ASK_AGAIN = 0.2  # seconds until it is asked again: who answers may be starting just now
+_OF_PARENT = (
+    *("name", "processes", "routes", "route", "drain_timeout", "poison_after"),
+    *("heartbeat", "min_memory_percent", "min_disk_percent", "log_files"),
+)
+"""Settings that make no difference to children."""
+
 _CHOOSING = 0.02  # seconds after which a child that was choosing its next work has surely chosen
 
 
@@ -56,7 +62,7 @@ class Worker(Service):
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
         self.events = EventCounter()
         self.draining = False
-        processes = settings.processes or os.cpu_count() or 1
+        processes = _processes(settings)
         self.executor = Executor(ChildOptions(self.name, settings), processes, self)
         self.settings = settings
         self.short_of = ""
@@ -72,6 +78,7 @@ class Worker(Service):
         self._question = new_id()
         self._answered = asyncio.Event()
         self._intakes: list[Intake] = []
+        self._consumers = AsyncExitStack()  # closed after the drain, whenever a route was added
         self._publisher = Publisher(broker)
         self._settler = Settler()
         self._recoverer = Recoverer(self.name, settings)
@@ -81,8 +88,7 @@ class Worker(Service):
             part.failed = self.failed  # the worker cannot do without any of them
 
     async def _start(self) -> None:
-        if self.settings.functions and not os.path.isdir(self.settings.functions):  # noqa: ASYNC240 - before anything runs
-            raise ConfigError(f"[worker.functions] {self.settings.functions!r} is not a directory")
+        _check(self.settings)
         # Stopped in the reverse order: drain, then the consumers give back what is left, then the children end.
         for part in (self._publisher, self._settler, self.executor, self._guard):
             await self._stack.enter_async_context(part)
@@ -91,10 +97,9 @@ class Worker(Service):
         self._spawn(self._learn_cancelled(cancellations), "cancellations")
         await self._stack.enter_async_context(self.routes)
         await self._ask_cancelled()
+        await self._stack.enter_async_context(self._consumers)
         for route in self.routes.names:
-            intake = Intake(self.routes, route, self._slots, self)
-            intake.failed = self.failed
-            self._intakes.append(await self._stack.enter_async_context(intake))
+            await self._take_in(route)
         self._stack.push_async_callback(self._drain)
         logger.info(
             "worker %s: routes %s, %d processes", self.name, " ".join(self.routes.names), self.executor.processes
@@ -102,11 +107,37 @@ class Worker(Service):
 
     # what others may ask of it
 
-    def adopt(self, settings: WorkerSettings) -> None:
-        """Use other settings for what begins from here on: children that are started, time limits, thresholds."""
-        self.settings = settings
-        self.executor.options = ChildOptions(self.name, settings)
+    async def adopt(self, settings: WorkerSettings) -> None:
+        """Use other settings, all but the name, for what begins from here on. Children are replaced when they are idle.
+
+        Raises:
+            ConfigError: they cannot work; all stays as it was.
+        """
+        _check(settings)
+        gone, come = await self.routes.adopt(settings)
+        before, self.settings = self.settings, settings
         self._recoverer = Recoverer(self.name, settings)
+        if _of_children(before) != _of_children(settings):
+            self.executor.renew(ChildOptions(self.name, settings))
+        if (processes := _processes(settings)) != self.executor.processes:
+            self.executor.resize(processes)
+            self._slots = processes * (1 + LOOK_AHEAD)
+            for intake in self._intakes:
+                await intake.resize(self._slots)
+        for intake in [intake for intake in self._intakes if intake.route in gone]:
+            self._intakes.remove(intake)
+            await intake.pause()
+        for route in come:
+            await self._take_in(route)
+        self.room.set()
+
+    async def _take_in(self, route: str) -> None:
+        """Consume a route."""
+        intake = Intake(self.routes, route, self._slots, self)
+        intake.failed = self.failed
+        self._intakes.append(await self._consumers.enter_async_context(intake))
+        if self.short_of:
+            await intake.pause()
 
     async def hold(self, short_of: str) -> None:
         """Take nothing new while the machine is short of something, and give back what is not begun; empty to go on."""
@@ -371,6 +402,28 @@ class InternationalWorker(Worker):
     """A worker of the route `international` alone."""
 
     def __init__(self, settings: WorkerSettings, broker: Broker, *, hurry: asyncio.Event | None = None) -> None:
-        own = tuple(route for route in settings.route if route.name == "international")
-        routes = () if own else ("international",)
-        super().__init__(msgspec.structs.replace(settings, routes=routes, route=own), broker, hurry=hurry)
+        super().__init__(_international(settings), broker, hurry=hurry)
+
+    async def adopt(self, settings: WorkerSettings) -> None:
+        """Use other settings, but those of its route."""
+        await super().adopt(_international(settings))
+
+
+def _international(settings: WorkerSettings) -> WorkerSettings:
+    own = tuple(route for route in settings.route if route.name == "international")
+    return replace(settings, routes=() if own else ("international",), route=own)
+
+
+def _processes(settings: WorkerSettings) -> int:
+    return settings.processes or os.cpu_count() or 1
+
+
+def _check(settings: WorkerSettings) -> None:
+    if settings.functions and not os.path.isdir(settings.functions):
+        raise ConfigError(f"[worker.functions] {settings.functions!r} is not a directory")
+
+
+def _of_children(settings: WorkerSettings) -> WorkerSettings:
+    """Settings with all at its default that children do not look at."""
+    default = WorkerSettings()
+    return replace(settings, **{name: getattr(default, name) for name in _OF_PARENT})

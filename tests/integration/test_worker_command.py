@@ -139,6 +139,52 @@ async def test_usr1_dumps_and_hup_reloads(bench: Bench, start: Start, tmp_path: 
     assert result.kills == 1
 
 
+async def test_hup_changes_processes_routes_and_log_levels_and_names_what_takes_a_restart(
+    bench: Bench, start: Start, tmp_path: Path
+) -> None:
+    bench.write("own/pid", "import os, time\ndef main(): time.sleep(0.1); return os.getpid()")
+    process = await start()
+    await bench.run("own/pid", [])
+    config = tmp_path / "worker.toml"
+    text = config.read_text()
+    changed = text.replace("processes = 1", "processes = 3").replace('name = "w"', 'name = "v"')
+    more = 'routes = ["default", "other"]\nlog_level = "INFO"\n[logging]\nlevel = "DEBUG"\n'
+    config.write_text(changed + more)
+    process.send_signal(signal.SIGHUP)
+    seen = await read_until(process, "with a restart only")
+    assert seen.rstrip().endswith("worker.name")
+    assert "changed: logging.level, worker.processes, worker.routes, worker.log_level" in seen
+    await heartbeat(bench.broker, lambda beat: beat.children == 3 and list(beat.routes) == ["default", "other"])
+    runs = [await bench.send("own/pid", [], route=route) for route in ("default", "other") for _ in range(12)]
+    pids = {value(result) for run in runs for result in await bench.wait(run, 1)}
+    assert len(pids) == 3
+    config.write_text(text)
+    process.send_signal(signal.SIGHUP)
+    await heartbeat(bench.broker, lambda beat: beat.children == 1 and list(beat.routes) == ["default"])
+    waiting = await bench.send("own/pid", [], route="other")
+    await bench.run("own/pid", [])
+    assert not any(batch.run == waiting for batch in bench.batches)
+    async with await bench.broker.consume(LOGS, prefetch=100) as logs, asyncio.timeout(DEADLINE):
+        told = ""
+        while "changed: logging.level" not in told:  # the worker's own log is sent still, and at the new level
+            told += "".join(LogRecord.FromString(each.message.body).message for each in await logs.receive(100))
+
+
+async def test_fewer_children_finish_what_they_have_begun(bench: Bench) -> None:
+    bench.write("own/slow", "import time\ndef main(n): time.sleep(0.5); return n")
+    async with Worker(bench.settings(processes=3), bench.broker) as worker:
+        runs = [await bench.send("own/slow", [n]) for n in range(8)]
+        await until(
+            lambda: len(worker.executor.children) == 3 and all(each.at_work for each in worker.executor.children)
+        )
+        await worker.adopt(bench.settings(processes=1))
+        assert [value((await bench.wait(run, 1))[0]) for run in runs] == list(range(8))
+        await until(lambda: len(worker.executor.pids) == 1)
+        assert worker.free_slots == 2
+    assert bench.retries == []
+    await bench.wait_empty()
+
+
 async def test_check_says_whether_it_could_work(start: Start) -> None:
     good = await start("--check")
     assert await good.wait() == 0
@@ -257,7 +303,7 @@ async def test_nothing_new_is_taken_while_the_machine_is_short_of_memory(bench: 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await bench.wait(run, 1)
-        worker.adopt(bench.settings())
+        await worker.adopt(bench.settings())
         await prober.probe()
         assert value((await bench.wait(run, 1))[0]) == "A"
 
@@ -297,9 +343,8 @@ async def test_children_are_replaced_gently(bench: Bench) -> None:
         runs = [await bench.send("own/f", *([n] for n in range(5))) for _ in range(8)]
         pids = {value(result) for run in runs for result in await bench.wait(run, 5)}
         assert len(pids) == 4
-        worker.adopt(bench.settings(recycle_rss=150 * 2**20))
+        await worker.adopt(bench.settings(recycle_rss=150 * 2**20))
         await until(lambda: bool(worker.executor.pids))
-        os.kill(worker.executor.pids[0], 9)
         leaks = [value((await bench.run("own/leak", [n]))[0]) for n in range(10)]
         assert max(leaks) < 8
         assert bench.retries == []

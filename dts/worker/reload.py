@@ -1,0 +1,91 @@
+"""What SIGHUP does: the configuration is read again, and what has changed takes effect while the worker goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from dts.config import Settings
+from dts.errors import ConfigError
+from dts.worker.agent import Agent
+from dts.worker.outward import ShippingHandler
+from dts.worker.worker import Worker
+
+logger = logging.getLogger("dts.worker")
+
+
+class Reloader:
+    """Takes over settings into a running worker. `load` reads them, and sets the level of this process's own log."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        load: Callable[[], Settings],
+        worker: Worker,
+        agent: Agent,
+        shipping: ShippingHandler,
+        level_of: Callable[[str], int],
+    ) -> None:
+        self._settings, self._load = settings, load
+        self._worker, self._agent, self._shipping, self._level_of = worker, agent, shipping, level_of
+        self._at_it: asyncio.Task[None] | None = None
+        self._again = False
+
+    def request(self) -> None:
+        """Reload soon. What is asked for meanwhile is done once more after it."""
+        self._again = True
+        if self._at_it is None or self._at_it.done():
+            self._at_it = asyncio.create_task(self._reload_all(), name="reload")
+
+    async def stop(self) -> None:
+        """Begin no other reload, and wait for the end of one that has begun."""
+        self._again = False
+        if self._at_it is not None:
+            await asyncio.wait([self._at_it])
+
+    async def _reload_all(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                await self._reload()
+            except ConfigError as error:
+                logger.error("the configuration was not reloaded: %s", error.message)
+
+    async def _reload(self) -> None:
+        """Raises ConfigError when the new settings are not valid; then all is as it was."""
+        settings = self._load()
+        logging.getLogger().addHandler(self._shipping)  # setting up the log anew has taken it away
+        level = self._level_of(settings.worker.log_level)
+        changed = changes(self._settings, settings)
+        await self._worker.adopt(settings.worker)
+        self._shipping.setLevel(level)
+        self._agent.follow(settings.worker.log_files, level)
+        # What takes a restart is compared with what the process was started with, so that it is told every time.
+        restart = [name for name in changed if name in NEED_RESTART]
+        live = [name for name in changed if name not in NEED_RESTART]
+        logger.info("the configuration was reloaded; changed: %s", ", ".join(live) or "nothing")
+        if restart:
+            logger.warning("of the configuration, these take effect with a restart only: %s", ", ".join(restart))
+        self._settings = replace(
+            settings,
+            broker=self._settings.broker,
+            worker=replace(settings.worker, name=self._settings.worker.name),
+        )
+
+
+NEED_RESTART = ("broker.url", "worker.name")
+"""Settings that a running worker keeps."""
+
+
+def changes(old: Settings, new: Settings) -> list[str]:
+    """The names of the settings of a worker that differ, such as `worker.processes`."""
+    found = []
+    for section in ("broker", "logging", "worker"):
+        before, after = getattr(old, section), getattr(new, section)
+        names = before.__struct_fields__
+        found += [f"{section}.{name}" for name in names if getattr(before, name) != getattr(after, name)]
+    return found
