@@ -70,8 +70,9 @@ class MongoRepairStore(Store):
         among = {"block": {"$in": [storable(each) for each in block_ids]}}
         found: defaultdict[str, int] = defaultdict(int)
         slices = self._connection.collection("delayed")
-        async for document in slices.find({**among, "waits": True}, {"block": 1, "jobs": 1}):
-            found[document["block"]] |= bitmap.from_bytes(document["jobs"])
+        async for document in slices.find({**among, "waits": True}, {"block": 1, "jobs": 1, "released": 1}):
+            waiting = bitmap.from_bytes(document["jobs"]) | bitmap.from_bytes(document.get("released", b""))
+            found[document["block"]] |= waiting
         leases = self._connection.collection("leases")
         async for document in leases.find({**among, "expires": {"$gt": 0}}, {"block": 1, "job": 1}):
             found[document["block"]] |= 1 << document["job"]

@@ -56,9 +56,9 @@ def _claim(db: Connection, seconds: Mapping[str, float]) -> list[str]:
 def _waiting(db: Connection, blocks: Sequence[str]) -> dict[str, int]:
     among = ", ".join("?" for _ in blocks)
     found: defaultdict[str, int] = defaultdict(int)
-    delayed = f"SELECT block, jobs FROM delayed WHERE fired IS NULL AND block IN ({among})"
-    for block, jobs in db.execute(delayed, blocks):
-        found[block] |= bitmap.from_bytes(jobs)
+    delayed = f"SELECT block, jobs, released FROM delayed WHERE fired IS NULL AND block IN ({among})"
+    for block, jobs, released in db.execute(delayed, blocks):
+        found[block] |= bitmap.from_bytes(jobs) | bitmap.from_bytes(released)
     leased = f"SELECT block, job FROM leases WHERE expires IS NOT NULL AND block IN ({among})"
     for block, job in db.execute(leased, blocks):
         found[block] |= 1 << job
