@@ -21,6 +21,7 @@
     │   └── MainMissing        the module has no callable `main`
     └── ClientError
         ├── RequestRefused     the server answered 4xx: the request must change first
+        ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
         ├── ServerUnavailable  no answer, or 5xx: the request can be made again as it is
         └── ComponentError     an input line that a component cannot read: recorded, the run goes on
 
@@ -83,7 +84,7 @@ class DuplicateKey(StoreError):
 
 
 class LastAdministrator(StoreError):
-    """This is the last administrator who can sign in: make somebody else one first."""
+    """Nobody else who is not disabled is an administrator: give another user that role first, then try again."""
 
 
 class BlockConflict(StoreError):
@@ -125,6 +126,10 @@ class RequestRefused(ClientError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class RunCancelled(ClientError):
+    """Somebody else cancelled the run."""
 
 
 class ServerUnavailable(ClientError):

@@ -25,12 +25,13 @@ from dts.client.processors import RowWriter
 from dts.client.rows import FIELDS, RowFormat
 from dts.client.run import Progress
 from dts.client.threads import in_thread
-from dts.errors import ConfigError, InvalidInput
+from dts.errors import ConfigError, InvalidInput, RunCancelled
 from dts.model import parse_function_name
 from dts.runtime import process
 from dts.version import __version__
 
 EXIT_LINES_FAILED = 3
+EXIT_CANCELLED = 4
 EXIT_INTERRUPTED = 130
 
 COMPONENTS: dict[str, type[FileComponent]] = {
@@ -57,6 +58,7 @@ exit status:
   1    it could not be done; stderr says why
   2    the command line or the configuration is wrong
   3    every line has its row, but some failed
+  4    somebody else cancelled the run: lines that the server had have rows, which say so; the others have none
   130  interrupted; the run was cancelled, unless --detach is given
 
 examples:
@@ -256,7 +258,10 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
         how_far = f"after {done.done} of {_lines_read(done)} lines; {_fate(done)}" if done.run else "before it began"
         _print(f"dts-client: interrupted {how_far}")
         return EXIT_INTERRUPTED
-    if running.exception() is not None and done.run:
+    if isinstance(error := running.exception(), RunCancelled):
+        _print(f"dts-client: {error.message}")
+        return EXIT_CANCELLED
+    if error is not None and done.run:
         _print(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done)}")
     summary = running.result()
     if not options.quiet:

@@ -116,7 +116,8 @@ class DtsClient:
             InvalidInput: something is missing, or the function's name is not one.
             RequestRefused: the server refused it, such as for a function that is not registered.
             ServerUnavailable: the server could not be reached for `give_up_after` seconds.
-            ClientError: the input cannot be read, the output cannot be written, or the run was ended by others.
+            RunCancelled: somebody else cancelled the run; what the server had accepted has its results.
+            ClientError: the input cannot be read, or the output cannot be written.
         """
         name = str(parse_function_name(function or self._function))
         source = data_source if data_source is not None else self._source

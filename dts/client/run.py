@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ from dts.client.components import Batch, DataSource
 from dts.client.processors import ResultProcessor
 from dts.client.rows import Results, bad_lines, pieces
 from dts.client.transport import MAX_ANSWER, Transport
-from dts.errors import ClientError, DtsError, WireError
+from dts.errors import ClientError, DtsError, RequestRefused, RunCancelled, WireError
 from dts.model import bitmap
 from dts.wire import codec, dts_pb2
 
@@ -46,6 +46,9 @@ _PAGE_TARGET = 4 * 1024 * 1024  # bytes of a page of results, decompressed
 _CHUNK = 1024 * 1024  # bytes of results, decompressed, that are handed over at once, unless one alone has more
 _RECEIPT_SIZE = 40  # bytes of a receipt in a request at most
 _MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missing results are given up
+_NOT_OPEN = "run_not_open"
+"""The code of a refusal: the run is cancelled."""
+
 _LEAVE_TIMEOUT = 5.0  # seconds to tell the server that the run is cancelled
 
 
@@ -101,6 +104,12 @@ class _Outstanding:
         self.jobs += block.count
         self.kept += block.kept
 
+    def forget(self, number: int) -> None:
+        """No results will come for the block with that number."""
+        if (block := self.blocks.pop(number, None)) is not None:
+            self.jobs -= block.count
+            self.kept -= block.kept
+
     def receive(self, number: int, jobs: int) -> tuple[SentBlock | None, int]:
         """The block with that number, and which of `jobs` are news. A block that is complete is forgotten."""
         block = self.blocks.get(number)
@@ -151,12 +160,17 @@ class RunSession:
         self._changed = asyncio.Event()
         self._page_size = _FIRST_PAGE
         self._paused = False
+        self._cancelled = False
+        self._cut_off = 0  # lines that were cancelled
         self._finished_polls = 0
 
     async def run(self) -> None:
         """Do the whole run. When it fails or is interrupted, the run is cancelled on the server unless detached.
 
+        When somebody else cancels it, nothing more is sent, and what the server had accepted gets its rows.
+
         Raises:
+            RunCancelled: somebody else cancelled it.
             DtsError: it could not be done; what has been written until then is complete rows.
         """
         self._info = await self._open()
@@ -164,7 +178,7 @@ class RunSession:
         try:
             await self._processor.begin()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(), name="read")
+                self._reading = group.create_task(self._read(), name="read")
                 group.create_task(self._send(), name="send")
                 group.create_task(self._collect(), name="collect")
         except BaseExceptionGroup as errors:
@@ -173,6 +187,19 @@ class RunSession:
         except BaseException:
             await self._leave()
             raise
+        if self._cancelled or (self._cut_off and await self._was_cancelled()):
+            raise self._cancellation()
+
+    async def _was_cancelled(self) -> bool:
+        """Whether the run is cancelled, and not only some of its jobs."""
+        return bool((await self._transport.call("GET", self._path()))["state"] == "cancelled")
+
+    def _cancellation(self) -> RunCancelled:
+        self.progress.cancelled = True
+        return RunCancelled(
+            f"somebody else cancelled the run {self._info.id}: {self.progress.done} lines have a row, "
+            f"{self._cut_off} of them as cancelled" + ("" if self.progress.all_read else "; the others were not run")
+        )
 
     async def _open(self) -> _RunInfo:
         result = await self._transport.call("POST", "/runs/", {"function": self._function})
@@ -207,6 +234,8 @@ class RunSession:
             reading = True
             while reading:
                 batch, idle = await self._next_batch(flush_soon=cutter.pending)
+                if self._cancelled:
+                    break
                 reading = batch is not None or idle
                 if batch is not None:
                     cutter.add(batch)
@@ -214,10 +243,24 @@ class RunSession:
                 for block in cutter.cut(everything=batch is None):
                     await self._upload(uploads, block)
                 await self._report_bad(cutter.take_bad())
-            self.progress.all_read = True
-        await self._transport.call("PATCH", self._path(), {"state": "closed"})
+            self.progress.all_read = not self._cancelled
+        await self._unless_cancelled(self._transport.call("PATCH", self._path(), {"state": "closed"}))
         self._all_sent = True
         self._changed.set()
+
+    async def _unless_cancelled(self, request: Awaitable[object]) -> bool:
+        """Make a request that the server refuses once the run is cancelled; whether it did not. Then sending ends."""
+        try:
+            await request
+        except RequestRefused as error:
+            if error.code != _NOT_OPEN:
+                raise
+            self._cancelled = True
+            self._reading.cancel()
+            if self._batches.empty():  # somebody may wait for what will not come
+                self._batches.put_nowait(None)
+            return False
+        return True
 
     async def _next_batch(self, *, flush_soon: bool) -> tuple[Batch | None, bool]:
         """The next batch, None at the end; or None and True when there is none for now and lines wait."""
@@ -249,7 +292,9 @@ class RunSession:
         headers = {"Content-Type": PROTOBUF}
         if encoded.content_encoding:
             headers["Content-Encoding"] = encoded.content_encoding
-        await self._transport.request("PUT", self._path(f"/blocks/{number}"), body=encoded.body, headers=headers)
+        path = self._path(f"/blocks/{number}")
+        if not await self._unless_cancelled(self._transport.request("PUT", path, body=encoded.body, headers=headers)):
+            self._outstanding.forget(number)
         self._uploading -= size
         self._slots.release()
         self._changed.set()
@@ -323,6 +368,7 @@ class RunSession:
         await self._processor.process(chunk)
         self.progress.succeeded += sum(len(each.succeeded) for each in chunk)
         self.progress.failed += sum(len(each.failed) for each in chunk)
+        self._cut_off += sum(result.status == dts_pb2.CANCELLED for each in chunk for result in each.failed)
         self._changed.set()
 
     async def _hand_back(self, receipts: list[str]) -> None:
