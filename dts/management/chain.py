@@ -32,7 +32,7 @@ class Verdict:
 
 
 async def check_chain(operations: Operations) -> Verdict:
-    """Have the server verify the log, and check its links here.
+    """Have the server verify the log, and check its links here: those of the same entries, however many come meanwhile.
 
     Raises:
         RequestRefused: the caller may not read the log.
@@ -40,28 +40,32 @@ async def check_chain(operations: Operations) -> Verdict:
     """
     answer = await operations.verify()
     faults: dict[int, Record] = {int(fault["seq"]): fault for fault in answer["faults"]}
-    entries, broken = await _check_links(operations)
+    entries, last = int(answer["entries"]), int(answer["last"])
+    shown, broken = await _check_links(operations, last)
     for fault in broken:
         faults.setdefault(fault["seq"], fault)
+    if shown != entries and len(broken) < MAX_FAULTS:
+        problem = f"the server has verified {entries} entries up to this one and shows {shown}"
+        faults.setdefault(last, {"seq": last, "problem": problem})
     if not (answer["valid"] or faults):
-        faults[0] = {"seq": answer["last"], "problem": "the server finds that the log does not verify"}
-    return Verdict(max(entries, int(answer["entries"])), tuple(faults[seq] for seq in sorted(faults))[:MAX_FAULTS])
+        faults[0] = {"seq": last, "problem": "the server finds that the log does not verify"}
+    return Verdict(entries, tuple(faults[seq] for seq in sorted(faults))[:MAX_FAULTS])
 
 
-async def _check_links(operations: Operations) -> tuple[int, list[Record]]:
-    """Walk the log from its oldest entry; returns how many entries there are and those that do not fit."""
+async def _check_links(operations: Operations, last: int) -> tuple[int, list[Record]]:
+    """Walk the log from its oldest entry to number `last`; how many entries there are and those that do not fit."""
     count, expected = 0, 1
     previous: object = None
     faults: list[Record] = []
     async for entry in operations.list(order="oldest"):
-        count += 1
         seq = int(entry["seq"])
+        if seq > last or len(faults) >= MAX_FAULTS:
+            break
+        count += 1
         if seq != expected:
             gap = f"entry {expected} is" if seq == expected + 1 else f"entries {expected} to {seq - 1} are"
             faults.append({"seq": expected, "problem": f"{gap} missing"})
         elif previous is not None and entry["previous"] != previous:
             faults.append({"seq": seq, "problem": "does not continue the entry before it"})
         previous, expected = entry["hash"], seq + 1
-        if len(faults) >= MAX_FAULTS:
-            break
     return count, faults

@@ -27,6 +27,7 @@ from dts.store.records import (
     R,
     Where,
     fields_of,
+    last_administrator,
     ops_from_text,
     ops_to_text,
     record_from,
@@ -116,7 +117,7 @@ class MongoAdminStore(Store):
         try:
             others = {"_id": {"$ne": user_id}, "roles": ADMINISTRATOR, "disabled": False}
             if await self._connection.collection("users").find_one(others, {"_id": 1}) is None:
-                raise LastAdministrator
+                raise LastAdministrator(last_administrator(user_id))
             yield
         finally:
             await locks.delete_one({"_id": "administrators", "holder": holder})

@@ -47,6 +47,14 @@ def taken(record: Record) -> str:
     return f"there is {TITLES[type(record)]} {record.id} already"
 
 
+def last_administrator(user_id: object) -> str:
+    """What to say when nobody who can sign in would be an administrator."""
+    return (
+        f"{user_id} is the last administrator who can sign in: nothing was changed. Give another user who is not "
+        "disabled the role administrator first, then try again"
+    )
+
+
 def fields_of(record: Record) -> dict[str, Any]:
     """A record as plain fields; bytes stay bytes."""
     fields = _storable(msgspec.to_builtins(record, builtin_types=(bytes,), order="deterministic"))

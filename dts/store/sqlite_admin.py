@@ -10,7 +10,18 @@ from typing import Any
 from dts.errors import DuplicateKey, LastAdministrator
 from dts.model import ADMINISTRATOR, Operation, Record, Seal, User
 from dts.store.abc import Store
-from dts.store.records import LISTS, TABLES, R, Where, from_json, ops_from_text, ops_to_text, taken, to_json
+from dts.store.records import (
+    LISTS,
+    TABLES,
+    R,
+    Where,
+    from_json,
+    last_administrator,
+    ops_from_text,
+    ops_to_text,
+    taken,
+    to_json,
+)
 from dts.store.shared import storable
 from dts.store.sqlite_rows import Row, marks
 from dts.store.sqlite_thread import DatabaseThread
@@ -166,7 +177,7 @@ def _keep_an_administrator(db: Connection, key: str, version: int) -> None:
     if row is None or not from_json(User, row[0]).is_administrator:
         return
     if db.execute(_OTHER_ADMINISTRATOR, (key, ADMINISTRATOR)).fetchone() is None:
-        raise LastAdministrator
+        raise LastAdministrator(last_administrator(key))
 
 
 def _count_unfinished(db: Connection, user: str | None, function: str | None, namespace: str | None) -> int:

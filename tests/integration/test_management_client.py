@@ -132,6 +132,34 @@ async def test_who_may_ask_for_a_diagnosis(site: Site, client: AdminClient) -> N
                 assert caught.value.status == status
 
 
+async def test_entries_that_come_while_the_log_is_verified_change_nothing(client: AdminClient) -> None:
+    await client.namespaces.add("crm")
+    verify = client.operations.verify
+
+    async def verify_then_others_write() -> dict[str, object]:
+        answer = await verify()
+        await client.namespaces.update("crm", description=str(answer["last"]))
+        return answer
+
+    client.operations.verify = verify_then_others_write  # type: ignore[method-assign]
+    for entries in (2, 4, 6):
+        verdict = await check_chain(client.operations)
+        assert (verdict.valid, verdict.entries) == (True, entries)
+
+
+async def test_a_server_that_shows_less_than_it_verified_is_told_of(client: AdminClient) -> None:
+    await client.namespaces.add("crm")
+    answer = await client.operations.verify()
+
+    async def boast() -> dict[str, object]:
+        return {**answer, "entries": 3, "last": 3}
+
+    client.operations.verify = boast  # type: ignore[method-assign]
+    verdict = await check_chain(client.operations)
+    assert [fault["seq"] for fault in verdict.faults] == [3]
+    assert "verified 3 entries" in verdict.faults[0]["problem"]
+
+
 async def test_the_chain_of_a_real_log_is_whole(client: AdminClient) -> None:
     await client.namespaces.add("crm")
     await client.namespaces.delete("crm")

@@ -92,7 +92,7 @@ async def test_the_last_administrator_stays(store: Store) -> None:
     await store.add_record(boss)
     await store.add_record(User("gone", b"k", frozenset({"administrator"}), disabled=True))
     for lesser in (replace(boss, roles=frozenset({"user"})), replace(boss, disabled=True)):
-        with pytest.raises(LastAdministrator):
+        with pytest.raises(LastAdministrator, match=r"last administrator .* Give another user"):
             await store.replace_record(replace(lesser, version=2), version=1)
     with pytest.raises(LastAdministrator):
         await store.delete_record(User, "boss", version=1)
