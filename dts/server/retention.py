@@ -13,16 +13,20 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dts.model import Function, Namespace, Run, RunState, User, first_id
 from dts.store import Store
 from dts.store.abc_retention import RunNote
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 _PAGE = 100
+_AT_ONCE = 10
 _BLOCKS = 20
 """Blocks that are deleted in one step."""
 
@@ -115,7 +119,7 @@ class Retention:
             runs = await self._store.oldest_runs(
                 user=kept.user, function=kept.function, after=after, before=before, limit=_PAGE
             )
-            await self._store.write_notes([await self._note(kept.subject, run.id) for run in runs])
+            await self._store.write_notes(await self._notes(kept.subject, [run.id for run in runs]))
             if len(runs) < _PAGE:
                 return
             after = runs[-1].id
@@ -127,12 +131,18 @@ class Retention:
         while self._in_time():
             begun = time.monotonic()
             notes = await self._store.unfinished_notes(kept.subject, limit=_PAGE, after=after)
-            seen = [await self._note(note.subject, note.run) for note in notes]
+            seen = await self._notes(kept.subject, [note.run for note in notes])
             await self._store.write_notes([note for note in seen if note.finished is not None])
             if len(notes) < _PAGE:
                 return
             after = notes[-1].run
             await _breathe(begun)
+
+    async def _notes(self, subject: str, run_ids: Sequence[str]) -> list[RunNote]:
+        found: list[RunNote] = []
+        for some in _few(run_ids):
+            found += await asyncio.gather(*(self._note(subject, run_id) for run_id in some))
+        return found
 
     async def _note(self, subject: str, run_id: str) -> RunNote:
         statistics = await self._store.run_statistics(run_id)
@@ -147,9 +157,9 @@ class Retention:
             notes = await self._store.finished_notes(
                 kept.subject, until=time.time() - kept.seconds, limit=_PAGE, after=after
             )
-            for note in notes:
-                deleted += await self._delete(note, kept.seconds)
-                after = note.finished or 0.0, note.run
+            for some in _few(notes):
+                deleted += sum(await asyncio.gather(*(self._delete(note) for note in some)))
+                after = some[-1].finished or 0.0, some[-1].run
                 if not self._in_time():
                     break
             if len(notes) < _PAGE:
@@ -157,7 +167,7 @@ class Retention:
             await _breathe(begun)
         return deleted
 
-    async def _delete(self, note: RunNote, seconds: float) -> bool:
+    async def _delete(self, note: RunNote) -> bool:
         """Delete a run unless it turns out that its time is not over after all."""
         run = await self._store.get_run(note.run)
         if run is not None and note.subject == "function ":
@@ -185,6 +195,11 @@ def _shortest(times: Mapping[str, float], function: str) -> float | None:
     """For how many seconds runs of a function are kept, by its own limit and by its namespace's."""
     names = (f"Function {function}", f"Namespace {function.partition('/')[0]}")
     return min((times[name] for name in names if name in times), default=None)
+
+
+def _few(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts of what there is, to be done at the same time."""
+    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
 
 
 async def _breathe(begun: float) -> None:

@@ -43,7 +43,7 @@ class MongoGateStore(Store):
     @translating
     async def gated_groups(self) -> list[tuple[str, str]]:
         group = {"_id": {"user": "$user", "function": "$function"}}
-        found = self._connection.collection("delayed").aggregate([{"$match": _GATED}, {"$group": group}])
+        found = self._connection.collection("delayed").aggregate([{"$match": _GATED}, {"$group": group}], hint="gated")
         return [(document["_id"]["user"], document["_id"]["function"]) async for document in found]
 
     @translating
@@ -63,7 +63,9 @@ class MongoGateStore(Store):
 
     @translating
     async def list_released(self, *, limit: int) -> list[DelayedSlice]:
-        found = self._connection.collection("delayed").find({**_GATED, "released": {"$gt": b""}}, limit=limit)
+        found = self._connection.collection("delayed").find(
+            {**_GATED, "released": {"$gt": b""}}, limit=limit, hint="gated"
+        )
         return [slice_from(document) async for document in found]
 
     @translating

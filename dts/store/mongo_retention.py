@@ -97,7 +97,8 @@ class MongoRetentionStore(Store):
         run = storable(run_id)
         of_run = {"_id": {"$gte": f"{run}-", "$lt": f"{run}."}}  # the ids of its blocks, which have an index in both
         for name, fields in (("outcomes", {"batches": 1}), ("blocks", {"beside": 1, "size": 1})):
-            collection = self._connection.collection(name)
+            # Quick, since the run goes last and waits for the disk: what went before has gone for good by then.
+            collection = self._connection.quick(name)
             found = await collection.find(of_run, fields, sort=[("_id", ASCENDING)], limit=blocks).to_list(blocks)
             # What is beside goes first: cut off here, the next call still finds where it is.
             await self._bodies.drop_of(found)
