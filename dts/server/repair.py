@@ -173,7 +173,11 @@ class Repair:
             return 0
         jobs = 0
         for route, functions in routes.items():
-            depth = await self._broker.depth(jobs_queue(route))
+            try:
+                depth = await self._broker.depth(jobs_queue(route))
+            except BrokerUnavailable as error:  # of this queue: the others must not wait for it
+                logger.info("cannot tell what is lost of route %s: %s", route, error)
+                continue
             if not depth.ready:
                 sure = certain and depth.held == 0
                 jobs += await self._look_at(route, functions, before.get(route, {}), at_work, sure=sure)
