@@ -11,6 +11,7 @@ import faulthandler
 import fcntl
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -73,6 +74,7 @@ class Channel:
         self._reader = FrameReader()
         self._frames: deque[Frame] = deque()
         self._sending = threading.Lock()
+        self._poll: select.epoll | None = None
 
     def send(self, frame: Frame) -> None:
         """Send a frame. Raises OSError when the worker is gone."""
@@ -82,6 +84,8 @@ class Channel:
     def close(self) -> None:
         """Neither send nor receive any more; the socket stays open in other processes."""
         self._socket.close()
+        if self._poll is not None:
+            self._poll.close()
 
     def receive(self) -> Frame | None:
         """Wait for the next frame; None when the worker has closed its end."""
@@ -100,8 +104,15 @@ class Channel:
                 return False
 
     def fileno(self) -> int:
-        """The descriptor of the socket."""
-        return self._socket.fileno()
+        """A descriptor that is readable when the socket is.
+
+        Not that of the socket, since an event loop makes what it watches non-blocking, and a thread that sends must be
+        able to wait.
+        """
+        if self._poll is None:
+            self._poll = select.epoll()
+            self._poll.register(self._socket.fileno(), select.EPOLLIN)
+        return self._poll.fileno()
 
     def hear(self) -> bool:
         """Read what has come, which must be something; False at the end of the stream."""

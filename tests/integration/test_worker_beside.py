@@ -38,6 +38,22 @@ async def test_single_jobs_of_an_async_function_overlap(bench: Bench) -> None:
     await bench.wait_empty()
 
 
+async def test_a_child_serves_on_when_what_ran_beside_each_other_is_over(bench: Bench) -> None:
+    bench.write("own/nap", NAP)
+    async with Worker(bench.settings(), bench.broker):
+        pids = {value((await bench.run("own/nap", [0.01]))[0]) for _ in range(5)}
+    assert len(pids) == 1
+
+
+async def test_large_results_of_async_jobs_wait_for_the_worker_to_read_them(bench: Bench) -> None:
+    bench.write("own/big", "import asyncio\nasync def main(n): await asyncio.sleep(0); return 'x' * n")
+    async with Worker(bench.settings(), bench.broker):
+        runs = [await bench.send("own/big", *([3_000_000] for _ in range(4))) for _ in range(3)]
+        for run in runs:
+            assert [len(value(result)) for result in await bench.wait(run, 4)] == [3_000_000] * 4
+    assert sum(len(batch.results) for batch in bench.batches) == 12
+
+
 async def test_leased_jobs_of_an_async_function_overlap(bench: Bench) -> None:
     bench.write("own/meet", MEET)
     async with Worker(bench.settings(), bench.broker):
