@@ -72,8 +72,8 @@ class AtWork:
     def __init__(self, states: Sequence[WorkerState], now: float) -> None:
         live = [state for state in states if state.time > now - ALIVE]
         self._named = {row.get("job") for state in live for row in state.running}
-        # Nothing can be told where nobody collects heartbeats, or where a worker has more jobs than it names.
-        self._unknown = not states or any(len(state.running) < state.jobs_running for state in live)
+        # Nothing can be told while nobody collects heartbeats, or where a worker has more jobs than it names.
+        self._unknown = not live or any(len(state.running) < state.jobs_running for state in live)
 
     def of(self, outcome: Outcome) -> int:
         """The jobs of a block that are at work, as a bitmap."""

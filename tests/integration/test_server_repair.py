@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dts.broker import open_broker
-from dts.config import Settings, load_settings
+from dts.config import ServerSettings, Settings, load_settings
 from dts.model import Block, Candidate, DelayedSlice, Function, Lease, WorkerState, job_id
 from dts.server.catalogue import Catalogue
 from dts.server.daemons import Porter, Timekeeper
@@ -109,6 +109,18 @@ async def test_what_a_live_worker_is_at_is_not_lost_and_what_a_dead_one_was_at_i
     # On RabbitMQ somebody is at work in the route, and may hold more: it takes ten times as long.
     [batch] = await desk.take(1)
     assert [job.index for job in batch.jobs] == [0]
+
+
+async def test_while_no_worker_is_heard_of_what_was_at_work_is_not_lost(desk: Desk) -> None:
+    block = await desk.add(2)
+    await lose(desk, block)
+    await desk.store.record([Candidate(block.id, running=0b01)])
+    gone = WorkerState("gone", "host", time.time() - 3600, jobs_running=1, running=({"job": job_id(block.run, 0)},))
+    await desk.store.save_heartbeats([gone])
+    assert await Again(desk.store, desk.broker, Catalogue(desk.store), ServerSettings()).requeue_run(
+        block.run
+    ) == Requeued(jobs=1, blocks=1)
+    assert [job.index for batch in await desk.take(1) for job in batch.jobs] == [1]
 
 
 async def test_a_job_that_was_queued_under_a_fence_comes_again_under_it(desk: Desk) -> None:
