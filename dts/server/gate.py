@@ -38,7 +38,7 @@ _HELD = 8.0
 _TRUSTED = 4.0
 _RENEW = 2.0
 """Seconds for which the gate is held, for which the holder goes by that, and after which it makes sure: between the
-last two there is time for a write that was begun while it did."""
+first two there is time for a write that was begun while it did."""
 
 _LOOK = 1.0  # seconds after which to look whether somebody new waits, however much there is to do
 _SLICES = 50  # read at once
@@ -82,6 +82,7 @@ class Gate:
         self._limits = RunningLimits(store)
         self._me = uuid.uuid4().hex
         self._trusted_until = self._renew_at = -math.inf
+        self._term = 0
         self._unsure = True
         self._groups: list[tuple[str, str]] = []
         self._look_at = -math.inf
@@ -132,9 +133,10 @@ class Gate:
         if self._groups and await self._is_mine():
             self._groups.append(self._groups.pop(0))  # who share a limit are first in turn
             await self._finish_releases()
-            rooms: dict[tuple[str, str], int] = {}
-            for user, function in list(self._groups):
-                released += await self._release_group(user, function, rooms)
+            term, rooms = self._term, dict[tuple[str, str], int]()
+            for group in list(self._groups):
+                if term == self._term:  # else somebody else may have been here in between: see how much room there is
+                    released += await self._release_group(group, rooms, term)
         self._rest = 0.0 if released else min(time.monotonic() - begun, _LOOK)
         return released
 
@@ -146,6 +148,7 @@ class Gate:
             before = self._trusted_until
             if await self._store.hold(_NAME, self._me, seconds=_HELD):
                 if before < now:
+                    self._term += 1
                     self._unsure = True
                     self._flying.clear()
                 self._trusted_until = now + _TRUSTED
@@ -162,8 +165,9 @@ class Gate:
                 await self._publish([(each, each.released & outcome.unfinished if outcome else 0)], function, most=1)
             self._unsure = len(slices) == _SLICES
 
-    async def _release_group(self, user: str, function_name: str, rooms: dict[tuple[str, str], int]) -> int:
+    async def _release_group(self, group: tuple[str, str], rooms: dict[tuple[str, str], int], term: int) -> int:
         """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
+        user, function_name = group
         function = await self._catalogue.get(function_name)
         subjects = await self._limits.of(user, function_name, function)
         for subject in subjects:
@@ -171,7 +175,7 @@ class Gate:
                 rooms[subject.kind, subject.id] = (subject.limits.running or 0) - await self._in_flight(subject)
         most = max(1, min((subject.limits.running or 0 for subject in subjects), default=10**9) // _SPREAD)
         released = 0
-        while await self._is_mine():
+        while await self._is_mine() and term == self._term:
             room = min((rooms[subject.kind, subject.id] for subject in subjects), default=10**9)
             if room <= 0:
                 break
@@ -183,7 +187,7 @@ class Gate:
             for subject in subjects:
                 rooms[subject.kind, subject.id] -= count
             if not slices:
-                self._groups.remove((user, function_name))
+                self._groups.remove(group)
                 break
         return released
 
@@ -213,6 +217,8 @@ class Gate:
             releases.append(Release(each, jobs, unfinished & ~jobs))
             if room <= 0:
                 break
+        if time.monotonic() >= self._trusted_until:
+            return 0
         done = await self._store.release_gated(releases)
         let_go = [release for release, changed in zip(releases, done, strict=True) if changed]
         await self._publish([(each.slice, each.slice.released | each.jobs) for each in let_go], function, most=most)

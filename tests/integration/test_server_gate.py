@@ -13,7 +13,8 @@ from msgspec import structs
 
 from dts.broker import Message, open_broker
 from dts.config import Settings
-from dts.model import DelayedSlice, Function, Limits, User, bitmap
+from dts.model import Candidate, DelayedSlice, Function, Limits, User, bitmap
+from dts.server import gate as gate_module
 from dts.server.app import Server
 from dts.server.catalogue import Catalogue
 from dts.server.gate import Gate, gated, hold_back
@@ -234,3 +235,18 @@ async def test_a_block_that_its_server_left_behind_comes_to_the_gate_too(site: S
     block = new_block(run, 0, "text/own", batch_from_arguments([Arguments(b"[]", b"")] * 3))
     await site.store.add_blocks([replace(block, created=time.time() - 100)], run=run)
     await Hands(site).take(1)
+
+
+async def test_a_gate_that_was_frozen_counts_anew(
+    site: Site, waiting: DelayedSlice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("_HELD", 0.2), ("_TRUSTED", 0.1), ("_RENEW", 0.05)):
+        monkeypatch.setattr(gate_module, name, seconds)
+    frozen, other = a_gate(site), a_gate(site)
+    assert await frozen.release() == 2
+    await site.store.record([Candidate(waiting.block, b"done", succeeded=bitmap.from_indices([0]))])
+    await asyncio.sleep(0.3)  # in which it does nothing, and what it holds is over
+    assert await other.release() == 1
+    await asyncio.sleep(0.3)
+    assert await frozen.release() == 0
+    assert (await site.broker.depth(QUEUE)).ready == 3
