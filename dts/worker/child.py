@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple
 
 import msgspec
@@ -73,6 +73,8 @@ class Channel:
         self._socket = sock
         self._reader = FrameReader()
         self._frames: deque[Frame] = deque()
+        self.heard = self._frames
+        """What has been read and not received."""
         self._sending = threading.Lock()
         self._poll: select.epoll | None = None
 
@@ -260,9 +262,9 @@ class Child:
         self._send(Frame(Kind.BEGUN, ticket, b"%d" % first, jobs=len(batch.jobs)))
 
     @property
-    def has_next(self) -> bool:
-        """Whether something has come from the worker."""
-        return self._channel.peek() is not None
+    def heard(self) -> Sized:
+        """What has come from the worker; always the same object."""
+        return self._channel.heard
 
     def next_batch(self) -> JobBatch | None:
         """The message that waits to be taken, if there is any that may run beside others."""

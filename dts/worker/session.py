@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -68,8 +68,8 @@ class Host(Protocol):
     """The child that a session runs in."""
 
     @property
-    def has_next(self) -> bool:
-        """Whether something has come from the worker."""
+    def heard(self) -> Sized:
+        """What has come from the worker; always the same object."""
 
     def next_batch(self) -> JobBatch | None:
         """The message that waits to be taken, if there is any that may run beside others."""
@@ -102,6 +102,7 @@ class Session:
     def __init__(self, host: Host, runner: Runner, loop: Loop, function: Loaded, call: Callable[..., Any]) -> None:
         self._host, self._runner, self._kept, self._function, self._call = host, runner, loop, function, call
         self._loop = loop.loop
+        self._heard = host.heard
         self._tasks: list[Task] = []
         self._lanes: set[asyncio.Task[None]] = set()
         self._most = 1
@@ -196,7 +197,7 @@ class Session:
     def _next(self) -> tuple[Task, int] | None:
         """The job that is to begin next, off the waiting ones."""
         for task in self._tasks:
-            if task.ready:
+            if task.errand.waiting and not task.on_hold:
                 try:
                     position = task.errand.waiting.popleft()
                 except IndexError:
@@ -211,16 +212,14 @@ class Session:
         assert lane is not None
         while (found := self._next()) is not None:
             task, position = found
-            try:
-                await self._run_job(lane, task, position)
-            finally:
-                task.active -= 1
+            await self._run_job(lane, task, position)
+            task.active -= 1
             if lane.cancelling():
                 await _forget_cancel(lane)
             if task.pending > MAX_PENDING:
                 task.outbox.flush()
                 task.pending = 0
-            if task.over or (self._host.has_next and not self._closed):
+            if not (task.active or task.errand.waiting) or (self._heard and not self._closed):
                 self._pump()
 
     async def _run_job(self, lane: asyncio.Task[Any], task: Task, position: int) -> None:
@@ -234,7 +233,11 @@ class Session:
             return
         self._kept.begin(lane, errand, position)
         try:
-            value = await self._call_with_limits(position, errand)
+            if errand.terms.strict:
+                value = await self._call_with_limits(position, errand)
+            else:
+                result = await self._call(*_decode_args(job.args or b"[]"), **_decode_kwargs(job.kwargs or b"{}"))
+                value = encode_value(result, self._runner.max_result)
         except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may cancel its own task
             cause = self._kept.end(lane)
             if cause is not None and isinstance(error, asyncio.CancelledError):
@@ -250,7 +253,7 @@ class Session:
 
     async def _call_with_limits(self, position: int, errand: Errand) -> bytes:
         job = errand.jobs[position]
-        timers = self._set_timers(position, errand, errand.terms.of(job)) if errand.terms.strict else ()
+        timers = self._set_timers(position, errand, errand.terms.of(job))
         try:
             arguments = _decode_args(job.args or b"[]")
             result = await self._call(*arguments, **_decode_kwargs(job.kwargs or b"{}"))
