@@ -176,8 +176,9 @@ class DtsClient:
         return job
 
     async def _hand_back(self) -> None:
-        """Have what was read taken off the retrievables, many at once when many are read."""
+        """Have what was read taken off the retrievables, once some has gathered: each request costs a durable write."""
         while self._read:
+            await asyncio.sleep(self._snooze_interval)
             ids, self._read = self._read, []
             try:
                 await self._collect(ids, give_up_after=_LEAVE_TIMEOUT)

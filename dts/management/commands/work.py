@@ -29,6 +29,7 @@ _RUNS = (
     Column("function"),
     Column("state"),
     Column("paused"),
+    Column("single"),
     Column("created"),
 )
 _DEAD = (
@@ -101,7 +102,8 @@ async def list_runs(session: Session, arguments: Arguments) -> None:
     limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
     everything = True if arguments.has(SINGLES) else None
     pages = (await _runs(session, arguments)).pages(limit=limit, all=everything, **arguments.values)
-    columns = [column for column in _RUNS if column.field != "user" or not arguments.has(OWN)]
+    hidden = {"user": arguments.has(OWN), "single": not everything}
+    columns = [column for column in _RUNS if not hidden.get(column.field)]
     await output.rows(pages, columns, limit=limit, what="runs")
 
 
