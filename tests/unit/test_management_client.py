@@ -229,9 +229,18 @@ def entries(count: int) -> list[dict[str, Any]]:
 
 async def test_a_whole_log_is_whole() -> None:
     fake = FakeTransport(entries(1200))
-    fake.verdict["entries"] = 1200
+    fake.verdict |= {"entries": 1200, "last": 1200}
     verdict = await check_chain(Operations(fake.as_transport()))
     assert (verdict.valid, verdict.entries) == (True, 1200)
+
+
+async def test_entries_after_the_last_that_was_verified_are_not_looked_at() -> None:
+    rows = entries(5)
+    rows[4]["previous"] = "not looked at yet"
+    fake = FakeTransport(rows)
+    fake.verdict |= {"entries": 4, "last": 4}
+    verdict = await check_chain(Operations(fake.as_transport()))
+    assert (verdict.valid, verdict.entries) == (True, 4)
 
 
 async def test_what_the_server_finds_counts() -> None:
@@ -245,7 +254,9 @@ async def test_a_gap_and_a_broken_link_are_seen_without_the_server() -> None:
     rows = entries(6)
     del rows[1:3]
     rows[2]["previous"] = "forged"
-    verdict = await check_chain(Operations(FakeTransport(rows).as_transport()))
+    fake = FakeTransport(rows)
+    fake.verdict |= {"entries": 4, "last": 6}
+    verdict = await check_chain(Operations(fake.as_transport()))
     assert verdict.faults == (
         {"seq": 2, "problem": "entries 2 to 3 are missing"},
         {"seq": 5, "problem": "does not continue the entry before it"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 
 from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
+from dts.model import KeyedRequest, new_id
 from dts.store import open_store, sqlite_thread
+from dts.store.abc import KEYS_KEPT
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 
@@ -210,3 +213,11 @@ def _make_older(path: Path, version: int) -> None:
         )
     file.execute(f"PRAGMA user_version = {version}")
     file.close()
+
+
+async def test_what_a_key_stood_for_is_forgotten_in_the_end(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        old = KeyedRequest("ann", "k", new_id(), b"body", time.time() - KEYS_KEPT - 1)
+        assert await store.remember_request(old) == old
+        new = KeyedRequest("ann", "k", new_id(), b"other", time.time())
+        assert await store.remember_request(new) == new
