@@ -85,6 +85,27 @@ async def test_a_repeat_is_answered_whatever_has_changed_since(site: Site) -> No
     assert await total(api) == 2
 
 
+async def test_a_repeat_after_the_deadline_is_answered_and_a_new_request_is_not(site: Site) -> None:
+    api, soon = site.api(), time.time() + 0.3
+    job = await post(api, upper("a", deadline=soon))
+    while time.time() <= soon:
+        await asyncio.sleep(0.05)
+    assert await post(api, upper("a", deadline=soon)) == job
+    body = msgspec.json.encode({"params": upper("a", deadline=soon)})
+    for key in ("new", "new"):
+        answer = await api.send("POST", "/jobs/", body, Idempotency_Key=key)
+        assert "deadline is over" in check_refusal(answer, 400, "argument_invalid")
+    assert await total(api) == 1
+
+
+async def test_what_is_no_valid_request_takes_no_key(site: Site) -> None:
+    api = site.api()
+    body = msgspec.json.encode({"params": upper("a", soft_timeout=2, timeout=1)})
+    answer = await api.send("POST", "/jobs/", body, Idempotency_Key=KEY)
+    assert "soft_timeout" in check_refusal(answer, 400, "argument_invalid")
+    await post(api, upper("a", soft_timeout=1, timeout=2))
+
+
 async def test_what_was_refused_at_first_can_be_repeated(site: Site) -> None:
     api = site.api()
     body = msgspec.json.encode({"params": {"function": "text/later"}})

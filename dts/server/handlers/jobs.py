@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from dts.errors import InvalidInput
 from dts.model import (
     Block,
     JobState,
@@ -154,11 +155,12 @@ class JobsHandler(DtsHandler):
         if not 0 < len(jobs) <= size:
             code = ErrorCode.TOO_LARGE if jobs else ErrorCode.ARGUMENT_INVALID
             raise ApiError(code, f"params holds {len(jobs)} jobs: send 1 to {size}")
-        submission = Submission(jobs, user, time.time(), size)
-        if (key := self._idempotency_key()) is None:
+        key, now = self._idempotency_key(), time.time()
+        if key is None:
+            submission = Submission(jobs, user, now, size)
             await self._accept(user, submission)
         else:
-            submission = await self._accept_once(user, submission, key)
+            submission = await self._accept_once(user, jobs, key, now)
         self.answer(submission.ids if isinstance(params, list) else submission.ids[0], 201)
 
     def _idempotency_key(self) -> str | None:
@@ -167,17 +169,22 @@ class JobsHandler(DtsHandler):
             raise ApiError(ErrorCode.ARGUMENT_INVALID, "Idempotency-Key must be 1 to 64 printable ASCII characters")
         return key
 
-    async def _accept_once(self, user: User, submission: Submission, key: str) -> Submission:
+    async def _accept_once(self, user: User, jobs: list[JobParams], key: str, now: float) -> Submission:
         """Store what is asked for under a key unless that was done before; returns it as it was first asked for."""
-        store, run = self.context.store, submission.run
-        digest = hashlib.blake2b(self.body(), digest_size=16).digest()
-        first = await store.remember_request(KeyedRequest(user.id, key, run.id, digest, run.created))
+        store, size = self.context.store, self.context.settings.block_size
+        try:
+            submission = Submission(jobs, user, now, size)
+        except InvalidInput:
+            # Raises the same again, unless it is a deadline: if that was not over then, what was accepted stays so.
+            submission = Submission(jobs, user, 0.0, size)
+        run, digest = submission.run, hashlib.blake2b(self.body(), digest_size=16).digest()
+        first = await store.remember_request(KeyedRequest(user.id, key, run.id, digest, now))
         if first.digest != digest:
             raise ApiError(
                 ErrorCode.KEY_CONFLICT,
                 "another request was sent under this Idempotency-Key: repeat that one as it was, or choose a new key",
             )
-        if first.run != run.id:
+        if first.run != run.id or first.created != run.created:
             before = await store.get_run(first.run)
             submission = submission.again(first, before.block_size if before else run.block_size)
             if len(await store.list_blocks(first.run, limit=submission.block_count)) == submission.block_count:
