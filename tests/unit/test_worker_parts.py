@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -95,6 +96,27 @@ def test_a_new_assignment_begins_with_a_clean_board(board: Board) -> None:
     assert len(board.states) >= MAX_JOBS
 
 
+def test_orders_to_stop_concern_one_assignment_at_its_places(board: Board) -> None:
+    board.claim(3)
+    board.claim(4, beside=True)
+    board.stop(3, [0, 1, 7])
+    board.stop(4, [10, 12])
+    assert board.stopped(3, 0, 10) == [0, 1, 7]
+    assert board.stopped(4, 10, 5) == [0, 2]
+    assert board.stopped(5, 0, MAX_JOBS) == [], "what was ordered for others that were there before means nothing"
+
+
+def test_jobs_that_run_beside_others_have_a_cleared_part_of_the_board(board: Board) -> None:
+    board.claim(1)
+    board.states[2], board.limits[2] = ENDED, 5.0
+    states, limits = board.view(2, 3)
+    assert (list(states), list(limits)) == ([0, 0, 0], [0.0, 0.0, 0.0])
+    states[1] = STARTED
+    assert board.places(STARTED) == [3]
+    board.claim(2, beside=True)
+    assert board.places(STARTED) == [3], "that it was claimed does not touch what runs"
+
+
 # the outbox
 
 
@@ -167,6 +189,18 @@ def test_of_several_suspects_each_runs_alone() -> None:
     recovery = RECOVERER.recover(make_assignment(5), crash(suspects=[1, 3], unsent=[1, 2, 3, 4]))
     assert indices(recovery) == [[101], [103], [102, 104]]
     assert recovery.part is None
+
+
+def test_of_suspects_in_messages_beside_each_other_each_runs_alone_and_the_rest_is_innocent() -> None:
+    died = replace(crash(suspects=[1], unsent=[0, 1, 2]), others=True)
+    recovery = RECOVERER.recover(make_assignment(3), died)
+    assert indices(recovery) == [[101], [100, 102]]
+    assert [again.alone for again in recovery.again] == [True, False]
+    assert recovery.part is None, "nobody knows that it was this one"
+    died = replace(crash(suspects=[], unsent=[0, 1, 2]), others=True)
+    for _ in range(MAX_DEATHS + 1):
+        recovery = RECOVERER.recover(make_assignment(3), died)
+        assert [(again.deaths, again.alone) for again in recovery.again] == [(0, False)]
 
 
 @pytest.mark.parametrize("phase", [Phase.DECODING, Phase.LOADING, Phase.RUNNING])
