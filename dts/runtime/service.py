@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+_MOST_SHOWN = 200  # characters of an event that is no good
+
+
+class Source(Protocol[E_co]):
+    """Where events come from, such as a subscription."""
+
+    async def get(self) -> E_co | None:
+        """The next one; None when there will be no more."""
 
 
 class Service:
@@ -51,6 +63,20 @@ class Service:
         task.add_done_callback(self._on_task_done)
         self._stack.push_async_callback(_cancel, task)
         return task
+
+    async def _heed(self, events: Source[E], act: Callable[[E], Awaitable[None] | None], what: str) -> None:
+        """Act on events until there are no more. One that cannot be acted on costs a warning, and nothing else.
+
+        What others tell is a hint: whatever is wrong with it, whoever sent it, the next one is heard.
+        """
+        while (event := await events.get()) is not None:
+            try:
+                done = act(event)
+                if done is not None:
+                    await done
+            except Exception as error:  # noqa: BLE001 - an event may hold anything
+                shown = repr(event)[:_MOST_SHOWN]
+                logger.warning("%s: an event is passed over: %s: %s: %s", what, type(error).__name__, error, shown)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -75,6 +75,7 @@ class Server(Service):
             msgspec.json.encode(describe(ROUTES)),
         )
         for service in (hub, publisher, PluginRunner(context)):
+            service.failed = self.failed  # the server cannot do without any of them
             await service.start()
             self._stack.push_async_callback(service.stop)
         ready = await self._prepare(context, wait=False)
@@ -157,10 +158,12 @@ class Server(Service):
         daemons: dict[str, Daemon] = {}
         for name in self._daemons():
             daemons[name] = daemon = DAEMONS[name](context.store, context.broker, self._settings)
+            daemon.failed = self.failed
             await daemon.start()
             self._stack.push_async_callback(daemon.stop)
         if daemons:
             presence = Presence(context.broker, daemons)
+            presence.failed = self.failed
             await presence.start()
             self._stack.push_async_callback(presence.stop)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
 
-from dts.broker import Broker, Subscription
+from dts.broker import Broker, Event
 from dts.runtime.service import Service
 from dts.server.catalogue import Catalogue
 from dts.wire import queues
-
-logger = logging.getLogger(__name__)
 
 _MAX_PROGRESS = 10_000
 """Jobs whose progress is remembered: those that spoke last."""
@@ -46,24 +43,19 @@ class Hub(Service):
     async def _start(self) -> None:
         subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS, queues.TOPIC_PROGRESS])
         self._stack.push_async_callback(subscription.close)
-        self._spawn(self._listen(subscription), "hub")
+        self._spawn(self._heed(subscription, self._on_event, "hub"), "hub")
 
-    async def _listen(self, subscription: Subscription) -> None:
-        while (event := await subscription.get()) is not None:
-            if event.topic == queues.TOPIC_SPEEDS:
-                self._catalogue.on_speeds(event.payload)
-            elif event.topic == queues.TOPIC_PROGRESS:
-                self._on_progress(event.payload)
-            else:
-                for run_id in event.payload.split():
-                    self.wake(run_id)
+    def _on_event(self, event: Event) -> None:
+        if event.topic == queues.TOPIC_SPEEDS:
+            self._catalogue.on_speeds(event.payload)
+        elif event.topic == queues.TOPIC_PROGRESS:
+            self._on_progress(event.payload)
+        else:
+            for run_id in event.payload.split():
+                self.wake(run_id)
 
     def _on_progress(self, payload: str) -> None:
-        try:
-            news = msgspec.json.decode(payload, type=dict[str, Told])
-        except msgspec.DecodeError as error:  # of another release, maybe; it is only a hint
-            logger.warning("an event of progress cannot be read: %s", error)
-            return
+        news = msgspec.json.decode(payload, type=dict[str, Told])
         for job, told in news.items():
             self._partials += _size(told) - _size(self._progress.get(job))
             # Raw refers to the whole payload; what is kept must not keep that.

@@ -12,6 +12,7 @@ from dts.worker.process import Assignment
 
 MAX_REMEMBERED = 10_000
 """Runs that are remembered; the oldest are forgotten, their jobs have been passed over by then."""
+_MAX_DIGITS = 18  # of a job's number
 
 
 class Cancellations:
@@ -31,7 +32,7 @@ class Cancellations:
             if ":" in token:
                 continue
             run, dash, number = token.rpartition("-")
-            if dash and number.isascii() and number.isdigit():
+            if dash and number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS:
                 numbers = self._jobs.setdefault(run, set())
                 if int(number) not in numbers:
                     numbers.add(int(number))

@@ -13,6 +13,7 @@ Outside of a job the names are empty, and `progress` does nothing.
 from __future__ import annotations
 
 import logging
+import math
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,17 @@ class _Now:
 
 
 def progress(done: float, total: float = 0) -> None:
-    """Tell how far the job is; `total` is 0 where it is not known. Cheap: what is told last in a second is sent."""
+    """Tell how far the job is; `total` is 0 where it is not known. Cheap: what is told last in a second is sent.
+
+    Raises:
+        ValueError: one of them is negative, infinite or not a number.
+    """
+    told = (float(done), float(total))
+    if not (0 <= told[0] < math.inf and 0 <= told[1] < math.inf):
+        raise ValueError(f"progress is told by finite numbers that are not negative, not by {told[0]} of {told[1]}")
     errand, at = now()
-    if errand is not None and at >= 0:
-        errand.told[at] = (float(done), float(total))
+    if errand is not None and 0 <= at < len(errand.jobs):
+        errand.told[at] = told
         errand.news.add(at)
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from dts.broker import Broker, Consumer, Delivery, Message, Subscription
+from dts.broker import Broker, Consumer, Delivery, Event, Message
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.model import new_id
@@ -94,7 +94,7 @@ class Worker(Service):
             await self._stack.enter_async_context(part)
         cancellations = await self._broker.subscribe([TOPIC_CANCELLED])
         await self._stack.enter_async_context(cancellations)
-        self._spawn(self._learn_cancelled(cancellations), "cancellations")
+        self._spawn(self._heed(cancellations, self._learn_cancelled, "cancellations"), "cancellations")
         await self._stack.enter_async_context(self.routes)
         await self._ask_cancelled()
         await self._stack.enter_async_context(self._consumers)
@@ -223,13 +223,12 @@ class Worker(Service):
                 async with asyncio.timeout(_ASK_AGAIN):
                     await self._answered.wait()
 
-    async def _learn_cancelled(self, cancellations: Subscription) -> None:
-        while (event := await cancellations.get()) is not None:
-            runs = self._cancelled.learn(event.payload)
-            if end_of_answer(self._question) in event.payload:
-                self._answered.set()
-            if any(work.run in runs for work in self._works):
-                self._stop_cancelled(runs)
+    def _learn_cancelled(self, event: Event) -> None:
+        runs = self._cancelled.learn(event.payload)
+        if end_of_answer(self._question) in event.payload:
+            self._answered.set()
+        if any(work.run in runs for work in self._works):
+            self._stop_cancelled(runs)
 
     def _stop_cancelled(self, runs: set[str]) -> None:
         """Stop what has been cancelled of some runs."""

@@ -7,14 +7,16 @@ repeat as what it is.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from dts.broker import Consumer, Delivery
 from dts.errors import TooLarge, WireError
-from dts.model import Candidate, bitmap
+from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.attempts import Attempts, Reading
 from dts.wire import codec, dts_pb2
@@ -86,6 +88,8 @@ class Porter(Daemon):
             return
         mean = sum([result.duration for result in batch.results]) / len(batch.results)
         known = self._speeds.get(batch.function)
+        if not 0 <= mean < math.inf:
+            return  # nonsense of somebody's clock, and no JSON
         if known is not None:
             mean = _RECENT * mean + (1 - _RECENT) * known[0]
         self._speeds[batch.function] = (mean, batch.concurrent)
@@ -105,7 +109,7 @@ def read_results(delivery: Delivery) -> Reading:
     """The results in a delivery, and what they ask of the record.
 
     Raises:
-        WireError: the body is no ResultBatch.
+        WireError: the body is no ResultBatch, or is about jobs that no block has.
         TooLarge: it is too large when decompressed.
     """
     message = delivery.message
@@ -116,6 +120,8 @@ def read_results(delivery: Delivery) -> Reading:
             by_status[result.status].append(result.index)
     except KeyError as error:
         raise WireError(f"a result has the unknown status {error}") from error
+    if max(map(max, filter(None, (*by_status.values(), batch.running))), default=0) >= MAX_BLOCK_SIZE:
+        raise WireError(f"it is about a job with an index over {MAX_BLOCK_SIZE - 1}")
     retried = bitmap.from_indices(by_status[dts_pb2.RETRY])
     candidate = Candidate(
         batch.block,
@@ -131,12 +137,26 @@ def read_results(delivery: Delivery) -> Reading:
 
 
 def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
-    """How far running jobs are and what they have yielded, encoded, by block and index."""
+    """How far running jobs are and what they have yielded, encoded, by block and index.
+
+    What is no number that JSON can write, or no JSON, is left out: one job's nonsense must not spoil the others' event.
+    """
     told = {}
     for each in batch.progress:
+        if not (math.isfinite(each.done) and math.isfinite(each.total) and _is_json(each.partials)):
+            logger.warning("what job %d of block %s tells of its progress cannot be told", each.index, batch.block)
+            continue
         partials = [msgspec.Raw(each.partials)] if each.partials else []
         told[f"{batch.block}.{each.index}"] = msgspec.json.encode([each.done, each.total, *partials])
     return told
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text or b"[]", type=list[Any])
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _portions(progress: dict[str, bytes]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
-from dts.broker import Broker, Subscription
+from dts.broker import Broker, Event
 from dts.runtime.service import Service
 from dts.wire.queues import TOPIC_DAEMONS, TOPIC_DAEMONS_WHICH
 
@@ -25,12 +25,11 @@ class Presence(Service):
     async def _start(self) -> None:
         questions = await self._broker.subscribe([TOPIC_DAEMONS_WHICH])
         self._stack.push_async_callback(questions.close)
-        self._spawn(self._answer(questions), "presence")
+        self._spawn(self._heed(questions, self._answer, "presence"), "presence")
 
-    async def _answer(self, questions: Subscription) -> None:
-        while await questions.get() is not None:
-            alive = [name for name, daemon in self._daemons.items() if not daemon.failed.is_set()]
-            await self._broker.broadcast(TOPIC_DAEMONS, " ".join(alive))
+    async def _answer(self, _: Event) -> None:
+        alive = [name for name, daemon in self._daemons.items() if not daemon.failed.is_set()]
+        await self._broker.broadcast(TOPIC_DAEMONS, " ".join(alive))
 
 
 async def daemons_present(broker: Broker, wanted: frozenset[str]) -> frozenset[str]:

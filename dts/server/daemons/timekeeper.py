@@ -19,7 +19,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from dts.broker import Consumer, Subscription
+from dts.broker import Consumer, Event
 from dts.errors import BrokerUnavailable, StoreUnavailable
 from dts.model import Block
 from dts.server import cancel
@@ -88,11 +88,11 @@ class Timekeeper(Daemon):
         self._spawn(self._bury_all(consumer), "timekeeper-bury")
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
-        self._spawn(self._inform(questions), "timekeeper-inform")
+        self._spawn(self._heed(questions, self._inform, "timekeeper-inform"), "timekeeper-inform")
         events = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_GATED])
         self._stack.push_async_callback(events.close)
         self._stack.push_async_callback(self._leave_gate)
-        self._spawn(self._watch_gate(events), "timekeeper-gate-events")
+        self._spawn(self._heed(events, self._gate.on_event, "timekeeper-gate-events"), "timekeeper-gate-events")
         self._spawn(self._keep_gate(often), "timekeeper-gate")
 
     async def _delete_old(self) -> None:
@@ -132,10 +132,6 @@ class Timekeeper(Daemon):
             await self._insist(self._gate.release, "let jobs go that wait for others")
             await self._gate.wait(seconds)
 
-    async def _watch_gate(self, events: Subscription) -> None:
-        while (event := await events.get()) is not None:
-            self._gate.on_event(event)
-
     async def _leave_gate(self) -> None:
         with suppress(StoreUnavailable):  # others get it in some seconds
             await self._gate.close()
@@ -172,7 +168,6 @@ class Timekeeper(Daemon):
                 await self._insist(partial(burial.bury, delivery), "record dead letters")
             await consumer.ack(deliveries)
 
-    async def _inform(self, questions: Subscription) -> None:
-        while (question := await questions.get()) is not None:
-            ids = await self._insist(partial(cancel.recently_cancelled, self._store), "read what was cancelled")
-            await cancel.announce_cancelled(self._broker, [*ids, end_of_answer(question.payload)])
+    async def _inform(self, question: Event) -> None:
+        ids = await self._insist(partial(cancel.recently_cancelled, self._store), "read what was cancelled")
+        await cancel.announce_cancelled(self._broker, [*ids, end_of_answer(question.payload)])
