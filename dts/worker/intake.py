@@ -142,19 +142,20 @@ class Intake(Service):
                 await self._dismiss(consumer)
 
     async def _tidy(self) -> None:
-        """Close consumers that are not needed any more; take away the last one when the others would do."""
+        """Close consumers that are not needed any more, and take away the last ones when the others would do."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             for consumer in [consumer for consumer in self._leaving if not self._taker.in_hand({consumer})]:
                 self._leaving.discard(consumer)
                 await consumer.close()
-            if not self._more:
-                continue
-            most, held = self._counts()
-            consumer, size = next(reversed(self._more.items()))
-            spare = most - size - held
-            if spare >= self._slots or (spare >= 0 and self._taker.free_slots <= 0):
-                await self._dismiss(consumer)
+            while self._more and self._could_do_without_the_last():
+                await self._dismiss(next(reversed(self._more)))
+
+    def _could_do_without_the_last(self) -> bool:
+        most, held = self._counts()
+        spare = most - next(reversed(self._more.values())) - held
+        # Without free slots, what more could be fetched would lie here while others may be idle.
+        return spare >= self._slots or (spare >= 0 and self._taker.free_slots <= 0)
 
     async def _close_all(self) -> None:
         await self.cease()

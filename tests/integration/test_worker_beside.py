@@ -54,6 +54,21 @@ async def test_large_results_of_async_jobs_wait_for_the_worker_to_read_them(benc
     assert sum(len(batch.results) for batch in bench.batches) == 12
 
 
+async def test_a_worker_that_had_much_in_hand_keeps_nothing_from_others_afterwards(bench: Bench) -> None:
+    bench.write("own/nap", NAP)
+    bench.write("own/slow", "import time\ndef main(): time.sleep(0.3)")
+    async with Worker(bench.settings(name="one"), bench.broker), Worker(bench.settings(name="two"), bench.broker):
+        await asyncio.gather(*(bench.send("own/nap", []) for _ in range(60)))
+        slow = [await bench.send("own/slow", []) for _ in range(14)]
+        for run in slow:
+            await bench.wait(run, 1)
+        at = {
+            worker: sum(batch.worker == worker and batch.run in slow for batch in bench.batches)
+            for worker in ("one", "two")
+        }
+    assert min(at.values()) >= 4, at
+
+
 async def test_leased_jobs_of_an_async_function_overlap(bench: Bench) -> None:
     bench.write("own/meet", MEET)
     async with Worker(bench.settings(), bench.broker):
