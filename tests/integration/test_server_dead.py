@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from dts.broker import Message
-from dts.model import DeadLetter
-from dts.wire import dts_pb2, queues
+from dts.model import DeadLetter, Lease
+from dts.server.leases import MAX_LOSSES
+from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, a_run_with_jobs
 
 
@@ -102,3 +104,61 @@ async def test_all_letters_are_replayed_only_by_who_says_so(site: Site) -> None:
     await api.refused("POST", "/admin/dead/replay", {"where": {}}, status=400, code="argument_missing")
     await api.refused("POST", "/admin/dead/replay", {"where": {"body": "x"}}, status=400, code="argument_invalid")
     await api.refused("GET", "/admin/dead/?colour=red", status=400, code="argument_invalid")
+
+
+async def poison(site: Site, batch: dts_pb2.JobBatch, *indices: int) -> None:
+    """Report that jobs have killed their last process, as a worker would: twice, since that may happen."""
+    results = dts_pb2.ResultBatch(block=batch.block, run=batch.run, function=batch.function, worker="w1")
+    for index in indices:
+        said = "the process of the job died of SIGSEGV; the job has killed 3 processes and is not tried again"
+        error = dts_pb2.Error(type="ProcessDied", message=said, traceback="last words\n", reason="poison")
+        results.results.add(index=index, status=dts_pb2.FAILED, error=error, attempt=3, kills=3)
+    await site.broker.publish(queues.RESULTS, [Message(*codec.encode(results))] * 2)
+
+
+async def test_a_poison_job_is_kept_as_a_dead_letter_with_its_signal_and_last_words(site: Site) -> None:
+    boss, bob = await site.add_user("boss", roles={"operator"}), await site.add_user("bob", namespaces=("text",))
+    given = [{"function": "text/upper", "args": [n]} for n in range(3)]
+    jobs = await bob.call("POST", "/jobs/", given, status=201)
+    [batch] = await site.take_messages(3)
+    await poison(site, batch, 1)
+    await site.finish(dts_pb2.JobBatch(block=batch.block, run=batch.run, function="text/upper", jobs=[batch.jobs[0]]))
+    assert (await bob.call("GET", f"/jobs/{jobs[1]}?wait=10"))["error"]["reason"] == "poison"
+    assert (await bob.call("GET", f"/jobs/{jobs[0]}?wait=10"))["state"] == "succeeded"
+    [letter] = await letters(boss, 1, "function=text/upper&reason=poison")
+    headers = letter["headers"]
+    assert isinstance(headers, dict)
+    assert (headers["job"], headers["worker"], headers["attempt"]) == (jobs[1], "w1", 3)
+    assert "SIGSEGV" in headers["error"]
+    assert headers["output"] == "last words\n"
+    replayed = await boss.call("POST", "/admin/dead/replay", {"where": {"function": "text/upper"}})
+    assert (replayed["replayed"], replayed["jobs"]) == (1, 1)
+    [again] = await site.take_messages(1)
+    assert (again.run, [job.args for job in again.jobs]) == (replayed["runs"][0], [b"[1]"])
+    await site.finish(again)
+    assert (await bob.call("GET", f"/jobs/{again.run}-0?wait=10"))["state"] == "succeeded"
+    assert await letters(boss, 0) == []
+
+
+async def test_a_job_that_ended_otherwise_before_leaves_no_letter(site: Site) -> None:
+    api = site.api()
+    [job] = await api.call("POST", "/jobs/", [{"function": "text/upper", "args": [1]}], status=201)
+    [batch] = await site.take_messages(1)
+    await api.call("DELETE", f"/jobs/{job}")
+    await poison(site, batch, 0)
+    other = await api.call("POST", "/jobs/", [{"function": "text/upper", "args": [2]}], status=201)
+    await site.finish((await site.take_messages(1))[0])
+    assert (await api.call("GET", f"/jobs/{other[0]}?wait=10"))["state"] == "succeeded", "porter has been there"
+    assert await letters(api, 0) == []
+
+
+async def test_a_leased_job_that_takes_every_worker_with_it_leaves_a_letter(site: Site) -> None:
+    api = site.api()
+    run, job = await a_run_with_jobs(site, "admin", "text/upper")
+    lease = Lease(f"{run}-0", 0, run, "w1", MAX_LOSSES, 3, time.time() - 1)
+    await site.store.take_leases([lease])
+    assert (await api.call("GET", f"/jobs/{job}?wait=10"))["error"]["reason"] == "poison"
+    [letter] = await letters(api, 1, "reason=poison")
+    headers = letter["headers"]
+    assert isinstance(headers, dict)
+    assert (headers["job"], headers["worker"]) == (job, "w1")

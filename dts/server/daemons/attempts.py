@@ -13,6 +13,7 @@ from operator import or_
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
 from dts.server.delayed import delayed_slices, digest_of
 from dts.server.leases import claims_of, stale_jobs
+from dts.server.poison import keep_poisoned
 from dts.store import Store
 from dts.wire import dts_pb2
 
@@ -21,11 +22,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A message of results: what it says, and what it asks of the record. `retried` has the jobs to run again."""
+    """A message of results: what it says, and what it asks of the record.
+
+    `retried` has the jobs to run again, `poisoned` those that have failed since they kill whatever runs them.
+    """
 
     batch: dts_pb2.ResultBatch
     candidate: Candidate
     retried: int
+    poisoned: int = 0
 
     @property
     def fenced(self) -> bool:
@@ -48,6 +53,9 @@ class Attempts:
         fenced = [reading for reading in readings if reading.fenced]
         if fenced:
             readings = await self._without_stale(readings, fenced)
+        for reading in readings:
+            if reading.poisoned:
+                await self._keep(reading)
         candidates = [reading.candidate for reading in readings]
         await self._store.record(candidates)
         retried = [reading for reading in readings if reading.retried]
@@ -55,6 +63,14 @@ class Attempts:
             await self._delay(retried)
         if fenced:
             await self._let_go(readings)
+
+    async def _keep(self, reading: Reading) -> None:
+        """Keep letters of jobs that are poison, before their end is on record and nobody asks for them any more."""
+        batch = reading.batch
+        outcome = await self._store.get_outcome(batch.block)
+        if outcome is not None:
+            poisoned = {result.index: result for result in batch.results if reading.poisoned >> result.index & 1}
+            await keep_poisoned(self._store, outcome, poisoned, batch.worker)
 
     async def _without_stale(self, readings: Sequence[Reading], fenced: Sequence[Reading]) -> list[Reading]:
         """Take the leases that are claimed; then leave out whatever comes from somebody who has lost his."""
@@ -119,6 +135,7 @@ def _valid(reading: Reading, leases: Sequence[Lease]) -> Reading:
             stopped=candidate.stopped & ~stale,
         ),
         reading.retried & ~stale,
+        reading.poisoned & ~stale,
     )
 
 

@@ -19,6 +19,7 @@ from dts.errors import TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.attempts import Attempts, Reading
+from dts.server.poison import poisoned_jobs
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
 
@@ -133,7 +134,8 @@ def read_results(delivery: Delivery) -> Reading:
         running=bitmap.from_indices(batch.running),
         stopped=retried,
     )
-    return Reading(batch, candidate, retried)
+    poisoned = poisoned_jobs(batch) if by_status[dts_pb2.FAILED] else 0
+    return Reading(batch, candidate, retried, poisoned)
 
 
 def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
