@@ -168,15 +168,19 @@ def main(arguments: list[str]) -> int:
 
 
 def run() -> None:
-    """Run `main` and end the process at once, whatever threads a function has left running."""
-    code = 1
+    """Run `main` and end the process at once, whatever threads a function has left running.
+
+    Nothing may keep it from that, not even what a function has put in the place of builtins.
+    """
+    code, leave = 1, os._exit
     try:
-        code = main(sys.argv[1:])
-    except BaseException:  # noqa: BLE001 - it is reported, and ends this process
-        traceback.print_exc()
-    with suppress(Exception):
+        try:
+            code = main(sys.argv[1:])
+        except BaseException:  # noqa: BLE001 - it is reported, and ends this process
+            traceback.print_exc()
         sys.stderr.flush()
-    os._exit(code)
+    finally:
+        leave(code)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ HOSTILE = {
     "alarm": ("signal.setitimer(signal.ITIMER_REAL, 0.05)", None),
     "excepthook": ("sys.excepthook = sys.unraisablehook = None; sys.settrace(None)", None),
     "builtins": ("import builtins; builtins.len = builtins.range = builtins.print = None", None),
+    "threads_builtins": (
+        "import builtins, threading\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n"
+        "for name in ('len', 'range', 'isinstance', 'getattr'): setattr(builtins, name, None)",
+        None,
+    ),
 }
 
 
