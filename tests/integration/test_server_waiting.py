@@ -14,7 +14,7 @@ import pytest
 
 from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import Settings, load_settings
-from dts.model import Block, Function, Outcome, Run, RunState, new_id
+from dts.model import Block, DelayedSlice, Function, Outcome, Run, RunState, new_id
 from dts.server import cancel
 from dts.server.daemons import Porter, Timekeeper
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
@@ -102,6 +102,16 @@ class Desk:
                 await asyncio.sleep(0.02)
 
 
+    async def waiting(self, block: Block, jobs: int) -> list[DelayedSlice]:
+        """The block's delayed slices once they have so many jobs: they are added after results are recorded."""
+        async with asyncio.timeout(20):
+            while True:
+                slices = await self.store.list_delayed(block.id)
+                if sum(each.jobs.bit_count() for each in slices) >= jobs:
+                    return slices
+                await asyncio.sleep(0.02)
+
+
 @pytest.fixture
 async def desk(urls: tuple[str, str]) -> AsyncIterator[Desk]:
     """Back ends with three timekeepers and two porters."""
@@ -143,12 +153,11 @@ async def test_what_is_worth_another_attempt_comes_once_more_when_it_is_due(desk
     block = await desk.add(6)
     for batch in await desk.take(6):
         again = [job for job in batch.jobs if job.index % 2]
-        results = [retry(job, kills=job.index) if job in again else success(job) for job in batch.jobs]
+        results = [retry(job, 2.0, kills=job.index) if job in again else success(job) for job in batch.jobs]
         for _ in range(2):  # a redelivered message of results changes nothing
             await desk.say(batch, results=results, started=time.time())
     await desk.outcome(block, lambda outcome: outcome.succeeded == 3)
-    waiting = await desk.store.list_delayed(block.id)
-    assert sum(each.jobs for each in waiting) == 0b101010
+    assert sum(each.jobs for each in await desk.waiting(block, 3)) == 0b101010
     assert (await desk.store.run_statistics(block.run)).delayed == 3
     second = [job for batch in await desk.take(3) for job in batch.jobs]
     assert sorted((job.index, job.attempt, job.kills) for job in second) == [(1, 2, 1), (3, 2, 3), (5, 2, 5)]
