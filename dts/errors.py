@@ -22,6 +22,7 @@
     └── ClientError
         ├── RequestRefused     the server answered 4xx: the request must change first
         ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
+        ├── ReaderGone         who read the rows has closed the pipe: nobody need be told
         ├── ServerUnavailable  no answer, or 5xx: the request can be made again as it is
         └── ComponentError     an input line that a component cannot read: recorded, the run goes on
 
@@ -130,6 +131,10 @@ class RequestRefused(ClientError):
 
 class RunCancelled(ClientError):
     """Somebody else cancelled the run."""
+
+
+class ReaderGone(ClientError):
+    """Who read what was written has gone."""
 
 
 class ServerUnavailable(ClientError):

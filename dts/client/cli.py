@@ -24,8 +24,9 @@ from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
 from dts.client.processors import RowWriter
 from dts.client.rows import FIELDS, RowFormat
 from dts.client.run import Progress
+from dts.client.stdio import tell, tidy_streams
 from dts.client.threads import in_thread
-from dts.errors import ConfigError, InvalidInput, RunCancelled
+from dts.errors import ConfigError, InvalidInput, ReaderGone, RunCancelled
 from dts.model import parse_function_name
 from dts.runtime import process
 from dts.version import __version__
@@ -143,6 +144,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    with tidy_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     options.server_url = options.server_url or os.environ.get("DTS_SERVER_URL")
@@ -196,17 +202,17 @@ class _Screen:
     """Where sentences for the user go: stderr, above the progress bar when there is one."""
 
     def __init__(self) -> None:
-        self._print: Callable[[str], None] = _print
+        self._print: Callable[[str], None] = tell
 
     @contextmanager
     def progress(self, client: DtsClient, source: FileComponent, options: argparse.Namespace) -> Iterator[None]:
         """Show a progress bar meanwhile."""
         from dts.client.progress import ProgressBar  # rich takes long to import and is not always needed
 
-        with ProgressBar(lambda: client.progress, source, options.function) as bar:
+        with ProgressBar(lambda: client.progress, source, options.function, lambda: client.held_by) as bar:
             self._print = bar.say
             yield
-        self._print = _print
+        self._print = tell
 
     def say(self, sentence: str) -> None:
         self._print(f"dts-client: {sentence}")
@@ -256,17 +262,20 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
     """
     if running.cancelled():
         how_far = f"after {done.done} of {_lines_read(done)} lines; {_fate(done)}" if done.run else "before it began"
-        _print(f"dts-client: interrupted {how_far}")
+        tell(f"dts-client: interrupted {how_far}")
         return EXIT_INTERRUPTED
-    if isinstance(error := running.exception(), RunCancelled):
-        _print(f"dts-client: {error.message}")
+    error = running.exception()
+    if isinstance(error, ReaderGone) and done.cancelled:
+        return process.EXIT_FAILED  # who reads the rows has seen enough of them, as `head` does
+    if isinstance(error, RunCancelled):
+        tell(f"dts-client: {error.message}")
         return EXIT_CANCELLED
     if error is not None and done.run:
-        _print(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done)}")
+        tell(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done)}")
     summary = running.result()
     if not options.quiet:
         rate = summary.lines / max(summary.seconds, 0.001)
-        _print(
+        tell(
             f"{summary.lines} lines: {summary.succeeded} succeeded, {summary.failed} failed "
             f"in {summary.seconds:.1f} s ({rate:.0f}/s) → {out.name}"
         )
@@ -279,10 +288,6 @@ def _fate(progress: Progress) -> str:
 
 def _lines_read(progress: Progress) -> str:
     return str(progress.lines) if progress.all_read else f"{progress.lines} or more"
-
-
-def _print(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _positive_int(text: str) -> int:

@@ -59,7 +59,8 @@ class DtsClient:
     `function`, `data_source` and `result_processor` may be given here or to `run`. A data source is a component, or
     any iterable of arguments, asynchronous or not. A result processor is a `ResultProcessor`, or a function that
     takes one result as a dict. `give_up_after` is for how many seconds an unreachable server is waited for; None is
-    for ever. `notify` is told in a sentence when the server goes away and comes back. With `detach` a run that is
+    for ever. `notify` is told in a sentence when the server goes away and comes back, and when a limit holds
+    requests up. With `detach` a run that is
     interrupted goes on at the server.
 
     Raises:
@@ -101,6 +102,11 @@ class DtsClient:
             give_up_after=give_up_after,
             notify=notify,
         )
+
+    @property
+    def held_by(self) -> str:
+        """The limit that a request waits for now, as the server puts it; empty when none does."""
+        return self._transport.held_by
 
     async def run(
         self,

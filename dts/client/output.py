@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dts.client.components import STANDARD_STREAM, file_identity
-from dts.errors import ClientError
+from dts.errors import ClientError, ReaderGone
 
 
 class Output(Protocol):
@@ -139,7 +139,7 @@ class OutputFile:
 
     def _failure(self, error: OSError) -> ClientError:
         if isinstance(error, BrokenPipeError):
-            return ClientError(f"{self.name} was closed by its reader")
+            return ReaderGone(f"{self.name} was closed by its reader")
         return ClientError(f"cannot write {self.name}: {error.strerror}")
 
 

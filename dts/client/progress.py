@@ -18,16 +18,18 @@ _REFRESHES = 4  # a second
 
 
 class ProgressBar:
-    """Shows on stderr how far a run is until it is left; `progress` gives what to show.
+    """Shows on stderr how far a run is until it is left; `progress` gives what to show, `held_by` what it waits for.
 
-    The bar reads it at every refresh, so the run does nothing for it.
+    The bar reads them at every refresh, so the run does nothing for it.
     """
 
-    def __init__(self, progress: Callable[[], Progress], source: DataSource, description: str) -> None:
+    def __init__(
+        self, progress: Callable[[], Progress], source: DataSource, description: str, held_by: Callable[[], str]
+    ) -> None:
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            _Lines(progress, source),
+            _Lines(progress, source, held_by),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             refresh_per_second=_REFRESHES,
@@ -50,12 +52,13 @@ class ProgressBar:
 
 
 class _Lines(ProgressColumn):
-    """Lines done of all, their rate, and failures when there are any; keeps the task's own numbers in step."""
+    """Lines done of all, their rate, failures and what holds them up; keeps the task's own numbers in step."""
 
-    def __init__(self, progress: Callable[[], Progress], source: DataSource) -> None:
+    def __init__(self, progress: Callable[[], Progress], source: DataSource, held_by: Callable[[], str]) -> None:
         super().__init__()
         self._progress = progress
         self._source = source
+        self._held_by = held_by
 
     def render(self, task: Task) -> Text:
         """What the column shows."""
@@ -67,6 +70,8 @@ class _Lines(ProgressColumn):
         text = Text(f"{progress.done:,}{of} lines  {progress.done / max(progress.seconds, 0.001):,.0f}/s")
         if progress.failed:
             text.append(f"  {progress.failed:,} failed", style="red")
+        if self._held_by():
+            text.append("  waiting for a limit", style="yellow")
         return text
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import math
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -39,9 +41,12 @@ _PATIENCE = 5.0  # seconds without an answer after which a person is told
 _SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
 _SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
 _MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
+_REMINDER = 60.0  # seconds after which a person is told again which limit holds requests up
+_TRY_AGAIN = re.compile(r"[:;,]? try again in \S+ s$")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_REPEATABLE_STATUS = frozenset({408, 429})  # and 5xx
-_NOT_ACCEPTED_STATUS = frozenset({429})  # 503 may come of a store that did what it was asked to, but too late
+_OVER_LIMIT = 429
+_REPEATABLE_STATUS = frozenset({408, _OVER_LIMIT})  # and 5xx
+_NOT_ACCEPTED_STATUS = frozenset({_OVER_LIMIT})  # 503 may come of a store that did what it was asked to, but too late
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +74,16 @@ class _Failure:
     """A try that may be repeated.
 
     `taken` is whether the server may have acted on it, `silent` whether it did not answer in time, `stale` whether a
-    connection from earlier turned out to be closed, which says nothing of the server.
+    connection from earlier turned out to be closed, which says nothing of the server. `over` is the limit that the
+    caller is over, if that is why.
     """
 
     reason: str
     retry_after: float | None = None
     reached: bool = False
     taken: bool = True
-    busy: bool = False
+    over: str = ""
+    code: str = ""
     silent: bool = False
     stale: bool = False
 
@@ -87,7 +94,8 @@ class Transport:
     `server_url` is http or https, with or without a path prefix. Certificates are checked against the system's
     authorities, or those in the file that SSL_CERT_FILE names. `give_up_after` is how many seconds a request is
     tried again; None is for ever, 0 for one try that may take its time. `notify` is told in a sentence when the
-    server goes away and when it is back. A Transport belongs to the event loop that it is first used in.
+    server goes away and when it is back, and each minute when a limit holds requests up. A Transport belongs to the
+    event loop that it is first used in.
 
     Raises:
         ConfigError: the URL is not one of a server.
@@ -111,6 +119,13 @@ class Transport:
         self._tls = ssl.create_default_context() if self._origin.startswith("https:") else None
         self._http: Connections | None = None
         self._away = False
+        self._held: dict[int, str] = {}
+        self._told_of_limit = -math.inf
+
+    @property
+    def held_by(self) -> str:
+        """The limit that a request waits for now, as the server puts it; empty when none does."""
+        return next(iter(self._held.values()), "")
 
     @property
     def local(self) -> bool:
@@ -173,13 +188,19 @@ class Transport:
         not acted on it.
 
         Raises:
-            RequestRefused: the server answered 3xx or 4xx.
+            RequestRefused: the server answered 3xx or 4xx; 429 only if waiting would take longer than may be waited.
             ServerUnavailable: it was given up after `give_up_after` seconds, here or in the constructor; or it is
                 not repeatable and the server may have acted on it.
         """
         raw_query = urlencode(query) if query else ""
         call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, wait)
         limit = self._give_up_after if give_up_after is None else give_up_after
+        try:
+            return await self._until_answered(call, timeout, limit, repeatable=repeatable)
+        finally:
+            self._held.pop(id(call), None)
+
+    async def _until_answered(self, call: _Call, timeout: float, limit: float | None, *, repeatable: bool) -> Answer:
         away_since: float | None = None
         delay = _FIRST_DELAY
         while True:
@@ -193,14 +214,29 @@ class Transport:
                 continue
             if not repeatable and outcome.taken:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
-            pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
-            self._is_away(outcome)
             if away_since is None:  # one that was silent was away then already, but not while it was asked to wait
-                away_since = min(began + wait, time.monotonic()) if outcome.silent else time.monotonic()
-            if limit is not None and time.monotonic() - away_since + pause > limit:
-                raise ServerUnavailable(f"{self._describe(outcome)}; gave up after {limit:g} s")
+                away_since = min(began + call.wait, time.monotonic()) if outcome.silent else time.monotonic()
+            pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
+            if limit is not None:
+                left = limit - (time.monotonic() - away_since)
+                self._check_patience(outcome, pause, left, limit)
+                pause = min(pause, left)
+            self._tell(call, outcome)
             await asyncio.sleep(pause)
             delay = min(delay * 2, _MAX_DELAY)
+
+    def _check_patience(self, failure: _Failure, pause: float, left: float, limit: float) -> None:
+        """Give up when there is no time left, or when a limit is certain to hold for longer than that.
+
+        Raises:
+            RequestRefused: the limit.
+            ServerUnavailable: anything else.
+        """
+        if failure.over and pause > left:
+            message = f"{failure.over}: try again in {math.ceil(pause)} s"
+            raise RequestRefused(message, status=_OVER_LIMIT, code=failure.code)
+        if left <= 0:
+            raise ServerUnavailable(f"{self._describe(failure)}; gave up after {limit:g} s")
 
     async def _try_aloud(self, call: _Call, timeout: float) -> Answer | _Failure:
         """Try a request, and tell when the answer takes long."""
@@ -256,7 +292,8 @@ class Transport:
                 retry_after=_parse_retry_after(response.headers.get("Retry-After")),
                 reached=True,
                 taken=status not in _NOT_ACCEPTED_STATUS,
-                busy=status == 429,
+                over=_TRY_AGAIN.sub("", message) if status == _OVER_LIMIT else "",
+                code=code,
             )
         if 300 <= status < 400:
             message = f"{self.server_url} redirects to {response.headers.get('Location')}: give that URL"
@@ -269,8 +306,20 @@ class Transport:
         state = "is not ready" if failure.reached else "is not reachable"
         return f"server {self.server_url} {state} ({failure.reason})"
 
+    def _tell(self, call: _Call, failure: _Failure) -> None:
+        """Tell a person why a request waits: that the server is away, or over which limit it is."""
+        if not failure.over:
+            self._held.pop(id(call), None)
+            self._is_away(failure)
+            return
+        self._held[id(call)] = failure.over
+        now = time.monotonic()
+        if now - self._told_of_limit >= _REMINDER:
+            self._told_of_limit = now
+            self._notify(f"{failure.over}; waiting")
+
     def _is_away(self, failure: _Failure) -> None:
-        if not self._away and not failure.busy:
+        if not self._away:
             self._away = True
             self._notify(f"{self._describe(failure)}; waiting")
 
@@ -280,11 +329,22 @@ class Transport:
             self._notify("server is back")
 
 
+def check_server_url(url: str) -> str:
+    """The URL of a server, as it is.
+
+    Raises:
+        ConfigError: it is not one; says what it should look like.
+    """
+    _split_url(url)
+    return url
+
+
 def _split_url(url: str) -> tuple[str, str]:
     """The URL's origin and its path prefix, without a slash at the end."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        host = (parts.hostname or "").encode("idna")  # as it is looked up; fails for what no host can be called
+        valid = parts.scheme in ("http", "https") and bool(host) and b" " not in host and parts.port != 0
     except ValueError:
         valid = False
     if not valid or parts.username is not None or parts.query or parts.fragment:
@@ -302,11 +362,12 @@ def _parse_error(response: Response) -> tuple[str, str]:
 
 
 def _parse_retry_after(value: str | None) -> float | None:
-    """Seconds; the form with a date is left to the backoff."""
+    """Seconds, however many the server says; the form with a date is left to the backoff."""
     try:
-        return min(max(float(value), _FIRST_DELAY), _MAX_RETRY_AFTER) if value else None
+        seconds = float(value or "nan")
     except ValueError:
         return None
+    return None if math.isnan(seconds) else min(max(seconds, _FIRST_DELAY), _MAX_RETRY_AFTER)
 
 
 def _clock_hint(date: str | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 
 from dts.client.credentials import HELP as CREDENTIALS_HELP
 from dts.client.credentials import load_server_url
+from dts.client.stdio import tidy_streams
+from dts.client.transport import check_server_url
 from dts.management.commands import ALL_COMMANDS
 from dts.management.grammar import Grammar
 from dts.management.help import render_help
@@ -71,23 +72,19 @@ def build_parser(grammar: Grammar) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     grammar = Grammar(ALL_COMMANDS)
-    options = build_parser(grammar).parse_args(argv)
-    try:
+    with tidy_streams():
+        options = build_parser(grammar).parse_args(argv)
         return process.run(partial(run, options, grammar))
-    except BrokenPipeError:
-        # Who reads our output has seen enough, as `head` does. What is left must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return process.EXIT_FAILED
 
 
 async def run(options: argparse.Namespace, grammar: Grammar, shutdown: process.Shutdown) -> int:
     """Do what the command line says; returns the exit status.
 
     Raises:
-        ConfigError: the credentials file cannot be read.
+        ConfigError: the credentials file cannot be read, or the URL is not one of a server.
     """
     chosen = Options(
-        url=options.url or load_server_url() or DEFAULT_URL,
+        url=check_server_url(options.url or load_server_url() or DEFAULT_URL),
         username=options.username,
         secret_file=options.secret_file,
         as_json=options.json,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dts.client.stdio import forsake, tell
+from dts.errors import ClientError
 from dts.management.resources import Record
 from dts.management.utils import format_time, printable
 
@@ -48,11 +51,11 @@ class Output:
     def say(self, sentence: str) -> None:
         """Tell a person what was done; a script sees the record instead."""
         if not self.as_json:
-            _console().print(Text(printable(sentence)))
+            _show(Text(printable(sentence)))
 
     def text(self, text: str) -> None:
         """Show a text as it is, such as help."""
-        _console().print(Text(text), soft_wrap=True)
+        _show(Text(text), soft_wrap=True)
 
     def record(self, record: object, *, fields: Sequence[str] = ()) -> None:
         """One record, a field a line; or only some of its fields."""
@@ -66,7 +69,7 @@ class Output:
         table.add_column(overflow="fold")
         for name, value in sorted(record.items(), key=lambda item: item[0] != "id"):
             table.add_row(Text(name), Text(as_text(name, value)))
-        _console().print(table)
+        _show(table)
 
     async def rows(
         self, pages: AsyncIterator[list[Record]], columns: Sequence[Column], *, limit: int | None, what: str
@@ -79,8 +82,8 @@ class Output:
         if self.as_json:
             async for page in pages:
                 count += len(page)
-                for row in page:
-                    self._json(row)
+                if not all(self._json(row) for row in page):  # nobody reads what would come
+                    break
             return count
         table = new_table(columns)
         async for page in pages:
@@ -88,7 +91,7 @@ class Output:
             for row in page:
                 table.add_row(*(column.cell(row) for column in columns))
         if count:
-            _console().print(table)
+            _show(table)
         else:
             self.say(f"no {what}")
         if limit is not None and 0 < limit == count:
@@ -104,11 +107,10 @@ class Output:
         table = new_table(columns)
         for row in rows:
             table.add_row(*(column.cell(row) for column in columns))
-        _console().print(table)
+        _show(table)
 
-    def _json(self, value: object) -> None:
-        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-        sys.stdout.flush()
+    def _json(self, value: object) -> bool:
+        return _write(msgspec.json.encode(value).decode() + "\n")
 
 
 def limit_of(number: int | None, *, as_json: bool) -> int | None:
@@ -130,7 +132,7 @@ def new_table(columns: Sequence[Column]) -> Table:
 
 def note(sentence: str) -> None:
     """Tell on stderr what is neither data nor an error."""
-    print(printable(sentence), file=sys.stderr, flush=True)  # noqa: T201
+    tell(printable(sentence))
 
 
 def complain(sentence: str) -> None:
@@ -168,7 +170,29 @@ def _bare(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _console() -> Console:
-    """A console on what stdout is now."""
-    width = None if sys.stdout.isatty() else _ENDLESS
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+def _show(what: RenderableType, *, soft_wrap: bool = False) -> None:
+    """Show something as wide as the terminal is that stdout is now."""
+    terminal = sys.stdout.isatty()
+    written = io.StringIO()  # by itself a console ends the process, within a task, when the reader of stdout has gone
+    width = None if terminal else _ENDLESS
+    console = Console(file=written, force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False)
+    console.print(what, soft_wrap=soft_wrap)
+    _write(written.getvalue())
+
+
+def _write(text: str) -> bool:
+    """Write to stdout; whether somebody still reads it. A command goes on to its end and its exit status without.
+
+    Raises:
+        ClientError: it cannot be written, such as when the disk is full.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forsake(sys.stdout)
+        return False
+    except OSError as error:
+        forsake(sys.stdout)
+        raise ClientError(f"cannot write standard output: {error.strerror}") from error
+    return True

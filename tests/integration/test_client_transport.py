@@ -18,7 +18,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
 from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
-from dts.client.transport import Transport
+from dts.client.transport import Transport, _parse_retry_after
 from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 
 ALICE = Credentials("alice", "secret")
@@ -82,7 +82,21 @@ async def test_a_url_may_have_a_path_and_a_slash(prefix: str, site: Site) -> Non
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host", "http://", "http://host:99999", "http://u:p@host", "http://host/?q", ""]
+    "url",
+    [
+        "localhost:8000",
+        "127.0.0.1:8000",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://..",
+        "http://a host",
+        "http://host:0",
+        "http://host:99999",
+        "http://u:p@host",
+        "http://host/?q",
+        "",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is not the URL of a server"):
@@ -146,6 +160,78 @@ async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monk
     assert said == [f"server http://127.0.0.1:{port} is not reachable (no answer for 0.05 s); waiting"]
     transport.close()
     sock.close()
+
+
+# limits
+
+
+LIMIT = "over the limit of user alice: unfinished (0)"
+
+
+def over_limit(handler: RequestHandler, retry_after: str) -> None:
+    handler.set_status(429)
+    handler.set_header("Retry-After", retry_after)
+    handler.write({"error": {"code": "limit_exceeded", "message": f"{LIMIT}: try again in {retry_after} s"}})
+
+
+async def test_a_limit_that_holds_requests_up_is_told_once_and_then_each_minute(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+    said: list[str] = []
+
+    def respond(handler: RequestHandler) -> None:
+        held.append(transport.held_by)
+        if len(held) < 6:
+            over_limit(handler, "0")
+        else:
+            handler.write({"result": "done"})
+
+    site.respond = respond
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, notify=said.append)
+    assert await transport.call("GET", "/") == "done"
+    assert said == [f"{LIMIT}; waiting"]
+    assert held == ["", *[LIMIT] * 5]
+    assert transport.held_by == ""
+    monkeypatch.setattr("dts.client.transport._REMINDER", 0.0)
+    held.clear()
+    await transport.call("GET", "/")
+    assert len(said) == 6
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "understood"),
+    [("3", 3.0), ("86400", 60.0), ("inf", 60.0), ("-1", 0.1), ("nan", None), ("Fri, 31 Dec 1999 23:59:59 GMT", None)],
+)
+def test_nobody_waits_for_longer_than_a_minute_before_another_try(said: str, understood: float | None) -> None:
+    assert _parse_retry_after(said) == understood
+
+
+async def test_a_limit_that_holds_for_longer_than_one_may_wait_is_refused_at_once(site: Site) -> None:
+    site.respond = lambda handler: over_limit(handler, "30")
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, give_up_after=10.0, notify=said.append)
+    with pytest.raises(RequestRefused) as refused:
+        await transport.call("POST", "/", {}, repeatable=False)
+    assert refused.value.message == f"{LIMIT}: try again in 30 s"
+    assert (refused.value.status, refused.value.code) == (429, "limit_exceeded")
+    assert said == []
+    transport.close()
+
+
+async def test_who_gives_up_has_waited_for_as_long_as_he_says(site: Site) -> None:
+    def respond(handler: RequestHandler) -> None:
+        handler.set_status(503)
+        handler.set_header("Retry-After", "60")
+
+    site.respond = respond
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, give_up_after=0.2, notify=lambda _: None)
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable, match=r"is not ready \(503 .*; gave up after 0.2 s"):
+        await transport.call("GET", "/")
+    assert time.monotonic() - began >= 0.2
+    transport.close()
 
 
 async def test_a_server_that_was_asked_to_wait_is_not_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,93 @@
+"""Both commands when nobody reads what they write, as with `| head`: they end quietly, with their own exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Site
+from tests.integration.test_client_run import FakeServer, server
+
+__all__ = ["server"]  # a fixture
+
+FULL = Path("/dev/full")
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """The end to write to of a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+async def run(
+    *argv: str, stdout: int = asyncio.subprocess.PIPE, stderr: int = asyncio.subprocess.PIPE
+) -> tuple[int, str]:
+    """A process with these streams; returns its exit status and what it says on stderr."""
+    environment = {**os.environ, "DTS_USERNAME": "alice", "DTS_SECRET": "secret"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *argv, stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment
+    )
+    said = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, (said[1] or b"").decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["users", "get"], 0),
+        (["--json", "operations", "list"], 0),
+        (["namespaces", "add", "crm"], 0),
+        (["users", "get", "nobody"], 1),
+        (["doctor"], 1),
+        (["help"], 0),
+        (["--help"], 0),
+    ],
+)
+async def test_an_administrators_command_does_not_mind(site: Site, nobody: int, words: list[str], status: int) -> None:
+    secret_file = str(site.settings.server.admin_secret_file)
+    who = ["--username", "admin", "--secret-file", secret_file, "--url", site.url]
+    ended, said = await run("dts.management.admin", *who, *words, stdout=nobody)
+    assert ended == status
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    assert not said or status == 1
+
+
+async def test_a_complaint_that_nobody_reads_leaves_the_exit_status_as_it_is(nobody: int) -> None:
+    assert (await run("dts.management.admin", "usres", "get", stderr=nobody))[0] == 2
+    assert (await run("dts.client.cli", "--help", stdout=nobody))[0] == 0
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+async def test_what_cannot_be_written_is_one_sentence() -> None:
+    full = os.open(FULL, os.O_WRONLY)
+    ended, said = await run("dts.management.admin", "help", stdout=full)
+    os.close(full)
+    assert (ended, said) == (1, "dts-admin: cannot write standard output: No space left on device\n")
+
+
+async def test_rows_that_nobody_reads_end_a_run_quietly(server: FakeServer, nobody: int, tmp_path: Path) -> None:
+    infile = tmp_path / "in.txt"
+    infile.write_text("a\nb\n")
+    ended, said = await run("dts.client.cli", "text/upper", str(infile), "-", server.url, stdout=nobody)
+    assert (ended, said) == (1, "")
+    assert server.state == "cancelled"
+
+
+async def test_a_run_that_goes_on_without_a_reader_is_named(server: FakeServer, nobody: int, tmp_path: Path) -> None:
+    infile = tmp_path / "in.txt"
+    infile.write_text("a\nb\n")
+    argv = ("text/upper", str(infile), "-", server.url, "--detach")
+    ended, said = await run("dts.client.cli", *argv, stdout=nobody)
+    assert ended == 1
+    assert "the server goes on with run" in said
+    assert "standard output was closed by its reader" in said
