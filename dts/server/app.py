@@ -17,6 +17,7 @@ from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.model import DEFAULT_ROUTE
 from dts.runtime.service import Service
 from dts.server.accounts import Accounts, KeyBox
+from dts.server.anchor import Anchor
 from dts.server.catalogue import Catalogue
 from dts.server.context import Context
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
@@ -29,7 +30,7 @@ from dts.server.operations import OperationLog
 from dts.server.plugin_runner import PluginRunner
 from dts.server.publisher import Publisher
 from dts.server.routes import ROUTES
-from dts.store import open_store
+from dts.store import Store, open_store
 from dts.wire import queues
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Server(Service):
             catalogue,
             publisher,
             hub,
-            OperationLog(store, keys.derive("operations")),
+            self._operation_log(store, keys),
             Limiter(store, catalogue),
             Fleet(store),
             msgspec.json.encode(describe(ROUTES)),
@@ -84,6 +85,10 @@ class Server(Service):
             await self._start_daemons(context)
         else:
             self._spawn(self._prepare_later(context), "server-prepare")
+
+    def _operation_log(self, store: Store, keys: KeyBox) -> OperationLog:
+        folder, key = self._settings.server.key_file.parent, keys.derive("operations-anchor")
+        return OperationLog(store, keys.derive("operations"), Anchor(folder, self._settings.store.url, key))
 
     def _bind(self) -> list[socket.socket]:
         """Take the port first: a server that cannot listen should not touch the store."""

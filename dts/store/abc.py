@@ -322,6 +322,8 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
 
         `seal` gives the hash of an entry that has the other two; it may be called from another thread, and more than
         once. The log stays one chain without gaps, however many processes append at the same time.
+
+        It goes on after its last entry or, where entries are missing at the end, after what `operations_head` says.
         """
 
     @abstractmethod
@@ -335,7 +337,10 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
 
     @abstractmethod
     async def operations_head(self) -> tuple[int, str]:
-        """`seq` and `hash` of the entry that was appended last, kept apart from the log; 0 and "" before the first."""
+        """`seq` and `hash` of the entry that was appended last, kept apart from the log; 0 and "" before the first.
+
+        A crash may leave it one entry behind the log, and never more; the next append puts that right.
+        """
 
     # dead letters
 

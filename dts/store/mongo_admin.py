@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
-from dts.errors import DuplicateKey, LastAdministrator, StoreUnavailable
+from dts.errors import DuplicateKey, LastAdministrator
 from dts.model import ADMINISTRATOR, Operation, Record, Seal, User
 from dts.store.abc import Store
 from dts.store.mongo_bodies import Bodies
@@ -179,17 +179,28 @@ class MongoAdminStore(Store):
     @translating
     async def append_operation(self, operation: Operation, seal: Seal) -> Operation:
         while True:
-            seq, previous = await self._read_head()
+            seq, previous = await self._end()
             entry = replace(operation, seq=seq + 1, previous=previous)
             entry = replace(entry, hash=seal(entry))
             try:
                 await self._connection.collection("operations").insert_one(_operation_document(entry))
             except DuplicateKeyError:
-                # Somebody was faster and may have died before it moved the head: move it on their behalf.
-                await self._move_head(await self._get_operation(seq + 1))
-            else:
-                await self._move_head(entry)
-                return entry
+                continue  # somebody was faster
+            await self._move_head(entry)
+            return entry
+
+    async def _end(self) -> tuple[int, str]:
+        """The number and the hash of the entry to continue; the head is there then, never more than one behind the log.
+
+        Whoever appended the last entry may have died before they moved the head: it is moved on their behalf.
+        """
+        seq, digest = await self._read_head()
+        last = await self._connection.collection("operations").find_one(sort=[("_id", DESCENDING)])
+        if last is None or last["_id"] <= seq:
+            return seq, digest
+        entry = _operation_from(last)
+        await self._move_head(entry)
+        return entry.seq, entry.hash
 
     async def _mark_operations(self) -> None:
         """Mark the entries of a log that was begun by an earlier version, which had no marks."""
@@ -202,12 +213,6 @@ class MongoAdminStore(Store):
                 return
             updates = [UpdateOne({"_id": each["_id"]}, {"$set": {"which": _marks(_texts(each))}}) for each in found]
             await operations.bulk_write(updates, ordered=False)
-
-    async def _get_operation(self, seq: int) -> Operation:
-        document = await self._connection.collection("operations").find_one({"_id": seq})
-        if document is None:
-            raise StoreUnavailable(f"entry {seq} of the operation log was there and is gone: somebody deletes entries")
-        return _operation_from(document)
 
     async def _read_head(self) -> tuple[int, str]:
         document = await self._connection.collection("operations_head").find_one(_HEAD)

@@ -46,6 +46,7 @@ async def test_every_write_is_on_record_before_it_happens_and_after(site: Site) 
         "valid": True,
         "entries": 8,
         "last": 8,
+        "anchor": 8,
         "faults": [],
     }
 
@@ -118,7 +119,10 @@ async def test_the_log_goes_on_after_tampering(site: Site) -> None:
         tamper(site, lambda db, statement=statement: db.execute(statement))
         await write_some(api)
         assert not (await api.call("GET", "/admin/operations/verify"))["valid"] or "head" in statement
-    assert (await api.call("GET", "/admin/operations/"))[0]["seq"] == 24
+    [told] = await api.call("GET", "/admin/operations/?op_type=operations.broken")
+    assert (told["seq"], told["operator"], told["outcome"]) == (9, "", "found")
+    assert "goes on after entry 0" in told["ops"]["problem"]
+    assert (await api.call("GET", "/admin/operations/"))[0]["seq"] == 25
 
 
 async def test_a_log_cut_short_stays_so_when_it_goes_on(site: Site) -> None:
@@ -128,6 +132,89 @@ async def test_a_log_cut_short_stays_so_when_it_goes_on(site: Site) -> None:
     await write_some(api)
     faults = (await api.call("GET", "/admin/operations/verify"))["faults"]
     assert faults == [{"seq": 7, "problem": "entries 7 to 8 are missing"}]
+
+
+CUT = (
+    "DELETE FROM operations WHERE seq > 6",
+    "UPDATE operations_head SET seq = 6, hash = (SELECT hash FROM operations WHERE seq = 6)",
+)
+ALL_GONE = ("DELETE FROM operations", "DELETE FROM operations_head")
+
+
+@pytest.mark.parametrize(("statements", "first"), [(CUT, 7), (ALL_GONE, 1)], ids=["cut", "all"])
+async def test_a_log_whose_end_was_put_back_with_it_is_found_short(
+    site: Site, statements: tuple[str, ...], first: int
+) -> None:
+    api = site.api()
+    await write_some(api)
+    for statement in statements:
+        tamper(site, lambda db, statement=statement: db.execute(statement))
+    [fault] = (await api.call("GET", "/admin/operations/verify"))["faults"]
+    assert fault["seq"] == first
+    assert f"entries {first} to 8 are missing" in fault["problem"]
+    await write_some(api)  # it goes on, and does not grow over the place
+    await write_some(api)
+    verdict = await api.call("GET", "/admin/operations/verify")
+    assert [fault["seq"] for fault in verdict["faults"]] == [8], verdict
+    assert "not the one that this server has seen" in verdict["faults"][0]["problem"]
+    told = await api.call("GET", "/admin/operations/?op_type=operations.broken")
+    assert [entry["ops"]["problem"] for entry in told][-1] == "entry 8 is missing, which this server has seen"
+    assert len(told) == 2, "once for what is missing, once for what is in its place"
+
+
+async def test_a_backup_is_accepted_by_removing_the_anchor(site: Site) -> None:
+    api = site.api()
+    await write_some(api)
+    for statement in CUT:
+        tamper(site, lambda db, statement=statement: db.execute(statement))
+    [anchor] = site.settings.server.key_file.parent.glob("operations-*.anchor")
+    assert anchor.stat().st_mode & 0o777 == 0o600
+    anchor.unlink()
+    assert (await api.call("GET", "/admin/operations/verify"))["valid"]
+    await write_some(api)
+    verdict = await api.call("GET", "/admin/operations/verify")
+    assert (verdict["valid"], verdict["anchor"], verdict["last"]) == (True, 14, 14)
+
+
+async def test_an_anchor_that_was_changed_is_found_and_stays(site: Site) -> None:
+    api = site.api()
+    await write_some(api)
+    [anchor] = site.settings.server.key_file.parent.glob("operations-*.anchor")
+    changed = anchor.read_text().replace('"seq": 8', '"seq": 6')
+    anchor.write_text(changed)
+    for _ in range(2):
+        verdict = await api.call("GET", "/admin/operations/verify")
+        assert [fault["seq"] for fault in verdict["faults"]] == [0]
+        assert "was changed" in verdict["faults"][0]["problem"]
+        await write_some(api)
+    assert anchor.read_text() == changed
+    assert len(await api.call("GET", "/admin/operations/?op_type=operations.broken")) == 1
+
+
+async def test_an_entry_that_a_crash_left_ahead_of_the_head_is_nobodys_fault(site: Site) -> None:
+    api = site.api()
+    await write_some(api)
+    tamper(
+        site,
+        lambda db: db.execute("UPDATE operations_head SET seq = 7, hash = (SELECT hash FROM operations WHERE seq = 7)"),
+    )
+    await write_some(api)
+    verdict = await api.call("GET", "/admin/operations/verify")
+    assert (verdict["valid"], verdict["last"], verdict["anchor"]) == (True, 16, 16)
+
+
+async def test_a_log_that_refuses_an_entry_refuses_the_change_and_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Store, operation: Operation, seal: object) -> Operation:
+        raise ValueError("no such thing fits")
+
+    api = site.api()
+    monkeypatch.setattr(type(site.store), "append_operation", fail)
+    message = await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=500, code="internal_error")
+    assert "nothing was changed" in message
+    monkeypatch.undo()
+    await api.refused("GET", "/admin/namespaces/lab", status=404, code="not_found")
 
 
 def tamper(site: Site, change: Callable[[sqlite3.Connection], Any]) -> None:

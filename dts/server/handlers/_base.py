@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import wraps
 from http.client import responses
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, cast
@@ -31,6 +31,7 @@ from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.context import Context
 from dts.server.ingest import describe_json_error
 from dts.server.limits import OverLimit
+from dts.server.operations import LogRefused
 from dts.server.roles import Scope, roles_for, scope_of
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ class DtsHandler(RequestHandler):
 
     everybodys = False
     """Whether this handler serves the runs and jobs of all users alike."""
+
+    on_record: Mapping[str, Any] | None = None
+    """What the operation log holds of a write when that is more than what was asked for: how it was before, too."""
 
     scope = Scope.NONE
     """How far the caller's roles reach in this request; known once it is authenticated."""
@@ -272,6 +276,7 @@ class NotFoundHandler(DtsHandler):
 
 
 _BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
+    (LogRefused, ErrorCode.INTERNAL_ERROR),
     (AuthError, ErrorCode.UNAUTHORIZED),
     (InvalidName, ErrorCode.NAME_INVALID),
     (TooLarge, ErrorCode.TOO_LARGE),

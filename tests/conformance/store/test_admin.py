@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from itertools import combinations, product
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -147,6 +148,32 @@ async def test_operations_make_one_chain_whoever_appends(store: Store, open_anot
     assert [entry.previous for entry in log] == ["", *(entry.hash for entry in log[:-1])]
     assert all(seal(entry) == entry.hash for entry in log)
     assert await other.operations_head() == (30, log[-1].hash)
+
+
+@pytest.mark.parametrize("head", [None, 1, 2, 3])
+async def test_the_log_goes_on_at_its_end_wherever_the_head_is(store: Store, url: str, head: int | None) -> None:
+    """At 2 an appender died between its two writes; anything else was not an accident."""
+    log = [await store.append_operation(an_operation(number), seal) for number in range(3)]
+    put_head(url, None if head is None else log[head - 1])
+    fourth = await store.append_operation(an_operation(3), seal)
+    assert (fourth.seq, fourth.previous) == (4, log[2].hash)
+    assert await store.operations_head() == (4, fourth.hash)
+    assert [entry.seq for entry in await store.list_operations()] == [4, 3, 2, 1]
+
+
+def put_head(url: str, entry: Operation | None) -> None:
+    """Note another entry as the last one, or none, behind the store's back."""
+    if url.startswith("mongodb"):
+        with MongoClient[dict[str, Any]](url) as client:
+            heads = client.get_default_database()["operations_head"]
+            heads.delete_many({})
+            if entry is not None:
+                heads.insert_one({"_id": "head", "seq": entry.seq, "hash": entry.hash})
+        return
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=10)) as db, db:
+        db.execute("DELETE FROM operations_head")
+        if entry is not None:
+            db.execute("INSERT INTO operations_head (one, seq, hash) VALUES (1, ?, ?)", (entry.seq, entry.hash))
 
 
 async def test_operations_are_listed_from_either_end_and_by_their_fields(store: Store) -> None:

@@ -49,11 +49,12 @@ class Fault(Struct):
 
 
 class VerdictView(Struct):
-    """Whether the log is whole."""
+    """Whether the log is whole; `anchor` is the entry up to which this server's host had seen it before, if any."""
 
     valid: bool
     entries: int
     last: int
+    anchor: int | None
     faults: list[Fault]
 
 
@@ -95,7 +96,7 @@ class VerifyAdminHandler(DtsHandler):
         """Go through the whole log and tell what does not fit."""
         verdict = await self.context.operations.verify()
         faults = [Fault(**fault) for fault in verdict.faults]
-        self.answer(VerdictView(not faults, verdict.entries, verdict.last, faults))
+        self.answer(VerdictView(not faults, verdict.entries, verdict.last, verdict.anchor, faults))
 
 
 def _number(after: str | None) -> int | None:
