@@ -130,8 +130,7 @@ class Transport:
     @property
     def local(self) -> bool:
         """Whether the URL says that the server is on this machine."""
-        host = urlsplit(self._origin).hostname or ""
-        return host in ("localhost", "::1") or host.startswith("127.")
+        return is_local(self._origin)
 
     def close(self) -> None:
         """Close connections; requests under way are dropped."""
@@ -337,6 +336,12 @@ def check_server_url(url: str) -> str:
     """
     _split_url(url)
     return url
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL says that its server is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _split_url(url: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from dts.errors import DtsError, RequestRefused
 from dts.management.client import AdminClient
 from dts.management.output import as_text
 from dts.management.resources import Record
+from dts.management.utils import counted
 
 TIMEOUT = 10.0
 """Seconds that each answer is waited for."""
@@ -42,11 +43,12 @@ DEFAULT_CONSUMER_TIMEOUT = 1800.0
 DAEMONS = {
     "porter": (True, "results are not recorded, so no job ever ends"),
     "timekeeper": (True, "retries, delayed jobs, and what a crash left behind wait for ever"),
-    "stethoscope": (True, "heartbeats are not recorded: nobody knows which workers are alive"),
+    "stethoscope": (False, "heartbeats are not recorded: nobody knows which workers are alive"),
     "logtracer": (False, "what the workers log is not kept"),
 }
 """What is the matter when a daemon is missing, and whether that is bad."""
 
+_OVER_LIMIT = 429
 _NAMED = 5  # functions, hosts or entries that a finding names
 
 
@@ -110,6 +112,8 @@ async def check_from_inside(client: AdminClient) -> list[Finding]:
     try:
         user = await client.login()
     except RequestRefused as error:
+        if error.status == _OVER_LIMIT:
+            return [warning("sign-in", error.message, "try again later, or have the limit raised")]
         return [bad("sign-in", error.message, "check --username and --secret-file, or login; see also the clock")]
     except DtsError as error:
         return [bad("sign-in", error.message, "see what the server says about its store")]
@@ -130,7 +134,7 @@ async def _check_log(client: AdminClient) -> list[Finding]:
     except DtsError as error:
         return [warning("operation log", error.message, "sign in as an administrator or operator")]
     if answer["valid"]:
-        return [ok("operation log", f"whole, {answer['entries']} entries")]
+        return [ok("operation log", f"whole, {counted(answer['entries'], 'entry')}")]
     where = ", ".join(str(fault["seq"]) for fault in answer["faults"][:_NAMED])
     return [bad("operation log", f"broken at entry {where}", "operations verify; restore the store from a backup")]
 
@@ -215,7 +219,9 @@ def _judge_queues(queues: list[Mapping[str, Any]]) -> Iterator[Finding]:
             yield bad(name, problem, advice)
             continue
         ready, consumers = int(queue["ready"]), queue["consumers"]
-        text = f"{ready} messages waiting" + ("" if consumers is None else f", {consumers} consumers")
+        text = f"{counted(ready, 'message')} waiting" + (
+            "" if consumers is None else f", {counted(consumers, 'consumer')}"
+        )
         if name == "dts.dead":
             yield (warning(name, text, "timekeeper should take them: see the daemons") if ready else ok(name, text))
         elif consumers == 0 and name.startswith("dts.jobs."):
@@ -245,25 +251,30 @@ def _judge_workers(facts: Record) -> Iterator[Finding]:
     """Workers by their heartbeats, and the routes that need some."""
     workers, now = facts["workers"], float(facts["time"])
     start = "start one: python -m dts.worker -c etc/worker.toml"
-    if not workers["live"]:
+    if not workers["live"] and "stethoscope" not in facts["daemons"]["present"] and facts["broker"]["state"] == "ok":
+        yield warning(
+            "workers", "whether any is alive is not known without stethoscope", "start stethoscope, see above"
+        )
+    elif not workers["live"]:
         heard = workers["last"]
         text = "no worker was ever heard of" if heard is None else f"the last one was heard of {now - heard:.0f} s ago"
         advice = f"{start}; if one runs, see that it and stethoscope reach this broker, and the clocks"
         yield bad("workers", f"none is alive: {text}", advice)
     else:
-        yield ok("workers", f"{workers['live']} alive on {workers['hosts']} hosts")
+        yield ok("workers", f"{workers['live']} alive on {counted(workers['hosts'], 'host')}")
         for route in facts["routes"]:
             yield _judge_route(route)
     if workers["live"] and workers["silent"]:
         silent = [f"{each['host']} ({now - each['last']:.0f} s)" for each in workers["silent"]]
         advice = "see why its workers ended; a host that is gone for good is forgotten after [daemons] forget_hosts"
-        yield warning("silent hosts", _some(silent), advice)
+        yield warning("silent hosts", some(silent), advice)
 
 
 def _judge_route(route: Mapping[str, Any]) -> Finding:
-    name, functions = f"route {route['route']}", _some(route["functions"])
+    name, functions = f"route {route['route']}", some(route["functions"])
     if route["workers"]:
-        return ok(name, f"{route['workers']} live workers serve it")
+        serve = "serves" if route["workers"] == 1 else "serve"
+        return ok(name, f"{counted(route['workers'], 'live worker')} {serve} it")
     advice = (
         f"start a worker with {route['route']} among its [worker] routes, or give the functions another route: "
         "functions update FUNCTION route=…"
@@ -271,7 +282,7 @@ def _judge_route(route: Mapping[str, Any]) -> Finding:
     return bad(name, f"no live worker serves it, so jobs of {functions} wait", advice)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import dts
 from dts.client.credentials import CREDENTIALS_FILE
 from dts.config import Settings, load_settings
 from dts.errors import ConfigError, InvalidName
-from dts.management.doctor import Finding, bad, ok, warning
+from dts.management.doctor import Finding, bad, ok, some, warning
+from dts.management.utils import counted
 from dts.model import parse_function_name
 
 BUNDLED = Path(dts.__file__).parent / "worker" / "functions"
@@ -69,7 +70,19 @@ def check_functions(folder: Path) -> list[Finding]:
             findings.append(warning("functions", f"{path}: {problem}", "mend or remove it: its jobs fail"))
         else:
             count += 1
-    return [*findings, ok("functions", f"{count} functions in {folder}")]
+    return [*findings, ok("functions", f"{counted(count, 'function')} in {folder}")]
+
+
+def check_modules(names: Iterable[str], folder: Path) -> list[Finding]:
+    """Whether functions that are registered, and have not been seen to run, are in a functions directory or bundled."""
+    missing = [name for name in names if not any((each / f"{name}.py").is_file() for each in (folder, BUNDLED))]
+    if not missing:
+        return []
+    if folder == BUNDLED:
+        advice = "where the workers have another functions directory, look there: doctor -c etc/worker.toml"
+        return [warning("modules", f"registered, and not among the functions of DTS: {some(missing)}", advice)]
+    advice = "put the module there, in NAMESPACE/FUNCTION.py, or functions delete NAME: its jobs fail"
+    return [warning("modules", f"registered, and not in {folder}: {some(missing)}", advice)]
 
 
 def _problem_of(path: Path) -> str:

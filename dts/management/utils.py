@@ -53,6 +53,12 @@ def may_hold_secret(line: str) -> bool:
     return bool(_SECRET_WORD.search(plain) or _LOGIN_WITH_MORE.match(plain))
 
 
+def counted(number: int, one: str) -> str:
+    """A number of things in words: 1 message, 2 messages, 0 entries."""
+    many = f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
+    return f"{number} {one if number == 1 else many}"
+
+
 def printable(text: str) -> str:
     """`text` without characters that would steer a terminal: they are shown as escapes. Line ends stay."""
     return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)

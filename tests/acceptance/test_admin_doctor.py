@@ -34,7 +34,7 @@ def bad(found: Found) -> set[str]:
 def test_what_does_not_run_is_named_until_it_runs(cluster: Deployment, rabbit: RabbitServer) -> None:
     cluster.start_server()
     status, found = doctor(cluster)
-    assert (status, bad(found)) == (1, {"porter", "timekeeper", "stethoscope", "workers"})
+    assert (status, bad(found)) == (1, {"porter", "timekeeper"})
     assert "python -m dts.server.daemons" in found["porter"]["advice"]
     assert "start a worker" in found["dts.jobs.default"]["advice"]
     cluster.start_daemons("some", "porter", "stethoscope")

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from dts.management.doctor import Finding, Verdict, judge_clock, judge_diagnosis, judge_latency, judge_readiness
-from dts.management.doctor_local import BUNDLED, check_configuration, check_functions, check_secret_files
+from dts.management.doctor_local import (
+    BUNDLED,
+    check_configuration,
+    check_functions,
+    check_modules,
+    check_secret_files,
+)
 
 NOW = 1_700_000_000.0
 
@@ -89,7 +95,7 @@ def test_jobs_that_nobody_takes(ready: int, verdict: str, facts: dict[str, Any])
 
 @pytest.mark.parametrize(
     ("missing", "verdict"),
-    [("porter", "bad"), ("timekeeper", "bad"), ("stethoscope", "bad"), ("logtracer", "warning")],
+    [("porter", "bad"), ("timekeeper", "bad"), ("stethoscope", "warning"), ("logtracer", "warning")],
 )
 def test_a_daemon_that_does_not_answer_is_named(missing: str, verdict: str, facts: dict[str, Any]) -> None:
     facts["daemons"]["present"].remove(missing)
@@ -218,3 +224,21 @@ def test_a_module_that_is_no_function_is_found(name: str, source: str, problem: 
 
 def test_a_functions_directory_that_is_not_there_is_bad(tmp_path: Path) -> None:
     assert verdicts(check_functions(tmp_path / "missing")) == {"functions": Verdict.BAD}
+
+
+def test_a_function_without_a_module_is_worth_a_word(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "count.py").write_text("def main(): pass\n")
+    names = ["own/count", "text/upper"]
+    assert check_modules(names, tmp_path) == []
+    [found] = check_modules([*names, "own/missing"], tmp_path)
+    assert (found.verdict, found.detail) == (Verdict.WARNING, f"registered, and not in {tmp_path}: own/missing")
+    [found] = check_modules(names, BUNDLED)
+    assert (found.verdict, found.detail.partition(": ")[2]) == (Verdict.WARNING, "own/count")
+
+
+def test_nobody_knows_of_workers_without_a_stethoscope(facts: dict[str, Any]) -> None:
+    facts["daemons"]["present"].remove("stethoscope")
+    facts["workers"] |= {"live": 0, "last": None}
+    found = verdicts(judge_diagnosis(facts))
+    assert (found["workers"], found["stethoscope"]) == (Verdict.WARNING, Verdict.WARNING)

@@ -6,14 +6,22 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dts.errors import ConfigError
+from dts.client.transport import is_local
+from dts.errors import ConfigError, DtsError
 from dts.management.doctor import Finding, Verdict, check_from_inside, check_from_outside, warning
-from dts.management.doctor_local import BUNDLED, check_configuration, check_functions, check_secret_files
+from dts.management.doctor_local import (
+    BUNDLED,
+    check_configuration,
+    check_functions,
+    check_modules,
+    check_secret_files,
+)
 from dts.management.grammar import Arguments, Flag, command
 from dts.management.output import Column
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
+    from dts.management.client import AdminClient
     from dts.management.session import Session
 
 CONFIG = Flag("--config", "a process's configuration on this machine, to be checked as well", "FILE", short="-c")
@@ -28,11 +36,12 @@ async def doctor(session: Session, arguments: Arguments) -> int:
     The server is asked for what only it can see. With -c the configuration of a server or worker on this machine is
     checked, too: its keys, the files that it names, its functions directory.
     """
-    findings = _check_this_machine(session, arguments.flags.get(CONFIG.name))
+    config = arguments.flags.get(CONFIG.name)
+    findings, folder = _check_this_machine(session, config)
     outside = await check_from_outside(session.options.url.rstrip("/"))
     findings += outside
     if len(outside) > 1:  # it answered
-        inside = await _check_inside(session)
+        inside = await _check_inside(session, folder if config or is_local(session.options.url) else None)
         seen = {finding.check for finding in inside}
         findings = [finding for finding in findings if finding.check not in seen] + inside
     output = session.output(arguments)
@@ -42,25 +51,39 @@ async def doctor(session: Session, arguments: Arguments) -> int:
     return EXIT_FAILED if counts[Verdict.BAD] else EXIT_OK
 
 
-def _check_this_machine(session: Session, config: str | None) -> list[Finding]:
+def _check_this_machine(session: Session, config: str | None) -> tuple[list[Finding], Path]:
+    """What is found here, and the functions directory."""
     findings = check_secret_files(session.options.secret_file)
     folder = BUNDLED
     if config is not None:
         found, settings = check_configuration(config)
         findings += found
         folder = Path(settings.worker.functions) if settings and settings.worker.functions else BUNDLED
-    return findings + check_functions(folder)
+    return findings + check_functions(folder), folder
 
 
-async def _check_inside(session: Session) -> list[Finding]:
+async def _check_inside(session: Session, folder: Path | None) -> list[Finding]:
+    """What the server finds; and whether all functions are in the directory that workers have, if that is known."""
     try:
         client = session.new_client(await session.credentials(), give_up_after=0.0, notify=lambda _: None)
     except ConfigError as error:
         return [warning("sign-in", error.message.partition(". ")[0], "sign in, so that the server can be asked")]
     try:
-        return await check_from_inside(client)
+        findings = await check_from_inside(client)
+        return findings if folder is None else findings + check_modules(await _never_run(client), folder)
     finally:
         client.close()
+
+
+async def _never_run(client: AdminClient) -> list[str]:
+    """Names of enabled functions of which no worker tells that it has run one; none if we may not know."""
+    try:
+        run = {
+            name async for host in client.hosts.list() for name, counts in host["functions"].items() if counts["done"]
+        }
+        return [each["id"] async for each in client.functions.list(enabled=True) if each["id"] not in run]
+    except DtsError:  # why not is among the findings
+        return []
 
 
 COMMANDS = (doctor,)
