@@ -5,6 +5,9 @@ shared memory, 30 ns. The worker reads the board after the child's death only, w
 work that was handed to the child and that it has not begun. Both sides hold a file lock then, so that an assignment is
 either begun or taken back, never both; the lock of a dead process is released by the kernel.
 
+Functions run in a process that holds this memory. What one of them writes to all descriptors that it finds does not
+reach it, since the child seals it against that; and what it says is checked, in case one gets there all the same.
+
 Every job has a place on the board. The jobs of a message that runs alone have the first ones; messages of an async
 function that run beside each other have one range of places each.
 """
@@ -16,6 +19,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -43,6 +47,10 @@ class Phase(IntEnum):
     RUNNING = 3
 
 
+_PHASES = frozenset(Phase)
+_SEAL_FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE, which the module fcntl lacks
+
+
 class Board:
     """One child's board. Tickets are numbers above 0 that rise with every assignment."""
 
@@ -60,9 +68,18 @@ class Board:
     @classmethod
     def create(cls) -> Board:
         """A new board in anonymous memory. Raises OSError when the system has none left."""
-        fd = os.memfd_create("dts-worker-board", os.MFD_CLOEXEC)
+        fd = os.memfd_create("dts-worker-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _SIZE)
         return cls(fd)
+
+    def seal(self) -> None:
+        """Child: let nobody write to it but those who have it in their memory now, nor cut it off (fcntl(2))."""
+        with suppress(OSError):  # before Linux 5.1
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE)
+
+    def is_sound(self, last: int) -> bool:
+        """Worker: whether what it says can be, when `last` is the highest ticket that the child was given."""
+        return self.claimed <= last and self._memory[_PHASE] in _PHASES
 
     def close(self) -> None:
         """Let go of the memory."""

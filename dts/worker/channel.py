@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import deque
 
+from dts.errors import WireError
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 
 _READ_SIZE = 256 * 1024
@@ -36,7 +37,11 @@ class Channel:
             self._poll.close()
 
     def receive(self) -> Frame | None:
-        """Wait for the next frame; None when the worker has closed its end."""
+        """Wait for the next frame; None when the worker has closed its end.
+
+        Raises:
+            WireError: a function has read from the socket, so that part of what the worker sent is missing.
+        """
         return self._frames.popleft() if self._frames or self._fill() else None
 
     def await_go(self, ticket: int) -> bool:
@@ -63,10 +68,10 @@ class Channel:
         return self._poll.fileno()
 
     def hear(self) -> bool:
-        """Read what has come, which must be something; False at the end of the stream."""
+        """Read what has come, which must be something; False at the end of what can be understood."""
         data = self._socket.recv(_READ_SIZE)
         self._frames += self._reader.feed(data)
-        return bool(data)
+        return bool(data) and not self._reader.broken
 
     def peek(self) -> Frame | None:
         """The next frame, if it has been read already."""
@@ -86,4 +91,6 @@ class Channel:
             if frames := self._reader.feed(data):
                 self._frames += frames
                 return True
+            if self._reader.broken:
+                raise WireError("a function has read what the worker sent to this process")
         return False

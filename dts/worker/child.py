@@ -327,6 +327,7 @@ def main(options: ChildOptions, given: Descriptors) -> int:
     """Run a child in this process."""
     _prepare_process(given)
     channel, board = Channel(socket.socket(fileno=given.socket)), Board(given.board)
+    board.seal()
     _leave_forks_alone(board, channel)
     with Loader(options.settings.functions or None) as loader:
         child = Child(options, channel, board, loader)

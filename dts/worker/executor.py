@@ -20,7 +20,7 @@ from dts.runtime.service import Service
 from dts.worker.board import ENDED, PENDING, STARTED, Phase, find_state
 from dts.worker.child import ChildOptions
 from dts.worker.frames import Frame, Kind
-from dts.worker.process import Assignment, ChildProcess, say_end
+from dts.worker.process import REASON_CRASHED, Assignment, ChildProcess, say_end
 from dts.worker.spawner import LOST, Spawner
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 LOOK_AHEAD = 1
 """Assignments that a child is given beyond the one that it works on."""
 
-REASON_CRASHED, REASON_KILLED, REASON_EXIT = "crashed", "killed", "exit"
-"""Codes that tell how a child died: of a signal, of SIGKILL that the worker has not sent, by an exit."""
-REASON_LOST, REASON_CANCELLED = "lost", "cancelled"
-"""And so: with the template, since its job was cancelled."""
+REASON_KILLED, REASON_EXIT = "killed", "exit"
+"""Codes that tell how a child died: of SIGKILL that the worker has not sent, by an exit."""
+REASON_LOST, REASON_CANCELLED, REASON_LEFT = "lost", "cancelled", "left"
+"""And so: with the template, since its job was cancelled, by itself since a job has left it changed."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
 _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
@@ -205,7 +205,7 @@ class Executor(Service):
         child.give(assignment, self._tickets)
 
     def _on_frame(self, child: ChildProcess, frame: Frame) -> None:
-        if frame.kind == Kind.READY:
+        if frame.kind == Kind.READY and not child.ready:
             self._starting.discard(child)
             child.ready = True
             self._children.append(child)
@@ -299,7 +299,7 @@ class Executor(Service):
         if child.leaving and not crashed:
             logger.info("child %d was replaced: %s", child.pid, child.leaving)
         elif not crashed:
-            logger.warning("child %d %s", child.pid, say_end(code))
+            logger.warning("child %d %s", child.pid, _cause(child, code)[0])
         self._dispatch()
 
     async def _end_children(self) -> None:
@@ -325,21 +325,26 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
 
     The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
     when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
-    or when the child was killed for its silence.
+    or when the child was killed for its silence. When it was killed for garbage that it sent, results may have been
+    lost in that, so all jobs that it began are suspects.
     """
-    doom, at_work = child.doom, any(_states(child, each, STARTED) for each in crashed)
+    at_work = any(_states(child, each, STARTED) for each in crashed)
     tail = child.output.tail() if child.output is not None else ""
     said, reason = _cause(child, code)
     found: list[tuple[Assignment, list[int], list[int]]] = []
     for each in crashed:
+        if child.garbled:
+            found.append((each, *_all_begun(child, each, only=len(crashed) == 1)))
+            continue
         started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
-        if doom is not None:
-            suspects = [at - each.first for at in doom.places if 0 <= at - each.first < each.count]
+        if child.doom is not None:
+            places = child.doom.places or ()
+            suspects = [at - each.first for at in places if 0 <= at - each.first < each.count]
         else:
             suspects = sorted(started + ended) if child.severed or not at_work else started
         found.append((each, suspects, sorted(started + ended + _states(child, each, PENDING))))
     total = sum(len(suspects) for _, suspects, _ in found)
-    phase = child.board.phase
+    phase = child.board.phase if child.is_sound else Phase.RUNNING
     return [
         (each, Crash(phase, suspects, unsent, said, reason, tail, others=total > len(suspects)))
         for each, suspects, unsent in found
@@ -350,6 +355,8 @@ def _cause(child: ChildProcess, code: int) -> tuple[str, str]:
     """How a child came to its end, in words and as one of the codes."""
     if child.doom is not None:
         return child.doom.said, child.doom.reason
+    if child.leaving:
+        return f"was replaced, since {child.leaving},", REASON_LEFT
     if child.severed:
         return "closed its connection to the worker and was killed for that", REASON_CRASHED
     if code == -signal.SIGKILL:
@@ -362,6 +369,18 @@ def _states(child: ChildProcess, assignment: Assignment, state: int) -> list[int
     """The positions of an assignment's jobs in a state."""
     first = assignment.first
     return find_state(child.board.states[first : first + assignment.count], state)
+
+
+def _all_begun(child: ChildProcess, assignment: Assignment, *, only: bool) -> tuple[list[int], list[int]]:
+    """Positions of jobs that a child has begun, and of all, whatever it said about their results.
+
+    Unless this is the `only` message, it may be that the board tells of another one.
+    """
+    everything = list(range(assignment.count))
+    if not only or not child.is_sound:
+        return everything, everything
+    pending = set(_states(child, assignment, PENDING))
+    return [position for position in everything if position not in pending], everything
 
 
 def _load(child: ChildProcess) -> int:

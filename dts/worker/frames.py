@@ -3,6 +3,9 @@
 A frame is a header of fixed size and a body of as many bytes as the header says. The worker sends RUN; a child sends
 READY once, and for each RUN any number of RESULTS, RUNNING, GIVEN and CLAIM, then one DONE, which may carry the last
 results, or one DEAD when the body is not a batch of jobs.
+
+A function can write to any descriptor of its process, the socket too. So every header begins with a mark, and what is
+not a frame is noticed at its first byte: nobody waits for the two gigabytes that garbage seems to announce.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from typing import NamedTuple
 
 from dts.wire import codec
 
-_HEADER = struct.Struct("!BBHIIQ")
+_MARK = 0xD75A
+_HEADER = struct.Struct("!HBBHIIQ")
 HEADER_SIZE = _HEADER.size
+_MAX_BODY = 2**30  # bytes
 
 _ENCODINGS = (codec.IDENTITY, codec.DEFLATE)
 _ENCODING_CODES = {name: code for code, name in enumerate(_ENCODINGS)}
@@ -52,6 +57,9 @@ class Kind(IntEnum):
     and the body is the place of the first one on the board, in decimal."""
 
 
+_LAST_KIND = max(Kind)
+
+
 class Frame(NamedTuple):
     """One frame.
 
@@ -75,7 +83,7 @@ def knows_encoding(content_encoding: str) -> bool:
 def pack_header(frame: Frame) -> bytes:
     """The header that goes before the frame's body."""
     encoding = _ENCODING_CODES[frame.content_encoding]
-    return _HEADER.pack(frame.kind, encoding, frame.failed, frame.jobs, len(frame.body), frame.ticket)
+    return _HEADER.pack(_MARK, frame.kind, encoding, frame.failed, frame.jobs, len(frame.body), frame.ticket)
 
 
 class FrameReader:
@@ -83,15 +91,22 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.broken = False
+        """Whether there was something between the frames. What came after that is lost."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Add bytes of the stream; returns the frames that they complete, in order."""
+        """Add bytes of the stream; returns the frames that they complete, in order, up to what is none."""
+        if self.broken:
+            return []
         buffer = self._buffer
         buffer += data
         frames = []
         start = 0
         while len(buffer) - start >= HEADER_SIZE:
-            kind, encoding, failed, jobs, size, ticket = _HEADER.unpack_from(buffer, start)
+            mark, kind, encoding, failed, jobs, size, ticket = _HEADER.unpack_from(buffer, start)
+            if mark != _MARK or kind > _LAST_KIND or encoding >= len(_ENCODINGS) or size > _MAX_BODY:
+                self.broken = True
+                break
             end = start + HEADER_SIZE + size
             if len(buffer) < end:
                 break

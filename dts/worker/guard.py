@@ -34,7 +34,8 @@ class Guard(Service):
             await asyncio.sleep(INTERVAL)
             now = time.monotonic()
             for child in self._executor.children:
-                if child.given and child.doom is None and (doom := judge(child, now)) is not None:
+                child.examine(now)
+                if child.given and child.doom is None and not child.garbled and (doom := judge(child, now)) is not None:
                     child.condemn(doom)
 
 

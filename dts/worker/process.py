@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from dts.errors import WireError
 from dts.worker.board import MAX_JOBS, Board
 from dts.worker.child import ChildOptions, Descriptors
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
@@ -19,6 +20,10 @@ from dts.worker.output import Output
 from dts.worker.spawner import LOST, Spawner
 
 _READ_SIZE = 256 * 1024
+_DEAF = 10.0
+"""Seconds in which an idle child begins what it is given, unless a function has kept it from hearing of it."""
+REASON_CRASHED = "crashed"
+"""The code of a child that died of a signal, or had to be killed for what a function did to it."""
 _DYING = 0.2
 """Seconds from the end of a child's stream in which its death is noticed, if it has died."""
 
@@ -50,11 +55,17 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Doom:
-    """Why the worker has killed a child, and the places of the jobs that are to blame."""
+    """Why the worker has killed a child, and the places of the jobs that are to blame; None if that is not known."""
 
     reason: str
     said: str
-    places: tuple[int, ...]
+    places: tuple[int, ...] | None
+
+
+_GARBLED = (
+    "wrote to the descriptor by which it speaks to the worker, which no function may use, and was killed for that"
+)
+_SCRIBBLED = "wrote to the memory that it shares with the worker, and was killed for that"
 
 
 class ChildProcess:
@@ -72,12 +83,16 @@ class ChildProcess:
         """Why it ends by itself."""
         self.retiring = ""
         """Why it is given nothing more, and told to end when it has nothing to do."""
+        self.garbled = False
+        """Whether something that it sent or wrote down cannot be, so that nothing of it can be relied on."""
         self.doom: Doom | None = None
         self.stop_by: dict[int, float] = {}
         """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
         self.beside = 0
         """How many of `given` are messages of an async function that it has begun."""
         self.output: Output | None = None
+        self._last = 0  # the ticket of what it was given last
+        self._free_since = 0.0  # the time (monotonic) at which it last finished something
         self._end = end
         self._socket = sock
         self._lifeline = lifeline
@@ -115,7 +130,7 @@ class ChildProcess:
 
     def give(self, assignment: Assignment, ticket: int) -> None:
         """Hand over an assignment under a ticket higher than all before it."""
-        assignment.ticket = ticket
+        assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         self.given.append(assignment)
         assignment.given = time.monotonic()
@@ -130,8 +145,10 @@ class ChildProcess:
 
     @property
     def at_work(self) -> list[Assignment]:
-        """The assignments that the child has begun."""
+        """The assignments that the child has begun; the oldest one if that cannot be told any more."""
         claimed = self.board.claimed
+        if claimed > self._last and self.given:
+            claimed = self.given[0].ticket
         return [assignment for assignment in self.given if assignment.ticket <= claimed]
 
     @property
@@ -140,10 +157,16 @@ class ChildProcess:
         return max(self.beside - 1, 0)
 
     def find(self, ticket: int) -> Assignment:
-        """The assignment of a ticket, which must be among the given ones."""
-        if self.given[0].ticket == ticket:
-            return self.given[0]
-        return next(assignment for assignment in self.given if assignment.ticket == ticket)
+        """The assignment of a ticket. Raises WireError when the child was given no such one."""
+        for assignment in self.given:
+            if assignment.ticket == ticket:
+                return assignment
+        raise WireError(f"the child speaks of assignment {ticket}, which it was not given")
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether what is on its board can be."""
+        return self.board.is_sound(self._last)
 
     def begun(self, assignment: Assignment, first: int, count: int) -> None:
         """The child has told that it has begun an assignment of an async function, with its jobs at some places."""
@@ -153,6 +176,7 @@ class ChildProcess:
     def done(self, assignment: Assignment) -> None:
         """The child has finished an assignment."""
         self.given.remove(assignment)
+        self._free_since = time.monotonic()
         self.beside -= assignment.beside
         self.stop_by.pop(assignment.ticket, None)
 
@@ -208,6 +232,23 @@ class ChildProcess:
             self.doom = doom
             self.kill()
 
+    def examine(self, now: float) -> None:
+        """Kill a child whose board cannot be, or that has had work for long and has not begun it.
+
+        Functions do either when they use descriptors that are not theirs: one that reads them takes the work away.
+        """
+        if not self.is_sound:
+            if not self.garbled:
+                self._distrust(_SCRIBBLED)
+        elif self.given and now - max(self.given[0].given, self._free_since) > _DEAF and not self.at_work:
+            said = f"did not begin its work within {_DEAF:g} s, and was killed for that"
+            self.condemn(Doom(REASON_CRASHED, said, ()))
+
+    def _distrust(self, said: str) -> None:
+        self.garbled = True
+        self.doom = self.doom or Doom(REASON_CRASHED, said, None)
+        self.kill()
+
     def stop(self, assignment: Assignment, positions: Iterable[int] | None, grace: float) -> None:
         """Order that jobs of an assignment at work stop, None for all; those that do not within `grace` are killed."""
         places = range(assignment.count) if positions is None else positions
@@ -238,8 +279,13 @@ class ChildProcess:
     def _read(self) -> bool:
         """Hear what has come; False at the end of the stream. Raises OSError, BlockingIOError if nothing has."""
         data = self._socket.recv(_READ_SIZE)
-        for frame in self._reader.feed(data):
-            self._on_frame(self, frame)
+        try:
+            for frame in self._reader.feed(data):
+                self._on_frame(self, frame)
+        except WireError:
+            self._reader.broken = True
+        if self._reader.broken and not self.garbled:
+            self._distrust(_GARBLED)
         return bool(data)
 
     def _send(self, *parts: bytes) -> None:

@@ -4,6 +4,8 @@ The job that the child was at is the culprit: it comes back later, and after it 
 poison job, and has failed. When several may be it, each runs again alone. When none may be, the child died of the
 message itself, such as an import that takes all memory; that is tried again a few times. All others that have no
 result yet run again, together. What the worker itself has killed for its time or memory is an attempt that failed.
+A child that ended by itself, since a job has left it changed, is nobody's death: jobs of which one has done that and it
+is not known which run again alone, and then it is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, RETRY, Error, Job, JobBatch, ResultBatch
 from dts.worker.board import Phase
 from dts.worker.errand import slice_batch
-from dts.worker.executor import REASON_CANCELLED, REASON_LOST, Crash
+from dts.worker.executor import REASON_CANCELLED, REASON_LEFT, REASON_LOST, Crash
 from dts.worker.failure import clip
 from dts.worker.process import Assignment
 from dts.worker.retries import REASON_MEMORY, REASON_TIMEOUT, Failure, Judge
@@ -68,8 +70,8 @@ class Recoverer:
         unsent = [position for position in crash.unsent if position < len(batch.jobs)]
         suspects = [position for position in crash.suspects if position < len(batch.jobs)]
         killed = crash.reason in (REASON_TIMEOUT, REASON_MEMORY)
-        lost = crash.reason == REASON_LOST
-        innocent = crash.others and not suspects
+        lost, left = crash.reason == REASON_LOST, crash.reason == REASON_LEFT
+        innocent = left or (crash.others and not suspects)
         deaths = assignment.deaths + (lost or (not suspects and not innocent))
         if not suspects and not innocent and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
@@ -80,6 +82,8 @@ class Recoverer:
             unsent = [position for position in unsent if position not in suspects]
         elif lost and deaths < MAX_DEATHS:
             pass  # nobody knows whose fault it was
+        elif left:
+            alone = suspects
         elif crash.reason == REASON_TIMEOUT or (len(suspects) == 1 and not crash.others):
             recovery = self._blame(batch, suspects, crash)
             unsent = [position for position in unsent if position not in suspects]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -58,7 +59,37 @@ def test_frames_survive_being_cut_anywhere() -> None:
     assert found == frames * 20
 
 
+@pytest.mark.parametrize("garbage", [b"x" * 64, bytes(64), pack_header(Frame(99, 1))])
+def test_what_is_not_a_frame_is_noticed_and_not_waited_for(garbage: bytes) -> None:
+    reader, good = FrameReader(), Frame(Kind.RESULTS, 3, b"abc")
+    found = reader.feed(pack_header(good) + b"abc" + garbage)
+    found += reader.feed(pack_header(good) + b"abc")
+    assert found == [good], "what came before it counts"
+    assert reader.broken
+    assert reader.feed(b"more") == []
+
+
 # the board
+
+
+def test_what_is_written_to_the_descriptor_of_a_sealed_board_does_not_reach_it(board: Board) -> None:
+    board.seal()
+    board.claim(7)
+    with pytest.raises(PermissionError):
+        os.write(board.fd, b"x" * 64)
+    with pytest.raises(PermissionError):
+        os.truncate(board.fd, 0)
+    assert board.claimed == 7
+    board.phase = Phase.RUNNING
+    assert board.phase is Phase.RUNNING, "those who have it go on as before"
+
+
+def test_a_board_that_cannot_be_is_known(board: Board) -> None:
+    board.claim(2)
+    assert board.is_sound(2)
+    assert not board.is_sound(1), "it was given no such assignment"
+    os.write(board.fd, b"x" * 64)
+    assert not board.is_sound(2)
 
 
 def test_an_assignment_is_begun_or_taken_back_never_both(board: Board) -> None:
@@ -151,6 +182,15 @@ def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Boar
 
 def crash(*, phase: Phase = Phase.RUNNING, suspects: list[int], unsent: list[int]) -> Crash:
     return Crash(phase, suspects, unsent, "died of SIGSEGV")
+
+
+def test_of_a_child_that_was_left_changed_nobody_died() -> None:
+    left = Crash(Phase.RUNNING, [2, 3], [2, 3, 4, 5], "was replaced", reason="left")
+    recovery = RECOVERER.recover(make_assignment(6), left)
+    assert recovery.results == 0
+    assert indices(recovery) == [[102], [103], [104, 105]], "those that may have done it run alone"
+    assert [again.alone for again in recovery.again] == [True, True, False]
+    assert all(again.deaths == 0 for again in recovery.again)
 
 
 RECOVERER = Recoverer("me", WorkerSettings(poison_after=2))
