@@ -5,8 +5,9 @@ the import statements. Its version is a hash over them. Before each message the 
 status first, which costs microseconds, their content only if that differs. When the content differs, all of them are
 forgotten and imported anew. What is imported is exactly the bytes that were hashed, never a stale cache file.
 
-A file that is written in place is empty or half there for a moment. So a change counts when it is `_SETTLED_NS` old:
-until then the version that was loaded before is used, and where there is none the loader waits for the file.
+A file that is written in place is empty or half there for a while. So a change does not count while somebody has the
+file open for writing, nor before it is `_SETTLED_NS` old, nor, if the file does not compile, before it is `_MENDED_NS`
+old: until then the version that was loaded before is used, and where there is none the loader waits for the file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -28,6 +30,7 @@ from typing import Any
 
 from dts.errors import FunctionMissing, ImportFailed, MainMissing
 from dts.model import parse_function_name
+from dts.worker.writers import is_open_for_writing
 
 PACKAGE = "dts.worker.functions"
 BUNDLED = Path(__file__).parent / "functions"
@@ -37,12 +40,22 @@ _SETTLED_NS = 100_000_000
 """A file changed less than this many nanoseconds ago may be in the middle of being written, or change again without a
 new time of change: its content is not used if that can be helped, and it is hashed again each time."""
 
-_MENDED_NS = 500_000_000
+_MENDED_NS = 5_000_000_000
 """The same for a file that does not compile: more of it may follow."""
 
-_SETTLING_SECONDS = 0.5
-"""The longest wait for a file that is changed all the time; then it is used as it is."""
 _LOOK_EVERY = 0.02
+
+
+class State(Enum):
+    """What may be the matter with a file's content; the value says for how many seconds it is waited for."""
+
+    SETTLED = 0.0
+    FRESH = 0.5
+    """It was changed just now. What is changed all the time is used as it is in the end."""
+    BROKEN = 5.5
+    """It does not compile, and was changed lately."""
+    WRITTEN = 10.0
+    """It is open for writing: it is never used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,7 @@ class _Source:
     stamp: tuple[int, ...] | None
     digest: bytes
     data: bytes
+    state: State = State.SETTLED
 
     def unchanged(self) -> bool:
         """Whether the file's content is still the same, or is just being changed. Raises OSError when it is gone."""
@@ -85,10 +99,15 @@ def read_source(path: Path) -> _Source:
     status = os.stat(path)
     data = path.read_bytes()
     age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
-    settled = abs(age) > _SETTLED_NS and _stamp(os.stat(path)) == _stamp(status)
-    if settled and 0 <= age < _MENDED_NS:
-        settled = _compiles(data)
-    return _Source(path, _stamp(status) if settled else None, hashlib.sha256(data).digest(), data)
+    state = State.SETTLED
+    if is_open_for_writing(path):
+        state = State.WRITTEN
+    elif 0 <= age < _MENDED_NS and not _compiles(data):
+        state = State.BROKEN
+    elif abs(age) <= _SETTLED_NS or _stamp(os.stat(path)) != _stamp(status):
+        state = State.FRESH
+    stamp = _stamp(status) if state is State.SETTLED else None
+    return _Source(path, stamp, hashlib.sha256(data).digest(), data, state)
 
 
 def dynamic_load(name: str, directory: str | os.PathLike[str] | None = None) -> Loaded:
@@ -108,7 +127,7 @@ class Loader:
         self._path = [BUNDLED]
         if directory is not None and Path(directory).resolve() != BUNDLED.resolve():
             self._path.insert(0, Path(directory).absolute())
-        self._cache: dict[str, tuple[Loaded, list[_Source]]] = {}
+        self._cache: dict[str, tuple[Loaded, dict[str, _Source]]] = {}
         self._finder = _Finder(self._path)
 
     def open(self) -> None:
@@ -144,8 +163,11 @@ class Loader:
         """
         cached = self._cache.get(name)
         if cached is not None and self._is_current(*cached):
+            self._finder.sources = cached[1]
             return cached[0]
-        self._cache.pop(name, None)
+        if cached is not None:
+            _forget(cached[1])
+            del self._cache[name]
         try:
             loaded, sources = self._load(name)
         except OSError as error:
@@ -158,15 +180,17 @@ class Loader:
         cached = self._cache.get(name)
         return cached is not None and self._is_current(*cached)
 
-    def _is_current(self, loaded: Loaded, sources: list[_Source]) -> bool:
+    def _is_current(self, loaded: Loaded, sources: dict[str, _Source]) -> bool:
         """Whether the function would be loaded from the same files with the same content."""
         try:
             folder = find_namespace(self._path, loaded.name.partition("/")[0]) if len(self._path) > 1 else None
-            return folder in (None, sources[0].path.parent) and all(source.unchanged() for source in sources)
+            # A copy, since a function may import one more while it runs.
+            files = list(sources.values())
+            return folder in (None, files[0].path.parent) and all([source.unchanged() for source in files])
         except OSError:
             return False
 
-    def _load(self, name: str) -> tuple[Loaded, list[_Source]]:
+    def _load(self, name: str) -> tuple[Loaded, dict[str, _Source]]:
         namespace, function = parse_function_name(name)
         module_name = f"{PACKAGE}.{namespace}.{function}"
         folder = find_namespace(self._path, namespace)
@@ -182,16 +206,23 @@ class Loader:
             raise MainMissing(f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}")
         is_async, is_generator = _kind(main)
         loaded = Loaded(name, main, is_async, _version(sources), is_generator)
-        return loaded, list(sources.values())
+        return loaded, sources
 
     def _settled_sources(self, module_name: str) -> dict[str, _Source]:
-        """What `_sources` finds when no file is just being written, or the wait for that is over."""
-        deadline = time.monotonic() + _SETTLING_SECONDS
+        """What `_sources` finds when no file is just being written, or the wait for that is over.
+
+        Raises:
+            OSError: one is open for writing and remains so.
+        """
+        began = time.monotonic()
         while True:
             sources = self._sources(module_name)
-            if time.monotonic() >= deadline or all(source.stamp is not None for source in sources.values()):
+            worst = max(sources.values(), key=lambda source: source.state.value)
+            if time.monotonic() - began >= worst.state.value:
+                if worst.state is State.WRITTEN:
+                    raise OSError(f"{worst.path} is open for writing: copy a file beside it and rename that")
                 return sources
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_LOOK_EVERY if worst.state is State.FRESH else 5 * _LOOK_EVERY)
 
     def _sources(self, module_name: str) -> dict[str, _Source]:
         """The files of a module and of all modules in the functions directory that it imports, by module name."""
@@ -209,7 +240,11 @@ class Loader:
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules of the functions package where `Loader` looks for them, without the import system's caches."""
+    """Finds modules of the functions package where `Loader` looks for them, without the import system's caches.
+
+    `sources` are those of the function that was asked for last. A module that it imports, and that reading its files
+    has not told of, is added to them.
+    """
 
     def __init__(self, path: Sequence[Path]) -> None:
         self._path = path
@@ -222,7 +257,10 @@ class _Finder(MetaPathFinder):
             return None
         file = find_module(self._path, fullname)
         if file is not None:
-            loader = _BytesLoader(fullname, str(file), self.sources.get(fullname))
+            source = self.sources.get(fullname)
+            if source is None:
+                source = self.sources[fullname] = read_source(file)
+            loader = _BytesLoader(fullname, str(file), source)
             return importlib.util.spec_from_file_location(fullname, file, loader=loader)
         if fullname.count(".") == PACKAGE.count(".") + 1:
             folder = find_namespace(self._path, fullname.rpartition(".")[2])
@@ -237,13 +275,12 @@ class _Finder(MetaPathFinder):
 class _BytesLoader(SourceFileLoader):
     """Imports the bytes that were hashed; reads and writes no cache files."""
 
-    def __init__(self, fullname: str, path: str, source: _Source | None) -> None:
+    def __init__(self, fullname: str, path: str, source: _Source) -> None:
         super().__init__(fullname, path)
         self._source = source
 
     def get_code(self, fullname: str) -> CodeType:
-        data = self._source.data if self._source is not None else Path(self.path).read_bytes()
-        return compile(data, self.path, "exec", dont_inherit=True)
+        return compile(self._source.data, self.path, "exec", dont_inherit=True)
 
 
 def find_namespace(path: Sequence[Path], namespace: str) -> Path | None:
@@ -301,9 +338,23 @@ def _imported_names(data: bytes, module: str, *, is_package: bool) -> Iterator[s
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             base = ".".join(filter(None, (base, node.module)))
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call):
+            names = _names_in_call(node, package)
         else:
             continue
         yield from (name for name in names if name.startswith(PACKAGE + "."))
+
+
+def _names_in_call(call: ast.Call, package: str) -> list[str]:
+    """The name in `importlib.import_module("…", __package__)` or the like, if it is written there."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    first = call.args[0] if call.args else None
+    if called not in ("import_module", "__import__") or not isinstance(first, ast.Constant):
+        return []
+    name = str(first.value)
+    level = len(name) - len(name.lstrip("."))
+    base = package.rsplit(".", level - 1)[0] if level else ""
+    return [".".join(filter(None, (base, name.lstrip("."))))]
 
 
 def _forget(modules: Sequence[str] | dict[str, _Source]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,8 +15,16 @@ from pathlib import Path
 import pytest
 
 from dts.errors import FunctionMissing, ImportFailed, InvalidName, MainMissing
+from dts.worker import loader as module
 from dts.worker.failure import describe_ours
 from dts.worker.loader import BUNDLED, Loader, dynamic_load
+from dts.worker.writers import is_open_for_writing
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait half a second, not five, for the rest of a file that does not compile."""
+    monkeypatch.setattr(module, "_MENDED_NS", 500_000_000)
 
 
 @pytest.fixture
@@ -156,6 +167,8 @@ def test_a_deleted_file_is_missing(loader: Loader, tmp_path: Path) -> None:
         "from dts.worker.functions.own.helper import value; import dts.worker.functions.own.helper as helper",
         "from . import helper",
         "import dts.worker.functions.own.between as b; helper = b.helper",
+        "import importlib; helper = importlib.import_module('.helper', __package__)",
+        "from importlib import import_module as get; helper = get(f'{__package__}.{\"helper\"}')",
     ],
 )
 def test_a_changed_helper_module_counts_as_a_change(loader: Loader, tmp_path: Path, statement: str) -> None:
@@ -215,7 +228,7 @@ def test_a_file_that_is_being_written_is_waited_for_if_nothing_was_loaded_before
     writer.join()
 
 
-def test_a_new_file_that_does_not_compile_yet_may_be_mended_for_half_a_second(loader: Loader, tmp_path: Path) -> None:
+def test_a_file_that_does_not_compile_may_be_mended_for_a_while(loader: Loader, tmp_path: Path) -> None:
     path = write(tmp_path, "own/f.py", "def main(): return 1")
     loader.load("own/f")
     path.write_text("def main(")
@@ -224,6 +237,76 @@ def test_a_new_file_that_does_not_compile_yet_may_be_mended_for_half_a_second(lo
     time.sleep(0.45)
     with pytest.raises(ImportFailed, match="SyntaxError"):
         loader.load("own/f")
+
+
+def test_a_new_file_that_does_not_compile_is_waited_for(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(")
+    writer = threading.Timer(0.2, path.write_text, ["def main(): return 1"])
+    writer.start()
+    assert loader.load("own/f").main() == 1
+    writer.join()
+
+
+HALF = "def main(): return helper()\n"  # compiles, and fails with a NameError
+
+
+def test_a_file_is_not_read_while_somebody_may_write_more_of_it(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    assert loader.load("own/f").main() == 1
+    with path.open("w") as file:
+        file.write(HALF)
+        file.flush()
+        time.sleep(0.6)
+        assert loader.load("own/f").main() == 1, "long after it has changed"
+        file.write("def helper(): return 2\n")
+    settle()
+    assert loader.load("own/f").main() == 2
+
+
+def test_a_new_file_is_waited_for_until_it_is_closed(loader: Loader, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    command = f"(echo '{HALF}'; sleep 0.4; echo 'def helper(): return 2') > {tmp_path}/own/f.py"
+    with subprocess.Popen(["sh", "-c", command]):
+        while not (tmp_path / "own/f.py").exists():
+            time.sleep(0.01)
+        assert loader.load("own/f").main() == 2
+
+
+def test_what_remains_open_for_writing_is_never_run(
+    loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.State.WRITTEN, "_value_", 0.3)
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    with path.open("a"), pytest.raises(ImportFailed, match="open for writing: copy a file beside it and rename"):
+        loader.load("own/f")
+    assert loader.load("own/f").main() == 1
+
+
+def test_writers_are_found_where_the_kernel_grants_no_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    real = fcntl.fcntl
+
+    def refuse(descriptor: int, command: int, argument: int = 0) -> int:
+        if command == fcntl.F_SETLEASE:
+            raise PermissionError(errno.EACCES, "not yours")
+        return real(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    assert not is_open_for_writing(path)
+    with path.open():
+        assert not is_open_for_writing(path)
+    with path.open("a"):
+        assert is_open_for_writing(path)
+
+
+def test_an_unchanged_function_costs_a_look_at_the_status_of_its_file(
+    loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "own/f.py", "def main(): return 1")
+    settle()
+    loader.load("own/f")
+    monkeypatch.setattr(module, "read_source", pytest.fail)
+    assert loader.load("own/f").main() == 1
 
 
 def test_a_file_that_changes_all_the_time_is_used_after_a_while(loader: Loader, tmp_path: Path) -> None:
