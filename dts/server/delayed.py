@@ -18,9 +18,10 @@ from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.model import DelayedSlice, Outcome, bitmap
 from dts.server.catalogue import Catalogue
+from dts.server.damaged import jobs_of
 from dts.server.gate import hold_back
 from dts.server.limits import RunningLimits
-from dts.server.slices import decode_block, delayed_messages
+from dts.server.slices import delayed_messages
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 
@@ -91,7 +92,7 @@ class Firing:
             if await self._limits.of(block.user, block.function, function):
                 await hold_back(self._store, self._broker, slices)
                 return
-            batch = decode_block(block)
+            batch = await jobs_of(self._store, block)
             for each in slices:
                 if left := each.jobs & outcome.unfinished:
                     post = delayed_messages(block, batch, _only(each, left), function, self._settings)

@@ -24,8 +24,9 @@ from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.model import Block, DelayedSlice, Function, bitmap
 from dts.server.catalogue import Catalogue
+from dts.server.damaged import jobs_of
 from dts.server.limits import RunningLimits, Subject
-from dts.server.slices import decode_block, delayed_messages
+from dts.server.slices import delayed_messages
 from dts.store import Store
 from dts.store.abc_gate import Release
 from dts.wire import dts_pb2
@@ -252,7 +253,7 @@ class Gate:
         if block is None:
             logger.warning("jobs of block %s are dropped: the block is not in the store", block_id)
             return None
-        self._blocks[block_id] = found = block, decode_block(block)
+        self._blocks[block_id] = found = block, await jobs_of(self._store, block)
         while len(self._blocks) > 1 and (
             len(self._blocks) > _DECODED or sum(len(each.body) for each, _ in self._blocks.values()) > _DECODED_BYTES
         ):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 from dts.model import bitmap
+from dts.server.damaged import jobs_of
 from dts.server.options import deadline_of
 from dts.server.results import failed_candidate
-from dts.server.slices import decode_block
 from dts.store import Store
 
 _LIMIT = 50
@@ -37,7 +37,7 @@ async def end_overdue(store: Store) -> set[str]:
             if block is None:
                 await store.set_deadlines({outcome.block: 0.0})
                 continue
-            batch = decode_block(block)
+            batch = await jobs_of(store, block)
             deadlines = {job.index: deadline for job in batch.jobs if (deadline := deadline_of(job, batch))}
             over = bitmap.from_indices(index for index, deadline in deadlines.items() if deadline < now - GRACE)
             waiting = over & outcome.unfinished & ~outcome.running

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 
 from dts.model import DEFAULT_ROUTE, DeadLetter, Outcome, bitmap, job_id
+from dts.server.damaged import jobs_of
 from dts.server.delayed import digest_of
-from dts.server.slices import decode_block
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import jobs_queue
@@ -42,7 +42,9 @@ async def keep_poisoned(store: Store, outcome: Outcome, results: Mapping[int, dt
     left = {index: result for index, result in results.items() if outcome.unfinished >> index & 1}
     if block is None or not left:
         return
-    batch, function = decode_block(block), await store.get_function(outcome.function)
+    batch, function = await jobs_of(store, block), await store.get_function(outcome.function)
+    if not batch.jobs:
+        return
     queue = jobs_queue(function.route if function is not None else DEFAULT_ROUTE)
     letters = []
     for index, result in left.items():

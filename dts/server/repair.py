@@ -23,8 +23,9 @@ from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
 from dts.model import Block, DelayedSlice, Lease, Outcome, WorkerState, bitmap, job_id
 from dts.server.catalogue import Catalogue
+from dts.server.damaged import jobs_of
 from dts.server.fleet import ALIVE
-from dts.server.slices import decode_block, delayed_messages
+from dts.server.slices import delayed_messages
 from dts.store import Store
 from dts.wire.queues import DEAD, RESULTS, jobs_queue
 
@@ -105,7 +106,7 @@ class Again:
         block = await self.store.get_block(outcome.block)
         if block is None or not jobs:
             return 0
-        batch, function = decode_block(block), await self._catalogue.get(block.function)
+        batch, function = await jobs_of(self.store, block), await self._catalogue.get(block.function)
         for each in _slices(block, jobs, await self.store.list_leases([block.id])):
             post = delayed_messages(block, batch, each, function, self._settings)
             await self.broker.publish(post.queue, post.messages, timeout=_PUBLISH_TIMEOUT)

@@ -18,6 +18,7 @@ from dts.model import Block, DelayedSlice, Function, Outcome, Run, RunState, new
 from dts.server import cancel
 from dts.server.daemons import Porter, Timekeeper
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.results import part_results
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.services import mongodb, rabbitmq
@@ -101,7 +102,6 @@ class Desk:
                     return outcome
                 await asyncio.sleep(0.02)
 
-
     async def waiting(self, block: Block, jobs: int) -> list[DelayedSlice]:
         """The block's delayed slices once they have so many jobs: they are added after results are recorded."""
         async with asyncio.timeout(20):
@@ -154,8 +154,9 @@ async def test_what_is_worth_another_attempt_comes_once_more_when_it_is_due(desk
     for batch in await desk.take(6):
         again = [job for job in batch.jobs if job.index % 2]
         results = [retry(job, 2.0, kills=job.index) if job in again else success(job) for job in batch.jobs]
+        started = time.time()
         for _ in range(2):  # a redelivered message of results changes nothing
-            await desk.say(batch, results=results, started=time.time())
+            await desk.say(batch, results=results, started=started)
     await desk.outcome(block, lambda outcome: outcome.succeeded == 3)
     assert sum(each.jobs for each in await desk.waiting(block, 3)) == 0b101010
     assert (await desk.store.run_statistics(block.run)).delayed == 3
@@ -296,3 +297,18 @@ async def test_a_users_and_a_functions_jobs_are_cancelled(desk: Desk) -> None:
     assert run is not None
     assert run.state is RunState.CANCELLED
     assert await cancel.cancel_unfinished(desk.store, desk.broker, user="ann") == (0, set())
+
+
+async def test_a_block_that_is_damaged_in_the_store_costs_its_own_jobs_alone(desk: Desk) -> None:
+    run = Run(new_id(), "ann", f"text/{desk.route}", 16, created=time.time())
+    await desk.store.add_run(run)
+    batch = batch_from_arguments([Arguments(b"[1]", b"")] * 3)
+    whole = new_block(run, 1, run.function, batch)
+    torn = replace(new_block(run, 0, run.function, batch), body=b"\xff\xff", content_encoding="")
+    await desk.store.add_blocks([torn, whole])
+    await desk.take(3)
+    outcome = await desk.outcome(torn, lambda outcome: outcome.failed == 3)
+    [part] = await desk.store.get_parts(torn.id)
+    [(_, first), *_] = part_results(part)
+    assert (first.error.type, first.error.reason) == ("DamagedBlock", "damaged")
+    assert outcome.unfinished == 0

@@ -16,9 +16,10 @@ from dts.config import ServerSettings
 from dts.errors import TooLarge, WireError
 from dts.model import DeadLetter, Outcome, bitmap
 from dts.server.catalogue import Catalogue
+from dts.server.damaged import jobs_of
 from dts.server.delayed import digest_of
 from dts.server.results import failed_candidate
-from dts.server.slices import decode_block, single_messages
+from dts.server.slices import single_messages
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import JOBS_PREFIX, TOPIC_RESULTS
@@ -79,7 +80,7 @@ class Burial:
                 "a message of %s was handed out too often: its %d jobs go on singly", outcome.function, len(jobs)
             )
             function = await self._catalogue.get(outcome.function)
-            post = single_messages(block, decode_block(block), jobs, function, self._settings)
+            post = single_messages(block, await jobs_of(self._store, block), jobs, function, self._settings)
             await self._broker.publish(post.queue, post.messages)
 
     async def _end(self, outcome: Outcome, jobs: int, reason: str) -> None:

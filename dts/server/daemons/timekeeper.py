@@ -26,6 +26,7 @@ from dts.server import cancel
 from dts.server.catalogue import Catalogue
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.burial import Burial
+from dts.server.damaged import jobs_of
 from dts.server.delayed import FORGET_AFTER, Firing
 from dts.server.gate import Gate
 from dts.server.leases import requeue_expired
@@ -33,7 +34,6 @@ from dts.server.overdue import end_overdue
 from dts.server.publisher import Publisher
 from dts.server.repair import Again, Repair
 from dts.server.retention import Retention
-from dts.server.slices import decode_block
 from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,9 @@ class Timekeeper(Daemon):
                 logger.info("relaying block %s that was accepted but not published", block.id)
             function = await self._catalogue.get(block.function)
             try:
-                await self._publisher.publish(block, decode_block(block), function, timeout=_RELAY_TIMEOUT)
+                await self._publisher.publish(
+                    block, await jobs_of(self._store, block), function, timeout=_RELAY_TIMEOUT
+                )
             except BrokerUnavailable:
                 with suppress(StoreUnavailable):  # the leases end by themselves, later
                     await self._store.release_claims([block.id for block in blocks])
