@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dts.errors import InvalidInput
-from dts.management.fields import Field, find_field, parse_value
+from dts.management.fields import Field, Kind, find_field, parse_value
 from dts.management.utils import nearest
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Arguments:
         return int(text)
 
 
+_LIKE_A_FLAG = 0.7  # all flags begin with the same two dashes
+
 _IMPLIED_VERBS = ("list", "get")
 """What a noun without a verb means."""
 
@@ -119,6 +121,13 @@ class Command:
     def all_flags(self) -> tuple[Flag, ...]:
         """Its own flags and those of every command."""
         return (*self.flags, *COMMON_FLAGS)
+
+    @property
+    def takes_secret(self) -> bool:
+        """Whether a secret is among what it may be told."""
+        return any(flag.name == SECRET_FILE.name for flag in self.flags) or any(
+            each.kind in (Kind.SECRET, Kind.FILE) for each in self.fields
+        )
 
 
 def command(
@@ -218,13 +227,16 @@ def _take_flag(wanted: Command, word: str, waiting: list[str], flags: dict[str, 
     known = {flag.name: flag for flag in wanted.all_flags}
     name = next((flag.name for flag in wanted.all_flags if flag.short == name), name)
     if name not in known:
-        raise InvalidInput(f"{wanted.name} has no flag {name}{nearest(name, known)}")
+        guess = nearest(name, known, cutoff=_LIKE_A_FLAG) or f": write {wanted.name} {wanted.usage}".rstrip()
+        raise InvalidInput(f"{wanted.name} has no flag {name}{guess}")
     if known[name].metavar and not equals:
         if not waiting:
             raise InvalidInput(f"{name} needs a {known[name].metavar}")
         text = waiting.pop()
     elif equals and not known[name].metavar:
         raise InvalidInput(f"{name} takes no value")
+    if name in flags and known[name].metavar:
+        raise InvalidInput(f"{name} is given twice")
     flags[name] = text
 
 

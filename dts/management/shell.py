@@ -9,16 +9,16 @@ import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from dts.client.threads import in_thread
 from dts.errors import ConfigError, DtsError, InvalidInput, RequestRefused
 from dts.management.commands.account import describe_login
 from dts.management.completion import CommandCompleter, Ids
-from dts.management.grammar import HELP, parse_arguments
+from dts.management.grammar import HELP, Grammar, parse_arguments
 from dts.management.help import render_command
 from dts.management.output import Output, complain, note
 from dts.management.prompts import Interrupted
@@ -89,8 +89,9 @@ async def interact(session: Session, shutdown: Shutdown) -> int:
     """Read lines from a person and run them until there are no more. Failures are told and do not end it."""
     foreground = _Foreground(shutdown)
     await foreground.run(_greet(session))
+    history = open_history(state_folder() / "history")
     prompt: PromptSession[str] = PromptSession(
-        history=open_history(state_folder() / "history"),
+        history=history,
         completer=CommandCompleter(session.grammar, Ids(session)),
         complete_while_typing=False,
         interrupt_exception=Interrupted,
@@ -103,7 +104,9 @@ async def interact(session: Session, shutdown: Shutdown) -> int:
         except EOFError:
             break
         if line is not None:
-            await foreground.run(run_line(session, line))
+            status = await foreground.run(run_line(session, line))
+            if may_be_kept(session.grammar, line, status):
+                history.keep(line)
     return EXIT_OK
 
 
@@ -129,15 +132,15 @@ class _Foreground:
 
     def __init__(self, shutdown: Shutdown) -> None:
         self._shutdown = shutdown
-        self._task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[Any] | None = None
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
 
     def _interrupt(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def run(self, work: Coroutine[object, object, object]) -> None:
-        """Run something to its end, to Ctrl-C or to TERM."""
+    async def run(self, work: Coroutine[object, object, T]) -> T | None:
+        """Run something to its end, to Ctrl-C or to TERM; returns its result, if it has come to one."""
         self._task = task = asyncio.create_task(work)
         told_to_end = asyncio.create_task(self._shutdown.requested.wait())
         await asyncio.wait([task, told_to_end], return_when=asyncio.FIRST_COMPLETED)
@@ -147,9 +150,10 @@ class _Foreground:
         self._task = None
         if task.cancelled():
             complain("interrupted; what was sent to the server may have been done")
-            return
+            return None
         with suppress(Interrupted):
-            task.result()
+            return task.result()
+        return None
 
 
 async def until_told_to_stop(work: Coroutine[object, object, T], shutdown: Shutdown) -> T | None:
@@ -164,25 +168,57 @@ async def until_told_to_stop(work: Coroutine[object, object, T], shutdown: Shutd
     return None if task.cancelled() else task.result()
 
 
+def may_be_kept(grammar: Grammar, line: str, status: int | None) -> bool:
+    """Whether a line that was run may go into a file; `status` is what it came to, None when it was interrupted.
+
+    A word that is out of place may be a secret, whatever it looks like. So a line that is not a command as it should
+    be is not kept, and one of a command that takes a secret only when it was done.
+    """
+    if status == EXIT_USAGE or may_hold_secret(line):
+        return False
+    try:
+        words = split_line(line)
+        return bool(words) and (status == EXIT_OK or not grammar.find(words)[0].takes_secret)
+    except InvalidInput:
+        return False
+
+
 class PrudentHistory(FileHistory):
-    """A history that never takes in a line that may hold a secret."""
+    """A history that never takes in a line that may hold a secret; its file has only lines that were kept after all."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename)
+        self._typed = ""
 
     def append_string(self, string: str) -> None:
-        """Keep a line."""
+        """Offer a line again in this shell."""
         if not may_hold_secret(string):
             super().append_string(string)
+
+    def store_string(self, string: str) -> None:
+        """Remember which line was typed last, until it is known what it was."""
+        self._typed = string
+
+    def keep(self, line: str) -> None:
+        """Write the line that was typed last to the file, unless it is there already."""
+        if line == self._typed:
+            super().store_string(line)
+        self._typed = ""
 
 
 class ForgetfulHistory(InMemoryHistory):
     """The same without a file."""
 
     def append_string(self, string: str) -> None:
-        """Keep a line."""
+        """Offer a line again in this shell."""
         if not may_hold_secret(string):
             super().append_string(string)
 
+    def keep(self, line: str) -> None:
+        """There is no file."""
 
-def open_history(path: Path) -> History:
+
+def open_history(path: Path) -> PrudentHistory | ForgetfulHistory:
     """The history in a file for its owner alone; one in memory when the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

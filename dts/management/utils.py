@@ -41,9 +41,9 @@ def check_text(words: Iterable[str]) -> None:
             raise InvalidInput(f"{printable(word)[:80]} is not text in UTF-8") from error
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?` for the choice that is most like `word`, or nothing."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """`; did you mean X?` for the choice that is most like `word`, or nothing. `cutoff` is how much: 1 is the same."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]}?" if found else ""
 
 

@@ -18,7 +18,7 @@ from dts.management.completion import CommandCompleter, Ids
 from dts.management.grammar import Grammar
 from dts.management.output import Column, Output, as_text, limit_of
 from dts.management.session import Session
-from dts.management.shell import open_history
+from dts.management.shell import may_be_kept, open_history
 from dts.management.utils import read_secret_file, write_private
 
 # completion
@@ -120,12 +120,41 @@ async def test_nobody_signed_in_is_nothing_offered(completer: CommandCompleter, 
 def test_the_history_is_private_and_keeps_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "state" / "history"
     history = open_history(path)
-    history.append_string("users get alice")
-    history.append_string("users add alice secret=hunter2")
-    assert history.get_strings() == ["users get alice"]
+    for line in ("users get alice", "users add alice secret=hunter2", "usres get bob"):
+        history.append_string(line)
+        if line != "usres get bob":
+            history.keep(line)
+    assert history.get_strings() == ["users get alice", "usres get bob"]
+    assert path.read_text().endswith("+users get alice\n")
     assert "hunter2" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "kept"),
+    [
+        ("users get alice", 0, True),
+        ("users get nobody", 1, True),
+        ("runs cancel 01", None, True),
+        ("users add joe roles=user", 0, True),
+        ("rotate secret=generate", 0, True),
+        ("rotate hunter2hunter2", 2, False),
+        ("users add joe hunter2hunter3", 2, False),
+        ("users update joe secret hunter2hunter4", 2, False),
+        ("users add joe --secret hunter2hunter5", 2, False),
+        ("whoami hunter2hunter6", 2, False),
+        ("help rotate hunter2hunter6", 2, False),
+        ("login hunter2hunter7", 1, False),
+        ("users add hunter2hunter8", None, False),
+        ("users add joe secret=hunter2hunter9", 2, False),
+        ("users add 'joe", 2, False),
+        ("# hunter2hunter10", 0, False),
+        ("", 0, False),
+    ],
+)
+def test_only_what_certainly_holds_no_secret_goes_to_the_file(line: str, status: int | None, kept: bool) -> None:
+    assert may_be_kept(Grammar(ALL_COMMANDS), line, status) is kept
 
 
 def test_a_history_that_cannot_be_kept_is_kept_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

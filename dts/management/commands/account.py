@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from dts.auth import Credentials
 from dts.client import load_credentials
 from dts.client.credentials import CREDENTIALS_FILE
-from dts.management.fields import Field, Kind
+from dts.management.commands.users import USERS
+from dts.management.fields import Field, Kind, find_field
 from dts.management.grammar import SECRET_FILE, Arguments, Flag, command
 from dts.management.output import as_text, note
 from dts.management.secrets import choose_secret
@@ -83,8 +84,9 @@ def _save(session: Session, credentials: Credentials) -> None:
 
 @command("whoami", "[FIELD …]", words=(0, 20), examples=("whoami", "whoami roles"))
 async def whoami(session: Session, arguments: Arguments) -> None:
-    """Show your own user record."""
-    session.output(arguments).record(await (await session.client()).login(), fields=arguments.words)
+    """Show your own user record, or some fields of it."""
+    fields = [find_field(name, USERS.readable).name for name in arguments.words]
+    session.output(arguments).record(await (await session.client()).login(), fields=fields)
 
 
 @command(
