@@ -28,18 +28,19 @@ _MAX_CELL = 300  # characters of one cell; `get ID` and --json show the whole
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: a field of the rows, its heading, and how a value is written."""
+    """A column of a table: a field of the rows, its heading, how a value is written, and in how many characters."""
 
     field: str
     heading: str = ""
     show: Callable[[Any], str] | None = None
     right: bool = False
+    most: int = _MAX_CELL
 
     def cell(self, row: Mapping[str, Any]) -> Text:
         """What the column shows of a row."""
         value = row.get(self.field)
         text = as_text(self.field, value) if self.show is None or value is None else self.show(value)
-        return Text(text if len(text) <= _MAX_CELL else text[:_MAX_CELL] + "…")
+        return Text(text if len(text) <= self.most else text[: self.most] + "…")
 
 
 class Output:
@@ -161,6 +162,43 @@ def _listed(value: object) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_bare(item)}" for key, item in value.items())
     return msgspec.json.encode(value).decode()
+
+
+def changes_in_words(ops: Mapping[str, object]) -> str:
+    """What an entry of the operation log has of a change: `limits.unfinished=3`, `roles: user → developer`.
+
+    Nothing is said of a field that was made empty to begin with.
+    """
+    return printable(", ".join(filter(None, (_change(name, value) for name, value in ops.items()))))
+
+
+def _change(name: str, value: object) -> str:
+    if isinstance(value, Mapping) and "from" in value and value.keys() <= {"from", "to"}:
+        before, after = value["from"], value.get("to")
+        if "to" not in value:
+            return f"{name} was {_plain(before)}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):  # such as limits: only those that differ
+            parts = [part for part in {**before, **after} if before.get(part) != after.get(part)]
+            return ", ".join(_step(f"{name}.{part}", before.get(part), after.get(part)) for part in parts)
+        return _step(name, before, after)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}.{part}={_plain(item)}" for part, item in value.items())
+    return "" if value in (None, "", []) or name == "id" else f"{name}={_plain(value)}"
+
+
+def _step(name: str, before: object, after: object) -> str:
+    return f"{name}: {_plain(before)} → {_plain(after)}"
+
+
+def _plain(value: object) -> str:
+    """A value of a change; a dash for none."""
+    if value in (None, "", [], {}):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        " ".join(f"{part}={_bare(item)}" for part, item in value.items()) if isinstance(value, dict) else _bare(value)
+    )
 
 
 def _bare(value: object) -> str:

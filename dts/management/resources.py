@@ -6,6 +6,8 @@ in memory as a whole.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
 
@@ -20,8 +22,11 @@ Changes = Mapping[str, object]
 PAGE = 500
 """Rows that are fetched in one request."""
 
-ATTEMPTS = 5
+ATTEMPTS = 12
 """How often an update is made anew when somebody else was faster."""
+
+_FIRST_PAUSE = 0.02  # seconds before the second attempt, at most: about what an update takes
+_LONGEST_PAUSE = 1.0  # seconds
 
 VERIFY_TIMEOUT = 1800.0
 """Seconds for the server to go through the whole operation log: it reads some 20,000 entries a second."""
@@ -89,14 +94,15 @@ class Records(Gettable):
     A write is not repeated when its answer is lost: ServerUnavailable then says that it may have happened.
     """
 
-    async def add(self, record_id: str, **fields: object) -> Record:
-        """Make a record; returns it as stored.
+    async def add(self, record_id: str, *, force: bool = False, **fields: object) -> Record:
+        """Make a record; returns it as stored. With `force` a user gets the runs of one who was deleted.
 
         Raises:
-            RequestRefused: it exists already (409), a field is wrong (400), or the caller may not (403).
+            RequestRefused: it exists already, or there are runs of a user who had that id (409), a field is wrong
+                (400), or the caller may not (403).
         """
-        params = {"id": record_id, **fields}
-        return cast(Record, await self._transport.call("POST", self._path, params, repeatable=False))
+        params, query = {"id": record_id, **fields}, {"force": "true"} if force else None
+        return cast(Record, await self._transport.call("POST", self._path, params, query=query, repeatable=False))
 
     async def update(self, record_id: str, **changes: object) -> Record:
         """Change fields of a record; returns it as stored.
@@ -109,12 +115,13 @@ class Records(Gettable):
                 same field meanwhile (412).
         """
         seen = await self.get(record_id)
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 return await self._patch(record_id, changes, seen)
             except RequestRefused as error:
                 if error.status != _OUTDATED:
                     raise
+            await _give_way(attempt)
             now = await self.get(record_id)
             _check_untouched(record_id, changes, seen, now)
             seen = now
@@ -129,7 +136,7 @@ class Records(Gettable):
         Raises:
             RequestRefused: there is no such record (404), a field is wrong (400), or others are faster each time (412).
         """
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             seen = await self.get(record_id)
             changes = change(seen)
             if not changes:
@@ -139,6 +146,7 @@ class Records(Gettable):
             except RequestRefused as error:
                 if error.status != _OUTDATED:
                     raise
+            await _give_way(attempt)
         raise _too_busy(record_id)
 
     async def delete(self, record_id: str, *, force: bool = False, version: int | None = None) -> None:
@@ -278,6 +286,11 @@ def _check_untouched(record_id: str, changes: Changes, seen: Record, now: Record
             status=_OUTDATED,
             code="version_mismatch",
         )
+
+
+async def _give_way(attempt: int) -> None:
+    """Let others finish: those who try at the same time again and again would be in each other's way for ever."""
+    await asyncio.sleep(random.uniform(0.0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))
 
 
 def _too_busy(record_id: str) -> RequestRefused:

@@ -5,7 +5,7 @@ The one exception is a secret that was made up and has no file to go to: it is s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from dts.errors import InvalidInput, RequestRefused, ServerUnavailable
 from dts.management.fields import Wish
 from dts.management.grammar import SECRET_FILE, Arguments
 from dts.management.output import note
+from dts.management.prompts import MIN_SECRET
 from dts.management.utils import read_secret_file, write_private
 
 if TYPE_CHECKING:
@@ -56,11 +57,15 @@ class Secret:
             note(f"the secret of {owner}{condition}, shown only now: {self.text}")
 
 
-async def choose_secret(session: Session, arguments: Arguments, owner: str, *, ask: bool) -> Secret:
+async def choose_secret(
+    session: Session, arguments: Arguments, owner: str, *, ask: bool, check: Callable[[], Awaitable[object]]
+) -> Secret:
     """The new secret of `owner` as the command says. When it says nothing: typed if `ask` is set, else none.
 
+    `check` is called before somebody is troubled to type one: it raises what stands in the way.
+
     Raises:
-        InvalidInput: two are given, or the person gave up.
+        InvalidInput: two are given, one is too short, or the person gave up.
         ConfigError: a file cannot be read or written, or nobody is there to type one.
     """
     given = arguments.values.get("secret")
@@ -72,12 +77,20 @@ async def choose_secret(session: Session, arguments: Arguments, owner: str, *, a
     if path is not None and given is not None:
         raise InvalidInput("secret=… and --secret-file are two secrets: give one")
     if path is not None:
-        return Secret(read_secret_file(path))
+        return Secret(_long_enough(read_secret_file(path), path))
     if isinstance(given, str):
-        return Secret(given)
+        return Secret(_long_enough(given, "the file"))
     if ask or given is Wish.ASK:
+        if session.prompts.present:
+            await check()
         return Secret(await session.prompts.new_secret(owner))
     return Secret()
+
+
+def _long_enough(secret: str, where: str) -> str:
+    if len(secret) < MIN_SECRET:
+        raise InvalidInput(f"the secret in {where} is too short: it needs {MIN_SECRET} characters at least")
+    return secret
 
 
 def _generate_into(path: str) -> Secret:

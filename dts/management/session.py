@@ -13,7 +13,7 @@ from dts.management.client import AdminClient
 from dts.management.grammar import JSON, YES, Arguments, Grammar
 from dts.management.help import render_help
 from dts.management.output import Output, note
-from dts.management.prompts import Prompts
+from dts.management.prompts import Interrupted, Prompts
 from dts.model import check_user_id
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -114,10 +114,16 @@ class Session:
         Raises:
             ClientError: the person says no.
             ConfigError: nobody is there to ask, and `--yes` is not given.
+            Interrupted: Ctrl-C.
         """
         if self.options.yes or arguments.has(YES):
             return
-        if not await self.prompts.confirm(question):
+        try:
+            meant = await self.prompts.confirm(question)
+        except Interrupted:
+            note("nothing was changed")
+            raise
+        if not meant:
             raise ClientError("nothing was changed")
 
     def help(self, words: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from dts.auth import new_secret
 from dts.errors import InvalidName, RequestRefused, ServerUnavailable
 from dts.management import AdminClient
 from dts.management.chain import check_chain
+from dts.management.resources import Record
 from dts.model import Namespace
 from tests.integration.conftest import Site
 
@@ -40,6 +41,16 @@ async def test_administrators_at_the_same_time_lose_nothing(site: Site, client: 
 
     await asyncio.gather(*(add_namespace(name) for name in ("demo", "math", "text")))
     assert set((await client.users.get("alice"))["namespaces"]) == {"demo", "math", "text"}
+
+
+async def test_a_dozen_at_the_same_time_lose_nothing(client: AdminClient) -> None:
+    await client.users.add("alice", secret=new_secret(), limits={"unfinished": 0})
+
+    def one_more(user: Record) -> Record:
+        return {"limits": {"unfinished": user["limits"]["unfinished"] + 1}}
+
+    await asyncio.gather(*(client.users.modify("alice", one_more) for _ in range(12)))
+    assert (await client.users.get("alice"))["limits"] == {"unfinished": 12}
 
 
 async def test_different_fields_at_the_same_time(client: AdminClient) -> None:

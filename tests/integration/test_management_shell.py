@@ -98,6 +98,14 @@ async def test_a_secret_comes_from_a_file_or_is_shown_once(dts_admin: Run, capsy
     assert await dts_admin("whoami", user=["--username", "carol", "--secret-file", "carol.secret"]) == 0
 
 
+async def test_a_secret_that_is_too_short_is_not_sent(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write("short.secret", "hunter2\n")
+    assert await dts_admin("users", "add", "bob", "--secret-file", "short.secret") == 2
+    error = capsys.readouterr().err
+    assert "the secret in short.secret is too short: it needs 8 characters at least" in error
+    assert "hunter2" not in error
+
+
 async def test_nobody_to_type_a_secret_is_told_how_else(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert await dts_admin("users", "add", "bob") == 2
     assert "give --secret-file FILE or secret=generate" in capsys.readouterr().err
@@ -129,6 +137,8 @@ async def test_namespaces_functions_and_vhosts(dts_admin: Run, capsys: pytest.Ca
     write("key", "-----BEGIN KEY-----\n")
     assert await dts_admin("vhosts", "add", "w1", "address=10.0.0.1", "ssh_key=@key", "--json") == 0
     assert "BEGIN" not in capsys.readouterr().out
+    assert await dts_admin("vhosts", "update", "w1", "ssh_key=none", "--json") == 0
+    assert said(capsys)[0]["has_ssh_key"] is False
     assert await dts_admin("vhosts", "delete", "w1", "--yes") == 0
 
 
@@ -204,9 +214,12 @@ async def test_a_replay_needs_to_be_told_what(dts_admin: Run, capsys: pytest.Cap
 
 
 async def test_hosts_and_logs_are_listed(site: Site, dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    await site.store.save_heartbeats([WorkerState("w1-7", "w1", 1_700_000_000.0, cpu=12.5, state="running")])
+    worker = WorkerState("w1-7", "w1", 1_700_000_000.0, cpu=12.5, load=1.0419921875, state="running")
+    await site.store.save_heartbeats([worker])
     assert await dts_admin("hosts") == 0
-    assert "12 %" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "12 %" in shown
+    assert " 1.04 " in shown
     assert await dts_admin("hosts", "host=elsewhere") == 0
     assert "no hosts" in capsys.readouterr().out
     assert await dts_admin("logs", "level=40") == 0

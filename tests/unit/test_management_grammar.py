@@ -67,7 +67,7 @@ def test_the_rest_of_a_line_may_be_a_comment(grammar: Grammar) -> None:
         ("users update alice limits.running=many", "limits.running takes whole number, or none"),
         ("functions add a/b timeout=inf", "timeout takes number"),
         ("users get --limt 3", "no flag --limt; did you mean --limit?"),
-        ("login --username joe", r"no flag --username: write login \[NAME\]"),
+        ("login --username joe", "no flag --username: write login [NAME]"),
         ("users get --limit 1 --limit 2", "--limit is given twice"),
         ("users get --limit", "--limit needs a N"),
         ("users delete a --force=1", "--force takes no value"),

@@ -16,7 +16,7 @@ from dts.errors import ConfigError
 from dts.management.commands import ALL_COMMANDS
 from dts.management.completion import CommandCompleter, Ids
 from dts.management.grammar import Grammar
-from dts.management.output import Column, Output, as_text, limit_of
+from dts.management.output import Column, Output, as_text, changes_in_words, limit_of
 from dts.management.session import Session
 from dts.management.shell import may_be_kept, open_history
 from dts.management.utils import read_secret_file, write_private
@@ -245,3 +245,31 @@ def test_the_server_is_named_by_the_environment_or_the_credentials_file(tmp_path
     file.write_text('username = "alice"\nsecret = "s"\nurl = "http://a:1"\n')
     assert load_server_url(environment={}, file=file) == "http://a:1"
     assert load_server_url(environment={"DTS_SERVER_URL": "http://b:2"}, file=file) == "http://b:2"
+
+
+@pytest.mark.parametrize(
+    ("ops", "words"),
+    [
+        ({"limits": {}, "description": "", "timeout": None, "routes": [], "id": "own"}, ""),
+        (
+            {"roles": ["user", "developer"], "secret": "***", "enabled": True},
+            "roles=user,developer, secret=***, enabled=yes",
+        ),
+        ({"limits": {"unfinished": 0, "running": None}}, "limits.unfinished=0, limits.running=–"),
+        ({"email": {"from": "", "to": "a@x"}}, "email: – → a@x"),
+        ({"roles": {"from": ["user"], "to": ["user", "operator"]}}, "roles: user → user,operator"),
+        (
+            {"limits": {"from": {"running": 2, "unfinished": 5}, "to": {"running": 3, "unfinished": 5}}},
+            "limits.running: 2 → 3",
+        ),
+        ({"force": True, "description": {"from": "calls"}}, "force=yes, description was calls"),
+        ({"description": "a\x1b[2Jb"}, "description=a\\x1b[2Jb"),
+    ],
+)
+def test_a_change_is_told_without_what_was_left_empty(ops: dict[str, Any], words: str) -> None:
+    assert changes_in_words(ops) == words
+
+
+def test_a_table_cuts_what_is_long_where_a_record_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().table([{"ops": "x" * 50}], [Column("ops", most=10)])
+    assert capsys.readouterr().out.splitlines()[-1] == "x" * 10 + "…"

@@ -102,7 +102,7 @@ async def whoami(session: Session, arguments: Arguments) -> None:
 async def rotate(session: Session, arguments: Arguments) -> None:
     """Give yourself a new secret. The one before stays valid for a grace time, so that nothing stops."""
     client = await session.client()
-    secret = await choose_secret(session, arguments, client.user_id, ask=True)
+    secret = await choose_secret(session, arguments, client.user_id, ask=True, check=client.login)
     grace = arguments.values.get("grace")
     with secret.handed_over(client.user_id):
         user = await client.change_secret(secret.text, grace=grace if isinstance(grace, (int, float)) else None)

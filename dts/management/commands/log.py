@@ -8,13 +8,16 @@ from dts.errors import InvalidInput
 from dts.management.chain import check_chain
 from dts.management.fields import Field, Kind
 from dts.management.grammar import LIMIT, Arguments, Flag, command
-from dts.management.output import Column, limit_of
+from dts.management.output import Column, changes_in_words, limit_of
+from dts.management.utils import counted
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
     from dts.management.session import Session
 
 OLDEST = Flag("--oldest", "oldest first")
+
+_MOST_OF_CHANGES = 120  # characters in a table; operations get SEQ shows them all
 
 _COLUMNS = (
     Column("seq", right=True),
@@ -25,7 +28,7 @@ _COLUMNS = (
     Column("outcome"),
     Column("begun", right=True),
     Column("address", "from"),
-    Column("ops", "changes"),
+    Column("ops", "changes", show=changes_in_words, most=_MOST_OF_CHANGES),
 )
 
 _FILTERS = (
@@ -74,11 +77,12 @@ async def verify(session: Session, arguments: Arguments) -> int:
     if output.as_json:
         output.record(verdict.as_dict())
     elif verdict.valid:
-        output.say(f"the operation log is whole: {verdict.entries} entries")
+        output.say(f"the operation log is whole: {counted(verdict.entries, 'entry')}")
     else:
-        output.say(f"the operation log is broken, {verdict.entries} entries:")
+        output.say(f"the operation log is broken, {counted(verdict.entries, 'entry')}:")
         for fault in verdict.faults:
-            output.say(f"  entry {fault['seq']}: {fault['problem']}")
+            problem = str(fault["problem"])
+            output.say(f"  {problem}" if problem.startswith("entr") else f"  entry {fault['seq']}: {problem}")
     return EXIT_OK if verdict.valid else EXIT_FAILED
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from dts.errors import InvalidInput
+from dts.errors import InvalidInput, RequestRefused
 from dts.management.fields import Field, Kind, find_field
-from dts.management.grammar import FORCE, LIMIT, SECRET_FILE, Arguments, Command, command
+from dts.management.grammar import FORCE, LIMIT, SECRET_FILE, Arguments, Command, Flag, command
 from dts.management.output import Column, limit_of
 from dts.management.secrets import Secret, choose_secret
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from dts.management.client import AdminClient
     from dts.management.resources import Record, Records
     from dts.management.session import Session
+
+ADOPT = Flag("--force", "even if runs of a former user of that name are kept: they become the new one's")
+
+_NOT_FOUND = 404
 
 LIMIT_FIELDS = (
     Field("limits.unfinished", Kind.INTEGER, "jobs accepted and not ended, at most", optional=True),
@@ -77,7 +82,7 @@ def _add(kind: RecordKind) -> Command:
         "ID [FIELD=VALUE …]",
         words=(1, 1),
         fields=tuple(each for each in kind.fields if each.initial),
-        flags=(SECRET_FILE,) if kind.has_secret else (),
+        flags=(SECRET_FILE, ADOPT) if kind.has_secret else (),
         examples=(f"{kind.noun} add {kind.example}",),
         one=kind.one,
         extra=extra,
@@ -86,12 +91,14 @@ def _add(kind: RecordKind) -> Command:
         """Add a {one}.{extra}"""
         record_id = arguments.word(0)
         values = _nested(arguments.values)
+        client = await session.client()
         secret = Secret()
         if kind.has_secret:
-            secret = await choose_secret(session, arguments, record_id, ask=True)
-        client = await session.client()
+            check = partial(_check_free, kind, client, record_id)
+            secret = await choose_secret(session, arguments, record_id, ask=True, check=check)
         with secret.handed_over(record_id):
-            record = await kind.records(client).add(record_id, **values | secret.fields)
+            fields: dict[str, Any] = values | secret.fields
+            record = await kind.records(client).add(record_id, force=arguments.has(ADOPT), **fields)
         _report(session, arguments, f"{kind.one} {record_id} added", record)
 
     return add
@@ -154,13 +161,14 @@ def _update(kind: RecordKind) -> Command:
         """
         record_id = arguments.word(0)
         values = _nested(arguments.values)
-        secret = Secret()
-        if kind.has_secret:
-            secret = await choose_secret(session, arguments, record_id, ask=False)
-        changes = values | secret.fields
-        if not changes:
+        if not (values or arguments.has(SECRET_FILE)):
             raise InvalidInput(f"nothing to change: write {kind.noun} update {record_id} FIELD=VALUE")
         client = await session.client()
+        secret = Secret()
+        if kind.has_secret:
+            check = partial(kind.records(client).get, record_id)
+            secret = await choose_secret(session, arguments, record_id, ask=False, check=check)
+        changes = values | secret.fields
         with secret.handed_over(record_id):
             record = await kind.records(client).update(record_id, **changes)
         _report(session, arguments, f"{kind.one} {record_id} updated", record)
@@ -189,6 +197,21 @@ def _delete(kind: RecordKind) -> Command:
         _report(session, arguments, f"{kind.one} {record_id} deleted", {"id": record_id})
 
     return delete
+
+
+async def _check_free(kind: RecordKind, client: AdminClient, record_id: str) -> None:
+    """Make sure that there is no record of that id.
+
+    Raises:
+        RequestRefused: there is one, or the caller may not know.
+    """
+    try:
+        await kind.records(client).get(record_id)
+    except RequestRefused as error:
+        if error.status == _NOT_FOUND:
+            return
+        raise
+    raise RequestRefused(f"there is a {kind.one} {record_id} already", status=409, code="already_exists")
 
 
 def _report(session: Session, arguments: Arguments, sentence: str, record: Record) -> None:

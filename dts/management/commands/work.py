@@ -8,6 +8,7 @@ from dts.errors import InvalidInput
 from dts.management.fields import Field, Kind
 from dts.management.grammar import LIMIT, Arguments, Flag, command
 from dts.management.output import Column, limit_of
+from dts.management.utils import counted
 
 if TYPE_CHECKING:
     from dts.management.resources import Jobs, Runs
@@ -21,6 +22,10 @@ WHERE = Flag("--where", "what to replay: id, queue, reason, function or run, sev
 
 def _percent(value: float) -> str:
     return f"{value:.0f} %"
+
+
+def _hundredths(value: float) -> str:
+    return f"{value:.2f}"
 
 
 _RUNS = (
@@ -49,7 +54,7 @@ _HOSTS = (
     Column("cpu", show=_percent, right=True),
     Column("memory", show=_percent, right=True),
     Column("disk", show=_percent, right=True),
-    Column("load", right=True),
+    Column("load", show=_hundredths, right=True),
     Column("jobs_running", "jobs", right=True),
 )
 _LOGS = (
@@ -131,7 +136,7 @@ async def requeue_run(session: Session, arguments: Arguments) -> None:
         arguments, f"Publish what has not ended of the run {run_id} again? What is not lost may run twice."
     )
     done = await runs.requeue(run_id)
-    _show(session, arguments, f"{done['jobs']} jobs of run {run_id} published again", done)
+    _show(session, arguments, f"{counted(done['jobs'], 'job')} of run {run_id} published again", done)
 
 
 @command("jobs get", "JOB", words=(1, 1), flags=(OWN,), examples=("jobs get 01jd3v…-0",))
@@ -188,7 +193,11 @@ async def replay(session: Session, arguments: Arguments) -> int:
         output.record(answer)
     else:
         runs = ", ".join(answer["runs"])
-        output.say(f"{answer['replayed']} letters replayed, {answer['jobs']} jobs" + (f", runs {runs}" if runs else ""))
+        letters, jobs = counted(answer["replayed"], "letter"), counted(answer["jobs"], "job")
+        output.say(
+            f"{letters} replayed, {jobs}"
+            + (f", {'run' if len(answer['runs']) == 1 else 'runs'} {runs}" if runs else "")
+        )
         for skipped in answer["skipped"]:
             output.say(f"  not {skipped['id']}: {skipped['problem']}")
     return 1 if answer["skipped"] else 0
