@@ -126,7 +126,7 @@ def _operation(
         "summary": summary,
         "tags": [re.split(r"/(?!admin)", template.strip("/"))[0]],
         "parameters": list(_parameters(method, template, handler, declaration, schemas)),
-        "responses": _responses(template, handler, declaration, schemas),
+        "responses": _responses(method, template, handler, declaration, schemas),
     }
     if template not in PUBLIC:
         operation["security"] = [{"signature": []}]
@@ -151,8 +151,8 @@ def _parameters(
         for name, schema in properties.items():
             yield {"name": name, "in": "query", "required": name in required, "schema": _without_null(schema)}
     if ErrorCode.VERSION_MISMATCH in declaration.errors:
-        description = "the version that was read, as its ETag says it"
-        schema = {"type": "string", "pattern": '^("[0-9]+"|\\*)$'}
+        description = "the version that was read, as its ETag says it, or several of which one must be the present one"
+        schema = {"type": "string", "pattern": '^("[0-9]+"(, *"[0-9]+")*|\\*)$'}
         yield {"name": "If-Match", "in": "header", "required": False, "schema": schema, "description": description}
     if ErrorCode.KEY_CONFLICT in declaration.errors:
         description = "the same for a request and its repeats, which then make no more jobs"
@@ -182,9 +182,11 @@ def _body(kind: Any, accepts: Sequence[str], schemas: _Schemas) -> Json:
     return {"required": True, "content": content}
 
 
-def _responses(template: str, handler: type[DtsHandler], declaration: Declaration, schemas: _Schemas) -> Json:
+def _responses(
+    method: str, template: str, handler: type[DtsHandler], declaration: Declaration, schemas: _Schemas
+) -> Json:
     responses: Json = {}
-    for code in sorted(_errors(template, declaration), key=lambda code: code.status):
+    for code in sorted(_errors(method, template, handler, declaration), key=lambda code: code.status):
         response = responses.setdefault(
             str(code.status),
             {"description": "", "content": {CONTENT_JSON: {"schema": {"$ref": _REFERENCE.format(name="Error")}}}},
@@ -211,9 +213,11 @@ def _success(answer: Any, declaration: Declaration, schemas: _Schemas) -> Json:
     return response
 
 
-def _errors(template: str, declaration: Declaration) -> set[ErrorCode]:
-    """All errors that a method may answer with."""
-    errors = set(declaration.errors)
+def _errors(method: str, template: str, handler: type[DtsHandler], declaration: Declaration) -> set[ErrorCode]:
+    """All errors that a method may answer with; and what the others of its path do, which have no entry of their own."""
+    errors = {*declaration.errors, ErrorCode.METHOD_NOT_ALLOWED}
+    if method in ("PATCH", "DELETE"):
+        errors.update(getattr(getattr(handler, "resource", None), "conflicts", ()))
     if template not in PUBLIC:
         errors.update(_SIGNED_ERRORS)
     if "{" in template:

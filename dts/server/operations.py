@@ -226,15 +226,20 @@ def operation_logger(
 ) -> Callable[[Callable[[H, User, str, Any], Awaitable[T]]], Callable[[H, User, str, Any], Awaitable[T]]]:
     """Decorate what carries out an admin write, called as `(handler, operator, doc_id, ops)`: it goes on record.
 
-    `{name}` in `op_type` is the handler's own name for its kind of records.
+    `{name}` in `op_type` is the handler's own name for its kind of records. In place of `ops`, what was asked for, goes
+    on record what the handler has in `on_record`, which it may set before and while it is called.
     """
 
     def decorate(method: Callable[[H, User, str, Any], Awaitable[T]]) -> Callable[[H, User, str, Any], Awaitable[T]]:
         @wraps(method)
         async def call(self: H, operator: User, doc_id: str, ops: Any) -> T:
             kind = op_type.format(name=getattr(self, "name", ""))
+
+            def shown() -> Any:
+                return ops if self.on_record is None else self.on_record
+
             return await recorded(
-                self, operator, kind, doc_id, ops=ops, work=lambda: method(self, operator, doc_id, ops)
+                self, operator, kind, doc_id, ops=shown, work=lambda: method(self, operator, doc_id, ops)
             )
 
         return call
@@ -243,11 +248,15 @@ def operation_logger(
 
 
 async def recorded(
-    handler: DtsHandler, operator: User, op_type: str, doc_id: str, *, ops: Any, work: Callable[[], Awaitable[T]]
+    handler: DtsHandler,
+    operator: User,
+    op_type: str,
+    doc_id: str,
+    *,
+    ops: Callable[[], Any],
+    work: Callable[[], Awaitable[T]],
 ) -> T:
-    """Do some work of an operator's, on record before and after.
-
-    In place of `ops`, what was asked for, goes what the handler has in `on_record`: it may find out more on the way.
+    """Do some work of an operator's, on record before and after; `ops` gives what is to be seen of it at that time.
 
     Raises:
         NotBegun: the store does not answer; nothing was done.
@@ -261,7 +270,7 @@ async def recorded(
         address=handler.request.remote_ip or "",
         op_type=op_type,
         doc_id=doc_id,
-        ops=_shown(handler, ops),
+        ops=masked(msgspec.to_builtins(ops())),
         outcome=BEGUN,
     )
     begun = await _begin(log, begun)
@@ -271,7 +280,7 @@ async def recorded(
         await log.append(_ended(begun, handler.code_of(error)))
         raise
     try:
-        await log.append(replace(_ended(begun, DONE), ops=_shown(handler, ops)))
+        await log.append(replace(_ended(begun, DONE), ops=masked(msgspec.to_builtins(ops()))))
     except StoreUnavailable as error:
         raise EndNotRecorded from error
     logger.info("%s: %s %.100r", operator.id, op_type, doc_id)
@@ -285,12 +294,6 @@ async def _begin(log: OperationLog, entry: Operation) -> Operation:
         raise NotBegun from error
     except Exception as error:  # whatever a back end says to an entry that it cannot take
         raise LogRefused from error
-
-
-def _shown(handler: DtsHandler, ops: Any) -> dict[str, Any]:
-    """The change as the log shows it."""
-    found: dict[str, Any] = masked(msgspec.to_builtins(ops) if handler.on_record is None else handler.on_record)
-    return found
 
 
 def _ended(begun: Operation, outcome: str) -> Operation:

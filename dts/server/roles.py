@@ -85,6 +85,14 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("GET", "/admin/diagnosis"): (ALL, ALL, NONE, NONE),
 }
 
+FIELDS: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
+    # fields that fewer may write than the record, or take away with it
+    #                                        administrator operator developer user
+    ("functions", "limits"): (ALL, NONE, NONE, NONE),
+    ("functions", "memory_limit"): (ALL, NONE, NONE, NONE),
+    ("functions", "route"): (ALL, NONE, NONE, NONE),
+}
+
 
 def scope_of(roles: Iterable[str], method: str, template: str) -> Scope:
     """How far somebody with these roles may go with a method of a route; NONE also where there is no row."""
@@ -92,6 +100,18 @@ def scope_of(roles: Iterable[str], method: str, template: str) -> Scope:
     if row is None:
         return NONE
     return max((row[ROLES.index(role)] for role in roles if role in ROLES), default=NONE)
+
+
+def may_write(roles: Iterable[str], kind: str, field: str) -> bool:
+    """Whether somebody with these roles who may write records of a kind may write that field of theirs."""
+    row = FIELDS.get((kind, field))
+    return row is None or any(row[ROLES.index(role)] is not NONE for role in roles if role in ROLES)
+
+
+def roles_for_field(kind: str, field: str) -> list[str]:
+    """The roles that may write a field of records of a kind, for a message."""
+    row = FIELDS.get((kind, field), (NONE,) * len(ROLES))
+    return [role for role, scope in zip(ROLES, row, strict=True) if scope is not NONE]
 
 
 def roles_for(method: str, template: str) -> list[str]:

@@ -66,8 +66,12 @@ async def test_who_changes_what_they_have_not_seen_is_told_so(site: Site, kind: 
     assert sorted(answer.code for answer in answers) == [200, 412, 412, 412]
     [done] = [answer for answer in answers if answer.code == 200]
     assert done.headers["ETag"] == '"2"'
+    change = msgspec.json.encode({"params": {**CHANGES[kind]}})
+    for stale in ('"1", "3"', 'W/"2"', "2", '"1" "2"', "", '"12"', '"x,"'):
+        check_refusal(await api.send("PATCH", path, change, If_Match=stale), 412, "version_mismatch")
+    check_refusal(await api.send("PATCH", path, b'{"params": {}}'), 400, "argument_missing")
     check_refusal(await api.send("DELETE", path, If_Match=seen), 412, "version_mismatch")
-    assert (await api.send("DELETE", path, If_Match='"2"')).code == 200
+    assert (await api.send("DELETE", path, If_Match='"1",W/"2" , "2", "x"')).code == 200
 
 
 async def test_changes_without_a_version_all_apply(site: Site) -> None:
@@ -109,6 +113,53 @@ async def test_lists_page_and_filter(site: Site) -> None:
     ):
         message = await api.refused("GET", f"/admin/users/?{query}", status=400, code="argument_invalid")
         assert query.partition("=")[0] in message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_kind_is_filtered_by_what_all_records_have(site: Site, kind: str) -> None:
+    api = site.api()
+    made = await api.call("POST", f"/admin/{kind}/", NEW[kind], status=201)
+    changed = await api.call("PATCH", path_of(kind), CHANGES[kind])
+    for query in (f"id={made['id']}", f"created={made['created']}", f"modified={changed['modified']}", "version=2"):
+        found = await api.call("GET", f"/admin/{kind}/?{query}")
+        assert found == [changed], query
+    assert await api.call("GET", f"/admin/{kind}/?id={made['id']}&version=1") == []
+
+
+async def test_addresses_and_folders_of_hosts(site: Site) -> None:
+    api = site.api()
+    addresses = ["10.0.0.1", "fe80::1", "::1", "a.b-c.example.", "build_host", "H1"]
+    for number, address in enumerate(addresses):
+        host = {"id": f"h{number}", "address": address, "functions_dir": "rel/ative dir/é"}
+        assert (await api.call("POST", "/admin/vhosts/", host, status=201))["address"] == address
+    assert (await api.call("PATCH", "/admin/vhosts/h0", {"address": None}))["address"] == "h0"
+
+
+async def test_a_namespace_that_is_gone_does_not_keep_its_users_from_being_changed(site: Site) -> None:
+    api = site.api()
+    await api.call("POST", "/admin/namespaces/", {"id": "lab"}, status=201)
+    await api.call("POST", "/admin/users/", NEW["users"] | {"namespaces": ["lab", "*"]}, status=201)
+    await api.call("DELETE", "/admin/namespaces/lab")
+    await api.call("PATCH", "/admin/users/alice", {"email": "a@b", "namespaces": ["lab"]})
+    params = {"namespaces": ["nowhere"]}
+    message = await api.refused("PATCH", "/admin/users/alice", params, status=400, code="argument_invalid")
+    assert "no namespace nowhere" in message
+
+
+async def test_the_runs_of_somebody_who_was_deleted_are_handed_over_on_purpose_only(site: Site) -> None:
+    api, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    run, job = await a_run_with_jobs(site, "bob", "text/upper", 3)
+    await api.call("DELETE", "/admin/users/bob?force=true")
+    assert (await site.store.run_statistics(run)).cancelled == 3, "nobody could fetch what they give"
+    new = {"id": "bob", "secret": "secret of bob"}
+    message = await api.refused("POST", "/admin/users/", new, status=409, code="in_use")
+    assert "choose another id" in message
+    assert "--force" in message
+    await bob.refused("GET", f"/jobs/{job}", status=401, code="unauthorized")
+    await api.call("POST", "/admin/users/?force=true", new, status=201)
+    assert (await bob.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
+    await api.refused("POST", "/admin/users/", new, status=409, code="already_exists")
+    await api.refused("POST", "/admin/namespaces/?force=true", {"id": "x"}, status=400, code="argument_invalid")
 
 
 async def test_functions_are_reached_by_either_way_of_writing_their_name(site: Site) -> None:
@@ -160,6 +211,17 @@ BAD: list[tuple[str, object, int, str]] = [
     ("vhosts", {"id": "host", "port": 0}, 400, "argument_invalid"),
     ("vhosts", {"id": "host", "ssh_user": "-oProxyCommand"}, 400, "argument_invalid"),
     ("vhosts", {"id": "-host"}, 400, "name_invalid"),
+    *(
+        ("vhosts", {"id": "host", "address": bad}, 400, "argument_invalid")
+        for bad in ("-oProxyCommand=x", "a b", "a\n", "a/b", "a@b", "a..b", "1:2", "x" * 254, "é")
+    ),
+    *(
+        ("vhosts", {"id": "host", "functions_dir": bad}, 400, "argument_invalid")
+        for bad in ("-rf", "/a\nb", "/a\n", "/\x00", "/a\x7f", "/\x1b[2J")
+    ),
+    ("users", {"id": "alice", "secret": "long enough", "namespaces": ["text", "nowhere"]}, 400, "argument_invalid"),
+    ("users", {"id": "alice", "secret": "long enough", "namespaces": ["server"]}, 400, "argument_invalid"),
+    ("users", {"id": "a", "secret": "long enough", "limits": {"requests_per_second": 1e-6}}, 400, "argument_invalid"),
 ]
 
 
@@ -198,9 +260,11 @@ async def test_what_is_in_use_is_deleted_only_by_force(site: Site) -> None:
     await a_run_with_jobs(site, "bob", "text/upper", 3)
     message = await api.refused("DELETE", "/admin/namespaces/text", status=409, code="in_use")
     assert "text/upper" in message
+    assert "--force" in message
     for path in ("/admin/functions/text/upper", "/admin/users/bob"):
         message = await api.refused("DELETE", path, status=409, code="in_use")
         assert "3 unfinished" in message
+        assert "?force=true (--force)" in message
         assert (await api.call("DELETE", f"{path}?force=true"))["id"]
     await api.call("DELETE", "/admin/namespaces/text?force=true")
     assert not await api.call("GET", "/admin/functions/?namespace=text")
@@ -209,7 +273,9 @@ async def test_what_is_in_use_is_deleted_only_by_force(site: Site) -> None:
 
 async def test_the_last_administrator_stays(site: Site) -> None:
     api, code = site.api(), "last_administrator"
+    await a_run_with_jobs(site, "admin", "text/upper", 2)
     await api.refused("DELETE", "/admin/users/admin?force=true", status=409, code=code)
+    assert await site.store.count_unfinished(user="admin") == 2
     await api.refused("PATCH", "/admin/users/admin", {"roles": ["user"]}, status=409, code=code)
     await api.refused("PATCH", "/admin/users/admin", {"disabled": True}, status=409, code=code)
     await api.call("POST", "/admin/users/", NEW["users"] | {"roles": ["administrator"]}, status=201)

@@ -40,7 +40,16 @@ async def test_every_write_is_on_record_before_it_happens_and_after(site: Site) 
     assert {entry["operator"] for entry in log} == {"admin"}
     assert {entry["doc_id"] for entry in log} == {"lab"}
     assert {entry["address"] for entry in log} == {"127.0.0.1"}
-    assert log[2]["ops"] == {"description": "x", "limits": {"unfinished": 5}}
+    assert log[0]["ops"] == {}, "what is at its default is not listed"
+    assert (
+        log[2]["ops"]
+        == log[3]["ops"]
+        == {
+            "description": {"from": "", "to": "x"},
+            "limits": {"from": {}, "to": {"unfinished": 5}},
+        }
+    )
+    assert log[6]["ops"] == {"description": {"from": "x"}, "limits": {"from": {"unfinished": 5}}}
     assert await api.call("GET", "/admin/operations/3") == log[2]
     assert await api.call("GET", "/admin/operations/verify") == {
         "valid": True,
@@ -49,6 +58,43 @@ async def test_every_write_is_on_record_before_it_happens_and_after(site: Site) 
         "anchor": 8,
         "faults": [],
     }
+
+
+async def test_what_was_destroyed_can_be_told_from_the_log(site: Site) -> None:
+    api = site.api()
+    await api.call("POST", "/admin/namespaces/", {"id": "lab"}, status=201)
+    await api.call("POST", "/admin/functions/", {"id": "lab/one", "timeout": 5}, status=201)
+    await api.call("POST", "/admin/functions/", {"id": "lab/two"}, status=201)
+    await api.refused("DELETE", "/admin/namespaces/lab", status=409, code="in_use")
+    await api.call("DELETE", "/admin/namespaces/lab?force=true")
+    log = await api.call("GET", "/admin/operations/?order=oldest&after=8")
+    assert [(entry["op_type"], entry["doc_id"], entry["outcome"], entry["ops"]) for entry in log] == [
+        ("namespaces.delete", "lab", "begun", {"force": True}),
+        ("functions.delete", "lab/one", "begun", {"force": True, "timeout": {"from": 5.0}}),
+        ("functions.delete", "lab/one", "done", {"force": True, "timeout": {"from": 5.0}}),
+        ("functions.delete", "lab/two", "begun", {"force": True}),
+        ("functions.delete", "lab/two", "done", {"force": True}),
+        ("namespaces.delete", "lab", "done", {"force": True}),
+    ]
+    assert (await api.call("GET", "/admin/operations/verify"))["valid"]
+
+
+async def test_an_update_tells_what_was_before_and_no_secret(site: Site) -> None:
+    api = site.api()
+    await api.call("POST", "/admin/users/", {"id": "bob", "secret": "correct horse", "email": "a@b"}, status=201)
+    changes = {"secret": "battery staple", "grace": 5, "email": "c@d", "disabled": False}
+    await api.call("PATCH", "/admin/users/bob", changes)
+    await api.call("PATCH", "/admin/users/bob", {"limits": {"running": 3}})
+    await api.call("PATCH", "/admin/users/bob", {"limits": {"running": None, "unfinished": 4}, "email": None})
+    await api.call("DELETE", "/admin/users/bob")
+    log = await api.call("GET", "/admin/operations/?order=oldest&outcome=done")
+    assert [entry["ops"] for entry in log] == [
+        {"secret": "***", "email": "a@b"},
+        {"secret": "***", "grace": 5.0, "email": {"from": "a@b", "to": "c@d"}},
+        {"limits": {"from": {}, "to": {"running": 3}}},
+        {"limits": {"from": {"running": 3}, "to": {"unfinished": 4}}, "email": {"from": "c@d", "to": ""}},
+        {"limits": {"from": {"unfinished": 4}}},
+    ]
 
 
 async def test_the_log_is_read_in_pages_from_either_end(site: Site) -> None:

@@ -11,7 +11,7 @@ from tornado.web import RequestHandler
 
 from dts.model import Function, Limits, Namespace, VirtualHost
 from dts.server.handlers._base import DtsHandler
-from dts.server.roles import PUBLIC, ROLES, TABLE, Scope, scope_of
+from dts.server.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.routes import ROUTES
 from tests.integration.conftest import Api, Site, a_run_with_jobs
 
@@ -146,6 +146,42 @@ async def test_a_role_may_do_what_the_table_says_and_nothing_else(site: Site, ro
         answer = await world.caller.send(method, path + QUERIES.get((method, template), ""), body)
         allowed = expected(scope, method, template, own=own)
         assert answer.code in allowed, (method, path, role, allowed, answer.code, answer.body)
+
+
+VALUES: dict[tuple[str, str], object] = {
+    ("functions", "limits"): {"running": 1},
+    ("functions", "memory_limit"): 2**30,
+    ("functions", "route"): "far",
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_field_is_written_by_those_whom_the_table_of_fields_names(site: Site, role: str) -> None:
+    """At its making, in a change, and with the whole record; the row of the record counts before that of the field."""
+    world = await a_world(site, role)
+    assert set(VALUES) == set(FIELDS)
+    for (kind, field), row in FIELDS.items():
+        new, path = f"mine/with_{field}", f"/admin/{kind}/mine/func"
+        allowed = row[ROLES.index(role)] is not Scope.NONE
+        for method, at, params in (
+            ("POST", f"/admin/{kind}/", {"id": new, field: VALUES[kind, field]}),
+            ("PATCH", path, {field: VALUES[kind, field]}),
+            ("PATCH", path, {field: None}),
+        ):
+            answer = await world.caller.send(method, at, msgspec.json.encode({"params": params}))
+            assert answer.code in ((200, 201) if allowed else (403,)), (method, field, role, answer.body)
+            if role == "developer":
+                assert f"{field} of functions: it needs the role administrator" in answer.body.decode()
+
+
+async def test_what_only_administrators_may_set_goes_only_with_them(site: Site) -> None:
+    admin, dev = site.api(), await site.add_user("dev", roles={"developer"}, namespaces=("text",))
+    await admin.call("PATCH", "/admin/functions/text/upper", {"limits": {"running": 1}})
+    assert await dev.call("PATCH", "/admin/functions/text/upper", {"timeout": 5})
+    message = await dev.refused("DELETE", "/admin/functions/text/upper", status=403, code="forbidden")
+    assert "may not take away limits" in message
+    assert await dev.call("DELETE", "/admin/functions/text/reverse")
+    assert await dev.call("POST", "/admin/functions/", {"id": "text/reverse", "route": "default"}, status=201)
 
 
 async def test_lists_hold_only_what_the_caller_may_see(site: Site) -> None:

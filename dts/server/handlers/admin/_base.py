@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,12 +16,16 @@ from dts.server.consts import ErrorCode
 from dts.server.context import Context
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
-from dts.server.handlers.admin.fields import ForceQuery, given, merge_patch
-from dts.server.operations import operation_logger
-from dts.server.roles import Scope
+from dts.server.handlers.admin.fields import LEAST_RATE, ForceQuery, NoQuery, defaults, given, merge_patch
+from dts.server.operations import operation_logger, recorded
+from dts.server.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.store.records import Scalar, fields_of, record_from
 
 R = TypeVar("R", User, Namespace, Function, VirtualHost)
+
+_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_TAGS = re.compile(rf"\s*{_TAG.pattern}(?:\s*,\s*{_TAG.pattern})*\s*")
+"""A list of entity tags (RFC 9110, 8.8.3 and 13.1.1)."""
 
 
 class Deleted(Struct):
@@ -47,6 +52,10 @@ class Resource(Generic[R]):
     """What the query of a list takes."""
     write_only: ClassVar[frozenset[str]] = frozenset()
     """Fields that are written and never read back."""
+    creation: ClassVar[type[Struct]] = NoQuery
+    """What the query of POST takes."""
+    conflicts: ClassVar[tuple[ErrorCode, ...]] = ()
+    """What PATCH and DELETE may be refused with that is particular to this kind."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -71,14 +80,24 @@ class Resource(Generic[R]):
         """The record with those write-only fields that are given."""
         return record
 
-    async def check_allowed(self, record: R) -> None:
-        """Make sure that a record may be written as it is. Raises what the caller shall see if not."""
+    async def check_new(self, record_id: str, query: Any) -> None:
+        """Make sure that a record may be made under that id. Raises what the caller shall see if not."""
+
+    async def check_allowed(self, record: R, before: R | None) -> None:
+        """Make sure that a record may be written as it is. Raises what the caller shall see if not.
+
+        `before` is what it is to take the place of, if anything: what was wrong there already may stay.
+        """
 
     async def check_unused(self, record: R) -> None:
         """Make sure that nothing needs the record. Raises ApiError with IN_USE if something does."""
 
-    async def delete_with(self, record: R) -> None:
-        """Delete what cannot be without the record, before it is deleted itself."""
+    async def dependents(self, record: R) -> Sequence[tuple[Resource[Any], Record]]:
+        """What cannot be without the record, and is deleted before it."""
+        return ()
+
+    async def stop(self, record: R) -> None:
+        """End what is under way on behalf of a record that is deleted though it is in use; called before and after."""
 
     def forget(self, record_id: str) -> None:
         """Have this process read the record anew."""
@@ -98,7 +117,7 @@ class Resource(Generic[R]):
         """A record with what PATCH took."""
         plain = given(params)
         secrets = {name: plain.pop(name) for name in self.write_only if name in plain}
-        before = fields_of(record)
+        before = _with_plain_limits(fields_of(record))
         names = self.fields.__struct_fields__
         merged = merge_patch({name: before.pop(name) for name in names}, plain)
         try:
@@ -118,8 +137,13 @@ class Resource(Generic[R]):
     def show(self, record: R) -> Struct:
         """The record as it is answered."""
         fields = {name: value for name, value in fields_of(record).items() if not isinstance(value, bytes)}
-        fields["limits"] = {name: value for name, value in fields.get("limits", {}).items() if value is not None}
-        return msgspec.convert({**fields, **self.extra(record)}, self.view)
+        return msgspec.convert({**_with_plain_limits(fields), **self.extra(record)}, self.view)
+
+    def own_values(self, record: R) -> dict[str, Any]:
+        """The fields of a record that can be written and read, those that are not at their defaults."""
+        usual = defaults(self.fields)
+        shown = given(self.show(record))
+        return {name: shown[name] for name, value in usual.items() if shown[name] != value}
 
     def extra(self, record: R) -> dict[str, Any]:
         """Further fields of the answer that are not in the record by these names."""
@@ -135,6 +159,18 @@ class RecordsHandler(DtsHandler, Generic[R]):
         super().initialize(context, template)
         self.records: Resource[R] = self.resource(context)
         self.name = self.resource.name
+
+    def check_fields(self, user: User, names: Iterable[str], doing: str) -> None:
+        """Make sure that the caller's roles allow to write these fields.
+
+        Raises:
+            ApiError: they do not; the message names the first such field.
+        """
+        for name in sorted(names):
+            if not may_write(user.roles, self.name, name):
+                needed = " or ".join(roles_for_field(self.name, name))
+                message = f"{user.id} may not {doing} {name} of {self.name}: it needs the role {needed}"
+                raise ApiError(ErrorCode.FORBIDDEN, message)
 
 
 class AdminHandler(RecordsHandler[R]):
@@ -152,6 +188,12 @@ class AdminHandler(RecordsHandler[R]):
         """Change the fields that are given; null sets one back to its default."""
         params: Struct = self.params(self.resource.changes)
         self._check_reach(user, record_id)
+        asked = given(params)
+        self.check_fields(user, asked, "change")
+        if (before := await self.context.store.get_record(self.records.kind, record_id)) is not None:
+            if not asked:
+                raise ApiError(ErrorCode.ARGUMENT_MISSING, "params names no field: give those that are to change")
+            self.on_record = self._difference(asked, before, asked)
         self._answer_with(await self._update(user, record_id, params))
 
     @signed
@@ -160,6 +202,8 @@ class AdminHandler(RecordsHandler[R]):
         """Delete the record, unless something still needs it; with `force` all the same."""
         query = self.query(ForceQuery)
         self._check_reach(user, record_id)
+        if (before := await self.context.store.get_record(self.records.kind, record_id)) is not None:
+            self.on_record = _last_words(self.records, before, query)
         self.answer(Deleted(await self._delete(user, record_id, query)))
 
     @operation_logger("{name}.update")
@@ -167,22 +211,62 @@ class AdminHandler(RecordsHandler[R]):
         while True:
             record = await self._current(user, record_id)
             changed = self.records.changed(record, params, round(time.time(), 6))
-            await self.records.check_allowed(changed)
+            await self.records.check_allowed(changed, record)
             if await self.context.store.replace_record(changed, version=record.version):
                 self.records.forget(record_id)
+                asked = given(params)
+                self.on_record = self._difference(asked, record, asked | given(self.records.show(changed)))
                 return changed
 
     @operation_logger("{name}.delete")
     async def _delete(self, user: User, record_id: str, query: ForceQuery) -> str:
         while True:
             record = await self._current(user, record_id)
+            own = self.records.own_values(record)
+            self.check_fields(user, (name for name in own if (self.name, name) in FIELDS), "take away")
             if query.force:
-                await self.records.delete_with(record)
+                await self.records.stop(record)
+                for resource, dependent in await self.records.dependents(record):
+                    await self._delete_dependent(user, resource, dependent)
             else:
                 await self.records.check_unused(record)
             if await self.context.store.delete_record(self.records.kind, record_id, version=record.version):
                 self.records.forget(record_id)
+                self.on_record = _last_words(self.records, record, query)
+                if query.force:
+                    await self.records.stop(record)  # also what has come meanwhile
                 return record_id
+
+    async def _delete_dependent(self, user: User, resource: Resource[Any], record: Record) -> None:
+        """Delete a record that goes with another one; on record by itself."""
+        store, now = self.context.store, record
+
+        async def delete() -> None:
+            nonlocal now
+            while not await store.delete_record(type(now), now.id, version=now.version):
+                newer = await store.get_record(resource.kind, now.id)
+                if newer is None:
+                    return  # somebody else has deleted it
+                now = newer
+            resource.forget(now.id)
+
+        await recorded(
+            self,
+            user,
+            f"{resource.name}.delete",
+            record.id,
+            ops=lambda: _last_words(resource, now, ForceQuery(force=True)),
+            work=delete,
+        )
+
+    def _difference(self, asked: Mapping[str, Any], before: R, after: Mapping[str, Any]) -> dict[str, Any]:
+        """What the log holds of an update: each field that was asked to change, as it was and as it is to be."""
+        shown = given(self.records.show(before))
+        return {
+            name: {"from": shown[name], "to": after.get(name)} if name in shown else asked[name]
+            for name in asked
+            if name not in shown or shown[name] != after.get(name)
+        }
 
     def _check_reach(self, user: User, record_id: str) -> None:
         """Make sure that the caller's roles reach this record."""
@@ -201,7 +285,8 @@ class AdminHandler(RecordsHandler[R]):
         """The record in the version that the caller has in mind."""
         record = await self._find(user, record_id)
         expected = self.request.headers.get("If-Match", "*").strip()
-        if expected not in ("*", _etag(record)):
+        tags = _TAG.findall(expected) if _TAGS.fullmatch(expected) else []
+        if expected != "*" and _etag(record) not in tags:  # a weak one never matches, by the same rule
             raise ApiError(
                 ErrorCode.VERSION_MISMATCH,
                 f"{record_id[:80]} has version {record.version} by now, not {expected[:40]}: read it again",
@@ -235,28 +320,51 @@ class AdminListHandler(RecordsHandler[R]):
     @declares(
         answer="view",
         body="initial",
+        query="creation",
         statuses=(201,),
         headers=("ETag",),
-        errors=(ErrorCode.ALREADY_EXISTS, ErrorCode.NAMESPACE_NOT_FOUND),
+        errors=(ErrorCode.ALREADY_EXISTS, ErrorCode.IN_USE, ErrorCode.NAMESPACE_NOT_FOUND),
     )
     async def post(self, user: User) -> None:
         """Make a record."""
+        query = self.query(self.resource.creation)
         params: Any = self.params(self.resource.initial)
         record_id = self.records.check_id(params.id)
         namespace = self.records.namespace_of(record_id)
         if self.scope is Scope.MEMBER and namespace is not None:
             self.check_member(user, namespace)
-        record = await self._create(user, record_id, params)
+        usual = defaults(self.resource.fields)
+        asked = {name: value for name, value in given(params).items() if value not in (usual.get(name), None)}
+        self.check_fields(user, asked, "set")
+        del asked["id"]
+        self.on_record = asked | {name: value for name, value in given(query).items() if value}
+        record = await self._create(user, record_id, (params, query))
         self.set_header("ETag", _etag(record))
         self.answer(self.records.show(record), 201)
 
     @operation_logger("{name}.create")
-    async def _create(self, user: User, record_id: str, params: Struct) -> R:
+    async def _create(self, user: User, record_id: str, asked: tuple[Struct, Struct]) -> R:
+        params, query = asked
         record = self.records.build(record_id, params, round(time.time(), 6))
-        await self.records.check_allowed(record)
+        await self.records.check_allowed(record, None)
+        await self.records.check_new(record_id, query)
         await self.context.store.add_record(record)
         self.records.forget(record_id)
         return record
+
+
+def _last_words(records: Resource[Any], record: Any, query: ForceQuery) -> dict[str, Any]:
+    """What the log holds of a deletion: all of the record that was not at its default."""
+    lost = {name: {"from": value} for name, value in records.own_values(record).items()}
+    return {"force": True, **lost} if query.force else lost
+
+
+def _with_plain_limits(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record with those limits that there are, and a rate that an earlier version let be too low."""
+    limits = {name: value for name, value in fields.get("limits", {}).items() if value is not None}
+    if "requests_per_second" in limits:
+        limits["requests_per_second"] = max(LEAST_RATE, limits["requests_per_second"])
+    return {**fields, "limits": limits} if "limits" in fields else fields
 
 
 def _etag(record: Record) -> str:

@@ -29,11 +29,15 @@ Secret = Annotated[str, Meta(min_length=8, max_length=1024)]
 KeyText = Annotated[str, Meta(min_length=1, max_length=20_000)]
 
 
+LEAST_RATE = 0.001
+"""Requests a second at least: one every quarter of an hour. Less would be a lock-out that looks like a limit."""
+
+
 class LimitsFields(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a user, a namespace or a function may take; a limit that is absent or null is none."""
 
     unfinished: Annotated[int, Meta(ge=0, le=10**12)] | UnsetType | None = UNSET
-    requests_per_second: Annotated[float, Meta(gt=0, le=1000000.0)] | UnsetType | None = UNSET
+    requests_per_second: Annotated[float, Meta(ge=LEAST_RATE, le=1000000.0)] | UnsetType | None = UNSET
     running: Annotated[int, Meta(ge=1, le=10**9)] | UnsetType | None = UNSET
     retention: Seconds | UnsetType | None = UNSET
 
@@ -46,6 +50,10 @@ class Limited(Struct, forbid_unknown_fields=True, kw_only=True):
 
 _STAMPS: dict[str, Any] = {"created": Time, "modified": Time, "version": int}
 """What every record has that cannot be written."""
+
+
+class NoQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """No arguments in the query."""
 
 
 class ForceQuery(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +90,11 @@ def filters(name: str, view: type[Struct], *, without: Collection[str] = ()) -> 
     kinds = {field: _plain(hint) for field, hint in hints.items() if field not in without}
     plain = [(field, kind | UnsetType, UNSET) for field, kind in kinds.items() if kind is not None]
     return msgspec.defstruct(name, plain, bases=(PageQuery,), forbid_unknown_fields=True, kw_only=True)
+
+
+def defaults(fields: type[Struct]) -> dict[str, Any]:
+    """The fields of a Struct by default, as plain values; every one has a default."""
+    return given(fields())
 
 
 def given(struct: Struct) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Functions(Resource[Function]):
     def visible(self, user: User) -> dict[str, tuple[Scalar, ...]]:
         return {} if ANY_NAMESPACE in user.namespaces else {"namespace": user.namespaces}
 
-    async def check_allowed(self, record: Function) -> None:
+    async def check_allowed(self, record: Function, before: Function | None) -> None:
         if record.soft_timeout is not None and record.timeout is not None and record.soft_timeout >= record.timeout:
             raise ApiError(ErrorCode.ARGUMENT_INVALID, "soft_timeout must be less than timeout")
         if record.route == plugins.ROUTE:
@@ -89,7 +89,9 @@ class Functions(Resource[Function]):
     async def check_unused(self, record: Function) -> None:
         if unfinished := await self.context.store.count_unfinished(function=record.name):
             raise ApiError(
-                ErrorCode.IN_USE, f"the function {record.name} has {unfinished} unfinished jobs: cancel them first"
+                ErrorCode.IN_USE,
+                f"the function {record.name} has {unfinished} unfinished jobs: cancel them first, or delete it all the "
+                "same with ?force=true (--force)",
             )
 
 

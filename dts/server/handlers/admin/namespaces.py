@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dts.model import ANY_NAMESPACE, Function, Namespace, User, check_namespace
+from collections.abc import Sequence
+from typing import Any
+
+from dts.model import ANY_NAMESPACE, Function, Namespace, Record, User, check_namespace
 from dts.server.consts import ErrorCode
 from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import Limited, Text, changes, filters, initial, view
+from dts.server.handlers.admin.functions import Functions
 from dts.store.records import Scalar
 
 
@@ -43,14 +47,17 @@ class Namespaces(Resource[Namespace]):
         functions = await self.context.store.list_records(Function, where={"namespace": record.id}, limit=10)
         if functions:
             some = ", ".join(function.name for function in functions)
-            raise ApiError(ErrorCode.IN_USE, f"the namespace {record.id} has functions ({some}): delete them first")
+            raise ApiError(
+                ErrorCode.IN_USE,
+                f"the namespace {record.id} has functions ({some}): delete them first, or with it by ?force=true "
+                "(--force)",
+            )
 
-    async def delete_with(self, record: Namespace) -> None:
+    async def dependents(self, record: Namespace) -> Sequence[tuple[Resource[Any], Record]]:
         """Its functions go with it."""
-        store = self.context.store
-        for function in await store.list_records(Function, where={"namespace": record.id}, limit=None):
-            await store.delete_record(Function, function.name, version=function.version)
-            self.context.catalogue.forget(function.name)
+        functions = await self.context.store.list_records(Function, where={"namespace": record.id}, limit=None)
+        resource = Functions(self.context)
+        return [(resource, function) for function in functions]
 
 
 class NamespaceAdminHandler(AdminHandler[Namespace]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
@@ -9,8 +11,17 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from dts.model import VirtualHost, check_host_id
+from dts.server.consts import ErrorCode
+from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import KeyText, RouteName, Text, changes, filters, initial, view
+
+FUNCTIONS_DIR = r"^([^\x00-\x1f\x7f-\x9f-][^\x00-\x1f\x7f-\x9f]*)?$(?!\n)"
+"""A path: what starts with a hyphen would be an option to whatever command it is given to."""
+
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(\.{_LABEL})*\.?")
+"""A name as in DNS (RFC 1123, 2.1), with the underscores that some networks have."""
 
 _KEYS = {"ssh_key": KeyText, "ssh_pem_cert": KeyText}
 
@@ -18,11 +29,11 @@ _KEYS = {"ssh_key": KeyText, "ssh_pem_cert": KeyText}
 class VirtualHostFields(Struct, forbid_unknown_fields=True, kw_only=True):
     """What can be written and read of a host."""
 
-    address: Annotated[str, Meta(max_length=255, pattern=r"^[A-Za-z0-9.:_-]*$(?!\n)")] = ""
+    address: Annotated[str, Meta(max_length=255)] = ""
     port: Annotated[int, Meta(ge=1, le=65535)] = 22
     ssh_user: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$(?!\n)")] = "dts"
     host_key: Annotated[str, Meta(max_length=10_000)] = ""
-    functions_dir: Annotated[str, Meta(max_length=4096)] = ""
+    functions_dir: Annotated[str, Meta(max_length=4096, pattern=FUNCTIONS_DIR)] = ""
     routes: tuple[RouteName, ...] = ()
     description: Text = ""
 
@@ -44,7 +55,7 @@ class VirtualHosts(Resource[VirtualHost]):
     initial = initial("VirtualHostInitial", VirtualHostFields, {"id": str}, _KEYS)
     changes = changes("VirtualHostChanges", VirtualHostFields, {name: kind | None for name, kind in _KEYS.items()})
     view = VirtualHostView
-    filters = filters("VirtualHostFilters", VirtualHostFields)
+    filters = filters("VirtualHostFilters", VirtualHostView, without={"has_ssh_key", "has_ssh_pem_cert"})
     write_only = frozenset(_KEYS)
 
     def check_id(self, record_id: object) -> str:
@@ -55,8 +66,22 @@ class VirtualHosts(Resource[VirtualHost]):
         sealed: dict[str, Any] = {name: seal(text.encode()) if text else b"" for name, text in secrets.items()}
         return replace(record, **sealed, address=record.address or record.id)
 
+    async def check_allowed(self, record: VirtualHost, before: VirtualHost | None) -> None:
+        given = record.address
+        if given != record.id and not (_HOST_NAME.fullmatch(given) or _is_ip_address(given)):
+            message = f"address: {given[:80]!r} is neither the name of a host nor an IP address"
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, message)
+
     def extra(self, record: VirtualHost) -> dict[str, Any]:
         return {"has_ssh_key": bool(record.ssh_key), "has_ssh_pem_cert": bool(record.ssh_pem_cert)}
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class VirtualHostAdminHandler(AdminHandler[VirtualHost]):
