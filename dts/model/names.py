@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 import secrets
 import time
@@ -82,19 +84,38 @@ def check_host_id(host_id: object) -> str:
 
 def new_id() -> str:
     """A new id: 26 characters, sorted by the time it was made, with 80 random bits (a ULID in lower case)."""
-    number = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+    return _id((time.time_ns() // 1_000_000 << 80) | secrets.randbits(80))
 
 
 def first_id(at: float) -> str:
     """What sorts before every id made at a time (seconds since the epoch) or later, and after all made before it."""
-    number = int(at * 1000) << 80
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+    return _id(int(at * 1000) << 80)
+
+
+def derived_id(other: str, owner: str) -> str:
+    """The id of the same time as another one that belongs to an owner's use of it, always the same."""
+    digest = hashlib.blake2b(f"{owner}\0{other}".encode(), digest_size=10).digest()
+    return other[:10] + _id(int.from_bytes(digest))[10:]
+
+
+def id_time(text: str) -> float:
+    """When an id was made, in seconds since the epoch; infinity for what is none."""
+    number = 0
+    for letter in text[:10]:
+        value = _ALPHABET.find(letter)
+        if value < 0:
+            return math.inf
+        number = number << 5 | value
+    return number / 1000 if is_id(text) else math.inf
 
 
 def is_id(text: str) -> bool:
     """Whether `text` looks like what `new_id` makes; anything else cannot be in a store."""
     return _ID.fullmatch(text) is not None
+
+
+def _id(number: int) -> str:
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
 
 
 def block_id(run_id: str, number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from dts.config import ServerSettings
-from dts.model import Block, KeyedRequest, Run, RunState, User, job_id, new_id
+from dts.model import Block, Run, RunState, User, job_id, new_id
 from dts.server.ingest import Arguments, batch_from_arguments, check_arguments, new_block
 from dts.server.options import AttemptParams, earliest_deadline, own_options, put_options
 from dts.wire import dts_pb2
@@ -32,15 +33,19 @@ class JobParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
 class Submission:
     """Jobs as asked for by a user at a time (seconds since the epoch), at most `size` of them in a block.
 
-    The same jobs, time, size and run's id always give the same blocks and the same ids.
+    The same jobs, time, size and run's id always give the same blocks and the same ids. With a `seal`, a digest of
+    what else must be the same, blocks are told from others under their ids by that as well.
 
     Raises:
         InvalidInput: naming the job and what is wrong with it.
     """
 
-    def __init__(self, jobs: Sequence[JobParams], user: User, now: float, size: int, *, run_id: str = "") -> None:
+    def __init__(
+        self, jobs: Sequence[JobParams], user: User, now: float, size: int, *, run_id: str = "", seal: bytes = b""
+    ) -> None:
         self._jobs = jobs
         self._user = user
+        self._seal = seal
         self._groups: dict[_Group, list[tuple[Arguments, dts_pb2.Options | None]]] = {}
         self._places: list[tuple[_Group, int]] = []
         for number, job in enumerate(jobs):
@@ -58,9 +63,9 @@ class Submission:
         self._places.append((group, len(rows)))
         rows.append((Arguments(args, kwargs), own_options(job, now=now, place=place)))
 
-    def again(self, first: KeyedRequest, size: int) -> Submission:
-        """The same jobs as they were asked for first."""
-        return Submission(self._jobs, self._user, first.created, size, run_id=first.run)
+    def again(self, run: Run) -> Submission:
+        """The same jobs as they were asked for first, as that run."""
+        return Submission(self._jobs, self._user, run.created, run.block_size, run_id=run.id, seal=self._seal)
 
     @property
     def block_count(self) -> int:
@@ -84,4 +89,5 @@ class Submission:
         put_options(batch, [options for _, options in rows])
         batch.lease = any(job.options.timeout > settings.lease_after for job in batch.jobs)
         block = new_block(self.run, number, name, batch)
-        return replace(block, not_before=not_before, deadline=earliest_deadline(batch)), batch
+        digest = hashlib.blake2b(block.digest + self._seal, digest_size=16).digest() if self._seal else block.digest
+        return replace(block, digest=digest, not_before=not_before, deadline=earliest_deadline(batch)), batch

@@ -14,16 +14,20 @@ import pytest
 
 from dts.broker import open_broker
 from dts.config import Settings, load_settings
-from dts.model import Function
+from dts.model import Function, first_id, new_id
 from dts.server.app import Server
 from dts.store import open_store
 from tests.integration.conftest import Api, Site, check_refusal
 from tests.services.mongodb import MongoServer, available
 
-KEY = "a key: ~64 characters at most!"
+
+@pytest.fixture(params=["words", "id"])
+def key(request: pytest.FixtureRequest) -> str:
+    """A key of either kind: one that the server has to remember, and one that is an id."""
+    return "a key: ~64 characters at most!" if request.param == "words" else new_id()
 
 
-async def post(api: Api, params: object, key: str = KEY, *, status: int = 201) -> Any:
+async def post(api: Api, params: object, key: str, *, status: int = 201) -> Any:
     """Submit jobs under a key; the ids."""
     answer = await api.send("POST", "/jobs/", msgspec.json.encode({"params": params}), Idempotency_Key=key)
     assert answer.code == status, answer.body
@@ -38,13 +42,13 @@ def upper(*args: object, **more: object) -> dict[str, object]:
     return {"function": "text/upper", "args": args, **more}
 
 
-async def test_a_repeat_is_answered_with_the_same_ids_and_makes_nothing(site: Site) -> None:
+async def test_a_repeat_is_answered_with_the_same_ids_and_makes_nothing(site: Site, key: str) -> None:
     api = site.api()
     params = [upper(1), {"function": "text/reverse"}, upper(2), upper(3, not_before=time.time() + 60)]
-    ids = await post(api, params)
+    ids = await post(api, params, key)
     assert len(set(ids)) == 4
     for _ in range(3):
-        assert await post(api, params) == ids
+        assert await post(api, params, key) == ids
     assert await total(api) == 4
     for job, asked in zip(ids, params, strict=True):
         seen = await api.call("GET", f"/jobs/{job}")
@@ -52,69 +56,80 @@ async def test_a_repeat_is_answered_with_the_same_ids_and_makes_nothing(site: Si
     assert sum(len(batch.jobs) for batch in await site.take_messages(3)) == 3
 
 
-async def test_a_key_is_for_one_request_of_one_user(site: Site) -> None:
+async def test_a_key_is_for_one_request_of_one_user(site: Site, key: str) -> None:
     api, alice = site.api(), await site.add_user("alice", namespaces=("*",))
-    first = await post(api, upper("a"))
+    first = await post(api, upper("a"), key)
     for other in (upper("b"), [upper("a")], [upper("a"), upper("b")], {"function": "text/reverse", "args": ["a"]}):
         body = msgspec.json.encode({"params": other})
-        answer = await api.send("POST", "/jobs/", body, Idempotency_Key=KEY)
+        answer = await api.send("POST", "/jobs/", body, Idempotency_Key=key)
         assert "choose a new key" in check_refusal(answer, 409, "key_conflict")
-    assert await post(alice, upper("a")) != first
+    assert await post(alice, upper("a"), key) != first
     assert await post(api, upper("a"), "another key") != first
-    assert await post(api, upper("a")) == first
+    assert await post(api, upper("a"), key) == first
 
 
-async def test_repeats_at_the_same_time_make_one_job(site: Site) -> None:
+async def test_repeats_at_the_same_time_make_one_job(site: Site, key: str) -> None:
     api = site.api()
-    answers = await asyncio.gather(*(post(api, [upper(1), {"function": "text/reverse"}]) for _ in range(8)))
+    answers = await asyncio.gather(*(post(api, [upper(1), {"function": "text/reverse"}], key) for _ in range(8)))
     assert len({tuple(ids) for ids in answers}) == 1
     assert await total(api) == 2
 
 
-async def test_a_repeat_is_answered_whatever_has_changed_since(site: Site) -> None:
+async def test_a_repeat_is_answered_whatever_has_changed_since(site: Site, key: str) -> None:
     api, soon = site.api(), time.time() + 0.3
     params = [upper(1), upper(2, not_before=soon)]
-    ids = await post(api, params)
+    ids = await post(api, params, key)
     function = await site.store.get_function("text/upper")
     assert function is not None
     assert await site.store.replace_record(replace(function, enabled=False, version=2), version=1)
     await api.refused("POST", "/admin/functions/", {"id": "text/upper"}, status=409, code="already_exists")
     while time.time() <= soon:
         await asyncio.sleep(0.05)
-    assert await post(api, params) == ids
+    assert await post(api, params, key) == ids
     assert await total(api) == 2
 
 
-async def test_a_repeat_after_the_deadline_is_answered_and_a_new_request_is_not(site: Site) -> None:
+async def test_a_repeat_after_the_deadline_is_answered_and_a_new_request_is_not(site: Site, key: str) -> None:
     api, soon = site.api(), time.time() + 0.3
-    job = await post(api, upper("a", deadline=soon))
+    job = await post(api, upper("a", deadline=soon), key)
     while time.time() <= soon:
         await asyncio.sleep(0.05)
-    assert await post(api, upper("a", deadline=soon)) == job
+    assert await post(api, upper("a", deadline=soon), key) == job
     body = msgspec.json.encode({"params": upper("a", deadline=soon)})
-    for key in ("new", "new"):
-        answer = await api.send("POST", "/jobs/", body, Idempotency_Key=key)
+    for again in ("new", "new", new_id()):
+        answer = await api.send("POST", "/jobs/", body, Idempotency_Key=again)
         assert "deadline is over" in check_refusal(answer, 400, "argument_invalid")
     assert await total(api) == 1
 
 
-async def test_what_is_no_valid_request_takes_no_key(site: Site) -> None:
+async def test_what_is_no_valid_request_takes_no_key(site: Site, key: str) -> None:
     api = site.api()
     body = msgspec.json.encode({"params": upper("a", soft_timeout=2, timeout=1)})
-    answer = await api.send("POST", "/jobs/", body, Idempotency_Key=KEY)
+    answer = await api.send("POST", "/jobs/", body, Idempotency_Key=key)
     assert "soft_timeout" in check_refusal(answer, 400, "argument_invalid")
-    await post(api, upper("a", soft_timeout=1, timeout=2))
+    await post(api, upper("a", soft_timeout=1, timeout=2), key)
 
 
-async def test_what_was_refused_at_first_can_be_repeated(site: Site) -> None:
+async def test_what_was_refused_at_first_can_be_repeated(site: Site, key: str) -> None:
     api = site.api()
     body = msgspec.json.encode({"params": {"function": "text/later"}})
-    check_refusal(await api.send("POST", "/jobs/", body, Idempotency_Key=KEY), 404, "function_not_found")
+    check_refusal(await api.send("POST", "/jobs/", body, Idempotency_Key=key), 404, "function_not_found")
     await site.store.add_function(Function("text/later"))
     async with asyncio.timeout(10):
-        while (await api.send("POST", "/jobs/", body, Idempotency_Key=KEY)).code != 201:
+        while (await api.send("POST", "/jobs/", body, Idempotency_Key=key)).code != 201:
             await asyncio.sleep(0.1)
     assert await total(api) == 1
+
+
+async def test_an_old_id_is_a_key_like_any_other(site: Site) -> None:
+    api, key = site.api(), first_id(time.time() - 7 * 86400)[:10] + new_id()[10:]
+    ids = await post(api, upper("a"), key)
+    assert await post(api, upper("a"), key) == ids
+    assert await total(api) == 1
+    fresh = new_id()
+    accepted = await post(api, upper("b"), fresh)
+    assert accepted[:10] == fresh[:10], "ids go on being sorted by time"
+    assert accepted[10:26] != fresh[10:], "and nobody chooses the id of a run"
 
 
 @pytest.mark.parametrize("key", ["", "x" * 65, "schl\xfcssel", "tab\there"])
@@ -212,7 +227,7 @@ async def sites(tmp_path: Path, mongo: MongoServer) -> AsyncIterator[list[Site]]
 
 async def test_repeats_at_two_servers_make_one_job(sites: list[Site]) -> None:
     apis = [site.api() for site in sites]
-    for key in ("k1", "k2", "k3"):
+    for key in ("k1", "k2", new_id()):
         answers = await asyncio.gather(*(post(apis[at % 2], [upper(at % 1)], key) for at in range(8)))
         assert len({tuple(ids) for ids in answers}) == 1
     assert await total(apis[0]) == 3

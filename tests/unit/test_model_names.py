@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -9,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dts.errors import InvalidName
-from dts.model import block_id, check_user_id, is_id, job_id, new_id, parse_function_name, split_job_id
+from dts.model import (
+    block_id,
+    check_user_id,
+    derived_id,
+    id_time,
+    is_id,
+    job_id,
+    new_id,
+    parse_function_name,
+    split_job_id,
+)
 
 
 @pytest.mark.parametrize("name", ["text/upper", "a/b", "a1_/b_2", "server/deploy", "n" * 64 + "/" + "f" * 64])
@@ -100,3 +111,13 @@ def test_taking_apart_never_raises(text: str) -> None:
         run, number = parts
         assert is_id(run)
         assert 0 <= number < 10**18
+
+
+def test_a_derived_id_has_the_time_of_the_other_and_belongs_to_its_owner() -> None:
+    other = new_id()
+    derived = derived_id(other, "ann")
+    assert is_id(derived)
+    assert derived == derived_id(other, "ann")
+    assert len({derived, derived_id(other, "bob"), derived_id(new_id(), "ann"), other}) == 4
+    assert id_time(derived) == id_time(other) == pytest.approx(time.time(), abs=5)
+    assert id_time("nothing") == id_time("l" * 26) == id_time("") == math.inf

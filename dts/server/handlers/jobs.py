@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import re
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
 
-from dts.errors import InvalidInput
+from dts.errors import BlockConflict, InvalidInput
 from dts.model import (
     Block,
     JobState,
@@ -19,7 +20,11 @@ from dts.model import (
     Run,
     User,
     block_id,
+    derived_id,
+    id_time,
+    is_id,
     job_id,
+    new_id,
     split_job_id,
 )
 from dts.server.cancel import cancel_job, cancel_unfinished
@@ -27,6 +32,7 @@ from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
 from dts.server.jobstate import waiting_fields
+from dts.server.limits import OverLimit
 from dts.server.results import STATES, part_results, result_fields
 from dts.server.slices import decode_block
 from dts.server.submission import JobParams, Submission
@@ -35,6 +41,9 @@ _SMALL = 16
 """Jobs in a block whose parts are read without a look at its outcome first."""
 
 _KEY = re.compile(r"[\x20-\x7e]{1,64}")
+
+_DATED = 3600.0
+"""Seconds that the time in a new key which is an id may be away from now."""
 
 
 class ErrorView(msgspec.Struct, omit_defaults=True):
@@ -171,29 +180,54 @@ class JobsHandler(DtsHandler):
 
     async def _accept_once(self, user: User, jobs: list[JobParams], key: str, now: float) -> Submission:
         """Store what is asked for under a key unless that was done before; returns it as it was first asked for."""
+        digest = hashlib.blake2b(self.body(), digest_size=16).digest()
+        run_id = derived_id(key, user.id) if is_id(key) else ""
+        if run_id and (abs(id_time(key) - now) < _DATED or await self.context.store.get_run(run_id)):
+            return await self._accept_dated(user, jobs, run_id, digest)
+        return await self._accept_keyed(user, jobs, KeyedRequest(user.id, key, new_id(), digest, now))
+
+    async def _accept_dated(self, user: User, jobs: list[JobParams], run_id: str, digest: bytes) -> Submission:
+        """Store what is asked for under a key that is an id: the run's follows from it, so nothing is remembered."""
+        size = self.context.settings.block_size
+        submission = Submission(jobs, user, id_time(run_id), size, run_id=run_id, seal=digest)
+        try:
+            if await self._accept(user, submission):
+                return submission
+        except BlockConflict as error:
+            raise _key_conflict() from error
+        except (ApiError, OverLimit):
+            if not await self._is_stored(submission):
+                raise
+        before = await self.context.store.get_run(run_id)
+        return submission.again(before) if before is not None else submission
+
+    async def _accept_keyed(self, user: User, jobs: list[JobParams], request: KeyedRequest) -> Submission:
+        """Store what is asked for under a key of any kind, which is remembered for that."""
         store, size = self.context.store, self.context.settings.block_size
         try:
-            submission = Submission(jobs, user, now, size)
+            submission = Submission(jobs, user, request.created, size, run_id=request.run)
         except InvalidInput:
             # Raises the same again, unless it is a deadline: if that was not over then, what was accepted stays so.
-            submission = Submission(jobs, user, 0.0, size)
-        run, digest = submission.run, hashlib.blake2b(self.body(), digest_size=16).digest()
-        first = await store.remember_request(KeyedRequest(user.id, key, run.id, digest, now))
-        if first.digest != digest:
-            raise ApiError(
-                ErrorCode.KEY_CONFLICT,
-                "another request was sent under this Idempotency-Key: repeat that one as it was, or choose a new key",
-            )
-        if first.run != run.id or first.created != run.created:
+            submission = Submission(jobs, user, 0.0, size, run_id=request.run)
+        first = await store.remember_request(request)
+        if first.digest != request.digest:
+            raise _key_conflict()
+        if first.run != request.run or first.created != submission.run.created:
             before = await store.get_run(first.run)
-            submission = submission.again(first, before.block_size if before else run.block_size)
-            if len(await store.list_blocks(first.run, limit=submission.block_count)) == submission.block_count:
+            of_first = replace(submission.run, id=first.run, created=first.created)
+            submission = submission.again(replace(of_first, block_size=before.block_size) if before else of_first)
+            if await self._is_stored(submission):
                 return submission
         await self._accept(user, submission)  # the first request may have broken off anywhere: completes it
         return submission
 
-    async def _accept(self, user: User, submission: Submission) -> None:
-        """Store jobs and have them published, as far as that was not done before."""
+    async def _is_stored(self, submission: Submission) -> bool:
+        """Whether all of it was accepted before."""
+        count = submission.block_count
+        return len(await self.context.store.list_blocks(submission.run.id, limit=count)) == count
+
+    async def _accept(self, user: User, submission: Submission) -> bool:
+        """Store jobs and have them published, as far as that was not done before; returns whether all are new."""
         functions = {name: await self.usable_function(user, name) for name in submission.functions}
         blocks = submission.blocks(self.context.settings)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
@@ -204,6 +238,7 @@ class JobsHandler(DtsHandler):
             if new:
                 self.context.publisher.submit(block, batch, functions[block.function])
         await asyncio.sleep(0)  # the jobs are on their way before the answer is
+        return all(added)
 
     @signed
     @declares(answer=JobsView)
@@ -345,3 +380,10 @@ async def wait_for_news(news: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(news.wait(), min(seconds, 1.0))
     except TimeoutError:
         return
+
+
+def _key_conflict() -> ApiError:
+    return ApiError(
+        ErrorCode.KEY_CONFLICT,
+        "another request was sent under this Idempotency-Key: repeat that one as it was, or choose a new key",
+    )
