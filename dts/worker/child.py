@@ -27,6 +27,7 @@ from dts.wire.dts_pb2 import JobBatch, Progress
 from dts.worker import context
 from dts.worker.board import MAX_JOBS, Board, Phase
 from dts.worker.channel import Channel
+from dts.worker.conduct import Conduct
 from dts.worker.errand import Errand
 from dts.worker.eventloop import Loop
 from dts.worker.frames import Frame, Kind
@@ -74,7 +75,8 @@ class Child:
         self._defaults = default_terms(options.settings)
         self._partials = Partials(options.settings.max_partials)
         self._memory = MemoryLimit()
-        self._runner = Runner(board, options.settings, self._partials, self._memory)
+        self._conduct = Conduct()
+        self._runner = Runner(board, options.settings, self._partials, self._memory, self._conduct)
         self._interrupter = Interrupter(self._runner)
         self._joblog = JobLog(options, channel.send)
         self._helper = Helper()
@@ -90,6 +92,7 @@ class Child:
         self._interrupter.install()
         self._joblog.install()
         self._helper.start()
+        self._conduct.install()
         surroundings = Surroundings()
         self._send(Frame(Kind.READY, 0))
         while (frame := self._channel.receive()) is not None:
@@ -97,7 +100,7 @@ class Child:
                 continue
             terms = self._serve(frame)
             self._board.phase = Phase.IDLE
-            why = surroundings.restore() or self._worn_out(terms)
+            why = self._runner.leaving or surroundings.restore() or self._worn_out(terms)
             if why:
                 self._send(Frame(Kind.BYE, 0, why.encode(errors="replace")))
                 return
@@ -165,7 +168,6 @@ class Child:
         if function.is_async:
             return self._run_session(function, task, alone=alone or any([job.kills for job in errand.jobs]))
         self._runner.run(function, errand, outbox)
-        outbox.finish()
 
     # what a session asks for
 
@@ -234,8 +236,11 @@ class Child:
         self._helper.watch(watchers)
 
     def finish(self, task: Task) -> None:
-        """Send the last results of a message, and that it is done."""
-        task.outbox.finish()
+        """Send the last results of a message, and that it is done, unless jobs of it are left."""
+        if task.left:
+            task.outbox.leave(len(task.outbox.ended))
+        else:
+            task.outbox.finish()
         self._board.forget(task.errand.states, task.errand.limits)
 
     def _worn_out(self, terms: Terms) -> str:

@@ -65,6 +65,13 @@ class Outbox:
             self._done = True
             self._send_ended(Kind.DONE)
 
+    def leave(self, end: int) -> None:
+        """Send what has ended, up to the `end`th that did, and nothing afterwards: this process does not go on."""
+        with self._sending:
+            if not self._done and end > self._sent:
+                self._send_ended(Kind.RESULTS, end)
+            self._done = True
+
     def claim(self, claims: Iterable[Claim]) -> None:
         """Send leases that are to be taken or extended, and that their jobs are at work."""
         with self._sending:
@@ -93,8 +100,8 @@ class Outbox:
             self._last_report = now
             self._report_running()
 
-    def _send_ended(self, kind: Kind) -> None:
-        first, end = self._sent, len(self.ended)
+    def _send_ended(self, kind: Kind, end: int | None = None) -> None:
+        first, end = self._sent, len(self.ended) if end is None else end
         items = self.ended[first:end]
         self.ended[first:end] = [None] * len(items)  # frees their memory
         self._sent = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from time import perf_counter
@@ -10,8 +11,10 @@ from typing import Any
 import msgspec
 
 from dts.config import WorkerSettings
+from dts.errors import ProcessChanged
 from dts.wire.dts_pb2 import Error, Job
 from dts.worker.board import ENDED, SENT, STARTED, Board
+from dts.worker.conduct import LOOK_EVERY, Conduct
 from dts.worker.errand import Errand
 from dts.worker.jsonvalue import encode_value
 from dts.worker.loader import Loaded
@@ -33,9 +36,14 @@ class Runner:
     work, -1 between two, and `began` the time (monotonic) when it began.
     """
 
-    def __init__(self, board: Board, settings: WorkerSettings, partials: Partials, memory: MemoryLimit) -> None:
+    def __init__(
+        self, board: Board, settings: WorkerSettings, partials: Partials, memory: MemoryLimit, conduct: Conduct
+    ) -> None:
         self.current = -1
         self.began = 0.0
+        self.leaving = ""
+        """Why this process must run no further job, since one has left it changed; empty if it may."""
+        self.conduct = conduct
         self.max_result = settings.max_result
         """Bytes of a result, at most."""
         self._board = board
@@ -43,10 +51,12 @@ class Runner:
         self._judge = Judge(settings)
         self._memory = memory
         self._partials = partials
+        self._looked = 0
 
     def begin(self, function: Loaded, errand: Errand) -> Callable[..., Any]:
         """Begin with a message that nothing runs beside; returns what its jobs call."""
         errand.began = perf_counter()  # the monotonic clock, on Linux
+        self.conduct.begin()
         self._board.timed = errand.terms.strict
         if not function.is_generator:
             return function.main
@@ -58,16 +68,26 @@ class Runner:
         self._board.timed = self._board.timed or errand.terms.strict
 
     def run(self, function: Loaded, errand: Errand, outbox: Outbox) -> None:
-        """Run the waiting jobs of a message. Whatever a function raises ends its job, and nothing else."""
-        call = self.begin(function, errand)
-        while True:
+        """Run the waiting jobs of a message and send what comes of them.
+
+        Whatever a function raises ends its job, and nothing else. When a job has left the process changed, those that
+        are not begun are left to somebody else, and those of which it may be any.
+        """
+        call, self._looked = self.begin(function, errand), 0
+        while not self.leaving:
             try:
-                return self._run_plain(call, errand, outbox)
+                self._run_plain(call, errand, outbox)
+                break
             except BaseException as error:
                 position, self.current = self.current, -1
                 if position < 0:
                     raise
                 self.fail(position, error, errand, outbox, began=self.began, started=errand.began)
+                self._mind(outbox)
+        if self.leaving and (errand.waiting or self._looked < len(outbox.ended)):
+            outbox.leave(self._looked)
+        else:
+            outbox.finish()
 
     def refuse(self, error: BaseException, errand: Errand, outbox: Outbox) -> None:
         """Fail all jobs of a message whose function cannot be loaded."""
@@ -81,9 +101,11 @@ class Runner:
     def _run_plain(self, main: Callable[..., Any], errand: Errand, outbox: Outbox) -> None:
         popleft, jobs, strict, yielded = errand.waiting.popleft, errand.jobs, errand.terms.strict, errand.yielded
         states, max_result, append = errand.states, self.max_result, outbox.ended.append
-        pending = 0
+        waiting, touched, pending = errand.waiting, self.conduct.touched, 0
+        out, err = sys.stdout, sys.stderr
         started = perf_counter()
-        while True:
+        due = started + LOOK_EVERY
+        while not self.leaving:
             try:
                 position = popleft()
             except IndexError:
@@ -105,14 +127,49 @@ class Runner:
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may call sys.exit as well
                 self.current = -1
                 self.fail(position, error, errand, outbox, began=began, started=started)
+                self._mind(outbox)
                 continue
+            ended = perf_counter()
+            if ended > due or touched or not waiting or sys.stdout is not out or sys.stderr is not err:
+                due = ended + LOOK_EVERY
+                if (changed := self._look(outbox)) is not None:
+                    self.fail(position, changed, errand, outbox, began=began, started=started)
+                    self._looked = len(outbox.ended)
+                    return
             partials = encoded(yielded, position) if yielded else b""
-            append((position, job, value, None, perf_counter() - began, began - started, partials))
+            append((position, job, value, None, ended - began, began - started, partials))
             states[position] = ENDED
             pending += len(value)
-            if pending > MAX_PENDING:
+            if pending > MAX_PENDING and not self.leaving:
                 outbox.flush()
                 pending = 0
+
+    def leave(self, changed: ProcessChanged) -> None:
+        """Begin no further job in this process."""
+        self.leaving = changed.message
+
+    def _look(self, outbox: Outbox) -> ProcessChanged | None:
+        """After a job that has not failed: what it has left changed, if it was surely this one. Sets `leaving`."""
+        with self._memory.relaxed():
+            changed, surely = self.conduct.look()
+        alone = len(outbox.ended) == self._looked
+        if changed is None:
+            self._looked = len(outbox.ended) + 1
+            return None
+        self.leave(changed)
+        return changed if surely or alone else None
+
+    def _mind(self, outbox: Outbox) -> None:
+        """After a job that has failed: it may have left something changed as well."""
+        if self.leaving:
+            return
+        before, self._looked = self._looked, len(outbox.ended)
+        with self._memory.relaxed():
+            changed, surely = self.conduct.look()
+        if changed is not None:
+            self.leave(changed)
+            if not surely and self._looked - before > 1:
+                self._looked = before
 
     def admit(self, position: int, job: Job, errand: Errand, began: float) -> Failure | None:
         """Set the time limit of a job that begins now; a failure when it must not begin any more."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from dts.errors import ProcessChanged
 from dts.wire.dts_pb2 import JobBatch
 from dts.worker.board import ENDED, MAX_JOBS, STARTED
 from dts.worker.errand import Errand
@@ -39,13 +40,16 @@ _decode_kwargs = msgspec.json.Decoder(dict[str, Any]).decode
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A message that a session works at. `on_hold` while its lease is not on record."""
+    """A message that a session works at. `on_hold` while its lease is not on record; `left` when jobs of it have not
+    begun and never will here.
+    """
 
     errand: Errand
     outbox: Outbox
     active: int = 0
     pending: int = 0  # bytes of results since the last flush
     on_hold: bool = False
+    left: bool = False
     watchers: Sequence[Watcher] = ()
 
     @property
@@ -93,7 +97,7 @@ class Host(Protocol):
         """Have the helper thread look after these messages from now on."""
 
     def finish(self, task: Task) -> None:
-        """Send the last results of a message, and that it is done."""
+        """Send the last results of a message, and that it is done, unless jobs of it are left."""
 
 
 class Session:
@@ -109,6 +113,7 @@ class Session:
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._began = perf_counter()
         self._closed = False
+        self._begun = 0  # jobs
 
     def run(self, first: Task, *, alone: bool) -> None:
         """Run a message, and unless it must be `alone` others beside it, to the end of the last one."""
@@ -232,13 +237,18 @@ class Session:
             errand.states[position] = ENDED
             return
         self._kept.begin(lane, errand, position)
+        self._begun += 1
         try:
             if errand.terms.strict:
                 value = await self._call_with_limits(position, errand)
             else:
                 result = await self._call(*_decode_args(job.args or b"[]"), **_decode_kwargs(job.kwargs or b"{}"))
                 value = encode_value(result, self._runner.max_result)
+            if (runner.conduct.touched or self._begun == 1) and (changed := self._look(errand, position)) is not None:
+                raise changed
         except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may cancel its own task
+            if runner.conduct.touched:
+                self._look(errand, position)
             cause = self._kept.end(lane)
             if cause is not None and isinstance(error, asyncio.CancelledError):
                 cause.__traceback__ = error.__traceback__
@@ -250,6 +260,20 @@ class Session:
             ended.append((position, job, value, None, perf_counter() - began, offset, partials))
             errand.states[position] = ENDED
             task.pending += len(value)
+
+    def _look(self, errand: Errand, position: int) -> ProcessChanged | None:
+        """What a job that ends now has left changed. If it has, no more begin here; those at work go on."""
+        conduct = self._runner.conduct
+        changed = conduct.left(errand, position)
+        if changed is None and self._begun == 1:
+            changed, _ = conduct.look()  # nobody else can have done it
+        if changed is not None:
+            self._runner.leave(changed)
+            self._closed = True
+            for task in self._tasks:
+                task.left = task.left or bool(task.errand.waiting)
+                task.errand.waiting.clear()
+        return changed
 
     async def _call_with_limits(self, position: int, errand: Errand) -> bytes:
         job = errand.jobs[position]

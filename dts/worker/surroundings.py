@@ -111,14 +111,15 @@ class MemoryLimit:
     @contextmanager
     def relaxed(self) -> Iterator[None]:
         """Allow some more for a moment: to report that there is none left takes memory, too."""
+        if not self._limit:
+            yield
+            return
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        if self._limit:
-            resource.setrlimit(resource.RLIMIT_DATA, (self._base + self._limit + _RESERVE, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (self._base + self._limit + _RESERVE, hard))
         try:
             yield
         finally:
-            if self._limit:
-                resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _data_size() -> int:

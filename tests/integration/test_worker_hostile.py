@@ -93,11 +93,11 @@ async def test_what_a_function_changes_does_not_reach_the_next_message(bench: Be
         "own/look",
         "import os, signal, sys\n"
         "def main(change):\n"
-        "    seen = [os.getcwd(), os.umask(0o22), os.environ.get('MARK'), len(sys.path), str(signal.getsignal(10))]\n"
-        "    os.umask(seen[1])\n"
+        "    seen = [os.umask(0o22), os.environ.get('MARK'), len(sys.path), str(signal.getsignal(25))]\n"
+        "    os.umask(seen[0])\n"
         "    if change:\n"
-        "        os.chdir('/'); os.umask(0); os.environ['MARK'] = 'x'; sys.path.append('/tmp')\n"
-        "        signal.signal(10, signal.SIG_IGN)\n"
+        "        os.umask(0); os.environ['MARK'] = 'x'; sys.path.append('/tmp')\n"
+        "        signal.signal(25, signal.SIG_IGN)\n"
         "    return [os.getpid(), *seen]\n",
     )
     async with Worker(bench.settings(), bench.broker):
