@@ -102,9 +102,11 @@ class Child:
             self._board.phase = Phase.IDLE
             why = self._runner.leaving or surroundings.restore() or self._worn_out(terms)
             if why:
+                self._joblog.tell_dropped()
                 self._send(Frame(Kind.BYE, 0, why.encode(errors="replace")))
                 return
             self._interrupter.install()
+            self._joblog.restore()
 
     def _serve(self, frame: Frame) -> Terms:
         """Run the jobs of a message; returns the terms that they had in common."""

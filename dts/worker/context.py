@@ -65,6 +65,11 @@ def now() -> tuple[Errand | None, int]:
     return _Now.errand, -1 if _Now.runner is None else _Now.runner.current
 
 
+def own() -> tuple[Errand, int] | None:
+    """The async job that the current task, or whatever it has begun, works for: its message and position."""
+    return _own.get()
+
+
 def enter(errand: Errand, position: int) -> None:
     """The current task runs the job at a position from here on."""
     _own.set((errand, position))

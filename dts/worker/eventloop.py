@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
+from typing import Any, TypeVar, cast
 
 import uvloop
 
-from dts.worker import context
+from dts.worker.context import enter, own
 from dts.worker.errand import Errand
+
+_JOB = "_dts_job"  # the attribute of a task that says which job has begun it
+
+T = TypeVar("T")
+
+
+class _Executor(ThreadPoolExecutor):
+    """Runs what it is given in the context of whoever gave it, as `asyncio.to_thread` does: it knows its job."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run `fn` when a thread is free."""
+        return super().submit(copy_context().run, fn, *args, **kwargs)
 
 
 class Loop:
@@ -19,6 +34,8 @@ class Loop:
         self.tasks: dict[asyncio.Task[Any], tuple[Errand, int]] = {}
         """The jobs at work: their messages and positions by the tasks that they run in."""
         self._causes: dict[asyncio.Task[Any], BaseException] = {}
+        self.loop.set_task_factory(cast(Any, _make_task))
+        self.loop.set_default_executor(_Executor(thread_name_prefix="asyncio"))
         asyncio.set_event_loop(self.loop)
 
     def cancel(self, errand: Errand, position: int, cause: BaseException) -> None:
@@ -28,12 +45,25 @@ class Loop:
                 self._causes[task] = cause
                 task.cancel()
 
+    def job_of(self, task: asyncio.Task[Any] | None) -> tuple[Errand, int] | None:
+        """Any thread: the message and position of the job that a task runs, or that has begun it; None if unknown."""
+        return self.tasks.get(task) or getattr(task, _JOB, None) if task is not None else None
+
     def begin(self, task: asyncio.Task[Any], errand: Errand, position: int) -> None:
         """A task runs a job from here on."""
         self.tasks[task] = errand, position
-        context.enter(errand, position)
+        enter(errand, position)
 
     def end(self, task: asyncio.Task[Any]) -> BaseException | None:
         """It runs it no longer; returns why the job was cancelled, if it was."""
         del self.tasks[task]
         return self._causes.pop(task, None)
+
+
+def _make_task(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], context: Context | None = None
+) -> asyncio.Task[T]:
+    """A task that remembers which job has begun it: before Python 3.12 nobody else can ask for its context."""
+    task = asyncio.Task(work, loop=loop, context=context)
+    setattr(task, _JOB, own())
+    return task

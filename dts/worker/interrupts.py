@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dts.worker.board import SENT, STARTED, Board
@@ -98,7 +98,7 @@ class Watchdog:
         self._loop, self._after, self._report = loop, after, report
         self._answered: float | None = None
         self._asked = False
-        self._reported: tuple[Errand, int] | None = None
+        self._reported: object = None
 
     def look(self, now: float) -> None:
         """Helper thread: ask the loop for a sign of life."""
@@ -119,15 +119,26 @@ class Watchdog:
         import traceback
 
         task = asyncio.current_task(self._loop.loop)
-        found = self._loop.tasks.get(task) if task is not None else None
-        if found is None or found == self._reported:
+        at_work = list(self._loop.tasks.values())
+        found = self._loop.job_of(task)
+        accused = found or task or self._loop  # the loop itself: a callback
+        if not at_work or accused == self._reported:
             return
-        self._reported = errand, position = found
-        job = errand.job_id(position) or f"with index {errand.jobs[position].index}"
+        self._reported = accused
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         stack = "".join(traceback.format_stack(frame, 8)) if frame is not None else ""
         self._report(
-            f"the job {job} of {errand.batch.function} has blocked the event loop for {seconds:.1f} s, and all"
-            f" jobs beside it: use await, or asyncio.to_thread for what blocks\n{clip(stack, 4000)}",
-            errand.job_id(position),
+            f"{_name(found, at_work)} has blocked the event loop for {seconds:.1f} s, and all jobs beside it:"
+            f" use await, or asyncio.to_thread for what blocks\n{clip(stack, 4000)}",
+            found[0].job_id(found[1]) if found is not None else "",
         )
+
+
+def _name(found: tuple[Errand, int] | None, at_work: Sequence[tuple[Errand, int]]) -> str:
+    """Who blocks the loop, in words: a job, or what it left behind; or something else of the function at work."""
+    if found is None:
+        return f"something that {at_work[0][0].batch.function} has left on the event loop"
+    errand, position = found
+    job = errand.job_id(position) or f"with index {errand.jobs[position].index}"
+    left = "" if found in at_work else "a task left behind by "
+    return f"{left}the job {job} of {errand.batch.function}"
