@@ -19,6 +19,8 @@ Quote what has spaces, as in a shell: description='runs at night'. A list is wri
 Every command takes --json (one object a line), --yes (do not ask) and --help.
 """
 
+EXIT_STATUS = "exit status: 0 it was done, 1 it could not be done, 2 the command is wrong, 130 interrupted"
+
 SHELL = """\
 In the shell, Tab completes, the up arrow goes back, Ctrl-C drops the line, Ctrl-D leaves.\
 """
@@ -59,6 +61,7 @@ def render_command(command: Command) -> str:
     if command.examples:
         label = "example:" if len(command.examples) == 1 else "examples:"
         sections.append("\n".join([label, *(f"  {example}" for example in command.examples)]))
+    sections.append(EXIT_STATUS)
     return "\n\n".join(sections)
 
 

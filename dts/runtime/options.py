@@ -10,13 +10,18 @@ from dts.config import Settings, load_settings
 from dts.runtime.logs import set_up_logging
 from dts.version import __version__
 
+EXIT_CODES = """\
+exit codes:
+  0 ended as it was asked to   1 something failed: the log says what   2 the command line or configuration is wrong
+"""
+
 
 def process_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser with the flags that every process has: -c, -d, --version."""
+    """A parser with the flags that every process has: -c, -d, --version; its help ends with the exit codes."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        epilog=epilog,
+        epilog=f"{epilog.rstrip()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with the settings (default: none)")

@@ -24,9 +24,6 @@ signals:
   INT again   end at once; what was not finished goes back to the queue
   HUP         read the configuration again and go on with it; the log says what takes a restart
   USR1        print to stderr what each child is doing
-
-exit codes:
-  0 ended as it was asked to   1 something failed: the log says what   2 the command line or configuration is wrong
 """
 
 

@@ -156,6 +156,7 @@ def test_every_command_has_help_with_an_example_that_parses(grammar: Grammar, tm
         text = render_command(each)
         assert each.help, name
         assert "\nexample" in text, name
+        assert "\nexit status: 0 " in text, name
         for example in each.examples:
             line = example.replace("@~/.ssh/id_ed25519", f"@{__file__}")
             found, rest = grammar.find(split_line(line))

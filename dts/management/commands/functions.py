@@ -45,6 +45,7 @@ FUNCTIONS = RecordKind(
     ),
     example="text/upper description='upper case'",
     change="text/upper timeout=60 max_attempts=3",
+    selection="namespace=text",
     reads=("namespace", "mean_duration", "created", "modified", "version"),
 )
 
@@ -53,7 +54,7 @@ FUNCTIONS = RecordKind(
     "functions deploy", "ID FILE", words=(2, 2), examples=("functions deploy text/upper upper.py",), ids="functions"
 )
 async def deploy(session: Session, arguments: Arguments) -> None:
-    """Bring a function's module to the hosts of the fleet. Not there yet: copy it into their functions directories."""
+    """Not there yet: bring a function's module to the fleet. Until then copy it into the functions directories."""
     raise ClientError(
         "functions deploy is not there yet: copy the module to <functions dir>/<namespace>/<function>.py on each host; "
         "workers pick it up without a restart"

@@ -14,6 +14,7 @@ NAMESPACES = RecordKind(
     filters=(Field("description", Kind.TEXT, "the description"),),
     example="crm description='calls to the CRM'",
     change="crm limits.running=20",
+    selection="description='calls to the CRM'",
 )
 
 COMMANDS = commands_of(NAMESPACES)

@@ -34,7 +34,8 @@ LIMIT_FIELDS = (
 class RecordKind:
     """One kind of record: `noun` as in the commands, `one` of it in a sentence, what may be written, what is listed.
 
-    `filters` may select what `get` lists. `reads` are fields that are only read.
+    `filters` may select what `get` lists. `example`, `change` and `selection` are how `add`, `update` and `get` may be
+    used. `reads` are fields that are only read.
     """
 
     noun: str
@@ -44,6 +45,7 @@ class RecordKind:
     filters: tuple[Field, ...]
     example: str
     change: str
+    selection: str
     reads: tuple[str, ...] = ("created", "modified", "version")
     has_secret: bool = False
 
@@ -114,7 +116,7 @@ def _get(kind: RecordKind) -> Command:
         examples=(
             f"{kind.noun} get",
             f"{kind.noun} get {kind.example.partition(' ')[0]} {kind.readable[1].name}",
-            f"{kind.noun} get {kind.filters[0].name}={_sample(kind.filters[0])} --json",
+            f"{kind.noun} get {kind.selection} --json",
         ),
         ids=kind.noun,
         readable=tuple(each.name for each in kind.readable),
@@ -234,7 +236,3 @@ def _nested(values: Mapping[str, object]) -> dict[str, object]:
         else:
             nested[name] = value
     return nested
-
-
-def _sample(field: Field) -> str:
-    return field.choices[0] if field.choices else {Kind.BOOLEAN: "yes"}.get(field.kind, "VALUE")

@@ -37,6 +37,7 @@ USERS = RecordKind(
     ),
     example="alice roles=user,developer namespaces=text email=alice@example.org",
     change="alice roles=user limits.unfinished=100000",
+    selection="roles=administrator",
     reads=("secret_expires", "created", "modified", "version"),
     has_secret=True,
 )

@@ -43,13 +43,14 @@ VHOSTS = RecordKind(
     ),
     example="worker1 address=10.0.0.11 ssh_key=@~/.ssh/id_ed25519 routes=default",
     change="worker1 routes=default,international",
+    selection="routes=default",
     reads=("has_ssh_key", "has_ssh_pem_cert", "created", "modified", "version"),
 )
 
 
 @command("vhosts init", "ID", words=(1, 1), examples=("vhosts init worker1",), ids="vhosts")
 async def init(session: Session, arguments: Arguments) -> None:
-    """Prepare a host over ssh to run a worker. Not there yet: install dts there and start its worker."""
+    """Not there yet: prepare a host over ssh to run a worker. Until then install dts there and start its worker."""
     raise ClientError(
         "vhosts init is not there yet: install dts on the host and start python -m dts.worker -c etc/worker.toml"
     )
