@@ -1,7 +1,7 @@
 """Tails log files and sends what is at or above a level, across rotation.
 
 A line's level is the first name of a level in it. Lines without one belong to the line before, as those of a
-traceback do.
+traceback do, also when it was read at an earlier look.
 """
 
 from __future__ import annotations
@@ -24,34 +24,65 @@ MAX_READ = 256 * 1024
 """Bytes of a file that are read at a look; of a flood, the rest is passed over."""
 MAX_LINES = 200
 """Lines that are sent of one file after a look."""
+MAX_LINE = 64 * 1024
+"""Bytes that are kept of a line that has not ended yet."""
+_MARK = 64  # bytes by which it is known whether a file still is the one that was read
 
-_LEVEL = re.compile(r"\b(DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|CRIT(?:ICAL)?|FATAL)\b")
-_NUMBERS = {"D": 10, "I": 20, "N": 20, "W": 30, "E": 40, "C": 50, "F": 50}
+_NUMBERS = {
+    "DEBUG": 10,
+    "INFO": 20,
+    "NOTICE": 20,
+    "WARNING": 30,
+    "WARN": 30,
+    "ERROR": 40,
+    "ERR": 40,
+    "CRITICAL": 50,
+    "CRIT": 50,
+    "FATAL": 50,
+    "ALERT": 50,
+    "EMERG": 50,
+    "PANIC": 50,
+}
+_ANY = "|".join(_NUMBERS)
+# In capitals a name stands for itself. Otherwise it is a word like others, unless it stands where programs put levels:
+# `[error]`, `[core:error]`, `error:`, `level=error`, `"level": "error"`.
+_LEVEL = re.compile(
+    rf"\b({_ANY})\b|(?i:[\[<(:]({_ANY})[\]>)]|(?:^|[\s\]])({_ANY}):|\b(?:level|lvl|severity)\W{{1,4}}({_ANY})\b)"
+)
+
+
+def level_of(line: str) -> int | None:
+    """The level that a line names first; None if it names none."""
+    found = _LEVEL.search(line)
+    return _NUMBERS[next(filter(None, found.groups())).upper()] if found is not None else None
 
 
 class Tail:
-    """One file that others write to, and maybe rename or truncate."""
+    """One file that others write to, and maybe rename or truncate. `level` is that of the last line that names one."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self.level = logging.NOTSET
         self._fd = -1
         self._inode = 0
         self._rest = b""
+        self._overlong = False
+        self._mark = b""  # the last bytes before the place up to which it was read
         self._open(at_end=True)
 
     def lines(self) -> list[str]:
         """The whole lines that have come since the last call."""
-        data = self._read()
+        found = self._take(self._read())
         try:
             status = os.stat(self.path)
         except OSError:
             status = None  # it will be there again after its rotation
         if status is not None and status.st_ino != self._inode:
-            data += self._read()  # what was written to the old file before its writer went on to the new one
+            found += self._take(self._read())  # what was written to it before its writer went on to the new one
+            found += self._take_rest()
             self._open(at_end=False)
-            data += self._read()
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        return [line.decode(errors="replace") for line in whole]
+            found += self._take(self._read())
+        return [line.decode(errors="replace") for line in found]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -61,25 +92,52 @@ class Tail:
 
     def _open(self, *, at_end: bool) -> None:
         self.close()
+        self._mark, self._inode = b"", 0
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
-            self._inode = 0
             return
         self._inode = os.fstat(self._fd).st_ino
         if at_end:
-            os.lseek(self._fd, 0, os.SEEK_END)
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            self._mark = self._before(end)
+
+    def _take(self, data: bytes) -> list[bytes]:
+        """The lines that end in these bytes. Of one that is too long, the beginning."""
+        *whole, rest = (self._rest + data).split(b"\n")
+        if self._overlong and whole:
+            del whole[0]  # the end of what was taken already
+            self._overlong = False
+        self._rest = b"" if self._overlong else rest
+        if len(self._rest) > MAX_LINE:
+            whole += self._take_rest()
+            self._overlong = True
+        return whole
+
+    def _take_rest(self) -> list[bytes]:
+        """A last line that nobody will end."""
+        rest, self._rest, self._overlong = self._rest, b"", False
+        return [rest] if rest else []
+
+    def _before(self, place: int) -> bytes:
+        """Some bytes before a place in the file."""
+        size = min(place, _MARK)
+        return os.pread(self._fd, size, place - size) if size else b""
 
     def _read(self) -> bytes:
         if self._fd < 0:
             return b""
         size, at = os.fstat(self._fd).st_size, os.lseek(self._fd, 0, os.SEEK_CUR)
-        if size < at:  # it was truncated
+        cut = b""
+        if self._before(at) != self._mark:  # it was truncated, and maybe written anew
             at = os.lseek(self._fd, 0, os.SEEK_SET)
+            cut = b"\n" if self._rest or self._overlong else b""
         if size - at > MAX_READ:
             os.lseek(self._fd, size - MAX_READ, os.SEEK_SET)
-            self._rest = b""
-        return os.read(self._fd, MAX_READ)
+            self._rest, self._overlong, self.level, cut = b"", True, logging.NOTSET, b""
+        data = os.read(self._fd, MAX_READ)
+        self._mark = self._before(os.lseek(self._fd, 0, os.SEEK_CUR))
+        return cut + data
 
 
 class Agent(Service):
@@ -113,12 +171,13 @@ class Agent(Service):
 
     def look(self, tail: Tail) -> None:
         """Send what is new in one file."""
-        level = logging.NOTSET
-        for line in tail.lines()[-MAX_LINES:]:
-            if found := _LEVEL.search(line):
-                level = _NUMBERS[found[1][0]]
-            if level >= self._level and line.strip():
-                record = LogRecord(
-                    host=self._host, source=str(tail.path), time=time.time(), level=level, message=line[:8192]
-                )
-                self._shipper.put(record.SerializeToString())
+        found: list[tuple[int, str]] = []
+        for line in tail.lines():
+            level = level_of(line)
+            if level is not None:
+                tail.level = level
+            if tail.level >= self._level and line.strip():
+                found.append((tail.level, line[:8192]))
+        for level, text in found[-MAX_LINES:]:
+            record = LogRecord(host=self._host, source=str(tail.path), time=time.time(), level=level, message=text)
+            self._shipper.put(record.SerializeToString())
