@@ -41,7 +41,7 @@ from dts.worker.partials import Partials
 from dts.worker.running import Runner
 from dts.worker.session import Session, Task
 from dts.worker.splitting import Splitter
-from dts.worker.surroundings import MemoryLimit, Surroundings, resident_size
+from dts.worker.surroundings import MemoryLimit, Surroundings, resident_size, wants_descriptors
 from dts.worker.terms import Terms, default_terms
 
 _RUNS = (Kind.RUN, Kind.RUN_ALONE)
@@ -83,7 +83,7 @@ class Child:
         self._loop: Loop | None = None
         self._watchdog: Watchdog | None = None
         self._peeked: tuple[int, JobBatch | None] = 0, None
-        self._jobs = 0
+        self._jobs = self._served = 0
         self._measured = time.monotonic()
         self._send = channel.send
 
@@ -100,6 +100,7 @@ class Child:
                 continue
             terms = self._serve(frame)
             self._board.phase = Phase.IDLE
+            self._served += 1
             why = self._runner.leaving or surroundings.restore() or self._worn_out(terms)
             if why:
                 self._joblog.tell_dropped()
@@ -163,6 +164,9 @@ class Child:
         try:
             function = self._loader.load(errand.batch.function)
         except DtsError as error:
+            if self._served and wants_descriptors(error):
+                self._runner.leaving = "functions have used up its descriptors"
+                return outbox.leave(0)
             self._runner.refuse(error, errand, outbox)
             return outbox.finish()
         outbox.version = function.version

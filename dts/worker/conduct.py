@@ -6,7 +6,7 @@ the others go on in a fresh process. What it changes and puts back is nobody's b
 
 A look costs a few µs, as much as a short job. So it is taken after a job that has called what changes such things,
 which is told by an audit hook (https://peps.python.org/pep-0578/) and by the functions of `signal` themselves; and else
-at most twice a millisecond, for what nothing tells of, and after the last job. When several short jobs have run since
+at most once a millisecond, for what nothing tells of, and after the last job. When several short jobs have run since
 the look before, nobody knows which of them it was, and each runs again alone.
 """
 
@@ -28,7 +28,7 @@ from dts.errors import ProcessChanged
 from dts.worker import context
 from dts.worker.errand import Errand
 
-LOOK_EVERY = 0.0005
+LOOK_EVERY = 0.001
 """Seconds of work between two looks at what nothing tells of."""
 
 _EVENTS = frozenset(("os.chdir", "resource.setrlimit"))
