@@ -24,9 +24,13 @@ class Cache(Generic[T]):
     async def get(self, key: str) -> T | None:
         """The value of a key, or None if there is none."""
         entry = self._entries.get(key)
-        now = time.monotonic()
-        if entry is not None and now < entry[0]:
+        if entry is not None and time.monotonic() < entry[0]:
             return entry[1]
+        return await self.renew(key)
+
+    async def renew(self, key: str) -> T | None:
+        """The value of a key as it is now, or None if there is none, however fresh what is known of it."""
+        now = time.monotonic()
         value = await self._load(key)
         if value is None:
             self._entries.pop(key, None)

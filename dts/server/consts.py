@@ -27,6 +27,7 @@ class ErrorCode(Enum):
     BLOCK_CONFLICT = ("block_conflict", 409)
     JOB_ENDED = ("job_ended", 409)
     RUN_NOT_OPEN = ("run_not_open", 409)
+    RUN_ENDED = ("run_ended", 409)
     VERSION_MISMATCH = ("version_mismatch", 412)
     TOO_LARGE = ("too_large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415)

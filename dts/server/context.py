@@ -14,6 +14,7 @@ from dts.server.limits import Limiter
 from dts.server.operations import OperationLog
 from dts.server.publisher import Publisher
 from dts.server.recent import Recent
+from dts.server.seldom import Seldom
 from dts.store import Store
 
 
@@ -33,3 +34,4 @@ class Context:
     fleet: Fleet
     openapi: bytes
     recent: Recent = field(default_factory=Recent)
+    outages: Seldom = field(default_factory=Seldom)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from dts.errors import DtsError
+from dts.errors import DtsError, TooLarge
 from dts.model import Function, Limits, Namespace, User
 from dts.server.cache import Cache
 from dts.server.catalogue import Catalogue
@@ -24,6 +24,10 @@ _NONE = Limits()
 
 _RETRY_UNFINISHED = 1
 """Seconds until it is worth while to try again when there are too many unfinished jobs: nobody knows when they end."""
+
+
+_LONGEST_WAIT = 60
+"""Seconds that a client is asked to wait at most: the limit may be raised meanwhile."""
 
 
 class OverLimit(DtsError):
@@ -111,16 +115,14 @@ class Limiter:
         are no others: they would wait for ever.
 
         Raises:
-            OverLimit: they would be more than a limit allows.
+            OverLimit: they would be more than a limit allows now.
+            TooLarge: they are more than a limit allows even if there are no others.
         """
         subjects: dict[tuple[str, str], tuple[Subject, int]] = {}
         for function, count in jobs:
             for subject in await self._subjects(user, function):
                 key = (subject.kind, subject.id)
                 subjects[key] = (subject, count + (subjects[key][1] if key in subjects else 0))
-        for subject, _ in subjects.values():
-            if subject.kind != "user" and subject.limits.requests_per_second is not None:
-                await self._take(subject)
         limited = [each for each in subjects.values() if each[0].limits.unfinished is not None]
         before = [self._arriving[subject.kind, subject.id] for subject, _ in limited]
         for subject, count in limited:
@@ -128,6 +130,9 @@ class Limiter:
         try:
             for (subject, count), others in zip(limited, before, strict=True):
                 await self._check_unfinished(subject, count, others, divisible=divisible)
+            for subject, _ in subjects.values():  # last: what is refused uses up nobody's rate
+                if subject.kind != "user" and subject.limits.requests_per_second is not None:
+                    await self._take(subject)
             yield
         finally:
             for subject, count in limited:
@@ -138,6 +143,9 @@ class Limiter:
     async def _check_unfinished(self, subject: Subject, count: int, others: int, *, divisible: bool) -> None:
         """`others` are the jobs that are on their way into the store already, with requests that came before."""
         allowed = subject.limits.unfinished or 0
+        if divisible and count > allowed:
+            how = "send fewer in a request" if allowed else "an administrator can raise it"
+            raise TooLarge(f"{subject}: unfinished allows {allowed} jobs, and these are {count} in one request: {how}")
         there = others + await self._store.count_unfinished(**{subject.kind: subject.id})
         alone = not divisible and not there and allowed
         if there + count > allowed and not alone:
@@ -153,4 +161,4 @@ class Limiter:
     async def _take(self, subject: Subject) -> None:
         rate = subject.limits.requests_per_second or 0.0
         if wait := await self._store.take_turn(str(subject), rate=rate):
-            raise OverLimit(f"{subject}: requests_per_second", rate, max(1, math.ceil(wait)))
+            raise OverLimit(f"{subject}: requests_per_second", rate, min(_LONGEST_WAIT, max(1, math.ceil(wait))))

@@ -214,7 +214,7 @@ def _success(answer: Any, declaration: Declaration, schemas: _Schemas) -> Json:
 
 
 def _errors(method: str, template: str, handler: type[DtsHandler], declaration: Declaration) -> set[ErrorCode]:
-    """All errors that a method may answer with; and what the others of its path do, which have no entry of their own."""
+    """All errors that a method may answer with; and that of the methods that its path does not have."""
     errors = {*declaration.errors, ErrorCode.METHOD_NOT_ALLOWED}
     if method in ("PATCH", "DELETE"):
         errors.update(getattr(getattr(handler, "resource", None), "conflicts", ()))

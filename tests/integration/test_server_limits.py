@@ -48,6 +48,52 @@ async def test_unfinished_jobs_have_a_limit_that_is_changed_live(site: Site, pat
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("path", SUBJECTS)
+async def test_what_can_never_fit_is_not_told_to_try_again(site: Site, path: str) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    for limit in (2, 0):
+        await admin.call("PATCH", f"/admin/{path}", {"limits": {"unfinished": limit}})
+        answer = await post_jobs(bob, 3)
+        message = check_refusal(answer, 413, "too_large")
+        assert f"{SUBJECTS[path]}: unfinished allows {limit} jobs" in message
+        assert "Retry-After" not in answer.headers
+
+
+async def test_what_is_refused_uses_up_nobodys_rate(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    ann = await site.add_user("ann", namespaces=("text",))
+    await admin.call("PATCH", "/admin/functions/text%2Fupper", {"limits": {"requests_per_second": 0.1}})
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 0}})
+    for _ in range(3):
+        assert (await post_jobs(bob, 1)).code == 413
+    assert (await post_jobs(ann, 1)).code == 201
+
+
+async def test_nobody_is_told_to_wait_for_longer_than_a_minute(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob")
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"requests_per_second": 0.001}})
+    answers = [await bob.send("GET", "/jobs/") for _ in range(2)]
+    check_limit(answers[1], "user bob: requests_per_second")
+    assert answers[1].headers["Retry-After"] == "60"
+    await admin.refused(
+        "PATCH", "/admin/users/bob", {"limits": {"requests_per_second": 1e-4}}, status=400, code="argument_invalid"
+    )
+
+
+async def test_no_limit_keeps_an_administrator_from_lifting_it(site: Site) -> None:
+    admin = site.api()
+    await admin.call("PATCH", "/admin/users/admin", {"limits": {"requests_per_second": 0.001}})
+    for _ in range(3):
+        assert (await admin.call("GET", "/whoami"))["limits"] == {"requests_per_second": 0.001}
+        await admin.call("GET", "/admin/users/")
+    answers = [await admin.send("GET", "/jobs/") for _ in range(2)]
+    check_limit(answers[1], "user admin: requests_per_second")
+    await admin.call("PATCH", "/admin/users/admin", {"limits": {"requests_per_second": None}})
+    boss = await site.add_user("boss", roles={"operator"})
+    await admin.call("PATCH", "/admin/users/boss", {"limits": {"requests_per_second": 0.001}})
+    check_limit([await boss.send("GET", "/admin/users/") for _ in range(2)][1], "user boss: requests_per_second")
+
+
 async def test_of_jobs_that_come_at_the_same_time_no_more_than_the_limit_get_in(site: Site) -> None:
     admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
     await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 10}})

@@ -58,6 +58,15 @@ async def test_the_document_and_its_page_need_no_signature_and_no_network(site: 
         assert (await api.send("GET", f"/docs/{strange}", sign=False)).code == 404
 
 
+def test_conflicts_and_methods_that_are_not_there_are_documented() -> None:
+    paths = describe(ROUTES)["paths"]
+    for method in ("patch", "delete"):
+        assert "last_administrator" in paths["/admin/users/{id}"][method]["responses"]["409"]["description"]
+        assert "last_administrator" not in str(paths["/admin/vhosts/{id}"][method])
+    assert "run_ended" in paths["/runs/{id}"]["delete"]["responses"]["409"]["description"]
+    assert all("405" in operation["responses"] for methods in paths.values() for operation in methods.values())
+
+
 def test_every_method_declares_what_it_takes_and_gives() -> None:
     document = describe(ROUTES)
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}

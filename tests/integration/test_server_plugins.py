@@ -34,13 +34,24 @@ async def test_a_plugin_that_fails_fails_its_job(site: Site) -> None:
 
 
 async def test_plugins_are_for_administrators(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    for role in ("user", "developer"):
+    for role in ("user", "developer", "operator"):
         caller = await site.add_user(role, roles={role}, namespaces=("server", "*"))
         for path in ("/jobs/", "/runs/"):
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                await caller.refused("POST", path, {"function": "server/ping"}, status=403, code="forbidden")
+                message = await caller.refused("POST", path, {"function": "server/ping"}, status=403, code="forbidden")
+            assert message == "server/ping runs inside the server: for administrators only"
             assert f"{role}, who is no administrator, asked for server/ping" in caplog.text
+
+
+async def test_among_several_functions_a_plugin_is_seen(site: Site) -> None:
+    boss = await site.add_user("boss", roles={"operator"})
+    jobs: list[dict[str, str]] = [{"function": "text/upper"}, {"function": "server/ping"}]
+    message = await boss.refused("POST", "/jobs/", jobs, status=403, code="forbidden")
+    assert "for administrators only" in message
+    for params in (jobs[:1], [], 5, None, {"function": 5}):
+        message = await boss.refused("POST", "/jobs/", params, status=403, code="forbidden")
+        assert "needs the role administrator or developer or user" in message
 
 
 async def test_a_plugins_job_outlives_the_server_that_took_it(site: Site, settings: Settings) -> None:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from dts.auth import Credentials, KeccakAuthenticator, Request
+from dts.errors import StoreUnavailable
 from tests.integration.conftest import Api, Site, check_refusal
 
 UNSIGNED = {"/health/live", "/health/ready", "/metrics"}
@@ -125,6 +126,57 @@ async def test_bad_queries_are_refused(site: Site) -> None:
     run = await api.call("POST", "/runs/", {"function": "text/upper"}, status=201)
     for query in ("max=x", "wait=-1", "wait=nan"):
         await api.refused("GET", f"/runs/{run['id']}/results?{query}", status=400, code="argument_invalid")
+
+
+async def test_arguments_of_a_query_are_known_and_come_once(site: Site) -> None:
+    api = site.api()
+    run = await api.call("POST", "/runs/", {"function": "text/upper"}, status=201)
+    for path in (
+        "/jobs/?wait=1",
+        "/whoami?x=1",
+        "/admin/diagnosis?x=1",
+        "/admin/users/admin?limit=1",
+        "/admin/operations/verify?accept=true",
+        f"/runs/{run['id']}?wait=1",
+        "/admin/users/?limit=1&limit=2",
+        "/admin/users/?roles=user&roles=developer",
+        "/runs/?all=true&all=true",
+        f"/runs/{run['id']}/results?max=1&max=2",
+        "/runs/?colour=",
+    ):
+        message = await api.refused("GET", path, status=400, code="argument_invalid")
+        assert "in the query: " in message, path
+    message = await api.refused("POST", "/runs/?x=1", {"function": "text/upper"}, status=400, code="argument_invalid")
+    assert message == "in the query: there is no argument 'x' here, only none at all"
+    message = await api.refused("GET", "/admin/users/?limit=x", status=400, code="argument_invalid")
+    assert message == "in the query: limit must be a whole number"
+
+
+async def test_a_method_that_is_not_there_is_answered_with_those_that_are(site: Site) -> None:
+    for path, allowed in (("/jobs/", "GET, POST, DELETE"), ("/health/live", "GET"), ("/admin/logs/", "GET")):
+        answer = await site.api().send("PUT", path)
+        check_refusal(answer, 405, "method_not_allowed")
+        assert answer.headers["Allow"] == allowed
+
+
+async def test_what_is_behind_the_server_is_for_its_log_only(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("MongoDB does not answer: db1.internal:27017: [Errno 111] <TopologyDescription>")
+
+    api = site.api()
+    await api.call("GET", "/jobs/")
+    for name in ("ping", "retrievables", "use_nonce"):
+        monkeypatch.setattr(type(site.store), name, away)
+    answers = [await api.send("GET", "/jobs/") for _ in range(3)]
+    message = check_refusal(answers[0], 503, "store_unavailable")
+    assert message == "the store does not answer: try again in a moment"
+    assert answers[0].headers["Retry-After"]
+    health = await api.send("GET", "/health/ready", sign=False)
+    assert health.code == 503
+    assert health.body == b'{"result":{"status":"unavailable","store":"unavailable","broker":"ok"}}'
+    assert caplog.text.count("db1.internal:27017") == 1, "in the log, and not for every request"
 
 
 async def test_health_needs_no_signature(site: Site) -> None:

@@ -166,6 +166,30 @@ async def test_a_paused_run_is_stored_and_goes_out_when_resumed(site: Site) -> N
         assert sum(len(batch.jobs) for batch in await site.take_messages(3)) == 3
 
 
+@pytest.mark.parametrize("path", ["/runs/", "/admin/runs/"])
+async def test_a_run_that_has_finished_cannot_be_cancelled(site: Site, path: str) -> None:
+    api = site.api()
+    run = (await api.call("POST", "/runs/", {"function": "text/upper"}, status=201))["id"]
+    assert (await api.send("PUT", f"/runs/{run}/blocks/0", b"{}\n{}\n")).code == 201
+    await api.call("PATCH", f"/runs/{run}", {"state": "closed"})
+    [batch] = await site.take_messages(2)
+    await site.finish(batch)
+    async with asyncio.timeout(10):
+        while not (await api.call("GET", f"/runs/{run}"))["finished"]:
+            await asyncio.sleep(0.02)
+    message = await api.refused("DELETE", f"{path}{run}", status=409, code="run_ended")
+    assert "has finished already" in message
+    assert (await api.call("GET", f"/runs/{run}"))["state"] == "closed"
+
+
+async def test_an_open_run_is_cancelled_also_when_nothing_is_under_way_and_stays_so(site: Site) -> None:
+    api = site.api()
+    run = (await api.call("POST", "/runs/", {"function": "text/upper"}, status=201))["id"]
+    for _ in range(2):
+        assert (await api.call("DELETE", f"/runs/{run}"))["state"] == "cancelled"
+    check_refusal(await api.send("PUT", f"/runs/{run}/blocks/0", b"{}"), 409, "run_not_open")
+
+
 async def test_cancelling_a_run_ends_what_has_not_ended(site: Site) -> None:
     api = site.api()
     run = await open_run(api)

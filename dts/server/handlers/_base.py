@@ -29,16 +29,23 @@ from dts.errors import (
 from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
 from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.context import Context
+from dts.server.declare import declaration_of
 from dts.server.ingest import describe_json_error
 from dts.server.limits import OverLimit
-from dts.server.operations import LogRefused
-from dts.server.roles import Scope, roles_for, scope_of
+from dts.server.operations import EndNotRecorded, LogRefused, NotBegun
+from dts.server.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
+from dts.server.wording import in_words
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 H = TypeVar("H", bound="DtsHandler")
 T = TypeVar("T")
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+_UNLIMITED = ("/admin/", "/whoami")
+"""Where requests of administrators do not count against their rate."""
 
 _DISCARD = 16
 """A body that is too large is read and thrown away up to this many times the limit, so that the sender gets to read
@@ -124,7 +131,7 @@ class DtsHandler(RequestHandler):
         except msgspec.ValidationError as error:
             missing = "missing required field" in str(error)
             code = ErrorCode.ARGUMENT_MISSING if missing else ErrorCode.ARGUMENT_INVALID
-            raise ApiError(code, str(error)) from error
+            raise ApiError(code, in_words(str(error))) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             message = f"the body is not valid JSON: {describe_json_error(error)}"
             raise ApiError(ErrorCode.JSON_INVALID, message) from error
@@ -139,7 +146,24 @@ class DtsHandler(RequestHandler):
         try:
             return msgspec.convert(arguments, kind, strict=False)
         except msgspec.ValidationError as error:
-            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"in the query: {error}") from error
+            message = f"in the query: {in_words(str(error), got=False)}"
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, message) from error
+
+    def check_query(self, kind: type[msgspec.Struct] | None) -> None:
+        """Make sure that the query has only arguments that this Struct has, or none at all, and each of them once.
+
+        Raises:
+            ApiError: it does not; the message names the argument.
+        """
+        known = kind.__struct_fields__ if kind is not None else ()
+        for name, values in self.request.query_arguments.items():
+            problem = ""
+            if name not in known:
+                problem = f"there is no argument {name[:40]!r} here, only {', '.join(known) or 'none at all'}"
+            elif len(values) > 1:
+                problem = f"{name} is there {len(values)} times: give it once"
+            if problem:
+                raise ApiError(ErrorCode.ARGUMENT_INVALID, f"in the query: {problem}")
 
     def number_argument(self, name: str, default: float, *, most: float) -> float:
         """A number from 0 in the query; one over `most` is taken as `most`.
@@ -197,8 +221,7 @@ class DtsHandler(RequestHandler):
         """
         namespace, _ = parse_function_name(name)
         if namespace == RESERVED_NAMESPACE and not user.is_administrator:
-            logger.warning("%s, who is no administrator, asked for %s", user.id, name)
-            raise ApiError(ErrorCode.FORBIDDEN, f"{name} runs inside the server: for administrators only")
+            raise not_for(user, name)
         self.check_member(user, namespace)
         function = await self.context.catalogue.get(name)
         if function is None:
@@ -240,6 +263,8 @@ class DtsHandler(RequestHandler):
             self.set_header("Retry-After", str(error.retry_after))
         if code is ErrorCode.STORE_UNAVAILABLE:
             self.set_header("Retry-After", str(RETRY_AFTER))
+        if code is ErrorCode.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self._methods()))
         if code is ErrorCode.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "DTS-KECCAK-256")
         if self._too_large:
@@ -248,6 +273,13 @@ class DtsHandler(RequestHandler):
         self.set_header("Content-Type", CONTENT_JSON)
         self.finish(msgspec.json.encode({"error": details}))
 
+    def _methods(self) -> list[str]:
+        """The methods that there are for this path, for those whose roles allow them."""
+        own = [
+            name for name in METHODS if getattr(type(self), name.lower()) is not getattr(RequestHandler, name.lower())
+        ]
+        return [name for name in own if self.template in PUBLIC or (name, self.template) in TABLE]
+
     @staticmethod
     def code_of(error: Exception) -> str:
         """The code that the caller sees for an error that a method raised."""
@@ -255,10 +287,15 @@ class DtsHandler(RequestHandler):
         return describe_error(error, status)[0].code
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
-        """Log only what is a fault of the server; refusals are the caller's."""
+        """Log only what is a fault of the server, or of what is behind it; refusals are the caller's."""
         status = value.status_code if isinstance(value, HTTPError) else 500
-        if value is not None and describe_error(value, status)[0] is ErrorCode.INTERNAL_ERROR:
-            logger.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
+        if value is None:
+            return
+        method, path = self.request.method, self.request.path
+        if describe_error(value, status)[0] is ErrorCode.INTERNAL_ERROR:
+            logger.error("%s %s failed", method, path, exc_info=value)
+        elif isinstance(value, StoreUnavailable | BrokerUnavailable) and self.context.outages.is_news():
+            logger.warning("%s %s was answered 503: %s", method, path, value.__cause__ or value)
 
     def compute_etag(self) -> None:
         """No automatic ETag: it would hash every answer for nobody."""
@@ -277,6 +314,10 @@ class NotFoundHandler(DtsHandler):
 
 _BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (LogRefused, ErrorCode.INTERNAL_ERROR),
+    (NotBegun, ErrorCode.STORE_UNAVAILABLE),
+    (EndNotRecorded, ErrorCode.STORE_UNAVAILABLE),
+    (StoreUnavailable, ErrorCode.STORE_UNAVAILABLE),
+    (BrokerUnavailable, ErrorCode.STORE_UNAVAILABLE),
     (AuthError, ErrorCode.UNAUTHORIZED),
     (InvalidName, ErrorCode.NAME_INVALID),
     (TooLarge, ErrorCode.TOO_LARGE),
@@ -286,9 +327,14 @@ _BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (DuplicateKey, ErrorCode.ALREADY_EXISTS),
     (LastAdministrator, ErrorCode.LAST_ADMINISTRATOR),
     (OverLimit, ErrorCode.LIMIT_EXCEEDED),
-    (StoreUnavailable, ErrorCode.STORE_UNAVAILABLE),
-    (BrokerUnavailable, ErrorCode.STORE_UNAVAILABLE),
 )
+
+
+_AWAY: dict[type[Exception], str] = {
+    StoreUnavailable: "the store does not answer: try again in a moment",
+    BrokerUnavailable: "the broker does not answer: try again in a moment",
+}
+"""What is said in place of the error itself, which may name hosts, and how one gets in there: that is for the log."""
 
 
 def describe_error(error: BaseException | None, status: int) -> tuple[ErrorCode, str]:
@@ -297,7 +343,7 @@ def describe_error(error: BaseException | None, status: int) -> tuple[ErrorCode,
         return error.code, error.message
     for kind, code in _BY_TYPE:
         if isinstance(error, kind):
-            return code, str(error)
+            return code, _AWAY.get(kind, str(error))
     if isinstance(error, ConfigError):
         return ErrorCode.INTERNAL_ERROR, "the server is not configured correctly: its log says what is wrong"
     if status == 405:
@@ -322,16 +368,56 @@ def permitted(user: User, method: str, template: str) -> Scope:
     return scope
 
 
+def not_for(user: User, plugin: str) -> ApiError:
+    """The refusal to run a plugin for somebody who is no administrator; on record in the server's log."""
+    logger.warning("%s, who is no administrator, asked for %s", user.id, plugin)
+    return ApiError(ErrorCode.FORBIDDEN, f"{plugin[:80]} runs inside the server: for administrators only")
+
+
+class _Asked(msgspec.Struct):
+    """The function that a job or a run is asked for, whatever else the request says."""
+
+    function: str = ""
+
+
+class _Asking(msgspec.Struct):
+    """A request for jobs, or for a run."""
+
+    params: _Asked | list[_Asked]
+
+
+def _plugin_asked_for(handler: DtsHandler) -> str:
+    """The plugin that a request is for, which other roles may call than others of its kind; empty if it is for none."""
+    if (handler.request.method, handler.template) not in {("POST", "/jobs/"), ("POST", "/runs/")}:
+        return ""
+    try:
+        params = msgspec.json.decode(handler.body(), type=_Asking).params
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    asked = params if isinstance(params, list) else [params]
+    return next((each.function for each in asked if each.function.startswith(f"{RESERVED_NAMESPACE}/")), "")
+
+
 def signed(
     method: Callable[Concatenate[H, User, P], Awaitable[None]],
 ) -> Callable[Concatenate[H, P], Coroutine[Any, Any, None]]:
     """Let a handler's method run for a user who signed the request and whose roles allow it, and for nobody else."""
+    declaration = declaration_of(method)
+    query = declaration.query if declaration is not None else None
 
     @wraps(method)
     async def wrapper(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
         user = await self.authenticate()
-        self.scope = permitted(user, self.request.method or "", self.template)
-        await self.context.limiter.take_request(user)
+        try:
+            self.scope = permitted(user, self.request.method or "", self.template)
+        except ApiError:
+            if plugin := _plugin_asked_for(self):
+                raise not_for(user, plugin) from None
+            raise
+        # An administrator who is locked out by a limit could not lift it.
+        if not (user.is_administrator and self.template.startswith(_UNLIMITED)):
+            await self.context.limiter.take_request(user)
+        self.check_query(getattr(getattr(self, "resource", None), query) if isinstance(query, str) else query)
         await method(self, user, *args, **kwargs)
 
     wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it

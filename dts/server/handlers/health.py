@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Literal
 
@@ -13,6 +14,8 @@ from dts.errors import DtsError
 from dts.server.declare import declares
 from dts.server.handlers._base import DtsHandler
 
+logger = logging.getLogger(__name__)
+
 
 class Live(msgspec.Struct):
     """That the process answers."""
@@ -21,11 +24,11 @@ class Live(msgspec.Struct):
 
 
 class Ready(msgspec.Struct):
-    """Whether the server can do its work; `store` and `broker` are `ok` or say what is wrong."""
+    """Whether the server can do its work. Why a part does not answer is in the server's log: anybody may ask here."""
 
     status: Literal["ok", "unavailable"]
-    store: str
-    broker: str
+    store: Literal["ok", "unavailable"]
+    broker: Literal["ok", "unavailable"]
 
 
 class LiveHandler(DtsHandler):
@@ -43,11 +46,22 @@ class ReadyHandler(DtsHandler):
     @declares(answer=Ready, statuses=(200, 503))
     async def get(self) -> None:
         """The state of the store and of the broker. Without the broker the server still accepts."""
-        store, broker = await asyncio.gather(_state(self.context.store.ping()), _state(self.context.broker.ping()))
+        store, broker = await asyncio.gather(
+            self._state("store", self.context.store.ping()), self._state("broker", self.context.broker.ping())
+        )
         ready = store == "ok"
         self.answer(
             {"status": "ok" if ready else "unavailable", "store": store, "broker": broker}, 200 if ready else 503
         )
+
+    async def _state(self, part: str, ping: Awaitable[None]) -> str:
+        try:
+            await ping
+        except DtsError as error:
+            if self.context.outages.is_news():
+                logger.warning("the %s does not answer: %s", part, error)
+            return "unavailable"
+        return "ok"
 
 
 class MetricsHandler(DtsHandler):
@@ -58,11 +72,3 @@ class MetricsHandler(DtsHandler):
         """All figures."""
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.finish(generate_latest())
-
-
-async def _state(ping: Awaitable[None]) -> str:
-    try:
-        await ping
-    except DtsError as error:
-        return str(error)
-    return "ok"

@@ -151,8 +151,18 @@ class AnyRunHandler(DtsHandler):
         await self._answer_with(await self.own_run(user, run_id))
 
     async def cancel(self, user: User, run_id: str) -> Run:
-        """Cancel the caller's run of that id; returns it as it is then."""
+        """Cancel the caller's run of that id; returns it as it is then.
+
+        One that was cancelled before is cancelled still, and one that is open takes no more blocks from then on.
+
+        Raises:
+            ApiError: it is closed and all its jobs have ended, so that there is nothing to cancel.
+        """
         run = await self.own_run(user, run_id)
+        if run.state is RunState.CLOSED:
+            statistics = await self.context.store.run_statistics(run.id)
+            if statistics.ended == statistics.total:
+                raise ApiError(ErrorCode.RUN_ENDED, f"run {run.id} cannot be cancelled: it has finished already")
         changed = await self.context.store.update_run(run.id, state=RunState.CANCELLED)
         await self.context.broker.broadcast(TOPIC_CANCELLED, run.id)
         await cancel_jobs_of_run(self.context.store, run.id)
@@ -196,7 +206,7 @@ class RunHandler(AnyRunHandler):
         await self._answer_with(changed)
 
     @signed
-    @declares(answer=RunProgress)
+    @declares(answer=RunProgress, errors=(ErrorCode.RUN_ENDED,))
     async def delete(self, user: User, run_id: str) -> None:
         """Cancel the run: what has not ended is cancelled, what has ended keeps its result."""
         await self._answer_with(await self.cancel(user, run_id))

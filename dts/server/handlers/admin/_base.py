@@ -19,6 +19,7 @@ from dts.server.handlers._base import ApiError, DtsHandler, signed
 from dts.server.handlers.admin.fields import LEAST_RATE, ForceQuery, NoQuery, defaults, given, merge_patch
 from dts.server.operations import operation_logger, recorded
 from dts.server.roles import FIELDS, Scope, may_write, roles_for_field
+from dts.server.wording import in_words
 from dts.store.records import Scalar, fields_of, record_from
 
 R = TypeVar("R", User, Namespace, Function, VirtualHost)
@@ -123,7 +124,7 @@ class Resource(Generic[R]):
         try:
             checked = given(msgspec.convert(merged, self.fields))
         except msgspec.ValidationError as error:
-            raise ApiError(ErrorCode.ARGUMENT_INVALID, str(error)) from error
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, in_words(str(error))) from error
         after = self._overlaid(before, checked, secrets)
         return self.write_secrets(replace(after, version=record.version + 1, modified=now), secrets)
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from dts.errors import InvalidName
 from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
-from dts.server import plugins
+from dts.server import plugins, wording
 from dts.server.consts import ErrorCode
 from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
@@ -26,7 +26,7 @@ from dts.store.records import Scalar
 
 _MEBIBYTE = 1024 * 1024
 
-ExceptionName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$(?!\n)")]
+ExceptionName = Annotated[str, Meta(pattern=wording.EXCEPTION)]
 
 
 class FunctionFields(Limited, kw_only=True):

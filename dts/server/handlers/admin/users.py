@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from dts.errors import LastAdministrator
 from dts.model import ADMINISTRATOR, ANY_NAMESPACE, RESERVED_NAMESPACE, Namespace, User, check_user_id
+from dts.server import wording
 from dts.server.cancel import cancel_unfinished
 from dts.server.consts import ErrorCode
 from dts.server.handlers._base import ApiError
@@ -37,7 +38,7 @@ class UserFields(Limited, kw_only=True):
 
     roles: Annotated[tuple[Role, ...], Meta(min_length=1)] = ("user",)
     namespaces: tuple[NamespaceChoice, ...] = ()
-    email: Annotated[str, Meta(max_length=254, pattern=r"^([^@\s]+@[^@\s]+)?$(?!\n)")] = ""
+    email: Annotated[str, Meta(max_length=254, pattern=wording.EMAIL)] = ""
     disabled: bool = False
 
 

@@ -11,13 +11,11 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from dts.model import VirtualHost, check_host_id
+from dts.server import wording
 from dts.server.consts import ErrorCode
 from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import KeyText, RouteName, Text, changes, filters, initial, view
-
-FUNCTIONS_DIR = r"^([^\x00-\x1f\x7f-\x9f-][^\x00-\x1f\x7f-\x9f]*)?$(?!\n)"
-"""A path: what starts with a hyphen would be an option to whatever command it is given to."""
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(\.{_LABEL})*\.?")
@@ -31,9 +29,9 @@ class VirtualHostFields(Struct, forbid_unknown_fields=True, kw_only=True):
 
     address: Annotated[str, Meta(max_length=255)] = ""
     port: Annotated[int, Meta(ge=1, le=65535)] = 22
-    ssh_user: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$(?!\n)")] = "dts"
+    ssh_user: Annotated[str, Meta(pattern=wording.SSH_USER)] = "dts"
     host_key: Annotated[str, Meta(max_length=10_000)] = ""
-    functions_dir: Annotated[str, Meta(max_length=4096, pattern=FUNCTIONS_DIR)] = ""
+    functions_dir: Annotated[str, Meta(max_length=4096, pattern=wording.FOLDER)] = ""
     routes: tuple[RouteName, ...] = ()
     description: Text = ""
 

@@ -46,7 +46,7 @@ class RunAdminHandler(AnyRunHandler):
     everybodys = True
 
     @signed
-    @declares(answer=RunProgress)
+    @declares(answer=RunProgress, errors=(ErrorCode.RUN_ENDED,))
     async def delete(self, user: User, run_id: str) -> None:
         """Cancel the run."""
         await self._answer_with(await self._cancel_on_record(user, run_id, Nothing()))
