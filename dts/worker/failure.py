@@ -81,6 +81,8 @@ def _message(error: BaseException) -> str:
         return f"its message cannot be shown: {type(broken).__name__}"
     if isinstance(error, SystemExit):
         return f"the function called sys.exit({text})"
+    if not text and type(error).__name__ == "CancelledError":
+        return "what the function awaited was cancelled, or its own task, and not by DTS: the function did that itself"
     return text
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+MAX_DELAY = 30 * 86400
+"""Seconds that a function may have its next attempt wait: who waits for the result should live to see it."""
+
 
 class Retry(Exception):
     """Raised by a function: this attempt came to nothing, try again after `delay` seconds.
 
     Without a delay the usual backoff applies. It is bounded by the job's `max_attempts`; where nobody has set any, by
     the worker's `retry_limit`.
+
+    Raises:
+        ValueError: the delay is negative, or over `MAX_DELAY`.
     """
 
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
         super().__init__(message or "the function asked for another attempt")
-        if delay is not None and not 0 <= delay < float("inf"):
-            raise ValueError(f"the delay of a retry is a number of seconds, 0 or more, not {delay!r}")
+        if delay is not None and not 0 <= delay <= MAX_DELAY:
+            raise ValueError(
+                f"the delay of a retry is a number of seconds from 0 to {MAX_DELAY}, 30 days, not {delay!r}"
+            )
         self.delay = delay
 
 

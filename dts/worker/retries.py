@@ -12,7 +12,7 @@ from dts.config import WorkerSettings
 from dts.errors import DtsError, ImportFailed
 from dts.wire.dts_pb2 import Error, Job
 from dts.worker.failure import describe, describe_ours
-from dts.worker.raised import Fail, Retry, SoftTimeout, TimedOut
+from dts.worker.raised import MAX_DELAY, Fail, Retry, SoftTimeout, TimedOut
 from dts.worker.terms import Terms
 
 REASON_TIMEOUT, REASON_MEMORY, REASON_DEADLINE = "timeout", "memory", "deadline"
@@ -39,7 +39,7 @@ class Judge:
         if isinstance(error, Retry):
             attempts = terms.max_attempts or self._retry_limit
             if (job.attempt or 1) < attempts:
-                delay = self.backoff(job) if error.delay is None else error.delay
+                delay = self.backoff(job) if error.delay is None else min(error.delay, MAX_DELAY)
                 return Failure(told, delay, job.kills)
             told.message += f" (attempt {job.attempt or 1} of {attempts})"
             return Failure(told, None, job.kills)

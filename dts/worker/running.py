@@ -16,7 +16,7 @@ from dts.wire.dts_pb2 import Error, Job
 from dts.worker.board import ENDED, SENT, STARTED, Board
 from dts.worker.conduct import LOOK_EVERY, Conduct
 from dts.worker.errand import Errand
-from dts.worker.jsonvalue import encode_value
+from dts.worker.jsonvalue import ResultNotJSON, encode_value
 from dts.worker.loader import Loaded
 from dts.worker.outbox import MAX_PENDING, Ended, Outbox
 from dts.worker.partials import Partials, encoded
@@ -122,7 +122,12 @@ class Runner:
                 args, kwargs = job.args, job.kwargs
                 arguments = _decode_args(args) if args else ()
                 result = main(*arguments, **_decode_kwargs(kwargs)) if kwargs else main(*arguments)
-                value = encode_value(result, max_result)
+                try:
+                    value = encode_value(result, max_result)
+                except ResultNotJSON:
+                    value = None
+                if value is None:  # not within the handler, which would become part of what is reported
+                    value = encode_value(self._partials.complete(result), max_result)
                 self.current = -1
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may call sys.exit as well
                 self.current = -1
