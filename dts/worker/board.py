@@ -32,7 +32,8 @@ PENDING, STARTED, ENDED, SENT, GIVEN = range(5)
 _STATES = 64  # offset of the first job's state
 _LIMITS = _STATES + MAX_JOBS  # offset of the first job's time limit
 _STOPS = _LIMITS + 8 * MAX_JOBS  # offset of the first job's order to stop
-_SIZE = _STOPS + 8 * MAX_JOBS
+_BEGINS = _STOPS + 8 * MAX_JOBS  # offset of the time at which the first job began
+_SIZE = _BEGINS + 8 * MAX_JOBS
 _WORD = struct.Struct("=Q")
 _TIME = struct.Struct("=d")
 _CLAIMED, _RECALLED, _PHASE, _TIMED, _STOPPED, _MEMORY, _LOADING = 0, 8, 16, 17, 24, 32, 40  # offsets
@@ -62,7 +63,11 @@ class Board:
         self.limits = memoryview(self._memory)[_LIMITS:_STOPS].cast("d")
         """By place, the time (monotonic, seconds) at which the process shall be killed if the job is still at work; 0
         for never. Written by the child, and looked at while `timed` is set."""
-        self._stops = memoryview(self._memory)[_STOPS:].cast("Q")  # by place, the ticket whose job there shall stop
+        self.begins = memoryview(self._memory)[_BEGINS:].cast("d")
+        """By place, the time (monotonic, seconds) at which the job began. Written by the child while `timed` is set."""
+        self._stops = memoryview(self._memory)[_STOPS:_BEGINS].cast(
+            "Q"
+        )  # by place, the ticket whose job there shall stop
         self._views: list[memoryview[Any]] = []
 
     @classmethod
@@ -89,18 +94,19 @@ class Board:
 
     def release(self) -> None:
         """Make `states` and `limits` unusable, and the views of them."""
-        self._views += self.states, self.limits, self._stops
+        self._views += self.states, self.limits, self.begins, self._stops
         for view in self._views:
             view.release()
         self._views.clear()
 
-    def view(self, first: int, count: int) -> tuple[memoryview[int], memoryview[float]]:
-        """Child: states and limits of a range of places, cleared, for jobs that run beside others."""
+    def view(self, first: int, count: int) -> tuple[memoryview[int], memoryview[float], memoryview[float]]:
+        """Child: states, limits and begins of a range of places, cleared, for jobs that run beside others."""
         states, limits = self.states[first : first + count], self.limits[first : first + count]
+        begins = self.begins[first : first + count]
         states[:] = bytes(count)
         limits[:] = memoryview(bytes(8 * count)).cast("d")
-        self._views += states, limits
-        return states, limits
+        self._views += states, limits, begins
+        return states, limits, begins
 
     def forget(self, *views: memoryview[Any]) -> None:
         """Child: views that are used no longer."""

@@ -247,7 +247,7 @@ class Child:
             task.outbox.leave(len(task.outbox.ended))
         else:
             task.outbox.finish()
-        self._board.forget(task.errand.states, task.errand.limits)
+        self._board.forget(task.errand.states, task.errand.limits, task.errand.begins)
 
     def _worn_out(self, terms: Terms) -> str:
         """Why this process should be replaced by a fresh one; empty if it should not."""
@@ -311,6 +311,9 @@ def _prepare_process(given: Descriptors) -> None:
     os.dup2(given.output, 2)
     os.close(given.output)
     sys.stdout = sys.stderr
+    # The second one prints also while C code does not return; a function that takes the signal and puts back what it
+    # found finds the first one.
+    signal.signal(signal.SIGUSR1, _print_stacks)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
 
 
@@ -328,6 +331,10 @@ def _leave_forks_alone(board: Board, channel: Channel) -> None:
         channel.close()
 
     os.register_at_fork(after_in_child=after_fork)
+
+
+def _print_stacks(number: int, frame: Any) -> None:
+    faulthandler.dump_traceback(file=2, all_threads=True)
 
 
 def _ignore(number: int, frame: Any) -> None:

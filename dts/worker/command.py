@@ -100,8 +100,8 @@ def dump(worker: Worker) -> None:
         jobs = ", ".join(
             f"{job.job} of {job.function}, {time.time() - job.started:.1f} s" for job in running_jobs(child)
         )
-        doing = jobs or (f"{len(child.given)} new messages" if child.given else "idle")
-        lines.append(f"  child {child.pid}: {child.board.phase.name.lower()}: {doing}")
+        doing = child.board.phase.name.lower() if child.given else "idle"
+        lines.append(f"  child {child.pid}: {doing}{': ' if jobs else ''}{jobs}")
         child.dump()
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
 

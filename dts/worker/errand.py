@@ -23,8 +23,8 @@ class Errand:
     may take any to give them away or to cancel them. Each taking is one atomic operation of the deque, so that no job
     is ever both run and given away, and the main thread pays for no lock. `number` is that of the block's job 0 in its
     run, if it is known. `began` is when its first job could begin, by the monotonic clock. `first` is the place of its
-    first job on the board, None for a message that has it for itself; `states` and `limits` are its part of that, by
-    position.
+    first job on the board, None for a message that has it for itself; `states`, `limits` and `begins` are its part of
+    that, by position.
     """
 
     def __init__(
@@ -41,8 +41,9 @@ class Errand:
         self.first = first or 0
         self.states: memoryview[int] = board.states
         self.limits: memoryview[float] = board.limits
+        self.begins: memoryview[float] = board.begins
         if first is not None:
-            self.states, self.limits = board.view(first, len(batch.jobs))
+            self.states, self.limits, self.begins = board.view(first, len(batch.jobs))
         self.batch = batch
         self.jobs: Sequence[Job] = batch.jobs
         self.terms = TermsOf(batch, defaults)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -44,7 +45,8 @@ class Crash:
     `suspects` are the positions of the jobs that may have done it. `unsent` are those of all whose results have not
     come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV". `reason` is one
     of the codes in `dts.worker.recovery`; `tail` is the last of what the process printed. `others` says that there are
-    suspects in messages that ran beside this one.
+    suspects in messages that ran beside this one. `durations` are seconds for which suspects were at work, by position,
+    where that is known. `mixed` says that part of `tail` may be of jobs before these.
     """
 
     phase: Phase
@@ -54,6 +56,8 @@ class Crash:
     reason: str = REASON_CRASHED
     tail: str = ""
     others: bool = False
+    durations: dict[int, float] = field(default_factory=dict)
+    mixed: bool = False
 
 
 class Listener(Protocol):
@@ -231,6 +235,8 @@ class Executor(Service):
             self._listener.on_begun(assignment)
             return
         child.done(assignment)
+        if child.output is not None and not child.given:
+            child.output.forget()
         self._let_go(child)
         self._dispatch()  # before anything else: the child may have nothing to do
         if frame.kind == Kind.DEAD:
@@ -346,7 +352,20 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
     total = sum(len(suspects) for _, suspects, _ in found)
     phase = child.board.phase if child.is_sound else Phase.RUNNING
     return [
-        (each, Crash(phase, suspects, unsent, said, reason, tail, others=total > len(suspects)))
+        (
+            each,
+            Crash(
+                phase,
+                suspects,
+                unsent,
+                said,
+                reason,
+                tail,
+                others=total > len(suspects),
+                durations=_durations(child, each, suspects),
+                mixed=not each.quiet,
+            ),
+        )
         for each, suspects, unsent in found
     ]
 
@@ -369,6 +388,15 @@ def _states(child: ChildProcess, assignment: Assignment, state: int) -> list[int
     """The positions of an assignment's jobs in a state."""
     first = assignment.first
     return find_state(child.board.states[first : first + assignment.count], state)
+
+
+def _durations(child: ChildProcess, assignment: Assignment, positions: list[int]) -> dict[int, float]:
+    """Seconds for which jobs of a dead child were at work when it died, where its board tells."""
+    if child.garbled or not child.board.timed:
+        return {}
+    now, begins, states = time.monotonic(), child.board.begins, child.board.states
+    places = {position: assignment.first + position for position in positions}
+    return {position: now - begins[place] for position, place in places.items() if states[place] == STARTED}
 
 
 def _all_begun(child: ChildProcess, assignment: Assignment, *, only: bool) -> tuple[list[int], list[int]]:

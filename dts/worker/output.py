@@ -41,6 +41,8 @@ class Output:
 
     def forget(self) -> None:
         """Keep nothing of what was printed so far."""
+        if self._paused is None:
+            self._read()
         self._tail = b""
 
     def close(self) -> None:

@@ -37,7 +37,8 @@ class Assignment:
     says that nothing may run beside it.
 
     `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
-    it does of an async function's message (`beside`).
+    it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
+    it printed since is of these jobs.
     """
 
     body: bytes
@@ -51,6 +52,7 @@ class Assignment:
     first: int = 0
     count: int = MAX_JOBS
     beside: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class ChildProcess:
         """Hand over an assignment under a ticket higher than all before it."""
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
+        assignment.quiet = not self.given
         self.given.append(assignment)
         assignment.given = time.monotonic()
         number = 0 if assignment.number is None else assignment.number + 1

@@ -41,8 +41,8 @@ _POISON_DELAY = 1.0  # seconds, at most, until a job that killed its process is 
 
 @dataclass(slots=True)
 class Recovery:
-    """What to do: a part to publish with `results` in it, of which `failed` are ends; assignments to run; or a reason
-    for the dead letter.
+    """What to do: a part to publish with `results` in it, of which `failed` are ends; assignments to run, with `rerun`
+    jobs in them; or a reason for the dead letter. `kills` is how many processes the job to blame has killed.
     """
 
     part: codec.Encoded | None = None
@@ -50,6 +50,20 @@ class Recovery:
     failed: int = 0
     again: list[Assignment] = field(default_factory=list)
     dead: str = ""
+    rerun: int = 0
+    kills: int = 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.failed:
+            parts.append(f"{_jobs(self.failed)} failed")
+        if later := self.results - self.failed:
+            parts.append(f"{_jobs(later)} will be tried again")
+        if self.kills:
+            parts.append(f"which has killed {self.kills} process{'es' * (self.kills > 1)} so far")
+        if self.rerun:
+            parts.append(f"{_jobs(self.rerun)} without a result run{'s' * (self.rerun == 1)} again in a fresh child")
+        return ", ".join(parts) or self.dead or "no job is lost by that"
 
 
 class Recoverer:
@@ -96,6 +110,7 @@ class Recoverer:
             again = Assignment(body, encoding, assignment.owner, deaths=deaths, number=assignment.number)
             again.alone = deaths > 0 or group[0] in alone
             recovery.again.append(again)
+            recovery.rerun += len(group)
         return recovery
 
     def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash) -> Recovery:
@@ -107,7 +122,7 @@ class Recoverer:
                 found.append((job, self._over_limit(job, terms, crash, "")))
             else:
                 found.append((job, self._killer(job, crash)))
-        return self._report(batch, found)
+        return self._report(batch, found, crash)
 
     def _over_limit(self, job: Job, terms: TermsOf, crash: Crash, when: str) -> Failure:
         """A job that the worker has killed for its time or memory."""
@@ -141,14 +156,16 @@ class Recoverer:
             job = batch.jobs[position]
             late = crash.reason == REASON_TIMEOUT
             found.append((job, self._over_limit(job, terms, crash, f" {when}") if late else dead))
-        return self._report(batch, found)
+        return self._report(batch, found, crash)
 
-    def _report(self, batch: JobBatch, found: Sequence[tuple[Job, Failure]]) -> Recovery:
+    def _report(self, batch: JobBatch, found: Sequence[tuple[Job, Failure]], crash: Crash) -> Recovery:
         part = ResultBatch(
             block=batch.block, run=batch.run, function=batch.function, worker=self._worker, started=time.time()
         )
-        failed = 0
+        failed, most = 0, 0
+        durations = {batch.jobs[at].index: seconds for at, seconds in crash.durations.items() if at < len(batch.jobs)}
         for job, (error, delay, kills) in found:
+            most = max(most, kills)
             again = delay is not None
             failed += not again
             part.results.add(
@@ -157,12 +174,18 @@ class Recoverer:
                 error=error,
                 attempt=job.attempt,
                 delay=delay or 0.0,
+                duration=durations.get(job.index, 0.0),
                 kills=kills,
                 fence=job.fence,
             )
-        return Recovery(codec.encode(part) if found else None, len(found), failed)
+        return Recovery(codec.encode(part) if found else None, len(found), failed, kills=most)
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
 
 
 def _last_words(crash: Crash) -> str:
     """The last lines that a process printed, as they are shown in place of a traceback."""
-    return f"last output of the process:\n{clip(crash.tail, 4096)}" if crash.tail.strip() else ""
+    whose = ", some of it perhaps of jobs before this one" if crash.mixed else ""
+    return f"last output of the process{whose}:\n{clip(crash.tail, 4096)}" if crash.tail.strip() else ""

@@ -178,6 +178,7 @@ class Runner:
 
     def admit(self, position: int, job: Job, errand: Errand, began: float) -> Failure | None:
         """Set the time limit of a job that begins now; a failure when it must not begin any more."""
+        errand.begins[position] = began
         terms = errand.terms.of(job)
         if terms.deadline and _time() > terms.deadline:
             late = f"the job was not started before its deadline; that passed {_time() - terms.deadline:.1f} s ago"

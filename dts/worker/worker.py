@@ -299,13 +299,7 @@ class Worker(Service):
         """A child died: its job comes back or has failed, the others run again."""
         work = work_of(assignment)
         recovery = self._recoverer.recover(assignment, crash)
-        logger.warning(
-            "a child %s at a message of %s, run %s: %d jobs failed",
-            crash.said,
-            work.function,
-            work.run,
-            recovery.failed,
-        )
+        logger.warning("a child %s at a message of %s, run %s: %s", crash.said, work.function, work.run, recovery)
         if recovery.dead:
             self._reject(work, recovery.dead)
             return

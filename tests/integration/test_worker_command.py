@@ -116,6 +116,8 @@ async def test_usr1_dumps_and_hup_reloads(bench: Bench, start: Start, tmp_path: 
         "import pathlib, time\n"
         "def main(gate):\n"
         "    if gate == 'die': __import__('os')._exit(1)\n"
+        "    import signal\n"
+        "    signal.signal(signal.SIGUSR1, signal.signal(signal.SIGUSR1, signal.SIG_IGN))\n"
         "    while not pathlib.Path(gate).exists(): time.sleep(0.01)\n",
     )
     gate = bench.functions / "gate"

@@ -26,6 +26,7 @@ async def test_a_job_past_its_timeout_is_killed_and_the_rest_goes_on(bench: Benc
     error = results[1].error
     assert (error.type, error.reason) == ("Timeout", "timeout")
     assert "0.5 s" in error.message
+    assert 0.4 < results[1].duration < 3.0, "the time for which it ran"
     await bench.wait_empty()
 
 

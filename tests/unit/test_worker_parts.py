@@ -140,7 +140,7 @@ def test_orders_to_stop_concern_one_assignment_at_its_places(board: Board) -> No
 def test_jobs_that_run_beside_others_have_a_cleared_part_of_the_board(board: Board) -> None:
     board.claim(1)
     board.states[2], board.limits[2] = ENDED, 5.0
-    states, limits = board.view(2, 3)
+    states, limits, _ = board.view(2, 3)
     assert (list(states), list(limits)) == ([0, 0, 0], [0.0, 0.0, 0.0])
     states[1] = STARTED
     assert board.places(STARTED) == [3]
@@ -191,6 +191,25 @@ def test_of_a_child_that_was_left_changed_nobody_died() -> None:
     assert indices(recovery) == [[102], [103], [104, 105]], "those that may have done it run alone"
     assert [again.alone for again in recovery.again] == [True, True, False]
     assert all(again.deaths == 0 for again in recovery.again)
+
+
+def test_what_becomes_of_the_jobs_of_a_crash_is_said_in_full() -> None:
+    at_one = crash(suspects=[1], unsent=[0, 1, 2])
+    assert str(RECOVERER.recover(make_assignment(2), crash(suspects=[1], unsent=[0, 1]))) == (
+        "1 job failed, which has killed 2 processes so far, 1 job without a result runs again in a fresh child"
+    )
+    assert str(Recoverer("me", WorkerSettings(poison_after=5)).recover(make_assignment(3), at_one)) == (
+        "1 job will be tried again, which has killed 2 processes so far,"
+        " 2 jobs without a result run again in a fresh child"
+    )
+
+
+def test_a_job_that_was_killed_has_the_duration_for_which_it_ran() -> None:
+    late = Crash(Phase.RUNNING, [1], [1], "was killed", reason="timeout", durations={1: 2.5})
+    recovery = RECOVERER.recover(make_assignment(3), late)
+    assert recovery.part is not None
+    (result,) = codec.decode(ResultBatch, *recovery.part).results
+    assert result.duration == 2.5
 
 
 RECOVERER = Recoverer("me", WorkerSettings(poison_after=2))
