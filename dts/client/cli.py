@@ -265,7 +265,7 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
         tell(f"dts-client: interrupted {how_far}")
         return EXIT_INTERRUPTED
     error = running.exception()
-    if isinstance(error, ReaderGone) and done.cancelled:
+    if isinstance(error, ReaderGone) and (done.cancelled or done.ended):
         return process.EXIT_FAILED  # who reads the rows has seen enough of them, as `head` does
     if isinstance(error, RunCancelled):
         tell(f"dts-client: {error.message}")
@@ -283,7 +283,9 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
 
 
 def _fate(progress: Progress) -> str:
-    return "the run is cancelled" if progress.cancelled else f"the server goes on with run {progress.run}"
+    if progress.cancelled:
+        return "the run is cancelled"
+    return f"the server {'has finished' if progress.ended else 'goes on with'} run {progress.run}"
 
 
 def _lines_read(progress: Progress) -> str:

@@ -49,6 +49,9 @@ _MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missi
 _NOT_OPEN = "run_not_open"
 """The code of a refusal: the run is cancelled."""
 
+_ENDED = "run_ended"
+"""The code of a refusal: the run has finished."""
+
 _LEAVE_TIMEOUT = 5.0  # seconds to tell the server that the run is cancelled
 
 
@@ -57,7 +60,7 @@ class Progress:
     """How far a run is; changes while it goes on. Numbers are of lines unless they say otherwise.
 
     `lines` is how many were read so far, all of them once `all_read` is set. `cancelled` is whether the server was
-    told to cancel the run, and said that it did.
+    told to cancel the run, and said that it did; `ended` is whether it said that there was nothing left to cancel.
     """
 
     run: str = ""
@@ -66,6 +69,7 @@ class Progress:
     failed: int = 0
     all_read: bool = False
     cancelled: bool = False
+    ended: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -215,6 +219,7 @@ class RunSession:
             await self._transport.call("DELETE", self._path(), timeout=_LEAVE_TIMEOUT, give_up_after=_LEAVE_TIMEOUT)
             self.progress.cancelled = True
         except (DtsError, asyncio.CancelledError) as error:
+            self.progress.ended = isinstance(error, RequestRefused) and error.code == _ENDED
             logger.info("the run %s was not cancelled on the server: %s", self._info.id, error)
 
     def _path(self, rest: str = "") -> str:

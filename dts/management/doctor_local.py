@@ -73,12 +73,15 @@ def check_functions(folder: Path) -> list[Finding]:
     return [*findings, ok("functions", f"{counted(count, 'function')} in {folder}")]
 
 
-def check_modules(names: Iterable[str], folder: Path) -> list[Finding]:
-    """Whether functions that are registered, and have not been seen to run, are in a functions directory or bundled."""
+def check_modules(names: Iterable[str], folder: Path, *, configured: bool) -> list[Finding]:
+    """Whether functions that are registered, and have not been seen to run, are in a functions directory or bundled.
+
+    `configured` is whether a configuration says that this is the directory.
+    """
     missing = [name for name in names if not any((each / f"{name}.py").is_file() for each in (folder, BUNDLED))]
     if not missing:
         return []
-    if folder == BUNDLED:
+    if not configured:
         advice = "where the workers have another functions directory, look there: doctor -c etc/worker.toml"
         return [warning("modules", f"registered, and not among the functions of DTS: {some(missing)}", advice)]
     advice = "put the module there, in NAMESPACE/FUNCTION.py, or functions delete NAME: its jobs fail"

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 EXIT_INTERRUPTED = 130
 
+_NOT_KNOWN = 401
+
 GREETING = "help shows what there is, Tab completes, Ctrl-D leaves."
 
 
@@ -88,7 +90,7 @@ async def _next_line() -> str:
 async def interact(session: Session, shutdown: Shutdown) -> int:
     """Read lines from a person and run them until there are no more. Failures are told and do not end it."""
     foreground = _Foreground(shutdown)
-    await foreground.run(_greet(session))
+    await foreground.run(greet(session))
     history = open_history(state_folder() / "history")
     prompt: PromptSession[str] = PromptSession(
         history=history,
@@ -110,7 +112,7 @@ async def interact(session: Session, shutdown: Shutdown) -> int:
     return EXIT_OK
 
 
-async def _greet(session: Session) -> None:
+async def greet(session: Session) -> None:
     """Sign in at once, so that it is not the first command that fails for a wrong secret."""
     note(GREETING)
     try:
@@ -118,7 +120,7 @@ async def _greet(session: Session) -> None:
         note(describe_login(await client.login(), client.server_url))
     except DtsError as error:
         complain(error.message)
-        if isinstance(error, RequestRefused):
+        if isinstance(error, RequestRefused) and error.status == _NOT_KNOWN:
             session.forget()
         if not session.signed_in:
             note("not signed in: login NAME")

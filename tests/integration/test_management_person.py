@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from dts.auth import Credentials
 from dts.management.commands import ALL_COMMANDS
 from dts.management.grammar import Grammar
 from dts.management.prompts import Interrupted, Prompts
 from dts.management.session import Options, Session
-from dts.management.shell import run_words
+from dts.management.shell import greet, run_words
 from tests.integration.conftest import Site
 
 
@@ -74,3 +75,16 @@ async def test_going_away_at_a_question_changes_nothing_and_says_so(
     person.answers = ["n"]
     assert await run(session, "users delete admin") == 1
     assert capsys.readouterr().err == "dts-admin: nothing was changed\n"
+
+
+async def test_a_limit_does_not_sign_a_person_out(
+    session: Session, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = await session.client()
+    await client.users.add("alice", secret="long enough", limits={"requests_per_second": 0.001})
+    session.use(Credentials("alice", "long enough"))
+    await greet(session)
+    assert "signed in as alice" in capsys.readouterr().err
+    await greet(session)
+    assert "over the limit of user alice" in capsys.readouterr().err
+    assert session.signed_in

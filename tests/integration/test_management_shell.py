@@ -176,11 +176,15 @@ async def test_runs_and_jobs_of_everybody(site: Site, dts_admin: Run, capsys: py
     assert await dts_admin("runs", "list", "--own", "--all", "--json") == 0
     assert said(capsys) == []
     assert await dts_admin("jobs", "get", job) == 0
-    assert await dts_admin("jobs", "cancel", job, "--yes") == 0
-    assert f"job {job} cancelled" in capsys.readouterr().out
+    capsys.readouterr()
     assert await dts_admin("runs", "cancel", run, "--yes", "--json") == 0
     assert said(capsys)[0]["state"] == "cancelled"
     assert (await alice.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
+    job = await alice.call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
+    assert await dts_admin("jobs", "cancel", job, "--yes") == 0
+    assert f"job {job} cancelled" in capsys.readouterr().out
+    assert await dts_admin("runs", "cancel", job.partition("-")[0], "--yes") == 1
+    assert "has finished already" in capsys.readouterr().err
 
 
 async def bury_a_job(site: Site) -> None:

@@ -41,7 +41,8 @@ async def doctor(session: Session, arguments: Arguments) -> int:
     outside = await check_from_outside(session.options.url.rstrip("/"))
     findings += outside
     if len(outside) > 1:  # it answered
-        inside = await _check_inside(session, folder if config or is_local(session.options.url) else None)
+        known = config is not None or is_local(session.options.url)
+        inside = await _check_inside(session, folder if known else None, configured=config is not None)
         seen = {finding.check for finding in inside}
         findings = [finding for finding in findings if finding.check not in seen] + inside
     output = session.output(arguments)
@@ -62,7 +63,7 @@ def _check_this_machine(session: Session, config: str | None) -> tuple[list[Find
     return findings + check_functions(folder), folder
 
 
-async def _check_inside(session: Session, folder: Path | None) -> list[Finding]:
+async def _check_inside(session: Session, folder: Path | None, *, configured: bool) -> list[Finding]:
     """What the server finds; and whether all functions are in the directory that workers have, if that is known."""
     try:
         client = session.new_client(await session.credentials(), give_up_after=0.0, notify=lambda _: None)
@@ -70,7 +71,9 @@ async def _check_inside(session: Session, folder: Path | None) -> list[Finding]:
         return [warning("sign-in", error.message.partition(". ")[0], "sign in, so that the server can be asked")]
     try:
         findings = await check_from_inside(client)
-        return findings if folder is None else findings + check_modules(await _never_run(client), folder)
+        if folder is not None:
+            findings += check_modules(await _never_run(client), folder, configured=configured)
+        return findings
     finally:
         client.close()
 
