@@ -135,9 +135,11 @@ class OperationLog:
         told = await self._store.list_operations(where={"op_type": BROKEN}, limit=1)
         if told and not again and told[0].ops.get("problem") == problem:
             return
-        logger.error("somebody has meddled with the operation log: %s", problem)
         now, ops = round(time.time(), 6), {"problem": problem}
         await self._store.append_operation(Operation(now, "", "", BROKEN, "", ops, FOUND), self.seal)
+        # Only now: a primary of the store that has been replaced and does not know it yet misses entries, too, and
+        # takes none.
+        logger.error("somebody has meddled with the operation log: %s", problem)
 
     async def _advance(self, mark: Mark) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dts.errors import StoreUnavailable
-from dts.model import Operation
+from dts.model import Operation, Seal
 from dts.store import Store
 from tests.integration.conftest import Api, Site
 
@@ -120,9 +120,26 @@ async def test_what_cannot_be_recorded_does_not_happen(site: Site, monkeypatch: 
 
     api = site.api()
     monkeypatch.setattr(type(site.store), "append_operation", fail)
-    await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=503, code="store_unavailable")
+    message = await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=503, code="store_unavailable")
+    assert "nothing was changed" in message
     monkeypatch.undo()
     await api.refused("GET", "/admin/namespaces/lab", status=404, code="not_found")
+
+
+async def test_a_change_whose_end_is_not_on_record_is_not_denied(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = type(site.store).append_operation
+
+    async def fail(self: Store, operation: Operation, seal: Seal) -> Operation:
+        if operation.outcome == "done":
+            raise StoreUnavailable("gone")
+        return await append(self, operation, seal)
+
+    api = site.api()
+    monkeypatch.setattr(type(site.store), "append_operation", fail)
+    message = await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=503, code="store_unavailable")
+    assert "The change was made" in message
+    monkeypatch.undo()
+    assert await api.call("GET", "/admin/namespaces/lab")
 
 
 TAMPERING: list[tuple[str, int]] = [
