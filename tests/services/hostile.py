@@ -33,7 +33,7 @@ HOSTILE = {
     "cwd": ("import tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())", "working directory"),
     "signal_handlers": (
         "for n in range(1, 32):\n    if n not in (9, 19): signal.signal(n, signal.SIG_IGN)",
-        "handler of SIGTERM",
+        "put back what signal.signal returned",
     ),
     "environment": ("os.environ.clear()", None),
     "sys_path": ("sys.path.clear(); sys.meta_path.clear()", None),
