@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -19,7 +18,7 @@ from dts.client.components import (
     WordFileIOComponent,
 )
 from dts.client.credentials import HELP as CREDENTIALS_HELP
-from dts.client.credentials import load_credentials
+from dts.client.credentials import load_credentials, load_server_url
 from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
 from dts.client.processors import RowWriter
 from dts.client.rows import FIELDS, RowFormat
@@ -53,10 +52,11 @@ An existing OUTFILE is overwritten once the server has accepted the run. A serve
 
 EPILOG = f"""\
 {CREDENTIALS_HELP}
+the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the credentials file
 
 exit status:
   0    every line succeeded
-  1    it could not be done; stderr says why
+  1    it could not be done; stderr says why, unless it is that nobody reads the rows any more (| head)
   2    the command line or the configuration is wrong
   3    every line has its row, but some failed
   4    somebody else cancelled the run: lines that the server had have rows, which say so; the others have none
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("function", metavar="FUNCTION", help="namespace/function, such as text/upper")
     add("infile", metavar="INFILE", help="a file in UTF-8, or - for standard input")
     add("outfile", metavar="OUTFILE", help="a file, overwritten when it exists, or - for standard output")
-    add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: DTS_SERVER_URL)")
+    add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: see below)")
     _add_data_options(parser)
     add("--username", metavar="NAME", help="who you are")
     add("--secret-file", metavar="FILE", help="the file with your secret")
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--give-up-after",
         type=_seconds,
         metavar="SECONDS",
-        help="how long a server that is away is waited for (default: for ever)",
+        help="how long a server that is away, or a limit that holds, is waited for (default: for ever)",
     )
     add("--detach", action="store_true", help="when interrupted, let the server go on with what it has")
     add("--quiet", action="store_true", help="print nothing but errors")
@@ -151,13 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
-    options.server_url = options.server_url or os.environ.get("DTS_SERVER_URL")
+    try:
+        options.server_url = options.server_url or load_server_url()
+        parse_function_name(options.function)
+    except (InvalidInput, ConfigError) as error:
+        parser.error(error.message)
     if not options.server_url:
         parser.error("SERVER_URL is missing: give it after OUTFILE, or set DTS_SERVER_URL")
-    try:
-        parse_function_name(options.function)
-    except InvalidInput as error:
-        parser.error(error.message)
     return process.run(partial(run, options))
 
 

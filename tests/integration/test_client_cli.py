@@ -160,6 +160,18 @@ def test_a_wrong_command_line_exits_with_2(argv: list[str], reason: str, capsys:
     assert reason in capsys.readouterr().err
 
 
+def test_the_server_is_the_one_that_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = tmp_path / ".config" / "dts" / "credentials.toml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(f'url = "{NOWHERE}"\n')
+    assert cli.main(["text/upper", "in.txt", "out", "--give-up-after", "0"]) == 1
+    kept.write_text("url = \n")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["text/upper", "in.txt", "out"])
+    assert caught.value.code == 2
+
+
 def test_an_error_is_one_sentence_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["text/upper", "in.txt", "out", NOWHERE, "--give-up-after", "0"]) == 1
     assert "is not reachable (connection refused); gave up after 0 s" in capsys.readouterr().err
