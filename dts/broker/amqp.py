@@ -30,6 +30,7 @@ from dts.broker.amqp_link import (
     difference,
     ensure_queues,
     gone,
+    in_words,
     scratch_channel,
 )
 from dts.broker.amqp_url import parse_amqp_url
@@ -78,7 +79,8 @@ class AmqpBroker(Broker):
                 async with scratch_channel(await self._inward.connection()):
                     return
         except AMQP_ERRORS as error:
-            raise BrokerUnavailable(f"{self._url} does not answer: {error!r}") from error
+            trouble = self._inward.trouble or error  # why there is no connection says more than that a wait was in vain
+            raise BrokerUnavailable(f"{self._url} does not answer: {in_words(trouble)}") from error
 
     async def declare(self, queues: Sequence[str]) -> None:
         try:

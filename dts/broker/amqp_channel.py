@@ -281,6 +281,7 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
         self.declared: set[str] = set()
         self.declaring = asyncio.Lock()
         self.blocked = ""
+        self.refusal = ""
         self._received_at = self._sent_at = 0.0
         self._heart: asyncio.Task[None] | None = None
         self._socket: asyncio.Transport | None = None
@@ -366,6 +367,16 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
             if self.state != aioamqp.protocol.CLOSING:
                 self.abort()
 
+    async def server_close(self, frame: Any) -> None:
+        """The broker ends the connection, and says why. As the library does it, but that warns at every attempt."""
+        self.refusal = f"{frame.reply_text} ({frame.reply_code})"
+        log.debug("the broker has closed the connection: %s", self.refusal)
+        self.state = aioamqp.protocol.CLOSING
+        self._close_channels(frame.reply_code, frame.reply_text)
+        await self._close_ok()
+        self.stop_now.set()
+        self._stream_writer.close()
+
     async def _close_ok(self) -> None:
         self._stream_writer.write(pamqp.frame.marshal(_commands.Connection.CloseOk(), 0))
 
@@ -436,6 +447,8 @@ async def connect(url: AmqpUrl, purpose: str) -> Connection:
             "basic.nack": True,
             "consumer_cancel_notify": True,
             "connection.blocked": True,
+            # Without it the broker just hangs up on a wrong password.
+            "authentication_failure_close": True,
         },
     }
     loop = asyncio.get_running_loop()
@@ -453,6 +466,8 @@ async def connect(url: AmqpUrl, purpose: str) -> Connection:
     except BaseException as error:
         if connection is not None:
             connection.abort()
+            if connection.refusal:
+                raise ConnectionLost(connection.refusal) from error
         if isinstance(error, (*AMQP_ERRORS, asyncio.CancelledError)):
             raise
         raise ConnectionLost() from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, connect
+from dts.broker.amqp_channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, ConnectionLost, connect
 from dts.broker.amqp_url import AmqpUrl
 from dts.wire.queues import BOUNDED, DEAD
 
@@ -33,6 +34,19 @@ NOT_FOUND = 404
 
 PRECONDITION_FAILED = 406
 """AMQP 0-9-1 reply code: among others, the queue exists with other arguments."""
+
+
+def in_words(error: BaseException) -> str:
+    """Why a broker cannot be reached, for people."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nobody listens there"
+    if isinstance(error, socket.gaierror):
+        return "there is no host of that name"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionLost):
+        return f"it closed the connection: {error}" if str(error) else "it closed the connection, or speaks no AMQP"
+    return str(error) or repr(error)
 
 
 class Backoff:
@@ -132,6 +146,8 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self.tried = asyncio.Event()
         """Set once the first attempt to connect has ended in whichever way."""
+        self.trouble: BaseException | None = None
+        """Why the last attempt to connect has failed; None if it has not."""
 
     @property
     def current(self) -> Connection | None:
@@ -164,8 +180,9 @@ class Link:
                 connection = await connect(self._url, self._purpose)
             except AMQP_ERRORS as error:
                 level = logging.DEBUG if failures else logging.WARNING
-                log.log(level, "cannot connect to %s, will try again: %r", self._url, error)
+                log.log(level, "cannot connect to %s, will try again: %s", self._url, in_words(error))
                 failures += 1
+                self.trouble = error
                 self.tried.set()
                 await backoff.wait()
                 continue
@@ -184,6 +201,7 @@ class Link:
         clock = asyncio.get_running_loop().time
         since = clock()
         self._connection = connection
+        self.trouble = None
         self.tried.set()
         self._up.set()
         try:

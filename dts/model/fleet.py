@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+ENDED = "ended"
+"""The state in the last heartbeat of a worker that ends as it was asked to."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerState:
     """The last heartbeat of a worker. Percentages are of its host; `load` is that of a minute.
@@ -31,6 +35,11 @@ class WorkerState:
     state: str = ""
     functions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     running: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker has said that this is its last heartbeat: it was stopped, and is not missed."""
+        return self.state == ENDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from dts.model import WorkerState
 from dts.store import Store
@@ -27,4 +28,16 @@ class Fleet:
             self._states = await self._store.list_heartbeats()
             self._valid_until = time.monotonic() + _CACHE_SECONDS
         since = time.time() - ALIVE
-        return not self._states or any(state.time > since and route in state.routes for state in self._states)
+        return not self._states or any(
+            state.time > since and route in state.routes and not state.has_ended for state in self._states
+        )
+
+
+def latest_of_hosts(states: Iterable[WorkerState]) -> dict[str, WorkerState]:
+    """What was heard last of each host, of any of its workers."""
+    latest: dict[str, WorkerState] = {}
+    for state in states:
+        known = latest.get(state.host)
+        if known is None or state.time >= known.time:
+            latest[state.host] = state
+    return latest

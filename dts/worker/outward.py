@@ -104,10 +104,10 @@ class ShippingHandler(logging.Handler):
             pass  # the loop is closed, and the worker at its end
 
 
-async def publish_heartbeat(broker: Broker, body: bytes) -> bool:
+async def publish_heartbeat(broker: Broker, body: bytes, *, timeout: float = _TIMEOUT) -> bool:
     """Publish a heartbeat; False if it was dropped since the broker is away."""
     try:
-        await broker.publish(HEARTBEATS, [Message(body)], timeout=_TIMEOUT)
+        await broker.publish(HEARTBEATS, [Message(body)], timeout=timeout)
     except BrokerError:
         return False
     return True

@@ -8,11 +8,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 
 from dts.broker import Broker
 from dts.errors import DtsError
+from dts.model.fleet import ENDED
 from dts.runtime.service import Service
 from dts.version import __version__
 from dts.wire import codec
@@ -26,6 +28,8 @@ from dts.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
+_GOODBYE = 2.0  # seconds that the broker has to take the last heartbeat
+
 MAX_RUNNING = 100
 """Jobs that a heartbeat names."""
 NAMED_AFTER = 0.5
@@ -33,7 +37,7 @@ NAMED_AFTER = 0.5
 
 
 class Prober(Service):
-    """Publishes heartbeats, and has the worker take nothing while its machine is short of memory or disk."""
+    """Publishes heartbeats until it is stopped, a last one then, and has the worker take nothing while its machine is short of memory or disk."""
 
     def __init__(self, worker: Worker, broker: Broker) -> None:
         super().__init__()
@@ -43,6 +47,7 @@ class Prober(Service):
         self._host = socket.gethostname()
 
     async def _start(self) -> None:
+        self._stack.push_async_callback(self._say_goodbye)
         psutil.cpu_percent()  # counts from this call on
         self._spawn(self._run(), "prober")
 
@@ -67,6 +72,16 @@ class Prober(Service):
         beat.state = "draining" if self._worker.draining else short or "working"
         await publish_heartbeat(self._broker, beat.SerializeToString())
 
+    async def _say_goodbye(self) -> None:
+        """Tell that there will be no more heartbeats, unless the worker ends since something has broken."""
+        if self._worker.failed.is_set():
+            return
+        with suppress(OSError, psutil.Error):
+            beat = self.measure()
+            beat.state, beat.children, beat.jobs_running = ENDED, 0, 0
+            del beat.running[:]
+            await publish_heartbeat(self._broker, beat.SerializeToString(), timeout=_GOODBYE)
+
     def measure(self) -> Heartbeat:
         """The heartbeat of this moment, without a state."""
         worker = self._worker
@@ -75,13 +90,13 @@ class Prober(Service):
             host=self._host,
             pid=os.getpid(),
             version=__version__,
-            time=time.time(),
-            started=self._since,
+            time=round(time.time(), 3),
+            started=round(self._since, 3),
             routes=worker.routes.names,
-            cpu_percent=psutil.cpu_percent(),
-            memory_percent=psutil.virtual_memory().percent,
-            disk_percent=psutil.disk_usage(".").percent,
-            load_1m=os.getloadavg()[0],
+            cpu_percent=round(psutil.cpu_percent(), 1),
+            memory_percent=round(psutil.virtual_memory().percent, 1),
+            disk_percent=round(psutil.disk_usage(".").percent, 1),
+            load_1m=round(os.getloadavg()[0], 2),
             children=len(worker.executor.children),
         )
         for function in worker.events.functions:
@@ -125,4 +140,6 @@ def _running_jobs(child: ChildProcess, assignment: Assignment) -> Iterator[Runni
         if position < len(jobs):
             index = jobs[position].index
             number = "" if work.number is None else f"{work.run}-{work.number + index}"
-            yield RunningJob(job=number or f"{work.block}:{index}", function=work.function, started=time.time() - age)
+            yield RunningJob(
+                job=number or f"{work.block}:{index}", function=work.function, started=round(time.time() - age, 3)
+            )

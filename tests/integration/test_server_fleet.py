@@ -14,7 +14,9 @@ import pytest
 
 from dts.broker import Broker, Message, open_broker
 from dts.config import Settings, load_settings
+from dts.model import WorkerState
 from dts.server.daemons import Daemon, Logtracer, Stethoscope
+from dts.server.fleet import Fleet
 from dts.store import Store, open_store
 from dts.wire import dts_pb2, queues
 from tests.integration.conftest import Site
@@ -78,7 +80,8 @@ async def running(
 async def beat(broker: Broker, worker: str = "a-1", **fields: Any) -> None:
     """A heartbeat of a host that is well, but for what is said."""
     fields.setdefault("time", time.time())
-    heartbeat = dts_pb2.Heartbeat(worker=worker, host=worker[0], routes=["default"], state="working", **fields)
+    fields.setdefault("state", "working")
+    heartbeat = dts_pb2.Heartbeat(worker=worker, host=worker[0], routes=["default"], **fields)
     await broker.publish(queues.HEARTBEATS, [Message(heartbeat.SerializeToString())])
 
 
@@ -184,3 +187,25 @@ async def test_anybodys_jobs_are_cancelled_by_an_administrator(site: Site) -> No
     assert (await bob.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
     [entry, _] = await api.call("GET", "/admin/operations/?op_type=jobs.cancel")
     assert entry["ops"] == {"user": "bob", "function": None}
+
+
+async def test_a_worker_that_has_ended_is_not_missed(tmp_path: Path, mailbox: Mailbox) -> None:
+    async with running(tmp_path, mailbox, Stethoscope, silence=0.5) as (store, broker):
+        long_ago = time.time() - 100
+        await beat(broker, "a-1", time=long_ago - 10)  # killed, then started again under another name
+        await beat(broker, "a-2", time=long_ago, state="ended")
+        await beat(broker, "b-1", time=long_ago)
+        assert "b is silent" in (await mailbox.next())["Subject"]
+        assert set(await store.list_alerts()) == {"b:silent"}
+        assert mailbox.mails.empty()
+
+
+async def test_a_worker_that_has_ended_serves_nothing(site: Site) -> None:
+    ended = {"routes": ("default",), "state": "ended"}
+    await site.store.save_heartbeats([WorkerState("a-1", "a", time.time(), **ended)])  # type: ignore[arg-type]
+    [host] = await site.api().call("GET", "/admin/hosts/")
+    assert host["state"] == "ended"
+    found = await site.api().call("GET", "/admin/diagnosis")
+    assert (found["workers"]["live"], found["workers"]["silent"]) == (0, [])
+    assert all(route["workers"] == 0 for route in found["routes"])
+    assert not await Fleet(site.store).serves("default")

@@ -108,6 +108,11 @@ async def test_heartbeats_tell_what_the_worker_does(bench: Bench, start: Start) 
     gate.touch()
     beat = await heartbeat(bench.broker, lambda beat: not beat.running)
     assert beat.functions["own/gate"].done == 1
+    assert beat.load_1m == round(beat.load_1m, 2)
+    process.terminate()
+    beat = await heartbeat(bench.broker, lambda beat: beat.state == "ended")
+    assert (beat.children, beat.jobs_running) == (0, 0)
+    assert await process.wait() == 0
 
 
 async def test_usr1_dumps_and_hup_reloads(bench: Bench, start: Start, tmp_path: Path) -> None:
@@ -194,6 +199,7 @@ async def test_check_says_whether_it_could_work(start: Start) -> None:
     assert away.stderr is not None
     assert "secret" not in (text := (await away.stderr.read()).decode())
     assert "127.0.0.1:1" in text
+    assert "connection refused: nobody listens there" in text
     assert await away.wait() == 1
     nowhere = await start("--check", "--functions", "/no/such/folder")
     assert await nowhere.wait() == 2
@@ -207,6 +213,8 @@ async def test_burst_ends_when_the_queue_is_empty(bench: Bench, start: Start) ->
     async with asyncio.timeout(DEADLINE):
         assert await process.wait() == 0
     assert value((await bench.wait(run, 1))[0]) == "A"
+    beat = await heartbeat(bench.broker, lambda beat: beat.state == "ended")
+    assert beat.functions["text/upper"].done == 1
 
 
 async def test_the_service_manager_is_told(start: Start, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from dts.broker import Consumer, Delivery
 from dts.errors import TooLarge, WireError
 from dts.model import WorkerState
 from dts.server.daemons._base import Daemon
+from dts.server.fleet import latest_of_hosts
 from dts.server.mail import Mailer
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import HEARTBEATS
@@ -92,11 +93,14 @@ class Stethoscope(Daemon):
     # silence
 
     async def _look_for_silence(self) -> None:
-        """Mail when nothing was heard of any worker of a host for a while, and when something is again."""
+        """Mail when nothing was heard of any worker of a host for a while, and when something is again.
+
+        A host whose last word was that its worker ends was stopped by somebody, who need not be told.
+        """
         now, settings = time.time(), self._settings.daemons
         states = await self._store.list_heartbeats()
-        for host, last in last_heard(states).items():
-            silent = now - last > settings.silence
+        for host, state in latest_of_hosts(states).items():
+            last, silent = state.time, now - state.time > settings.silence and not state.has_ended
             text = f"{host} was last heard of {now - last:.0f} seconds ago, at {_clock(last)}."
             subject = f"{host} is silent" if silent else f"{host} is back"
             await self._note(f"{host}:silent", silent, (subject, text))
@@ -162,14 +166,6 @@ def read_heartbeat(delivery: Delivery) -> WorkerState:
         },
         running=tuple({"job": job.job, "function": job.function, "started": job.started} for job in beat.running),
     )
-
-
-def last_heard(states: Sequence[WorkerState]) -> dict[str, float]:
-    """When each host was last heard of, by any of its workers."""
-    heard: dict[str, float] = {}
-    for state in states:
-        heard[state.host] = max(heard.get(state.host, 0.0), state.time)
-    return heard
 
 
 def _high(state: WorkerState, measure: str, value: float, limit: float) -> tuple[str, str]:

@@ -311,6 +311,22 @@ async def test_a_broker_that_is_refused_says_so_and_does_not_hang(own: RabbitSer
             await broker.publish(queue, messages("refused"), timeout=1)
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("guest:wrong@127.0.0.1:{port}/", "ACCESS_REFUSED"),
+        ("guest:guest@127.0.0.1:{port}/nowhere", "vhost nowhere not found"),
+        ("guest:guest@127.0.0.1:1/", "connection refused: nobody listens there"),
+        ("guest:guest@no.such.host.invalid:5672/", "there is no host of that name"),
+    ],
+)
+async def test_a_ping_says_in_words_why_there_is_no_connection(own: RabbitServer, address: str, words: str) -> None:
+    async with open_broker("amqp://" + address.format(port=own.port)) as broker:
+        with pytest.raises(BrokerUnavailable, match=words) as caught:
+            await broker.ping()
+    assert "wrong" not in str(caught.value), "no password"
+
+
 async def test_something_that_is_no_rabbitmq_is_not_waited_for(queue: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")

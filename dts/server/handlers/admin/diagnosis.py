@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from dts.errors import BrokerUnavailable, DtsError
 from dts.model import DEFAULT_ROUTE, Function, User, WorkerState
 from dts.server.daemons import DAEMONS, daemons_present
 from dts.server.declare import declares
-from dts.server.fleet import ALIVE
+from dts.server.fleet import ALIVE, latest_of_hosts
 from dts.server.handlers._base import DtsHandler, signed
 from dts.wire import queues
 
@@ -164,16 +164,15 @@ async def _daemons_present(broker: Broker) -> list[str]:
     return [name for name in DAEMONS if name in present]
 
 
-def _workers(states: Iterable[WorkerState], now: float) -> WorkersView:
+def _workers(states: Sequence[WorkerState], now: float) -> WorkersView:
     """How the workers are, by their last heartbeats."""
-    heard: dict[str, float] = {}
-    live = known = 0
-    for state in states:
-        known += 1
-        live += _is_alive(state, now)
-        heard[state.host] = max(heard.get(state.host, 0.0), state.time)
-    silent = [SilentHost(host, last) for host, last in sorted(heard.items()) if now - last > ALIVE]
-    return WorkersView(live, known, len(heard) - len(silent), max(heard.values(), default=None), silent)
+    known = [state for state in states if not state.has_ended]
+    # A host whose last word was that its worker ends is not missed.
+    hosts = {host: state.time for host, state in latest_of_hosts(states).items() if not state.has_ended}
+    silent = [SilentHost(host, last) for host, last in sorted(hosts.items()) if now - last > ALIVE]
+    live = sum([_is_alive(state, now) for state in known])
+    last = max((state.time for state in states), default=None)
+    return WorkersView(live, len(known), len(hosts) - len(silent), last, silent)
 
 
 def _routes(functions: Iterable[Function], states: Iterable[WorkerState], now: float) -> list[RouteView]:
@@ -187,7 +186,7 @@ def _routes(functions: Iterable[Function], states: Iterable[WorkerState], now: f
 
 
 def _is_alive(state: WorkerState, now: float) -> bool:
-    return now - state.time <= ALIVE
+    return now - state.time <= ALIVE and not state.has_ended
 
 
 def _daemons_inside() -> list[str]:
