@@ -177,6 +177,27 @@ async def test_hup_changes_processes_routes_and_log_levels_and_names_what_takes_
             told += "".join(LogRecord.FromString(each.message.body).message for each in await logs.receive(100))
 
 
+async def test_other_settings_of_children_replace_idle_ones_at_once_and_busy_ones_after_their_message(
+    bench: Bench,
+) -> None:
+    bench.write("own/slow", "import os, time\ndef main(seconds): time.sleep(seconds); return os.getpid()")
+    async with Worker(bench.settings(), bench.broker) as worker:
+        await until(lambda: bool(worker.executor.pids))
+        [idle] = worker.executor.pids
+        await worker.adopt(bench.settings(timeout=20.0))
+        await until(lambda: bool(worker.executor.pids) and worker.executor.pids != [idle])
+        [busy] = worker.executor.pids
+        under_way = await bench.send("own/slow", [1.5])
+        await until(lambda: bool(worker.executor.children[0].at_work))
+        behind = await bench.send("own/slow", [0])
+        await worker.adopt(bench.settings(timeout=0.5))
+        late = await bench.send("own/slow", [60])
+        assert value((await bench.wait(under_way, 1))[0]) == busy, "as it began"
+        assert value((await bench.wait(behind, 1))[0]) != busy
+        [result] = await bench.wait(late, 1)
+        assert result.error.type == "Timeout"
+
+
 async def test_fewer_children_finish_what_they_have_begun(bench: Bench) -> None:
     bench.write("own/slow", "import time\ndef main(n): time.sleep(0.5); return n")
     async with Worker(bench.settings(processes=3), bench.broker) as worker:
