@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 from rich.text import Text
 
 from dts.client.components import DataSource
@@ -55,7 +56,7 @@ class _Lines(ProgressColumn):
     """Lines done of all, their rate, failures and what holds them up; keeps the task's own numbers in step."""
 
     def __init__(self, progress: Callable[[], Progress], source: DataSource, held_by: Callable[[], str]) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))  # on a narrow terminal it is the bar that gives way
         self._progress = progress
         self._source = source
         self._held_by = held_by
@@ -71,7 +72,7 @@ class _Lines(ProgressColumn):
         if progress.failed:
             text.append(f"  {progress.failed:,} failed", style="red")
         if self._held_by():
-            text.append("  waiting for a limit", style="yellow")
+            text.append("  held by a limit", style="yellow")
         return text
 
 
