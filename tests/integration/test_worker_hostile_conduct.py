@@ -40,6 +40,10 @@ GOOD = {
     "handler_and_back": "signal.signal(signal.SIGALRM, signal.signal(signal.SIGALRM, signal.SIG_IGN))",
     "stdout_and_back": "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()): print(1)",
     "program": "import subprocess; subprocess.run(['echo', 'hi'], check=True, cwd='/usr')",
+    "event_loop": "asyncio.run(asyncio.sleep(0))",
+    "event_loop_program": "async def run(): return await (await asyncio.create_subprocess_exec('true')).wait()\n"
+    "assert asyncio.run(run()) == 0",
+    "processes": "import multiprocessing\nwith multiprocessing.Pool(1) as pool: assert pool.map(abs, [-1]) == [1]",
     "prints": "print('a' * 100); print('b', file=sys.stderr)",
 }
 
@@ -93,6 +97,25 @@ async def test_what_is_put_back_is_nobodys_business(bench: Bench) -> None:
             results = await bench.run("own/f", *([how] for how in GOOD))
             assert [value(result) for result in results] == list(GOOD)
         assert worker.executor.pids == [pid], "and it is no reason for another process"
+
+
+async def test_jobs_under_a_lease_go_on_in_a_fresh_process_too(bench: Bench) -> None:
+    bench.write("own/f", module("def"))
+    async with Worker(bench.settings(), bench.broker):
+        for how in ("folder", "descriptor_closed"):
+            results = await bench.run("own/f", ["a"], [how], ["b"], ["c"], lease=True)
+            assert failed(results) == [1]
+    await bench.wait_empty()
+
+
+async def test_what_is_given_to_others_is_run_once(bench: Bench) -> None:
+    """A message that turns out slow is shared out, while a job of it changes its process."""
+    bench.write("own/f", module("def"))
+    async with Worker(bench.settings(processes=2, split_after=0.1), bench.broker):
+        calls = [["folder" if n % 5 == 3 else "a", 0.04] for n in range(20)]
+        assert failed(await bench.run("own/f", *calls)) == [3, 8, 13, 18]
+    await bench.wait_empty()
+    assert sum(len(batch.results) for batch in bench.batches) == 20
 
 
 async def test_an_exception_is_told_before_what_was_left_changed(bench: Bench) -> None:
