@@ -7,7 +7,8 @@ forgotten and imported anew. What is imported is exactly the bytes that were has
 
 A file that is written in place is empty or half there for a while. So a change does not count while somebody has the
 file open for writing, nor before it is `_SETTLED_NS` old, nor, if the file does not compile, before it is `_MENDED_NS`
-old: until then the version that was loaded before is used, and where there is none the loader waits for the file.
+old: until then the version that was loaded before is used, and where there is none the loader waits for the file. The
+version before is used, too, for as long as a module that was changed lately cannot be imported or has no main.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.abc import MetaPathFinder
@@ -172,6 +173,11 @@ class Loader:
             loaded, sources = self._load(name)
         except OSError as error:
             raise ImportFailed(f"the module of {name} cannot be read: {error}") from error
+        except (ImportFailed, MainMissing):
+            if cached is None or not _changed_lately(self._finder.sources.values()):
+                raise
+            self._cache[name] = cached  # more of a file may follow, and what was loaded before works
+            return cached[0]
         self._cache[name] = loaded, sources
         return loaded
 
@@ -302,6 +308,15 @@ def find_module(path: Sequence[Path], name: str) -> Path | None:
         if file.is_file() and file.parent != folder.parent:
             return file
     return None
+
+
+def _changed_lately(sources: Iterable[_Source]) -> bool:
+    """Whether any of these files is so young that more of it may follow."""
+    try:
+        changes = [os.stat(source.path) for source in sources]
+    except OSError:
+        return False
+    return any(0 <= time.time_ns() - max(each.st_mtime_ns, each.st_ctime_ns) < _MENDED_NS for each in changes)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

@@ -247,6 +247,24 @@ def test_a_new_file_that_does_not_compile_is_waited_for(loader: Loader, tmp_path
     writer.join()
 
 
+@pytest.mark.parametrize("half", ["import os\n", "helper()\ndef main(): pass\n"])
+def test_a_changed_file_that_has_no_main_or_cannot_be_imported_may_be_mended_for_a_while(
+    loader: Loader, tmp_path: Path, half: str
+) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    first = loader.load("own/f")
+    path.write_text(half)
+    settle()
+    assert loader.load("own/f") is first
+    assert loader.load("own/f") is first
+    time.sleep(0.45)
+    with pytest.raises((MainMissing, ImportFailed)):
+        loader.load("own/f")
+    path.write_text("def main(): return 2")
+    settle()
+    assert loader.load("own/f").main() == 2
+
+
 HALF = "def main(): return helper()\n"  # compiles, and fails with a NameError
 
 
