@@ -46,8 +46,12 @@ def delayed_messages(
     jobs: int | None = None,
     most: int = MAX_BLOCK_SIZE,
 ) -> Post:
-    """The messages, of `most` jobs at most, of jobs that have waited, for their next attempt: of all, or of `jobs`."""
-    chosen = [batch.jobs[index] for index in bitmap.indices(waiting.jobs if jobs is None else jobs)]
+    """The messages, of `most` jobs at most, of jobs that have waited, for their next attempt: of all, or of `jobs`.
+
+    Jobs that `batch` has not, since the block is damaged, are passed over.
+    """
+    indices = bitmap.indices(waiting.jobs if jobs is None else jobs)
+    chosen = [batch.jobs[index] for index in indices if index < len(batch.jobs)]
     return _post(block, batch, [_next_attempt(job, waiting) for job in chosen], function, settings, most=most)
 
 

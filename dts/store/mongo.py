@@ -44,6 +44,7 @@ from dts.store.mongo_waiting import WAITING_INDEXES, MongoWaitingStore
 from dts.store.shared import parse_job_ids, parse_receipts, storable
 
 _COUNTED = ("published", "not_before", "count", "succeeded", "failed", "cancelled", "at_work")
+_OF_FILES = "of_files"
 _UNCOLLECTED = {"uncollected": {"$gt": 0}}
 
 
@@ -55,7 +56,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     "runs": [
         _index("user", "_id"),
         RUNS_BY_FUNCTION,
-        _index("_id", "single", name="of_files", partialFilterExpression={"single": False}),
+        _index("_id", "single", name=_OF_FILES, partialFilterExpression={"single": False}),
         _index("user", "_id", "single", name="of_files_by_user", partialFilterExpression={"single": False}),
         _index("created", name="cancelled", partialFilterExpression={"state": "cancelled"}),
     ],
@@ -114,9 +115,16 @@ class MongoStore(
 
     @translating
     async def _create_indexes(self) -> None:
+        await self._mark_runs()
         for name, indexes in INDEXES.items():
             await self._connection.collection(name).create_indexes(indexes)
         await self._mark_operations()
+
+    async def _mark_runs(self) -> None:
+        """Have runs of an earlier version, which knew of no single ones, listed as those of files: once."""
+        runs = self._connection.collection("runs")
+        if _OF_FILES not in await runs.index_information():
+            await runs.update_many({"single": {"$exists": False}}, {"$set": {"single": False}})
 
     async def close(self) -> None:
         self._connection.close()

@@ -14,7 +14,7 @@ import pytest
 
 from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import Settings, load_settings
-from dts.model import Block, DelayedSlice, Function, Outcome, Run, RunState, new_id
+from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, RunState, new_id
 from dts.server import cancel
 from dts.server.daemons import Porter, Timekeeper
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
@@ -312,3 +312,23 @@ async def test_a_block_that_is_damaged_in_the_store_costs_its_own_jobs_alone(des
     [(_, first), *_] = part_results(part)
     assert (first.error.type, first.error.reason) == ("DamagedBlock", "damaged")
     assert outcome.unfinished == 0
+
+
+@pytest.mark.parametrize("gated", [False, True])
+async def test_a_damaged_block_of_which_jobs_wait_costs_its_own_jobs_alone(desk: Desk, gated: bool) -> None:
+    run = Run(new_id(), "ann", f"text/{desk.route}", 16, created=time.time())
+    await desk.store.add_run(run)
+    if gated:
+        function = await desk.store.get_function(run.function)
+        assert function is not None
+        limited = replace(function, limits=Limits(running=10), version=function.version + 1)
+        assert await desk.store.replace_record(limited, version=function.version)
+    batch = batch_from_arguments([Arguments(b"[1]", b"")] * 3)
+    blocks = [new_block(run, number, run.function, batch) for number in range(2)]
+    torn = replace(blocks[0], body=b"\xff\xff", content_encoding="", published=True)
+    await desk.store.add_blocks([torn, replace(blocks[1], published=True)])
+    due = time.time()
+    slices = [DelayedSlice(f"{block.id}.x", block.id, run.id, "ann", run.function, due, 0b111) for block in blocks]
+    await desk.store.add_delayed(slices)
+    assert sum(len(each.jobs) for each in await desk.take(3)) == 3
+    await desk.outcome(torn, lambda outcome: outcome.failed == 3)

@@ -121,7 +121,8 @@ def read_results(delivery: Delivery) -> Reading:
             by_status[result.status].append(result.index)
     except KeyError as error:
         raise WireError(f"a result has the unknown status {error}") from error
-    if max(map(max, filter(None, (*by_status.values(), batch.running))), default=0) >= MAX_BLOCK_SIZE:
+    told = [claim.index for claim in batch.claims] + [each.index for each in batch.progress]
+    if max(map(max, filter(None, (*by_status.values(), batch.running, told))), default=0) >= MAX_BLOCK_SIZE:
         raise WireError(f"it is about a job with an index over {MAX_BLOCK_SIZE - 1}")
     retried = bitmap.from_indices(by_status[dts_pb2.RETRY])
     candidate = Candidate(

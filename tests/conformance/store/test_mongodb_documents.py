@@ -115,3 +115,15 @@ async def test_a_log_of_an_earlier_version_is_found_by_its_fields(url: str, stor
     async with open_store(url) as later:
         found = await later.list_operations(where={"operator": "ann", "outcome": "done"})
     assert [each.seq for each in found] == [3, 1]
+
+
+async def test_runs_of_an_earlier_version_are_listed(url: str, documents: Documents) -> None:
+    run = make_run()
+    async with open_store(url) as store:
+        await store.add_run(run)
+    documents["runs"].update_one({"_id": run.id}, {"$unset": {"single": ""}})
+    for name in ("of_files", "of_files_by_user"):
+        documents["runs"].drop_index(name)
+    async with open_store(url) as store:
+        assert await store.list_runs(single=False) == [run]
+        assert await store.list_runs(run.user, single=False) == [run]
