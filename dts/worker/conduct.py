@@ -36,10 +36,11 @@ _SIGNALS = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2),
     *(signal.SIGPIPE, signal.SIGALRM, signal.SIGTERM, signal.SIGCHLD),
 )
+_OWN_LIMIT = (resource.RLIMIT_DATA,)  # the worker's, for memory limits
 _LIMITS = {
     number: name
     for name, number in sorted(vars(resource).items(), reverse=True)  # RLIMIT_NOFILE after its other name
-    if name.startswith("RLIMIT_") and number != resource.RLIMIT_DATA  # that is the worker's, for memory limits
+    if name.startswith("RLIMIT_") and number not in _OWN_LIMIT
 }
 _STREAMS = "stdin", "stdout", "stderr"
 _handler_of = _signal.getsignal  # that of `signal` takes twenty times as long, to make an enum of it
@@ -111,7 +112,7 @@ class Conduct:
         return changed
 
     def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in _EVENTS:
+        if event in _EVENTS and arguments[:1] != _OWN_LIMIT:
             self._note()
 
     def _watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +152,7 @@ class Conduct:
                 yield f"sys.{name}, which it closed: a job does not own it", name != "stdin"
             elif now.streams[at] is not before.streams[at]:
                 yield f"sys.{name}, which it replaced: use contextlib.redirect_{name}, or put it back", name != "stdin"
-            elif now.files[at] != before.files[at]:
+            if now.files[at] != before.files[at]:
                 how = "closed" if now.files[at] is None else "pointed elsewhere"
                 yield f"descriptor {at} ({name}), which it {how}: os.dup it before, and put it back by os.dup2", False
         if now.limits != before.limits:
@@ -218,7 +219,7 @@ def _put_back(state: State) -> None:
 
 def _is_closed(stream: TextIO | None) -> bool:
     try:
-        return stream is None or stream.closed
+        return stream is not None and stream.closed
     except (AttributeError, ValueError):  # it is something of the function's own, or its buffer was taken away
         return True
 

@@ -81,7 +81,7 @@ async def test_a_run_with_hostile_jobs_in_it_completes(bench: Bench) -> None:
                 if number not in hostile:
                     assert value(result) == f"line {number}"
                 elif HOSTILE[hostile[number]][1] is not None:
-                    assert result.status == FAILED
+                    assert result.status == FAILED, (number, hostile[number])
         assert psutil.Process().memory_info().rss - memory < 20 * 2**20
     await until(lambda: descendants() <= before)
     await until(lambda: not sleepers())

@@ -99,6 +99,16 @@ async def test_what_is_put_back_is_nobodys_business(bench: Bench) -> None:
         assert worker.executor.pids == [pid], "and it is no reason for another process"
 
 
+async def test_what_tells_of_itself_does_not_hide_what_does_not(bench: Bench) -> None:
+    """The first job is found only with the second one, and a memory limit makes no difference to that."""
+    bench.write("own/f", module("def"))
+    async with Worker(bench.settings(), bench.broker):
+        for limit in (0, 200 * 2**20):
+            calls = [["descriptor_moved"], ["a"], ["stderr_none"], ["a"], ["descriptor_closed"], ["folder"]]
+            results = await bench.run("own/f", *calls, options=Options(memory_limit=limit))
+            assert failed(results) == [0, 2, 4, 5]
+
+
 async def test_jobs_under_a_lease_go_on_in_a_fresh_process_too(bench: Bench) -> None:
     bench.write("own/f", module("def"))
     async with Worker(bench.settings(), bench.broker):
