@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
 ENDED = "ended"
 """The state in the last heartbeat of a worker that ends as it was asked to."""
 
