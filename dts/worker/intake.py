@@ -114,12 +114,14 @@ class Intake(Service):
 
     async def _dismiss(self, consumer: Consumer) -> None:
         """Have a consumer fetch no more; it is closed when what is in the worker's hands is settled."""
+        task = self._consuming.pop(consumer, None)
+        if task is None:
+            return  # somebody is at it already: a pause, or the tidying
         self._more.pop(consumer, None)
         self._leaving.add(consumer)
-        await consumer.cancel()
-        task = self._consuming.pop(consumer)
-        task.cancel()  # it may be waiting for room
+        task.cancel()  # before anything else is awaited, so that whoever consumes is always among those who do
         await asyncio.wait([task])
+        await consumer.cancel()
 
     def _counts(self) -> tuple[int, int]:
         """How many deliveries the consumers may hold together, and how many of them are in the worker's hands."""
@@ -146,8 +148,8 @@ class Intake(Service):
         while True:
             await asyncio.sleep(LOOK_EVERY)
             for consumer in [consumer for consumer in self._leaving if not self._taker.in_hand({consumer})]:
-                self._leaving.discard(consumer)
                 await consumer.close()
+                self._leaving.discard(consumer)
             while self._more and self._could_do_without_the_last():
                 await self._dismiss(next(reversed(self._more)))
 

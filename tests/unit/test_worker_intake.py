@@ -1,0 +1,94 @@
+"""What takes deliveries of a route, while several things happen to it at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from dts.broker import Consumer, Delivery
+from dts.worker import intake as intake_module
+from dts.worker.intake import Intake
+
+
+class FakeConsumer(Consumer):
+    """A consumer of an empty queue, at a broker that takes a moment to answer."""
+
+    def __init__(self) -> None:
+        self.cancels = 0
+        self.closed = False
+        self._ended = asyncio.Event()
+
+    async def receive(self, max_messages: int = 1) -> list[Delivery]:
+        await self._ended.wait()
+        return []
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing to settle."""
+
+    nack = ack
+
+    async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
+        """Nothing to settle."""
+
+    async def cancel(self) -> None:
+        self.cancels += 1
+        await asyncio.sleep(0.05)
+        self._ended.set()
+
+    async def close(self) -> None:
+        self._ended.set()
+        self.closed = True
+
+
+class FakeRoutes:
+    """Makes consumers, and knows them."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeConsumer] = []
+
+    def prefetch(self, route: str) -> int:
+        return 0
+
+    async def consume(self, route: str, prefetch: int) -> FakeConsumer:
+        self.made.append(FakeConsumer())
+        return self.made[-1]
+
+
+class FakeTaker:
+    """Has as many free slots, and as many deliveries in hand, as it is told."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.free_slots = 10
+        self.held = 0
+
+    def in_hand(self, consumers: set[Consumer]) -> int:
+        return self.held if consumers else 0
+
+    def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        raise AssertionError("there is nothing to take")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_pause_and_the_tidying_may_dismiss_the_same_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "LOOK_EVERY", 0.01)
+    routes, taker = FakeRoutes(), FakeTaker()
+    async with Intake(routes, "default", 2, taker) as intake:  # type: ignore[arg-type]
+        taker.held = 2
+        intake.look()
+        await until(lambda: len(routes.made) == 2)
+        taker.free_slots = taker.held = 0  # short of memory: one consumer would do, and a pause comes
+        await intake.pause()
+        await until(lambda: all(consumer.closed for consumer in routes.made))
+        assert [consumer.cancels for consumer in routes.made] == [1, 1]
+        assert not intake.failed.is_set()
+        taker.free_slots = 2
+        await intake.resume()
+        assert len(routes.made) == 3, "it goes on"
