@@ -37,7 +37,9 @@ NAMED_AFTER = 0.5
 
 
 class Prober(Service):
-    """Publishes heartbeats until it is stopped, a last one then, and has the worker take nothing while its machine is short of memory or disk."""
+    """Publishes heartbeats until it is stopped, a last one then, and has the worker take nothing while its machine is
+    short of memory or disk.
+    """
 
     def __init__(self, worker: Worker, broker: Broker) -> None:
         super().__init__()
