@@ -64,6 +64,8 @@ class Conduct:
     def __init__(self) -> None:
         self.touched: list[bool] = []
         """Not empty when something may have changed since the last look; whether it was on the main thread."""
+        self.by_thread = False
+        """Whether what the last look found may have been done by a thread, which any job may have left behind."""
         self._main = threading.get_ident()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._found: dict[tuple[Errand, int], State] = {}
@@ -89,7 +91,8 @@ class Conduct:
 
     def look(self) -> tuple[ProcessChanged | None, bool]:
         """What has changed since `begin`, and whether the job that has just ended has surely done it."""
-        told = bool(self.touched) and all(self.touched)
+        self.by_thread = not all(self.touched)
+        told = bool(self.touched) and not self.by_thread
         now = _state(self._limits if self.touched else ())
         self.touched.clear()
         found = list(self._differences(self._before._replace(limits=now.limits and self._limits), now))

@@ -52,6 +52,7 @@ class Runner:
         self._memory = memory
         self._partials = partials
         self._looked = 0
+        self._fresh = True  # no message has been run here before
 
     def begin(self, function: Loaded, errand: Errand) -> Callable[..., Any]:
         """Begin with a message that nothing runs beside; returns what its jobs call."""
@@ -84,6 +85,7 @@ class Runner:
                     raise
                 self.fail(position, error, errand, outbox, began=self.began, started=errand.began)
                 self._mind(outbox)
+        self._fresh = False
         if self.leaving and (errand.waiting or self._looked < len(outbox.ended)):
             outbox.leave(self._looked)
         else:
@@ -158,6 +160,8 @@ class Runner:
         with self._memory.relaxed():
             changed, surely = self.conduct.look()
         alone = len(outbox.ended) == self._looked
+        if self.conduct.by_thread and not (self._fresh and not outbox.ended):
+            alone = False  # a job before it may have left the thread; this one shows in a fresh process whether it does
         if changed is None:
             self._looked = len(outbox.ended) + 1
             return None

@@ -109,6 +109,23 @@ async def test_what_tells_of_itself_does_not_hide_what_does_not(bench: Bench) ->
             assert failed(results) == [0, 2, 4, 5]
 
 
+async def test_a_job_is_not_blamed_for_a_thread_of_another_one(bench: Bench) -> None:
+    bench.write(
+        "own/f",
+        "import os, threading, time\n"
+        "def later():\n    time.sleep(0.1)\n    os.chdir('/usr')\n"
+        "def main(how):\n"
+        "    if how != 'wait': threading.Thread(target=later).start()\n"
+        "    if how != 'leave': time.sleep(0.3)\n"
+        "    return os.getpid()\n",
+    )
+    async with Worker(bench.settings(), bench.broker):
+        assert failed(await bench.run("own/f", ["leave"], ["wait"])) == []
+        assert failed(await bench.run("own/f", ["leave"])) == []
+        assert failed(await bench.run("own/f", ["wait"])) == [], "nor in another message"
+        assert failed(await bench.run("own/f", ["wait"], ["own"], ["wait"])) == [1], "but for its own"
+
+
 async def test_jobs_under_a_lease_go_on_in_a_fresh_process_too(bench: Bench) -> None:
     bench.write("own/f", module("def"))
     async with Worker(bench.settings(), bench.broker):
