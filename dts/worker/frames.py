@@ -1,8 +1,14 @@
 """What the worker and its children say to each other: frames on a stream socket.
 
-A frame is a header of fixed size and a body of as many bytes as the header says. The worker sends RUN; a child sends
-READY once, and for each RUN any number of RESULTS, RUNNING, GIVEN and CLAIM, then one DONE, which may carry the last
-results, or one DEAD when the body is not a batch of jobs.
+A frame is a header of fixed size and a body of as many bytes as the header says. A child sends READY once; then the
+worker sends RUN or RUN_ALONE, maybe several before the first one has ended. For each of them, whose ticket the answers
+carry, the child sends
+
+- BEGUN once if its function is async and others may run beside it,
+- any number of RESULTS, RUNNING, GIVEN and CLAIM; the worker answers a CLAIM with GO, and the first GO is waited for,
+- then one DONE, which may carry the last results; or one DEAD and nothing else, when the body is not a batch of jobs.
+
+LOG and BYE belong to no RUN. With BYE the child ends: what it has begun is done, and the rest it will not begin.
 
 A function can write to any descriptor of its process, the socket too. So every header begins with a mark, and what is
 not a frame is noticed at its first byte: nobody waits for the two gigabytes that garbage seems to announce.
@@ -45,7 +51,7 @@ class Kind(IntEnum):
     CLAIM = 7
     """Child: an encoded ResultBatch with the leases under which it wants to run jobs, or goes on to run them."""
     GO = 8
-    """Worker: the first claim of that RUN is on record, so run it."""
+    """Worker: a claim of that RUN is on record; after the first one its jobs may begin."""
     LOG = 9
     """Child: an encoded LogRecord."""
     BYE = 10

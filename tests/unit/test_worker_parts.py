@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from dts.config import WorkerSettings
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Error, JobBatch, ResultBatch
+from dts.worker import frames
 from dts.worker.board import ENDED, MAX_JOBS, SENT, STARTED, Board, Phase
 from dts.worker.errand import Errand
 from dts.worker.events import EventCounter, Events
@@ -67,6 +69,11 @@ def test_what_is_not_a_frame_is_noticed_and_not_waited_for(garbage: bytes) -> No
     assert found == [good], "what came before it counts"
     assert reader.broken
     assert reader.feed(b"more") == []
+
+
+def test_the_description_of_the_frames_names_every_kind() -> None:
+    described = set(re.findall(r"[A-Z_]{2,}", frames.__doc__ or ""))
+    assert {kind.name for kind in Kind} - described == set()
 
 
 # the board
