@@ -73,7 +73,11 @@ class GateStore(ABC):
 
     @abstractmethod
     async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
-        """Become, or stay, the one who holds `name`, for so many seconds by the store's clock; False: another does."""
+        """Become, or stay, the one who holds `name`, for so many seconds by the store's clock; False: another does.
+
+        All who want a name ask for the same time. Nobody holds it any longer than that after it was asked for last,
+        not even when the clock was set back: then whoever holds it has time to ask again, and a dead one loses it.
+        """
 
     @abstractmethod
     async def let_go(self, name: str, holder: str) -> None:

@@ -37,7 +37,7 @@ from dts.store.mongo_documents import (
 from dts.store.mongo_fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo_gate import GATE_INDEXES, MongoGateStore
 from dts.store.mongo_outcomes import Recorder
-from dts.store.mongo_repair import MongoRepairStore
+from dts.store.mongo_repair import PUBLISHED, MongoRepairStore
 from dts.store.mongo_results import Results
 from dts.store.mongo_retention import RETENTION_INDEXES, RUNS_BY_FUNCTION, MongoRetentionStore
 from dts.store.mongo_waiting import WAITING_INDEXES, MongoWaitingStore
@@ -75,6 +75,7 @@ INDEXES: dict[str, list[IndexModel]] = {
             partialFilterExpression=_UNCOLLECTED,
         ),
         _index("function", "user", name="unfinished", partialFilterExpression={"open": True}),
+        PUBLISHED,
         _index("deadline", name="deadline", partialFilterExpression={"deadline": {"$gt": 0}}),
         _index(
             "due", "number", "run", "created", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}

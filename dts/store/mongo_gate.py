@@ -97,7 +97,7 @@ class MongoGateStore(Store):
             subject["function"] = storable(function)
         elif namespace is not None:  # what follows the slash comes before what follows the next character
             subject["function"] = {"$gte": f"{storable(namespace)}/", "$lt": f"{storable(namespace)}0"}
-        among = None if blocks is None else {"$in": list(blocks)}
+        among = None if blocks is None else {"$in": [storable(each) for each in blocks]}
         ended = {"$add": ["$succeeded", "$failed", "$cancelled"]}
         waiting = [
             {"$match": {**subject, "waits": True} | ({"block": among} if among else {})},
@@ -121,7 +121,10 @@ class MongoGateStore(Store):
         me = {"$literal": holder}
         free = {"$or": [{"$eq": ["$holder", me]}, {"$lte": [{"$ifNull": ["$until", 0]}, _NOW]}]}
         until = {"$add": [_NOW, int(seconds * 1e9)]}
-        kept = {"holder": {"$cond": [free, me, "$holder"]}, "until": {"$cond": [free, until, "$until"]}}
+        kept = {
+            "holder": {"$cond": [free, me, "$holder"]},
+            "until": {"$cond": [free, until, {"$min": ["$until", until]}]},
+        }
         document = await _upsert(self._connection.collection("holders"), name, [{"$set": kept}])
         return bool(document["holder"] == holder)
 

@@ -7,13 +7,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bson import ObjectId
-from pymongo import UpdateOne
+from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from dts.model import Outcome, bitmap
 from dts.store.abc import Store
 from dts.store.mongo_connection import MongoConnection, translating
 from dts.store.mongo_documents import GUARDED, Document, outcome_from
 from dts.store.shared import storable
+
+PUBLISHED = IndexModel(
+    [("function", ASCENDING), ("_id", ASCENDING)],
+    name="published",
+    partialFilterExpression={"open": True, "published": True},
+)
+"""Of outcomes."""
 
 
 class MongoRepairStore(Store):
@@ -38,7 +45,9 @@ class MongoRepairStore(Store):
         while True:
             if held:
                 query["run"] = {"$nin": held}
-            found = await outcomes.find(query, GUARDED, sort=[("_id", 1)], limit=limit).to_list(limit)
+            found = await outcomes.find(
+                query, GUARDED, sort=[("_id", ASCENDING)], limit=limit, hint="published"
+            ).to_list(limit)
             in_question = {"_id": {"$in": list({document["run"] for document in found})}}
             not_now = {"$or": [{"paused": True}, {"state": "cancelled"}]}
             more = [run["_id"] async for run in runs.find({**in_question, **not_now}, {"_id": 1})] if found else []

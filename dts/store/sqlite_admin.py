@@ -23,7 +23,7 @@ from dts.store.records import (
     to_json,
 )
 from dts.store.shared import storable
-from dts.store.sqlite_rows import Row, marks
+from dts.store.sqlite_rows import AMONG, Row, listed, marks
 from dts.store.sqlite_thread import DatabaseThread
 
 OPERATION = "seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, hash"
@@ -146,12 +146,11 @@ def _conditions(where: Where) -> tuple[list[str], list[Any]]:
     values: list[Any] = []
     for field in sorted(where, key=lambda field: field in LISTS):
         several = value if isinstance(value := where[field], tuple) else (value,)
-        choice = ", ".join("?" * len(several))
         if field in LISTS:
-            conditions.append(f"EXISTS (SELECT 1 FROM json_each(data, '$.{field}') WHERE value IN ({choice}))")
+            conditions.append(f"EXISTS (SELECT 1 FROM json_each(data, '$.{field}') AS has WHERE has.value {AMONG})")
         else:
-            conditions.append(f"json_extract(data, '$.{field}') IN ({choice})")
-        values.extend(storable(each) if isinstance(each, str) else each for each in several)
+            conditions.append(f"json_extract(data, '$.{field}') {AMONG}")
+        values.append(listed(several))
     return conditions, values
 
 

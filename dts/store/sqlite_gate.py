@@ -10,7 +10,7 @@ from dts.model import DelayedSlice
 from dts.store.abc import Store
 from dts.store.abc_gate import Release
 from dts.store.shared import storable, turn
-from dts.store.sqlite_rows import Row
+from dts.store.sqlite_rows import AMONG, Row, listed
 from dts.store.sqlite_thread import DatabaseThread
 from dts.store.sqlite_waiting import DELAYED, FINISH, QUALIFIED_DELAYED, bitmap_bytes, slice_from
 
@@ -36,8 +36,10 @@ _IN_FLIGHT = """
 """
 
 _HOLD = """
-    INSERT INTO holders (name, holder, until) VALUES (?1, ?2, ?4) ON CONFLICT (name)
-    DO UPDATE SET holder = ?2, until = ?4 WHERE holder = ?2 OR until <= ?3
+    INSERT INTO holders (name, holder, until) VALUES (?1, ?2, ?4) ON CONFLICT (name) DO UPDATE SET
+        holder = iif(holder = ?2 OR until <= ?3, ?2, holder),
+        until = iif(holder = ?2 OR until <= ?3, ?4, min(until, ?4))
+    RETURNING holder
 """
 
 
@@ -91,15 +93,13 @@ class SqliteGateStore(Store):
         values = list(given.values())
         select = " AND ".join([_IN_FLIGHT.format("INDEXED BY blocks_unfinished"), *given])
         if blocks is not None:
-            among = f"id IN ({', '.join('?' for _ in blocks)})"
-            select = " AND ".join([_IN_FLIGHT.format(""), *(f"+{text}" for text in given), among])  # by id, that is
-            values += blocks
+            among = [*(f"+{text}" for text in given), f"id {AMONG}"]  # by id, that is
+            select = " AND ".join([_IN_FLIGHT.format(""), *among])
+            values.append(listed(blocks))
         return dict(await self._reader.submit(lambda db: db.execute(select, values).fetchall()))
 
     async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
-        now = time.time()
-        values = (name, holder, now, now + seconds)
-        return await self._writer.submit(lambda db: db.execute(_HOLD, values).rowcount == 1, durable=False)
+        return await self._writer.submit(lambda db: _hold(db, name, holder, seconds), durable=False)
 
     async def let_go(self, name: str, holder: str) -> None:
         delete = "DELETE FROM holders WHERE name = ? AND holder = ?"
@@ -123,6 +123,12 @@ def _release_row(each: Release) -> Row:
 def _confirm(db: Connection, ids: Sequence[str], now: float) -> None:
     db.executemany(f"UPDATE delayed SET released = x'' WHERE id = ? AND {_GATED}", [(each,) for each in ids])
     db.executemany(f"{FINISH} WHERE id = ? AND {_GATED} AND count = 0", [(now, each) for each in ids])
+
+
+def _hold(db: Connection, name: str, holder: str, seconds: float) -> bool:
+    now = time.time()  # under the lock: before it, it may be earlier than what another has written meanwhile
+    (held_by,) = db.execute(_HOLD, (name, holder, now, now + seconds)).fetchone()
+    return bool(held_by == holder)
 
 
 def _take_turn(db: Connection, subject: str, rate: float) -> float:

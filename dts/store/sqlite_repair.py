@@ -10,17 +10,21 @@ from sqlite3 import Connection
 from dts.model import Outcome, bitmap
 from dts.store.abc import Store
 from dts.store.shared import storable
-from dts.store.sqlite_rows import OUTCOME, outcome_from
+from dts.store.sqlite_rows import AMONG, OUTCOME, listed, outcome_from
 from dts.store.sqlite_thread import DatabaseThread
 
 _PUBLISHED = f"""
     SELECT {", ".join(f"blocks.{column}" for column in OUTCOME.split(", "))}
-    FROM blocks INDEXED BY blocks_unfinished LEFT JOIN runs ON runs.id = blocks.run
+    FROM blocks INDEXED BY blocks_published LEFT JOIN runs ON runs.id = blocks.run
     WHERE blocks.function = ? AND count > succeeded + failed + cancelled AND published
         AND blocks.created < ? AND leased_until <= ? AND blocks.id > ?
         AND coalesce(NOT runs.paused AND runs.state <> 'cancelled', 1)
     ORDER BY blocks.id LIMIT ?
 """
+_DELAYED = f"""
+    SELECT block, jobs, released FROM delayed INDEXED BY delayed_of_block WHERE fired IS NULL AND block {AMONG}
+"""
+_LEASED = f"SELECT block, job FROM leases WHERE +expires IS NOT NULL AND block {AMONG}"  # by block, that is
 _CLAIM = "UPDATE blocks SET leased_until = ? WHERE id = ? AND published AND leased_until <= ?"
 
 
@@ -41,7 +45,7 @@ class SqliteRepairStore(Store):
         return await self._writer.submit(lambda db: _claim(db, seconds), durable=False) if seconds else []
 
     async def waiting_jobs(self, block_ids: Sequence[str]) -> dict[str, int]:
-        return await self._reader.submit(lambda db: _waiting(db, [storable(each) for each in block_ids]))
+        return await self._reader.submit(lambda db: _waiting(db, listed(block_ids)))
 
 
 def _claim(db: Connection, seconds: Mapping[str, float]) -> list[str]:
@@ -53,13 +57,10 @@ def _claim(db: Connection, seconds: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _waiting(db: Connection, blocks: Sequence[str]) -> dict[str, int]:
-    among = ", ".join("?" for _ in blocks)
+def _waiting(db: Connection, blocks: str) -> dict[str, int]:
     found: defaultdict[str, int] = defaultdict(int)
-    delayed = f"SELECT block, jobs, released FROM delayed WHERE fired IS NULL AND block IN ({among})"
-    for block, jobs, released in db.execute(delayed, blocks):
+    for block, jobs, released in db.execute(_DELAYED, (blocks,)):
         found[block] |= bitmap.from_bytes(jobs) | bitmap.from_bytes(released)
-    leased = f"SELECT block, job FROM leases WHERE expires IS NOT NULL AND block IN ({among})"
-    for block, job in db.execute(leased, blocks):
+    for block, job in db.execute(_LEASED, (blocks,)):
         found[block] |= 1 << job
     return dict(found)

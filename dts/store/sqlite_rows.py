@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from dts.model import Block, DeadLetter, Outcome, Part, Run, RunState, bitmap
@@ -16,6 +18,15 @@ BLOCK = (
 OUTCOME = "id, run, first, user, function, count, ended, running, succeeded, failed, cancelled, parts"
 PART = "number, jobs_offset, jobs, content_encoding, body"
 DEAD_LETTER = "id, queue, reason, content_encoding, headers, died, body"
+
+
+AMONG = "IN (SELECT value FROM json_each(?))"
+"""Is one of many, given by `listed` as one value: SQLite takes a limited number of values in a statement."""
+
+
+def listed(values: Iterable[object]) -> str:
+    """Values as AMONG takes them; texts as a database can take them."""
+    return json.dumps([storable(each) if isinstance(each, str) else each for each in values])
 
 
 def marks(columns: str) -> str:

@@ -81,6 +81,7 @@ CREATE INDEX blocks_by_user ON blocks (user, published, not_before, count, succe
 CREATE INDEX blocks_unpublished ON blocks (due, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
+CREATE INDEX blocks_published ON blocks (function, id) WHERE count > succeeded + failed + cancelled AND published;
 CREATE INDEX blocks_overdue ON blocks (deadline)
     WHERE deadline > 0 AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_uncollected ON blocks (user, run, number) WHERE uncollected > 0;

@@ -8,7 +8,7 @@ from sqlite3 import Connection
 from dts.model import DelayedSlice, Lease, Outcome, bitmap
 from dts.store.abc import Store
 from dts.store.shared import counts_from_text, counts_to_text, storable
-from dts.store.sqlite_rows import OUTCOME, Row, marks, outcome_from
+from dts.store.sqlite_rows import AMONG, OUTCOME, Row, listed, marks, outcome_from
 from dts.store.sqlite_thread import DatabaseThread
 
 WAITING_TABLES = """
@@ -93,10 +93,9 @@ class SqliteWaitingStore(Store):
         return await self._writer.submit(lambda db: [db.execute(_TAKE, row).rowcount == 1 for row in rows])
 
     async def list_leases(self, block_ids: Sequence[str]) -> list[Lease]:
-        keys = [storable(each) for each in block_ids]
-        among = ", ".join("?" for _ in keys)
-        select = f"SELECT {LEASE} FROM leases WHERE block IN ({among})"
-        return [_lease_from(row) for row in await self._reader.submit(lambda db: db.execute(select, keys).fetchall())]
+        select, among = f"SELECT {LEASE} FROM leases WHERE block {AMONG}", listed(block_ids)
+        rows = await self._reader.submit(lambda db: db.execute(select, (among,)).fetchall())
+        return [_lease_from(row) for row in rows]
 
     async def expired_leases(self, *, now: float, limit: int) -> list[Lease]:
         select = f"SELECT {LEASE} FROM leases WHERE expires IS NOT NULL AND expires < ? ORDER BY expires LIMIT ?"

@@ -138,6 +138,22 @@ async def test_one_holds_a_name_until_the_time_is_over_or_it_lets_go(
     assert await store.hold("gate", winner, seconds=30)
 
 
+async def test_who_holds_a_name_far_too_long_keeps_it_for_the_usual_time(
+    store: Store, open_another: Callable[[], Store]
+) -> None:
+    """Such as when the clock was set back: who is alive asks again meanwhile, a dead one must not keep it."""
+    other = open_another()
+    await other.start()
+    assert await store.hold("gate", "dead", seconds=3600)
+    assert not await other.hold("gate", "x", seconds=0.3), "it may be alive"
+    async with asyncio.timeout(5):
+        while not await other.hold("gate", "x", seconds=0.3):
+            await asyncio.sleep(0.02)
+    assert await store.hold("other", "alive", seconds=3600)
+    assert not await other.hold("other", "x", seconds=30)
+    assert await store.hold("other", "alive", seconds=30)
+
+
 @pytest.mark.parametrize("rate", [1.0, 3.0, 7.0, 20.0])
 async def test_of_many_at_once_a_seconds_worth_gets_its_turn(
     store: Store, open_another: Callable[[], Store], rate: float

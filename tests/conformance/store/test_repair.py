@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from dataclasses import replace
 
-from dts.model import DelayedSlice, Lease, RunState
+from dts.model import DelayedSlice, Function, Lease, RunState
 from dts.store import Store
 from tests.conformance.store.builders import jobs, make_block, make_run, succeeded
 
@@ -71,3 +72,20 @@ async def test_jobs_that_are_delayed_or_leased_wait_without_a_message(store: Sto
     assert await store.pass_lease(queued)
     assert await store.waiting_jobs([one.id, other.id]) == {one.id: jobs(1, 2, 5)}
     assert await store.waiting_jobs([other.id]) == {}
+
+
+async def test_any_number_of_blocks_may_be_asked_about_at_once(store: Store) -> None:
+    reader = getattr(store, "_reader", None)  # SQLite's: builds of it differ in how many values a statement may have
+    if reader is not None:
+        await reader.submit(lambda db: db.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766))
+    run = make_run()
+    block = make_block(run)
+    await store.add_blocks([block], run=run)
+    await store.mark_published([block.id])
+    await store.add_delayed([DelayedSlice(f"{block.id}.a", block.id, run.id, "ann", FUNCTION, 0.0, jobs(1, 2))])
+    await store.take_leases([Lease(block.id, 5, run.id, "worker", fence=1, attempt=1, expires=time.time() + 60)])
+    many = [*(f"{run.id}-{number}" for number in range(1, 50_000)), block.id, "no \udc80 id"]
+    assert await store.waiting_jobs(many) == {block.id: jobs(1, 2, 5)}
+    assert [lease.job for lease in await store.list_leases(many)] == [5]
+    assert await store.jobs_in_flight(user=run.user, blocks=many) == {block.id: 6}
+    assert await store.list_records(Function, where={"namespace": tuple(many)}) == []

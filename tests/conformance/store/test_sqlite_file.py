@@ -14,8 +14,9 @@ import pytest
 from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
 from dts.model import KeyedRequest, new_id
-from dts.store import open_store, sqlite_thread
+from dts.store import open_store, sqlite_repair, sqlite_thread
 from dts.store.abc import KEYS_KEPT
+from dts.store.sqlite_schema import TABLES, open_database
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 
@@ -213,6 +214,26 @@ def _make_older(path: Path, version: int) -> None:
         )
     file.execute(f"PRAGMA user_version = {version}")
     file.close()
+
+
+async def test_a_file_without_an_index_gets_it(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}"):
+        pass
+    file = sqlite3.connect(path)
+    file.execute("DROP INDEX blocks_published")
+    file.close()
+    async with open_store(f"sqlite:///{path}") as store:
+        assert await store.published_blocks(function="text/upper", older_than=time.time()) == []
+
+
+async def test_a_page_of_published_blocks_costs_the_same_however_many_there_are(path: Path) -> None:
+    """It is read in order from an index of its own: neither sorted nor counted off."""
+    file = open_database(path, TABLES)
+    statement = vars(sqlite_repair)["_PUBLISHED"]
+    plan = [row[-1] for row in file.execute(f"EXPLAIN QUERY PLAN {statement}", ("text/upper", 0, 0, "", 100))]
+    file.close()
+    assert "USING INDEX blocks_published (function=? AND id>?)" in plan[0]
+    assert not [step for step in plan if "TEMP B-TREE" in step]
 
 
 async def test_what_a_key_stood_for_is_forgotten_in_the_end(path: Path) -> None:
