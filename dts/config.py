@@ -35,10 +35,31 @@ class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True):
     url: str = "sqlite:///var/store.db"
 
 
+class RouteBroker(Struct, frozen=True, forbid_unknown_fields=True):
+    """The broker that the jobs of a route are with."""
+
+    name: Route
+    url: str
+
+
 class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the queues are."""
+    """Where the queues are. `route` has the routes whose jobs are with a broker of their own.
+
+    Raises:
+        ValueError: a route is there twice.
+    """
 
     url: str = "sqlite:///var/queue.db"
+    route: tuple[RouteBroker, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.routes) < len(self.route):
+            raise ValueError("a route is there twice")
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """The URLs of brokers by route."""
+        return {route.name: route.url for route in self.route}
 
 
 class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@
     │   └── BlockConflict      another block is stored under that number: answered 409
     ├── BrokerError
     │   └── BrokerUnavailable  not confirmed in time; it may or may not be stored, so the caller publishes again
+    │       └── RouteUnavailable   the broker that a route has of its own; the others may well answer
     ├── LoadError              a function cannot be run: its job fails and says why
     │   ├── FunctionMissing    there is no such module
     │   ├── ImportFailed       the module is there and raised while it was imported
@@ -99,6 +100,10 @@ class BrokerError(DtsError):
 
 class BrokerUnavailable(BrokerError):
     """The broker did not confirm in time."""
+
+
+class RouteUnavailable(BrokerUnavailable):
+    """The broker that a route has of its own did not confirm in time."""
 
 
 class LoadError(DtsError):

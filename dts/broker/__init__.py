@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from dts.broker.abc import (
@@ -17,6 +18,7 @@ from dts.broker.abc import (
     revived,
 )
 from dts.errors import ConfigError
+from dts.wire.queues import jobs_queue
 
 __all__ = [
     "Broker",
@@ -33,14 +35,21 @@ __all__ = [
 ]
 
 
-def open_broker(url: str) -> Broker:
+def open_broker(url: str, routes: Mapping[str, str] | None = None) -> Broker:
     """The broker for a URL: `amqp://user:password@host:5672/vhost`, or `sqlite:///path/to/queue.db`.
+
+    `routes` has the URLs of brokers by the route whose jobs are with them.
 
     The caller starts it. Back ends are imported on use, so that nobody needs the packages of the one they do not use.
 
     Raises:
         ConfigError: no back end serves such a URL.
     """
+    if routes:
+        from dts.broker.routed import RoutedBroker
+
+        brokers = {other: open_broker(other) for other in set(routes.values())}
+        return RoutedBroker(open_broker(url), {jobs_queue(route): brokers[other] for route, other in routes.items()})
     scheme = urlsplit(url).scheme
     if scheme in ("amqp", "amqps"):
         from dts.broker.amqp import AmqpBroker

@@ -186,6 +186,11 @@ class Subscription(ABC):
 class Broker(ABC):
     """A way to the queues. One object serves a whole process; all its methods may be called concurrently."""
 
+    @property
+    def parts(self) -> tuple[Broker, ...]:
+        """The brokers that this one is made of, the main one first: each has a dead-letter queue."""
+        return (self,)
+
     @abstractmethod
     async def start(self) -> None:
         """Begin to connect, and return without waiting for a service that is away. May be called once.

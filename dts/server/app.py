@@ -52,7 +52,7 @@ class Server(Service):
         check_files(settings)
         sockets = self._bind()
         self._stack.callback(_close_all, sockets)
-        store, broker = open_store(settings.store.url), open_broker(settings.broker.url)
+        store, broker = open_store(settings.store.url), open_broker(settings.broker.url, settings.broker.routes)
         self._stack.push_async_callback(store.close)
         self._stack.push_async_callback(broker.close)
         await broker.start()

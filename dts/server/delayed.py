@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
 from dts.config import ServerSettings
+from dts.errors import RouteUnavailable
 from dts.model import DelayedSlice, Outcome, bitmap
 from dts.server.catalogue import Catalogue
 from dts.server.damaged import jobs_of
@@ -79,7 +80,10 @@ class Firing:
         fired = 0
         while slices := await self._store.claim_delayed(now=time.time(), limit=FIRE_LIMIT, lease=FIRE_LEASE):
             for block_id, group in _by_block(slices):
-                await self._fire_block(block_id, group)
+                try:
+                    await self._fire_block(block_id, group)
+                except RouteUnavailable as error:  # the others must not wait for it; its claim ends by itself
+                    logger.warning("delayed jobs of block %s are not published now: %s", block_id, error)
             fired += len(slices)
         return fired
 

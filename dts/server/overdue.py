@@ -43,7 +43,7 @@ async def end_overdue(store: Store) -> set[str]:
             waiting = over & outcome.unfinished & ~outcome.running
             if waiting:
                 why = "it was not started before its deadline"
-                failed = failed_candidate(outcome, waiting, kind="DeadlineExceeded", message=why, reason="deadline")
+                failed = failed_candidate(outcome, waiting, kind="DeadlinePassed", message=why, reason="deadline")
                 await store.record([failed])
                 await store.release_jobs({outcome.block: waiting})
                 runs.add(outcome.run)

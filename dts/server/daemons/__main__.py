@@ -46,7 +46,7 @@ def main() -> int:
 
 async def _start(settings: Settings, stack: AsyncExitStack, shutdown: Shutdown) -> list[Daemon]:
     """Start the configured daemons on the stack; none if the process is told to end before the store is there."""
-    store, broker = open_store(settings.store.url), open_broker(settings.broker.url)
+    store, broker = open_store(settings.store.url), open_broker(settings.broker.url, settings.broker.routes)
     stack.push_async_callback(store.close)
     stack.push_async_callback(broker.close)
     if not await _wait_for_store(store, shutdown):

@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 
 from dts.broker import Consumer, Event
-from dts.errors import BrokerUnavailable, StoreUnavailable
+from dts.errors import BrokerUnavailable, RouteUnavailable, StoreUnavailable
 from dts.model import Block
 from dts.server import cancel
 from dts.server.catalogue import Catalogue
@@ -83,9 +83,10 @@ class Timekeeper(Daemon):
             ("forget", _FORGET_INTERVAL, self._forget, "forget what has fired"),
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
-        consumer = await self._broker.consume(DEAD, prefetch=_RELAY_LIMIT)
-        self._stack.push_async_callback(consumer.close)
-        self._spawn(self._bury_all(consumer), "timekeeper-bury")
+        for broker in self._broker.parts:
+            consumer = await broker.consume(DEAD, prefetch=_RELAY_LIMIT)
+            self._stack.push_async_callback(consumer.close)
+            self._spawn(self._bury_all(consumer), "timekeeper-bury")
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
         self._spawn(self._heed(questions, self._inform, "timekeeper-inform"), "timekeeper-inform")
@@ -120,6 +121,8 @@ class Timekeeper(Daemon):
                 await self._publisher.publish(
                     block, await jobs_of(self._store, block), function, timeout=_RELAY_TIMEOUT
                 )
+            except RouteUnavailable as error:  # the others must not wait for it; its claim ends by itself
+                logger.warning("block %s is not relayed now: %s", block.id, error)
             except BrokerUnavailable:
                 with suppress(StoreUnavailable):  # the leases end by themselves, later
                     await self._store.release_claims([block.id for block in blocks])
