@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dts.broker import Broker
@@ -47,6 +48,11 @@ _SAMPLES, _SAMPLE_PAUSE = 5, 0.2
 """A queue that is drained all the time is seen empty in one of so many looks, so many seconds apart."""
 
 _PAGE = 100
+
+_MOST = 10_000
+"""Published blocks of a route that a look goes through: a tenth of a second of an embedded store. There may be many
+more, since those that wait at the gate are among them; a round of all of them takes several looks then."""
+
 _PUBLISH_TIMEOUT = 10.0
 _HOLD = 60.0
 """Seconds in which timekeeper leaves a block alone whose jobs somebody has had published again by hand."""
@@ -65,6 +71,23 @@ class _Suspect(NamedTuple):
 
     jobs: int
     since: float
+
+
+@dataclass(slots=True)
+class _Round:
+    """What the looks at the blocks of a route have found: all of the last round, and those of this one so far.
+
+    `begun` and `previous` are when this round and the one before have begun (monotonic seconds).
+    """
+
+    begun: float
+    previous: float
+    last: Mapping[str, _Suspect] = field(default_factory=dict)
+    found: dict[str, _Suspect] = field(default_factory=dict)
+
+    def next(self, now: float) -> _Round:
+        """The round after this one."""
+        return _Round(now, self.begun, self.found)
 
 
 class AtWork:
@@ -148,7 +171,8 @@ class Repair:
         self._store = again.store
         self._broker = again.broker
         self._after = after
-        self._suspects: dict[str, dict[str, _Suspect]] = {}
+        self._rounds: dict[str, _Round] = {}
+        self._places: dict[str, tuple[str, str]] = {}
         self._busy_at: dict[str, float] = {}
         self._times: OrderedDict[str, int] = OrderedDict()
 
@@ -169,7 +193,7 @@ class Repair:
             routes[function.route].append(function.name)
         certain = await self._nothing_on_its_way()
         at_work = AtWork(await self._store.list_heartbeats(), time.time())
-        before, self._suspects = self._suspects, {}
+        rounds, self._rounds = self._rounds, {}  # of a route that is not looked at now, no suspicion is left
         if certain is None:
             return 0
         jobs = 0
@@ -181,7 +205,7 @@ class Repair:
                 continue
             if not depth.ready:
                 sure = certain and depth.held == 0
-                jobs += await self._look_at(route, functions, before.get(route, {}), at_work, sure=sure)
+                jobs += await self._look_at(route, functions, rounds.get(route), at_work, sure=sure)
         return jobs
 
     async def _nothing_on_its_way(self) -> bool | None:
@@ -199,37 +223,51 @@ class Repair:
         return certain
 
     async def _look_at(
-        self, route: str, functions: Sequence[str], before: Mapping[str, _Suspect], at_work: AtWork, *, sure: bool
+        self, route: str, functions: Sequence[str], before: _Round | None, at_work: AtWork, *, sure: bool
     ) -> int:
         now = time.monotonic()
+        this = before or _Round(now, now)
         found: dict[str, tuple[Outcome, _Suspect]] = {}
-        for function in functions:
-            async for outcome, jobs in self._unaccounted(function, at_work):
-                known = before.get(outcome.block, _Suspect(jobs, now))
-                if at_work.of(outcome) or known.jobs != jobs:
-                    self._busy_at[route] = now
-                if jobs:
-                    found[outcome.block] = outcome, known if known.jobs == jobs else _Suspect(jobs, now)
-        busy = now - self._busy_at.get(route, -self._after) < self._after
+        async for outcome, jobs in self._unaccounted(route, functions, at_work):
+            known = this.last.get(outcome.block, _Suspect(jobs, now))
+            if at_work.of(outcome) or known.jobs != jobs:
+                self._busy_at[route] = now
+            if jobs:
+                found[outcome.block] = outcome, known if known.jobs == jobs else _Suspect(jobs, now)
+        # What was at work is seen again a round later.
+        busy = self._busy_at.get(route, -math.inf) > min(now - self._after, this.previous)
         patience = self.interval if sure else self._after * (_BUSY if busy else 1)
         lost = {
             block: (outcome, suspect.jobs)
             for block, (outcome, suspect) in found.items()
             if now - suspect.since >= patience * 0.9  # two looks are never apart by their interval exactly
         }
-        self._suspects[route] = {block: suspect for block, (_, suspect) in found.items() if block not in lost}
+        this.found |= {block: suspect for block, (_, suspect) in found.items() if block not in lost}
+        self._rounds[route] = this if route in self._places else this.next(now)
         return await self._publish(lost)
 
-    async def _unaccounted(self, function: str, at_work: AtWork) -> AsyncIterator[tuple[Outcome, int]]:
-        """Blocks of a function that are published and not finished, with the jobs that nobody is known to have."""
-        after, older_than = "", time.time() - self.interval
-        while outcomes := await self._store.published_blocks(
-            function=function, older_than=older_than, limit=_PAGE, after=after
-        ):
-            after = outcomes[-1].block
-            waiting = await self._store.waiting_jobs([outcome.block for outcome in outcomes])
-            for outcome in outcomes:
-                yield outcome, outcome.unfinished & ~waiting.get(outcome.block, 0) & ~at_work.of(outcome)
+    async def _unaccounted(
+        self, route: str, functions: Sequence[str], at_work: AtWork
+    ) -> AsyncIterator[tuple[Outcome, int]]:
+        """Blocks of functions that are published and not finished, with the jobs that nobody is known to have.
+
+        So many at a time, from where the last look at the route has stopped.
+        """
+        (first, after), left, older_than = self._places.get(route, ("", "")), _MOST, time.time() - self.interval
+        for function in sorted(each for each in functions if each >= first):
+            after = after if function == first else ""
+            while outcomes := await self._store.published_blocks(
+                function=function, older_than=older_than, limit=_PAGE, after=after
+            ):
+                after = outcomes[-1].block
+                waiting = await self._store.waiting_jobs([outcome.block for outcome in outcomes])
+                for outcome in outcomes:
+                    yield outcome, outcome.unfinished & ~waiting.get(outcome.block, 0) & ~at_work.of(outcome)
+                left -= len(outcomes)
+                if left <= 0:
+                    self._places[route] = function, after
+                    return
+        self._places.pop(route, None)
 
     async def _publish(self, lost: Mapping[str, tuple[Outcome, int]]) -> int:
         claimed = await self._store.claim_published({block: self._backoff(block) for block in lost})

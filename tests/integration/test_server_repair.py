@@ -16,9 +16,10 @@ import pytest
 from dts.broker import open_broker
 from dts.config import ServerSettings, Settings, load_settings
 from dts.model import Block, Candidate, DelayedSlice, Function, Lease, WorkerState, job_id
+from dts.server import repair
 from dts.server.catalogue import Catalogue
 from dts.server.daemons import Porter, Timekeeper
-from dts.server.repair import Again, Requeued
+from dts.server.repair import Again, Repair, Requeued
 from dts.store import open_store
 from dts.wire import queues
 from tests.integration.test_server_waiting import Desk, success
@@ -164,3 +165,31 @@ async def test_a_run_is_requeued_by_hand_at_once(desk: Desk, settings: Settings)
     assert await again.requeue_run("unknown") == Requeued(jobs=0, blocks=0)
     waits = replace(await desk.add(1, not_before=time.time() + 60))
     assert await again.requeue_run(waits.run) == Requeued(jobs=0, blocks=0)
+
+
+async def test_a_look_at_very_many_blocks_goes_on_where_the_last_one_stopped(
+    urls: tuple[str, str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "_PAGE", 2)
+    monkeypatch.setattr(repair, "_MOST", 2)
+    route = f"t{uuid.uuid4().hex[:10]}"
+    functions, blocks = [f"text/{route}{letter}" for letter in "ab"], dict[str, str]()
+    async with open_store(urls[0]) as store, open_broker(urls[1]) as broker:
+        for function in functions:
+            await store.add_function(Function(function, route=route))
+        looks = Repair(Again(store, broker, Catalogue(store), settings.server), after=0.06)
+        async with await broker.consume(queues.jobs_queue(route), prefetch=100) as consumer:
+            desk = Desk(store, broker, consumer, route)
+            for function in functions * 3:
+                block = await desk.add(1, function=function)
+                await store.mark_published([block.id])  # and no broker ever had it
+                blocks[block.id] = function
+            seen, at_once = set[str](), list[int]()
+            async with asyncio.timeout(20):
+                while len(seen) < len(blocks):
+                    found = await looks.look()
+                    at_once.append(found)
+                    seen |= {batch.block for batch in (await desk.take(found) if found else ())}
+                    await asyncio.sleep(looks.interval)
+    assert seen == set(blocks)
+    assert max(at_once) <= 3, "a full page, and what was left of the function before it"
