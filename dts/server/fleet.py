@@ -21,14 +21,15 @@ class Fleet:
         self._store = store
         self._states: list[WorkerState] = []
         self._valid_until = 0.0
+        self._since = time.monotonic()
 
     async def serves(self, route: str) -> bool:
-        """Whether a live worker serves a route; True also when nothing is known, since no worker was ever heard of."""
+        """Whether a live worker serves a route; True also while none has had the time to be heard of, for ALIVE."""
         if time.monotonic() >= self._valid_until:
             self._states = await self._store.list_heartbeats()
             self._valid_until = time.monotonic() + _CACHE_SECONDS
         since = time.time() - ALIVE
-        return not self._states or any(
+        return (not self._states and time.monotonic() < self._since + ALIVE) or any(
             state.time > since and route in state.routes and not state.has_ended for state in self._states
         )
 

@@ -193,3 +193,18 @@ async def test_jobs_for_a_route_that_nobody_serves_are_seen_as_such(site: Site) 
     async with asyncio.timeout(10):
         while await unserved() != "far":
             await asyncio.sleep(0.1)
+    assert (await api.call("GET", f"/jobs/{run['id']}-0"))["unserved_route"] == "far"
+    await site.store.save_heartbeats([WorkerState("v", "h", time.time(), routes=("far",))])
+    async with asyncio.timeout(10):
+        while await unserved() is not None:
+            await asyncio.sleep(0.1)
+    assert "unserved_route" not in await api.call("GET", f"/jobs/{run['id']}-0")
+
+
+async def test_without_any_worker_no_route_is_served(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.server.fleet.ALIVE", 0.0)
+    api = site.api()
+    job = await api.call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
+    async with asyncio.timeout(10):
+        while (await api.call("GET", f"/jobs/{job}")).get("unserved_route") != "default":
+            await asyncio.sleep(0.05)

@@ -230,6 +230,13 @@ class DtsHandler(RequestHandler):
             raise ApiError(ErrorCode.FUNCTION_DISABLED, f"the function {name} is disabled")
         return function
 
+    async def unserved_route(self, name: str) -> str | None:
+        """The route of the function of that name, if no live worker serves it."""
+        function = await self.context.catalogue.get(name) if name else None
+        if function is None or await self.context.fleet.serves(function.route):
+            return None
+        return function.route
+
     def may_see(self, user: User, run: Run) -> bool:
         """Whether a run, and the jobs in it, are there for the caller."""
         return self.everybodys or run.user == user.id

@@ -66,7 +66,8 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A job as answered; from `success` on only when it has ended, or has failed and waits for its next attempt.
 
     `due` is when a delayed job is published, `waits_for` is what it waits for instead of a time: `limits.running`;
-    `attempt` is then the one to come, and `error` the last one's.
+    `attempt` is then the one to come, and `error` the last one's. `unserved_route` is the route that a queued job waits
+    for in vain, while no live worker serves it.
     """
 
     id: str
@@ -77,6 +78,7 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     kwargs: dict[str, Any]
     created: float
     state: JobState
+    unserved_route: str | msgspec.UnsetType = msgspec.UNSET
     due: float | msgspec.UnsetType = msgspec.UNSET
     waits_for: str | msgspec.UnsetType = msgspec.UNSET
     progress: ProgressView | msgspec.UnsetType = msgspec.UNSET
@@ -371,6 +373,8 @@ class JobHandler(DtsHandler):
         if result is None:
             block = await self.context.store.get_block(block.id) or block  # it may be published by now
             result = await waiting_fields(self.context.store, self.context.hub, block, index)
+            if result["state"] == JobState.QUEUED.value and (route := await self.unserved_route(block.function)):
+                result["unserved_route"] = route
         return description | result
 
 

@@ -173,16 +173,9 @@ class AnyRunHandler(DtsHandler):
         statistics = await self.context.store.run_statistics(run.id)
         finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
         about = {"user": run.user} if self.everybodys else {}
-        if statistics.queued and (route := await self._unserved_route(run)):
+        if statistics.queued and (route := await self.unserved_route(run.function)):
             about["unserved_route"] = route
         self.answer({**run_fields(run), **about, "statistics": statistics.as_dict(), "finished": finished})
-
-    async def _unserved_route(self, run: Run) -> str | None:
-        """The route of the run's function, if no live worker serves it."""
-        function = await self.context.catalogue.get(run.function) if run.function else None
-        if function is None or await self.context.fleet.serves(function.route):
-            return None
-        return function.route
 
 
 class RunHandler(AnyRunHandler):
