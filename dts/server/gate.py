@@ -16,7 +16,7 @@ import logging
 import math
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from itertools import islice
 
@@ -45,6 +45,12 @@ _LOOK = 1.0  # seconds after which to look whether somebody new waits, however m
 _SLICES = 50  # read at once
 _SPREAD = 16
 """Messages that the room of a limit is spread over at least: jobs in one message run one after the other."""
+
+_AT_ONCE = 10
+"""Blocks that are asked for at once: one by one, single jobs would cost a round trip each, and bodies may be large."""
+
+_NAMED = 10_000
+"""Blocks that the store is asked about by name; of more it is cheaper to have a look at all."""
 
 _DECODED = 8
 _DECODED_BYTES = 32 * 1024 * 1024
@@ -161,9 +167,11 @@ class Gate:
         """Publish what somebody let go who did not get to publish it."""
         while self._unsure:
             slices = await self._store.list_released(limit=_SLICES)
-            for each in slices:
-                function, outcome = await self._catalogue.get(each.function), await self._store.get_outcome(each.block)
-                await self._publish([(each, each.released & outcome.unfinished if outcome else 0)], function, most=1)
+            by_function: defaultdict[str, list[tuple[DelayedSlice, int]]] = defaultdict(list)
+            for each, unfinished in await self._unfinished(slices):
+                by_function[each.function].append((each, each.released & unfinished))
+            for name, jobs in by_function.items():
+                await self._publish(jobs, await self._catalogue.get(name), most=1)
             self._unsure = len(slices) == _SLICES
 
     async def _release_group(self, group: tuple[str, str], rooms: dict[tuple[str, str], int], term: int) -> int:
@@ -200,7 +208,7 @@ class Gate:
         """
         key, now = (subject.kind, subject.id), time.monotonic()
         look_at, blocks = self._flying.get(key, (-math.inf, set[str]()))
-        everywhere = now >= look_at
+        everywhere = now >= look_at or len(blocks) > _NAMED
         found = await self._store.jobs_in_flight(
             **{subject.kind: subject.id}, blocks=None if everywhere else list(blocks)
         )
@@ -210,15 +218,14 @@ class Gate:
     async def _release(self, slices: Sequence[DelayedSlice], room: int, function: Function | None, most: int) -> int:
         """Let go up to `room` jobs of slices, the first ones first; returns how many."""
         releases: list[Release] = []
-        for each in slices:
-            outcome = await self._store.get_outcome(each.block)
-            unfinished = each.jobs & outcome.unfinished if outcome else 0
-            jobs = bitmap.from_indices(islice(bitmap.indices(unfinished), room))
+        for each, unfinished in await self._unfinished(slices):
+            waiting = each.jobs & unfinished
+            jobs = bitmap.from_indices(islice(bitmap.indices(waiting), room))
             room -= jobs.bit_count()
-            releases.append(Release(each, jobs, unfinished & ~jobs))
+            releases.append(Release(each, jobs, waiting & ~jobs))
             if room <= 0:
                 break
-        if time.monotonic() >= self._trusted_until:
+        if not releases or time.monotonic() >= self._trusted_until:
             return 0
         done = await self._store.release_gated(releases)
         let_go = [release for release, changed in zip(releases, done, strict=True) if changed]
@@ -227,17 +234,25 @@ class Gate:
             self._news.set()  # somebody changed the others: have another look at them
         return sum(each.jobs.bit_count() for each in let_go)
 
+    async def _unfinished(self, slices: Sequence[DelayedSlice]) -> list[tuple[DelayedSlice, int]]:
+        """Slices, each with the jobs of its block that have not ended, as a bitmap."""
+        outcomes = await asyncio.gather(*(self._store.get_outcome(each.block) for each in slices))
+        return [(each, outcome.unfinished if outcome else 0) for each, outcome in zip(slices, outcomes, strict=True)]
+
     async def _publish(self, jobs: Sequence[tuple[DelayedSlice, int]], function: Function | None, *, most: int) -> None:
         """Publish jobs that were let go, and strike out the note of it."""
         unsure, self._unsure = self._unsure, True
         messages: list[Message] = []
         queue = ""
-        for each, let_go in jobs:
-            found = await self._block(each.block)
-            if found and let_go:
-                post = delayed_messages(*found, each, function, self._settings, jobs=let_go, most=most)
-                queue = post.queue
-                messages += post.messages
+        left = [(each, let_go) for each, let_go in jobs if let_go]
+        while left:
+            some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+            blocks = await asyncio.gather(*(self._block(each.block) for each, _ in some))
+            for (each, let_go), found in zip(some, blocks, strict=True):
+                if found is not None:
+                    post = delayed_messages(*found, each, function, self._settings, jobs=let_go, most=most)
+                    queue = post.queue
+                    messages += post.messages
         if messages:
             await self._broker.publish(queue, messages)
         if jobs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from typing import NamedTuple
 
 from dts.broker import Broker, Message
@@ -38,12 +39,11 @@ _GATHER = 0.1
 
 
 class _Entry(NamedTuple):
-    """The messages of a block, what they take of the memory that there is, and how the block can wait at the gate."""
+    """A block without its body, its messages, and what they take of the memory that there is."""
 
-    block: str
+    block: Block
     messages: list[Message]
     size: int
-    waiting: DelayedSlice
     function: Function | None
 
 
@@ -87,7 +87,7 @@ class Publisher(Service):
         self._waiting += 1
         self._held += size
         self._idle.clear()
-        self._pending[post.queue].append(_Entry(block.id, post.messages, size, gated(block), function))
+        self._pending[post.queue].append(_Entry(replace(block, body=b""), post.messages, size, function))
         self._has_pending.set()
 
     async def publish(
@@ -131,21 +131,26 @@ class Publisher(Service):
         else:
             self._settle(len(entries) - len(free))
             if free:
-                self._confirmed.extend(entry.block for entry in free)
+                self._confirmed.extend(entry.block.id for entry in free)
                 self._has_confirmed.set()
         finally:
             self._held -= sum(entry.size for entry in entries)
 
     async def _without_limited(self, entries: list[_Entry]) -> list[_Entry]:
         """Have those wait at the gate whose jobs may not all run at once; the others."""
-        limited = {
-            entry.block
-            for entry in entries
-            if await self._limits.of(entry.waiting.user, entry.waiting.function, entry.function)
-        }
-        if limited:
-            await hold_back(self._store, self._broker, [each.waiting for each in entries if each.block in limited])
-        return [entry for entry in entries if entry.block not in limited]
+        functions = {(entry.block.user, entry.block.function): entry.function for entry in entries}
+        limited = {key for key, function in functions.items() if await self._limits.of(*key, function)}
+        if not limited:
+            return entries
+        free: list[_Entry] = []
+        held: list[DelayedSlice] = []
+        for entry in entries:
+            if (entry.block.user, entry.block.function) in limited:
+                held.append(gated(entry.block))
+            else:
+                free.append(entry)
+        await hold_back(self._store, self._broker, held)
+        return free
 
     async def _mark_all(self) -> None:
         while True:

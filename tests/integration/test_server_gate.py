@@ -19,7 +19,7 @@ from dts.server.app import Server
 from dts.server.catalogue import Catalogue
 from dts.server.gate import Gate, gated, hold_back
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.store import open_store
+from dts.store import Store, open_store
 from dts.store.abc_gate import Release
 from dts.wire import codec, dts_pb2, queues
 from tests.conformance.store.builders import make_run
@@ -250,3 +250,46 @@ async def test_a_gate_that_was_frozen_counts_anew(
     await asyncio.sleep(0.3)
     assert await frozen.release() == 0
     assert (await site.broker.depth(QUEUE)).ready == 3
+
+
+async def test_single_jobs_are_asked_about_together(
+    site: Site, waiting: DelayedSlice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round trip for each would let a hundred or two go in a second."""
+    user = await site.store.get_user("ann")
+    assert user is not None
+    await site.store.replace_record(replace(user, limits=Limits(running=40), version=2), version=1)
+    for _ in range(30):
+        run = replace(make_run("ann", single=True), function="text/upper")
+        block = new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[]", b"")]))
+        await site.store.add_blocks([block], run=run)
+        await hold_back(site.store, site.broker, [gated(block)])
+    rounds = {
+        name: counting_rounds(monkeypatch, site.store, name)
+        for name in ("get_outcome", "get_block", "release_gated", "confirm_released")
+    }
+    assert await a_gate(site).release() == 34
+    assert {name: calls.count(0) for name, calls in rounds.items()} == {
+        "get_outcome": 1,
+        "get_block": 4,
+        "release_gated": 1,
+        "confirm_released": 1,
+    }
+    assert len({batch.block for batch in await site.take_messages(34)}) == 31
+
+
+def counting_rounds(monkeypatch: pytest.MonkeyPatch, store: Store, name: str) -> list[int]:
+    """For each call of a method of a store, how many others of it were under way."""
+    original, under_way, calls = getattr(store, name), 0, list[int]()
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal under_way
+        calls.append(under_way)
+        under_way += 1
+        try:
+            return await original(*args, **options)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(store, name, counted)
+    return calls

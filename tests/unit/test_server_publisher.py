@@ -14,9 +14,10 @@ import pytest
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
-from dts.model import Block, Run, new_id
+from dts.model import Block, DelayedSlice, Function, Limits, Run, User, new_id
 from dts.server import publisher as module
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.limits import RunningLimits, Subject
 from dts.server.publisher import Publisher
 from dts.server.slices import decode_block
 from dts.store import Store
@@ -30,6 +31,8 @@ class Recorder:
         self.marked: list[str] = []
         self.free = asyncio.Event()
         self.away = False
+        self.limits = Limits()
+        self.gated: list[DelayedSlice] = []
 
     async def publish(self, queue: str, messages: Sequence[Message], **_: Any) -> None:
         await self.free.wait()
@@ -37,10 +40,16 @@ class Recorder:
             raise BrokerUnavailable
         self.published.append(sum(len(message.body) for message in messages))
 
-    async def get_user(self, user: str) -> None:
-        return None
+    async def get_user(self, user: str) -> User:
+        return User(user, b"", limits=self.limits)
 
     async def get_record(self, kind: object, record: str) -> None:
+        return None
+
+    async def add_delayed(self, slices: Sequence[DelayedSlice]) -> None:
+        self.gated += slices
+
+    async def broadcast(self, topic: str, payload: str) -> None:
         return None
 
     async def mark_published(self, block_ids: Sequence[str]) -> None:
@@ -112,3 +121,38 @@ async def test_an_idle_publisher_holds_nothing() -> None:
                 await asyncio.sleep(0.01)
         gc.collect()
         assert [ref() for ref in seen] == [None]
+
+
+async def test_limits_are_asked_for_once_and_nobody_else_pays_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, asked, slices = Recorder(), list[str](), list[str]()
+    recorder.free.set()
+    of, make = RunningLimits.of, module.gated
+
+    async def counted(self: RunningLimits, user: str, name: str, function: Function | None) -> list[Subject]:
+        asked.append(user)
+        return await of(self, user, name, function)
+
+    def watched(block: Block) -> DelayedSlice:
+        slices.append(block.id)
+        return make(block)
+
+    monkeypatch.setattr(RunningLimits, "of", counted)
+    monkeypatch.setattr(module, "gated", watched)
+    async with a_publisher(recorder) as publisher:
+        for _ in range(20):
+            block = a_block(100)
+            publisher.submit(block, decode_block(block), None)
+    assert (len(recorder.marked), asked, slices) == (20, ["alice"], [])
+
+
+async def test_who_has_a_limit_waits_at_the_gate() -> None:
+    recorder = Recorder()
+    recorder.free.set()
+    recorder.limits = Limits(running=1)
+    blocks = [a_block(100) for _ in range(3)]
+    async with a_publisher(recorder) as publisher:
+        for block in blocks:
+            publisher.submit(block, decode_block(block), None)
+    assert recorder.published == []
+    assert [(each.block, each.jobs, each.gated) for each in recorder.gated] == [(block.id, 1, True) for block in blocks]
+    assert recorder.marked == [block.id for block in blocks]
