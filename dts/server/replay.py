@@ -8,7 +8,7 @@ came of it is safe, so a replay that breaks off is repeated without losing one; 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dts.broker import Broker, Message
@@ -16,7 +16,9 @@ from dts.broker.abc import revived
 from dts.errors import TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, RESERVED_NAMESPACE, DeadLetter, Run, RunState, User, new_id
 from dts.server.catalogue import Catalogue
+from dts.server.damaged import jobs_of
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.options import put_options
 from dts.server.publisher import Publisher
 from dts.store import Store
 from dts.wire import codec, dts_pb2
@@ -100,6 +102,9 @@ class Replay:
             return "it has no jobs" if before else "its run is no longer there, so nobody knows whose jobs these are"
         run, number = self._run_of(before, batch.function)
         jobs = batch_from_arguments([Arguments(job.args, job.kwargs) for job in batch.jobs])
+        asked = await self._store.get_block(batch.block)
+        if asked is not None:
+            _ask_again(jobs, [job.index for job in batch.jobs], await jobs_of(self._store, asked))
         block = new_block(run, number, batch.function, jobs)
         await self._store.add_blocks([block], run=run)
         self._publisher.submit(block, jobs, await self._catalogue.get(batch.function))
@@ -118,3 +123,16 @@ class Replay:
         run, number = self._runs[key]
         self._runs[key] = (run, number + 1)
         return run, number
+
+
+def _ask_again(jobs: dts_pb2.JobBatch, indices: Sequence[int], before: dts_pb2.JobBatch) -> None:
+    """Ask for jobs what was asked for those with the given indices before, but for a deadline, which is over."""
+    asked: list[dts_pb2.Options | None] = []
+    for index in indices:
+        one = before.jobs[index] if index < len(before.jobs) else None
+        options = dts_pb2.Options()
+        options.CopyFrom(one.options if one is not None and one.HasField("options") else before.options)
+        options.ClearField("deadline")
+        asked.append(options if options.ByteSize() else None)
+    put_options(jobs, asked)
+    jobs.lease = before.lease

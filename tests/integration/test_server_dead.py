@@ -162,3 +162,21 @@ async def test_a_leased_job_that_takes_every_worker_with_it_leaves_a_letter(site
     headers = letter["headers"]
     assert isinstance(headers, dict)
     assert (headers["job"], headers["worker"]) == (job, "w1")
+
+
+async def test_a_replay_asks_for_what_was_asked_for_before_but_the_deadline(site: Site) -> None:
+    api = site.api()
+    params = [
+        {"function": "text/upper", "args": ["a"], "timeout": 7, "deadline": time.time() + 60},
+        {"function": "text/upper", "args": ["b"], "max_attempts": 4},
+    ]
+    await api.call("POST", "/jobs/", params, status=201)
+    async with await site.broker.consume(queues.jobs_queue("default"), prefetch=1) as consumer:
+        await consumer.reject(await consumer.receive(), "unreadable")
+    await letters(api, 1)
+    await api.call("POST", "/admin/dead/replay", {"where": {}, "all": True})
+    [batch] = await site.take_messages(2)
+    asked = {
+        bytes(job.args): (job.options.timeout, job.options.max_attempts, job.options.deadline) for job in batch.jobs
+    }
+    assert asked == {b'["a"]': (7, 0, 0), b'["b"]': (0, 4, 0)}
