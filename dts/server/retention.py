@@ -3,7 +3,8 @@
 Of runs of those who have such a limit, and of no others, there is a note that says since when a run has been finished:
 closed or cancelled with no unfinished job, or left open with none and no new one. A sweep notes runs that are new,
 looks again at those that had not finished, and deletes those whose time is over. None of that gets dearer with the runs
-that there are. What a sweep does not get to, the next one does, in whatever process: all it knows is in the store.
+that there are. What a sweep does not get to, the next one does, in whatever process: all it knows is in the store, but
+for the place where its look has stopped. It deletes first: there may be so many unfinished runs that no time is left.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Retention:
         self._store = store
         self._me = uuid.uuid4().hex
         self._times: dict[str, float] = {}
+        self._places: dict[str, str] = {}
         self._until = 0.0
 
     async def sweep(self) -> int:
@@ -75,11 +77,14 @@ class Retention:
             return 0
         self._until = time.monotonic() + _LONGEST
         random.shuffle(kept)  # so that nobody's runs are always those that are not got to
+        self._places = {each.subject: self._places.get(each.subject, "") for each in kept}
         deleted = 0
         for each in kept:
-            await self._note_new(each)
-            await self._look_again(each)
             deleted += await self._delete_over(each)
+        for each in kept:
+            await self._note_new(each)
+        for each in kept:
+            await self._look_again(each)
         await self._store.let_go("retention", self._me)
         if deleted:
             logger.info("deleted %d runs that were kept as long as their limits say", deleted)
@@ -126,16 +131,15 @@ class Retention:
             await _breathe(begun)
 
     async def _look_again(self, kept: _Kept) -> None:
-        """Note which of the runs that had not finished have by now."""
-        after = ""
+        """Note which of the runs that had not finished have by now, from where the last look has stopped."""
         while self._in_time():
             begun = time.monotonic()
-            notes = await self._store.unfinished_notes(kept.subject, limit=_PAGE, after=after)
+            notes = await self._store.unfinished_notes(kept.subject, limit=_PAGE, after=self._places[kept.subject])
             seen = await self._notes(kept.subject, [note.run for note in notes])
             await self._store.write_notes([note for note in seen if note.finished is not None])
+            self._places[kept.subject] = notes[-1].run if len(notes) == _PAGE else ""
             if len(notes) < _PAGE:
                 return
-            after = notes[-1].run
             await _breathe(begun)
 
     async def _notes(self, subject: str, run_ids: Sequence[str]) -> list[RunNote]:

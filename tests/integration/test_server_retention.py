@@ -8,6 +8,7 @@ import time
 import pytest
 
 from dts.model import Block, Candidate, Run, RunState, first_id, new_id
+from dts.server import retention as module
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.retention import Retention
 from tests.integration.conftest import Site
@@ -116,3 +117,34 @@ async def test_the_shortest_time_counts_and_others_are_left_alone(site: Site) ->
     assert await retention.sweep() == 1
     assert await site.store.get_run(bobs.id) is None
     assert await site.store.get_run(eves.id) == eves
+
+
+async def test_many_unfinished_runs_keep_no_others_from_being_deleted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep deletes first, and a look that is not through goes on with the next sweep."""
+    await site.add_user("bob")
+    over, *unfinished = [await a_run(site, age=100 - number, finished=number == 0) for number in range(7)]
+    await site.api().call("PATCH", "/admin/users/bob", {"limits": {"retention": 0.01}})
+    retention, pages = Retention(site.store), [10]
+    await retention.sweep()
+    await asyncio.sleep(0.02)
+
+    def in_time(_: Retention) -> bool:
+        pages[0] -= 1
+        return pages[0] >= 0
+
+    monkeypatch.setattr(module, "_PAGE", 2)
+    monkeypatch.setattr(Retention, "_in_time", in_time)
+    pages[0] = 1
+    assert await retention.sweep() == 1
+    assert await site.store.get_run(over.id) is None
+    last = unfinished[-1]
+    await site.store.record([Candidate(f"{last.id}-{number}", b"rest", succeeded=3) for number in range(2)])
+    deleted = []
+    for _ in range(5):
+        pages[0] = 3  # one of each kind
+        deleted.append(await retention.sweep())
+        await asyncio.sleep(0.02)
+    assert sum(deleted) == 1
+    assert await site.store.get_run(last.id) is None
