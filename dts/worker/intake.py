@@ -11,6 +11,7 @@ import asyncio
 from typing import Protocol
 
 from dts.broker import Consumer, Delivery
+from dts.config import RouteSettings
 from dts.runtime.service import Service
 from dts.worker.routes import Routes
 
@@ -34,14 +35,21 @@ class Taker(Protocol):
     def in_hand(self, consumers: set[Consumer]) -> int:
         """Deliveries of these consumers that are not settled."""
 
+    def is_at(self, consumer: Consumer) -> bool:
+        """Whether there is anything left to do for a delivery of a consumer, or to tell its broker."""
+
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         """Take deliveries; there may be more than there are slots, or there may be none any more."""
 
 
 class Intake(Service):
-    """The consumers of one route. `slots` is the prefetch of the first one, unless the route has a prefetch itself."""
+    """The consumers of one route. `slots` is the prefetch of the first one, unless the route has a prefetch itself.
 
-    def __init__(self, routes: Routes, route: str, slots: int, taker: Taker) -> None:
+    One that is started `paused` fetches nothing until it is to resume. All but the stop can be asked for by one task at
+    a time; the intake itself adds and dismisses consumers meanwhile.
+    """
+
+    def __init__(self, routes: Routes, route: RouteSettings, slots: int, taker: Taker, *, paused: bool = False) -> None:
         super().__init__()
         self.route = route
         self._routes, self._slots, self._taker = routes, slots, taker
@@ -50,15 +58,21 @@ class Intake(Service):
         self._leaving: set[Consumer] = set()
         self._consuming: dict[Consumer, asyncio.Task[None]] = {}
         self._looking = asyncio.Event()
-        self._fixed = bool(routes.prefetch(route))
+        self._settled = asyncio.Event()  # set while no consumer is leaving
+        self._settled.set()
+        self._paused = paused
         self._ceased = False
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._close_all)
-        await self.resume()
-        if not self._fixed:
-            self._spawn(self._follow(), f"prefetch of {self.route}")
-        self._spawn(self._tidy(), f"consumers of {self.route}")
+        if not self._paused:
+            await self.resume()
+        if not self.route.prefetch:
+            self._spawn(self._follow(), f"prefetch of {self.route.name}")
+        self._spawn(self._tidy(), f"consumers of {self.route.name}")
+
+    def _has_ceased(self) -> bool:
+        return self._ceased
 
     def _is_idle(self) -> bool:
         return self._ceased or self._first is None
@@ -75,9 +89,13 @@ class Intake(Service):
 
     async def resume(self) -> None:
         """Fetch again."""
-        if self._first is None and not self._ceased:
-            self._first = await self._routes.consume(self.route, self._slots)
-            self._begin(self._first)
+        if self._first is not None or self._has_ceased():
+            return
+        consumer = await self._routes.consume(self.route, self._slots)
+        if self._has_ceased():  # by now
+            return await consumer.close()
+        self._first = consumer
+        self._begin(consumer)
 
     async def resize(self, slots: int) -> None:
         """Fetch with another prefetch."""
@@ -94,8 +112,12 @@ class Intake(Service):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def wait_settled(self) -> None:
+        """Wait until nothing is left to do for what was taken, once it is paused."""
+        await self._settled.wait()
+
     def _begin(self, consumer: Consumer) -> None:
-        task = asyncio.create_task(self._consume(consumer), name=f"consumer of {self.route}")
+        task = asyncio.create_task(self._consume(consumer), name=f"consumer of {self.route.name}")
         task.add_done_callback(self._on_task_done)
         self._consuming[consumer] = task
 
@@ -119,6 +141,7 @@ class Intake(Service):
             return  # somebody is at it already: a pause, or the tidying
         self._more.pop(consumer, None)
         self._leaving.add(consumer)
+        self._settled.clear()
         task.cancel()  # before anything else is awaited, so that whoever consumes is always among those who do
         await asyncio.wait([task])
         await consumer.cancel()
@@ -147,9 +170,11 @@ class Intake(Service):
         """Close consumers that are not needed any more, and take away the last ones when the others would do."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            for consumer in [consumer for consumer in self._leaving if not self._taker.in_hand({consumer})]:
+            for consumer in [consumer for consumer in self._leaving if not self._taker.is_at(consumer)]:
                 await consumer.close()
                 self._leaving.discard(consumer)
+            if not self._leaving:
+                self._settled.set()
             while self._more and self._could_do_without_the_last():
                 await self._dismiss(next(reversed(self._more)))
 

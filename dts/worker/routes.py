@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
 from dts.broker import Broker, Consumer, open_broker
 from dts.config import RouteSettings, WorkerSettings
 from dts.runtime.service import Service
 from dts.wire.queues import jobs_queue
 from dts.worker.publisher import Publisher
+
+
+class _Far(NamedTuple):
+    """A broker that belongs to routes."""
+
+    broker: Broker
+    publisher: Publisher
+    opened: AsyncExitStack
 
 
 class Routes(Service):
@@ -16,8 +28,8 @@ class Routes(Service):
         super().__init__()
         self._routes = _routes_of(settings)
         self._broker = broker
-        self._brokers: dict[str, tuple[Broker, Publisher]] = {}
-        self._publisher_of: dict[Consumer, Publisher] = {}
+        self._brokers: dict[str, _Far] = {}  # by their URLs
+        self._publisher_of: WeakKeyDictionary[Consumer, Publisher] = WeakKeyDictionary()
 
     @property
     def names(self) -> list[str]:
@@ -25,47 +37,58 @@ class Routes(Service):
         return list(self._routes)
 
     @property
+    def all(self) -> list[RouteSettings]:
+        """The routes."""
+        return list(self._routes.values())
+
+    @property
     def publishers(self) -> list[Publisher]:
         """Those to the brokers that belong to routes."""
-        return [publisher for _, publisher in self._brokers.values()]
+        return [far.publisher for far in self._brokers.values()]
 
     async def _start(self) -> None:
+        self._stack.push_async_callback(self._close_all)
         for route in self._routes.values():
             await self._open(route.broker)
 
-    async def adopt(self, settings: WorkerSettings) -> tuple[set[str], set[str]]:
-        """Know the routes of other settings; returns those that are not to be consumed as before, and the new ones.
-
-        A route that has changed is in both. Brokers that no route has any more stay open until the stop.
+    async def adopt(self, settings: WorkerSettings) -> None:
+        """Know the routes of other settings. Brokers that no route has any more stay open until `close_unused`.
 
         Raises:
-            ConfigError: a broker's URL can never work.
+            ConfigError: a broker's URL can never work; the routes stay as they were.
         """
-        before, after = self._routes, _routes_of(settings)
-        for route in after.values():
+        routes = _routes_of(settings)
+        for route in routes.values():
             await self._open(route.broker)
-        self._routes = after
-        gone = {name for name, route in before.items() if after.get(name) != route}
-        return gone, {name for name, route in after.items() if before.get(name) != route}
+        self._routes = routes
 
     async def _open(self, url: str) -> None:
-        if url and url not in self._brokers:
-            broker = await self._stack.enter_async_context(open_broker(url))
+        if not url or url in self._brokers:
+            return
+        async with AsyncExitStack() as opening:
+            broker = await opening.enter_async_context(open_broker(url))
             publisher = Publisher(broker)
             publisher.failed = self.failed
-            self._brokers[url] = broker, await self._stack.enter_async_context(publisher)
+            await opening.enter_async_context(publisher)
+            self._brokers[url] = _Far(broker, publisher, opening.pop_all())
 
-    def prefetch(self, name: str) -> int:
-        """The prefetch that a route has of its own; 0 for none."""
-        return self._routes[name].prefetch
+    async def close_unused(self, needed: set[str]) -> None:
+        """Close the brokers that no route has, but those whose URLs are `needed` for what was taken before."""
+        needed = needed | {route.broker for route in self._routes.values()}
+        for url in self._brokers.keys() - needed:
+            await self._brokers.pop(url).opened.aclose()
 
-    async def consume(self, name: str, prefetch: int) -> Consumer:
-        """A consumer of a route's queue; `prefetch` holds unless the route has its own."""
-        route = self._routes[name]
-        broker, publisher = self._brokers.get(route.broker, (self._broker, None))
-        consumer = await broker.consume(jobs_queue(name), prefetch=route.prefetch or prefetch)
-        if publisher is not None:
-            self._publisher_of[consumer] = publisher
+    async def _close_all(self) -> None:
+        while self._brokers:
+            await self._brokers.popitem()[1].opened.aclose()
+
+    async def consume(self, route: RouteSettings, prefetch: int) -> Consumer:
+        """A consumer of the queue of a route, which may be one of before; `prefetch` holds unless it has its own."""
+        far = self._brokers[route.broker] if route.broker else None
+        broker = far.broker if far is not None else self._broker
+        consumer = await broker.consume(jobs_queue(route.name), prefetch=route.prefetch or prefetch)
+        if far is not None:
+            self._publisher_of[consumer] = far.publisher
         return consumer
 
     def publisher(self, consumer: Consumer) -> Publisher | None:
@@ -75,9 +98,10 @@ class Routes(Service):
     async def depth(self) -> int:
         """Messages that wait in all queues. Raises BrokerUnavailable."""
         total = 0
-        for name, route in self._routes.items():
-            broker, _ = self._brokers.get(route.broker, (self._broker, None))
-            total += (await broker.depth(jobs_queue(name))).ready
+        for route in self.all:
+            far = self._brokers.get(route.broker)
+            broker = far.broker if far is not None else self._broker
+            total += (await broker.depth(jobs_queue(route.name))).ready
         return total
 
 

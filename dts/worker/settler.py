@@ -26,6 +26,7 @@ class Settler(Service):
         self._acks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._nacks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._rejects: list[tuple[Consumer, Delivery, str]] = []
+        self._at: set[Consumer] = set()  # those of which something is being settled
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -48,6 +49,11 @@ class Settler(Service):
         self._rejects.append((consumer, delivery, reason))
         self._wake()
 
+    def is_at(self, consumer: Consumer) -> bool:
+        """Whether a delivery of a consumer is to be settled, or is being so."""
+        rejecting = any(consumer is each for each, _, _ in self._rejects)
+        return rejecting or any(consumer in kept for kept in (self._at, self._acks, self._nacks))
+
     async def wait_idle(self) -> None:
         """Wait until everything is settled."""
         await self._idle.wait()
@@ -61,6 +67,7 @@ class Settler(Service):
             await self._ready.wait()
             self._ready.clear()
             acks, nacks, rejects = dict(self._acks), dict(self._nacks), list(self._rejects)
+            self._at = {*acks, *nacks, *(consumer for consumer, _, _ in rejects)}
             for kept in (self._acks, self._nacks, self._rejects):
                 kept.clear()
             for consumer, deliveries in acks.items():
@@ -69,6 +76,7 @@ class Settler(Service):
                 await _try(consumer.nack, deliveries)
             for consumer, delivery, reason in rejects:
                 await _try(consumer.reject, [delivery], reason)
+            self._at.clear()
             if not self._ready.is_set():
                 self._idle.set()
 

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from functools import partial
 
 from msgspec.structs import replace
@@ -29,7 +29,7 @@ from dts.worker.events import EventCounter, Events
 from dts.worker.executor import LOOK_AHEAD, Crash, Executor
 from dts.worker.frames import Frame, Kind, knows_encoding
 from dts.worker.guard import Guard
-from dts.worker.intake import Intake
+from dts.worker.intakes import Intakes
 from dts.worker.process import Assignment
 from dts.worker.publisher import Publisher
 from dts.worker.recovery import Recoverer
@@ -77,14 +77,13 @@ class Worker(Service):
         self._cancelled = Cancellations()
         self._question = new_id()
         self._answered = asyncio.Event()
-        self._intakes: list[Intake] = []
-        self._consumers = AsyncExitStack()  # closed after the drain, whenever a route was added
+        self._intakes = Intakes(self.routes, self._slots, self)
         self._publisher = Publisher(broker)
         self._settler = Settler()
         self._recoverer = Recoverer(self.name, settings)
         self._guard = Guard(self.executor)
         self._on_log: Callable[[bytes], None] = lambda record: None
-        for part in (self.executor, self._publisher, self._settler, self._guard, self.routes):
+        for part in (self.executor, self._publisher, self._settler, self._guard, self.routes, self._intakes):
             part.failed = self.failed  # the worker cannot do without any of them
 
     async def _start(self) -> None:
@@ -97,9 +96,7 @@ class Worker(Service):
         self._spawn(self._heed(cancellations, self._learn_cancelled, "cancellations"), "cancellations")
         await self._stack.enter_async_context(self.routes)
         await self._ask_cancelled()
-        await self._stack.enter_async_context(self._consumers)
-        for route in self.routes.names:
-            await self._take_in(route)
+        await self._stack.enter_async_context(self._intakes)
         self._stack.push_async_callback(self._drain)
         logger.info(
             "worker %s: routes %s, %d processes", self.name, " ".join(self.routes.names), self.executor.processes
@@ -114,41 +111,26 @@ class Worker(Service):
             ConfigError: they cannot work; all stays as it was.
         """
         _check(settings)
-        gone, come = await self.routes.adopt(settings)
+        processes = _processes(settings)
+        slots = processes * (1 + LOOK_AHEAD)
+        await self._intakes.adopt(settings, slots)
         before, self.settings = self.settings, settings
         self._recoverer = Recoverer(self.name, settings)
         if _of_children(before) != _of_children(settings):
             self.executor.renew(ChildOptions(self.name, settings))
-        if (processes := _processes(settings)) != self.executor.processes:
+        if processes != self.executor.processes:
             self.executor.resize(processes)
-            self._slots = processes * (1 + LOOK_AHEAD)
-            for intake in self._intakes:
-                await intake.resize(self._slots)
-        for intake in [intake for intake in self._intakes if intake.route in gone]:
-            self._intakes.remove(intake)
-            await intake.pause()
-        for route in come:
-            await self._take_in(route)
+            self._slots = slots
         self.room.set()
-
-    async def _take_in(self, route: str) -> None:
-        """Consume a route."""
-        intake = Intake(self.routes, route, self._slots, self)
-        intake.failed = self.failed
-        self._intakes.append(await self._consumers.enter_async_context(intake))
-        if self.short_of:
-            await intake.pause()
 
     async def hold(self, short_of: str) -> None:
         """Take nothing new while the machine is short of something, and give back what is not begun; empty to go on."""
         self.short_of = short_of
         if short_of:
-            for intake in self._intakes:
-                await intake.pause()
+            await self._intakes.pause()
             await self._give_back(self.executor.take_back())
         else:
-            for intake in self._intakes:
-                await intake.resume()
+            await self._intakes.resume()
             self.room.set()
 
     def send_logs_to(self, on_log: Callable[[bytes], None]) -> None:
@@ -170,6 +152,10 @@ class Worker(Service):
     def in_hand(self, consumers: set[Consumer]) -> int:
         """Deliveries of some consumers that are not settled."""
         return sum([not work.settled and work.consumer in consumers for work in self._works])
+
+    def is_at(self, consumer: Consumer) -> bool:
+        """Whether there is anything left to do for a delivery of a consumer, or to tell its broker."""
+        return self._settler.is_at(consumer) or any(work.consumer is consumer for work in self._works)
 
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         """Have the jobs of deliveries run."""
@@ -281,8 +267,7 @@ class Worker(Service):
             self._stop_cancelled({run})
         self.room.set()
         if self.free_slots > 0:
-            for intake in self._intakes:
-                intake.look()
+            self._intakes.look()
 
     def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
         """Publish a lease; once it is on record the delivery needs no longer be held, and the jobs may begin."""
@@ -355,8 +340,7 @@ class Worker(Service):
     async def _drain(self) -> None:
         """Take no more and finish what is begun, as far as time allows."""
         self.draining = True
-        for intake in self._intakes:
-            await intake.cease()
+        await self._intakes.cease()
         finishing = asyncio.create_task(self._finish(), name="drain")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         try:

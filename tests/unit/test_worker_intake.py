@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from dts.broker import Consumer, Delivery
+from dts.broker import Consumer, Delivery, Message
+from dts.config import RouteSettings
 from dts.worker import intake as intake_module
 from dts.worker.intake import Intake
+from dts.worker.settler import Settler
 
 
 class FakeConsumer(Consumer):
@@ -48,10 +50,7 @@ class FakeRoutes:
     def __init__(self) -> None:
         self.made: list[FakeConsumer] = []
 
-    def prefetch(self, route: str) -> int:
-        return 0
-
-    async def consume(self, route: str, prefetch: int) -> FakeConsumer:
+    async def consume(self, route: RouteSettings, prefetch: int) -> FakeConsumer:
         self.made.append(FakeConsumer())
         return self.made[-1]
 
@@ -67,6 +66,9 @@ class FakeTaker:
     def in_hand(self, consumers: set[Consumer]) -> int:
         return self.held if consumers else 0
 
+    def is_at(self, consumer: Consumer) -> bool:
+        return bool(self.held)
+
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         raise AssertionError("there is nothing to take")
 
@@ -80,7 +82,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_pause_and_the_tidying_may_dismiss_the_same_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_module, "LOOK_EVERY", 0.01)
     routes, taker = FakeRoutes(), FakeTaker()
-    async with Intake(routes, "default", 2, taker) as intake:  # type: ignore[arg-type]
+    async with Intake(routes, RouteSettings("default"), 2, taker) as intake:  # type: ignore[arg-type]
         taker.held = 2
         intake.look()
         await until(lambda: len(routes.made) == 2)
@@ -92,3 +94,23 @@ async def test_a_pause_and_the_tidying_may_dismiss_the_same_consumer(monkeypatch
         taker.free_slots = 2
         await intake.resume()
         assert len(routes.made) == 3, "it goes on"
+
+
+async def test_a_consumer_is_at_the_settlers_until_its_broker_has_been_told() -> None:
+    told = asyncio.Event()
+
+    class SlowToHear(FakeConsumer):
+        async def ack(self, deliveries: Sequence[Delivery]) -> None:
+            await told.wait()
+
+    first, second = SlowToHear(), FakeConsumer()
+    async with Settler() as settler:
+        assert not settler.is_at(first)
+        settler.ack(first, Delivery(Message(b""), "q", 1))
+        assert settler.is_at(first)
+        await asyncio.sleep(0)
+        settler.reject(second, Delivery(Message(b""), "q", 2), "no good")
+        assert (settler.is_at(first), settler.is_at(second)) == (True, True)
+        told.set()
+        await settler.wait_idle()
+        assert (settler.is_at(first), settler.is_at(second)) == (False, False)
