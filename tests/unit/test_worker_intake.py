@@ -114,3 +114,25 @@ async def test_a_consumer_is_at_the_settlers_until_its_broker_has_been_told() ->
         told.set()
         await settler.wait_idle()
         assert (settler.is_at(first), settler.is_at(second)) == (False, False)
+
+
+async def test_a_consumer_that_comes_when_the_end_has_come_is_closed_at_once() -> None:
+    routes = FakeRoutes()
+    asked, given = asyncio.Event(), asyncio.Event()
+    consume = routes.consume
+
+    async def slowly(route: RouteSettings, prefetch: int) -> FakeConsumer:
+        asked.set()
+        await given.wait()
+        return await consume(route, prefetch)
+
+    routes.consume = slowly  # type: ignore[method-assign]
+    intake = Intake(routes, RouteSettings("default"), 2, FakeTaker(), paused=True)  # type: ignore[arg-type]
+    async with intake:
+        assert not asked.is_set(), "one that is paused from the start asks for none"
+        resuming = asyncio.create_task(intake.resume())
+        await asked.wait()
+        await intake.cease()
+        given.set()
+        await resuming
+        assert [consumer.closed for consumer in routes.made] == [True]
