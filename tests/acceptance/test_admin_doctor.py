@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 from tests.services.deployment import Deployment, wait_until
 from tests.services.rabbitmq import RabbitServer
@@ -13,17 +12,7 @@ Found = dict[str, dict[str, str]]
 
 def doctor(deployment: Deployment) -> tuple[int, Found]:
     """Its exit status and its findings by name."""
-    credentials = ["--username", "admin", "--secret-file", "var/admin.secret"]
-    done = subprocess.run(
-        ["dts-admin", *credentials, "--url", deployment.url, "--json", "doctor"],
-        cwd=deployment.folder,
-        env=deployment.env(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = deployment.admin("--json", "doctor")
     return done.returncode, {found["check"]: found for found in map(json.loads, done.stdout.splitlines())}
 
 

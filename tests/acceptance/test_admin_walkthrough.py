@@ -97,21 +97,6 @@ def terminal(started: Deployment) -> Iterator[Terminal]:
     terminal.close()
 
 
-def dts_admin(deployment: Deployment, *argv: str) -> subprocess.CompletedProcess[str]:
-    """The command in a script."""
-    command = ["dts-admin", "--username", "admin", "--secret-file", "var/admin.secret", "--url", deployment.url, *argv]
-    return subprocess.run(
-        command,
-        cwd=deployment.folder,
-        env=deployment.env(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def run_as_alice(deployment: Deployment, function: str, infile: Path, outfile: Path) -> list[str]:
     """The command line of alice's job."""
     command = ["dts-client", function, str(infile), str(outfile), deployment.url]
@@ -127,10 +112,10 @@ def test_the_first_day_of_an_administrator(terminal: Terminal, started: Deployme
     tamper(started)
     terminal.do("operations verify", "the operation log is broken", "entry 3:")
     assert terminal.leave() == 0
-    in_a_script = dts_admin(started, "operations", "verify")
+    in_a_script = started.admin("operations", "verify")
     assert in_a_script.returncode == 1
     assert "entry 3:" in in_a_script.stdout
-    assert dts_admin(started, "doctor").returncode == 1
+    assert started.admin("doctor").returncode == 1
 
 
 def set_up_alice(terminal: Terminal, started: Deployment) -> None:
@@ -186,7 +171,7 @@ def cancel_a_run(terminal: Terminal, started: Deployment, tmp_path: Path) -> Non
 
 def newest_run_of(started: Deployment, function: str) -> str:
     """The id of the newest run of a function, if there is one."""
-    listed = dts_admin(started, "runs", "list", "--limit", "1", "--json").stdout.splitlines()
+    listed = started.admin("runs", "list", "--limit", "1", "--json").stdout.splitlines()
     newest = json.loads(listed[0]) if listed else {}
     return str(newest["id"]) if newest.get("function") == function else ""
 

@@ -28,16 +28,7 @@ def started(embedded: Deployment) -> Deployment:
 
 
 def shell(deployment: Deployment, line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        cwd=deployment.folder,
-        env=deployment.env(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return deployment.run("bash", "-o", "pipefail", "-c", line)
 
 
 def a_job(deployment: Deployment) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,17 +41,7 @@ def prepare(deployment: Deployment, tmp_path: Path) -> None:
 
 def administer(deployment: Deployment, *command: str) -> str:
     """Run `dts-admin` as the administrator; returns what it prints."""
-    credentials = ["--username", "admin", "--secret-file", "var/admin.secret", "--url", deployment.url]
-    done = subprocess.run(
-        ["dts-admin", *credentials, *command],
-        cwd=deployment.folder,
-        env=deployment.env(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = deployment.admin(*command)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

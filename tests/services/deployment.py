@@ -92,6 +92,24 @@ class Deployment:
         self._processes[name] = process
         return process
 
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with no input; its status and what it printed."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def admin(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of `dts-admin` as the administrator."""
+        credentials = ["--username", "admin", "--secret-file", "var/admin.secret", "--url", self.url]
+        return self.run("dts-admin", *credentials, *command)
+
     def start_server(self, name: str = "server", port: int | None = None) -> None:
         """Start a server and wait until it is ready."""
         port = port or self.port
