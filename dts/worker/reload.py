@@ -54,6 +54,8 @@ class Reloader:
                 await self._reload()
             except ConfigError as error:
                 logger.error("the configuration was not reloaded: %s", error.message)
+            except Exception:  # the worker goes on, and the next reload may mend what this one has left half done
+                logger.exception("the configuration was reloaded in part")
 
     async def _reload(self) -> None:
         """Raises ConfigError when the new settings are not valid; then all is as it was."""
