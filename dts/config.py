@@ -147,8 +147,8 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     for runs that are kept no longer. After `repair_after` it takes a job for lost that nobody has, see
     docs/administration.md. Stethoscope mails when cpu, memory or disk of a host have been over their
     percentage for `high_for`, and when a host was silent for `silence`; workers that were silent for `forget_hosts` are
-    forgotten. Logtracer keeps `keep_logs` records for `keep_logs_for`, and mails those at `log_mail_level` or above,
-    one mail in `log_mail_interval`.
+    forgotten. Timekeeper keeps the latest `keep_dead` dead letters for `keep_dead_for`. Logtracer keeps `keep_logs`
+    records for `keep_logs_for`, and mails those at `log_mail_level` or above, one mail in `log_mail_interval`.
     """
 
     run: tuple[str, ...] = ("porter", "timekeeper", "stethoscope", "logtracer")
@@ -162,6 +162,8 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_memory: Percent = 90.0
     max_disk: Percent = 90.0
     high_for: Annotated[float, Meta(ge=0)] = 60.0
+    keep_dead: Count = 10_000
+    keep_dead_for: Seconds = 30 * 86400.0
     keep_logs: Count = 1_000_000
     keep_logs_for: Seconds = 30 * 86400.0
     log_mail_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "ERROR"

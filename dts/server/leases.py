@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
 from dts.server.delayed import digest_of
-from dts.server.poison import REASON_POISON, keep_poisoned
+from dts.server.poison import REASON_POISON, Poison
 from dts.server.results import failed_candidate
 from dts.store import Store
 from dts.wire import dts_pb2
@@ -71,7 +71,7 @@ async def _queue_again(store: Store, lease: Lease) -> None:
         failed = failed_candidate(outcome, 1 << lease.job, kind="Poison", message=why, reason=REASON_POISON)
         error = dts_pb2.Error(type="Poison", message=why, reason=REASON_POISON)
         last = dts_pb2.Result(index=lease.job, error=error, attempt=lease.attempt)
-        await keep_poisoned(store, outcome, {lease.job: last}, lease.worker)
+        await Poison(store).keep(outcome, {lease.job: last}, lease.worker)
         await store.record([failed])
         await store.release_jobs({lease.block: 1 << lease.job})
         return

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from dts.model import Run
 
+LETTERS_AT_ONCE = 500
+"""Dead letters of a run that one call of `delete_run` deletes."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunNote:
@@ -61,5 +64,13 @@ class RetentionStore(ABC):
     async def delete_run(self, run_id: str, *, blocks: int) -> bool:
         """Delete up to `blocks` blocks of a run with all that belongs to them, and then the run itself with its notes.
 
-        Returns whether everything of it is gone; the caller repeats the call until it is.
+        Dead letters whose header `run` names it go first, some at a time. Returns whether everything of it is gone; the
+        caller repeats the call until it is.
+        """
+
+    @abstractmethod
+    async def forget_dead_letters(self, *, before: float, keep: int, limit: int) -> int:
+        """Delete dead letters that died before a time, and the oldest ones where there are more than `keep`.
+
+        Up to `limit` of them, the oldest first; returns how many. Repeated until it is fewer, all are gone.
         """

@@ -251,8 +251,11 @@ class MongoAdminStore(Store):
 
     @translating
     async def delete_dead_letters(self, letter_ids: Sequence[str]) -> None:
-        letters = self._connection.collection("dead_letters")
-        await letters.delete_many({"_id": {"$in": [storable(each) for each in letter_ids]}})
+        letters, keys = self._connection.collection("dead_letters"), [storable(each) for each in letter_ids]
+        found = letters.find({"_id": {"$in": keys}, "beside": {"$exists": True}}, {"beside": 1, "size": 1})
+        beside = await found.to_list(None)
+        await letters.delete_many({"_id": {"$in": keys}})
+        await self._bodies.drop_of(beside)
 
 
 def _document(record: Record) -> Document:

@@ -169,6 +169,7 @@ def dead_letter_document(letter: DeadLetter) -> Document:
         "reason": storable(letter.reason),
         "content_encoding": storable(letter.content_encoding),
         "headers": headers_to_text(letter.headers),
+        "run": storable(str(letter.headers.get("run", ""))),
         "died": letter.died,
     }
 

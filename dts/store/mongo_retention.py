@@ -9,7 +9,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
 
 from dts.model import Run
 from dts.store.abc import Store
-from dts.store.abc_retention import RunNote
+from dts.store.abc_retention import LETTERS_AT_ONCE, RunNote
 from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import MongoConnection, translating
 from dts.store.mongo_documents import Document, run_from
@@ -27,7 +27,9 @@ RETENTION_INDEXES: dict[str, list[IndexModel]] = {
         _index("subject", "finished", "run", name="by_time"),
         _index("run", name="by_run"),
     ],
+    "dead_letters": [_index("run", name="by_run"), _index("died", name="by_time")],
 }
+_WHERE_BODY = {"beside": 1, "size": 1}
 RUNS_BY_FUNCTION = _index("function", "_id", name="by_function")
 
 
@@ -95,6 +97,9 @@ class MongoRetentionStore(Store):
     @translating
     async def delete_run(self, run_id: str, *, blocks: int) -> bool:
         run = storable(run_id)
+        letters = self._connection.collection("dead_letters").find({"run": run}, _WHERE_BODY, limit=LETTERS_AT_ONCE)
+        if await self._delete_letters(await letters.to_list(None)) == LETTERS_AT_ONCE:
+            return False
         of_run = {"_id": {"$gte": f"{run}-", "$lt": f"{run}."}}  # the ids of its blocks, which have an index in both
         for name, fields in (("outcomes", {"batches": 1}), ("blocks", {"beside": 1, "size": 1})):
             # Quick, since the run goes last and waits for the disk: what went before has gone for good by then.
@@ -110,6 +115,23 @@ class MongoRetentionStore(Store):
         await self._connection.collection("runs").delete_one({"_id": run})
         await self._connection.quick("run_notes").delete_many({"run": run})
         return True
+
+    @translating
+    async def forget_dead_letters(self, *, before: float, keep: int, limit: int) -> int:
+        letters = self._connection.collection("dead_letters")
+        count = await letters.count_documents({}, hint="_id_")
+        oldest = letters.find({}, {**_WHERE_BODY, "died": 1}, sort=[("died", ASCENDING)], limit=limit, hint="by_time")
+        found = enumerate(await oldest.to_list(None))
+        return await self._delete_letters(
+            [each for place, each in found if each["died"] < before or place < count - keep]
+        )
+
+    async def _delete_letters(self, letters: Sequence[Document]) -> int:
+        if letters:
+            keys = {"_id": {"$in": [letter["_id"] for letter in letters]}}
+            await self._connection.quick("dead_letters").delete_many(keys)
+            await self._bodies.drop_of(letters)  # last: a list must not find a letter without its body
+        return len(letters)
 
 
 def _note_document(note: RunNote) -> Document:

@@ -7,7 +7,7 @@ from sqlite3 import Connection
 
 from dts.model import Run
 from dts.store.abc import Store
-from dts.store.abc_retention import RunNote
+from dts.store.abc_retention import LETTERS_AT_ONCE, RunNote
 from dts.store.shared import storable
 from dts.store.sqlite_rows import RUN, Row, run_from
 from dts.store.sqlite_thread import DatabaseThread
@@ -38,6 +38,10 @@ _FINISHED = f"""
     WHERE subject = ? AND finished IS NOT NULL AND finished <= ? AND (finished, run) > (?, ?)
     ORDER BY finished, run LIMIT ?
 """
+_LETTERS_OF_RUN = """
+    SELECT id FROM dead_letters INDEXED BY dead_letters_by_run WHERE json_extract(headers, '$.run') = ? LIMIT ?
+"""
+_OLDEST_LETTERS = "SELECT id, died FROM dead_letters INDEXED BY dead_letters_by_time ORDER BY died LIMIT ?"
 
 
 class SqliteRetentionStore(Store):
@@ -82,6 +86,9 @@ class SqliteRetentionStore(Store):
     async def delete_run(self, run_id: str, *, blocks: int) -> bool:
         return await self._writer.submit(lambda db: _delete_run(db, storable(run_id), blocks), durable=False)
 
+    async def forget_dead_letters(self, *, before: float, keep: int, limit: int) -> int:
+        return await self._writer.submit(lambda db: _forget_dead_letters(db, before, keep, limit), durable=False)
+
     async def _read(self, select: str, values: Row) -> list[Row]:
         return await self._reader.submit(lambda db: db.execute(select, values).fetchall())
 
@@ -91,6 +98,10 @@ def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
 
 
 def _delete_run(db: Connection, run: str, blocks: int) -> bool:
+    letters = db.execute(_LETTERS_OF_RUN, (run, LETTERS_AT_ONCE)).fetchall()
+    db.executemany("DELETE FROM dead_letters WHERE id = ?", letters)
+    if len(letters) == LETTERS_AT_ONCE:
+        return False
     keys = db.execute("SELECT key FROM blocks WHERE run = ? ORDER BY number LIMIT ?", (run, blocks + 1)).fetchall()
     for statement in (
         "DELETE FROM parts WHERE block = ?",
@@ -103,3 +114,11 @@ def _delete_run(db: Connection, run: str, blocks: int) -> bool:
     db.execute("DELETE FROM runs WHERE id = ?", (run,))
     db.execute("DELETE FROM run_notes WHERE run = ?", (run,))
     return True
+
+
+def _forget_dead_letters(db: Connection, before: float, keep: int, limit: int) -> int:
+    (count,) = db.execute("SELECT count(*) FROM dead_letters").fetchone()
+    oldest = db.execute(_OLDEST_LETTERS, (limit,)).fetchall()
+    over = [(key,) for place, (key, died) in enumerate(oldest) if died < before or place < count - keep]
+    db.executemany("DELETE FROM dead_letters WHERE id = ?", over)
+    return len(over)

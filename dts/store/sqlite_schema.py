@@ -107,6 +107,8 @@ CREATE TABLE dead_letters (
     id TEXT PRIMARY KEY, queue TEXT NOT NULL, reason TEXT NOT NULL, content_encoding TEXT NOT NULL,
     headers TEXT NOT NULL, died REAL NOT NULL, body BLOB NOT NULL
 ) STRICT;
+CREATE INDEX dead_letters_by_time ON dead_letters (died);
+CREATE INDEX dead_letters_by_run ON dead_letters (json_extract(headers, '$.run'));
 """
 
 NONCES = """

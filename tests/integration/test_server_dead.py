@@ -5,9 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 
-from dts.broker import Message
+import pytest
+from msgspec import structs
+
+from dts.broker import Message, open_broker
+from dts.config import Settings
 from dts.model import DeadLetter, Lease
+from dts.server.daemons import Timekeeper
 from dts.server.leases import MAX_LOSSES
+from dts.server.poison import Poison
+from dts.server.results import failed_candidate
+from dts.store import open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, a_run_with_jobs
 
@@ -180,3 +188,40 @@ async def test_a_replay_asks_for_what_was_asked_for_before_but_the_deadline(site
         bytes(job.args): (job.options.timeout, job.options.max_attempts, job.options.deadline) for job in batch.jobs
     }
     assert asked == {b'["a"]': (7, 0, 0), b'["b"]': (0, 4, 0)}
+
+
+async def test_poison_of_a_block_is_told_at_first_and_at_its_end(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A file of a million lines each of which kills its process must not fill the disk with as many lines of log."""
+    run, _ = await a_run_with_jobs(site, "admin", "text/upper", 5)
+    outcome = await site.store.get_outcome(f"{run}-0")
+    assert outcome is not None
+    poison_ = Poison(site.store)
+    for index in range(5):
+        result = dts_pb2.Result(index=index, error=dts_pb2.Error(message=f"SIGSEGV {index}"), attempt=3, kills=3)
+        for _ in range(2):  # as when a delivery comes again
+            await poison_.keep(outcome, {index: result}, "w1")
+        failed = failed_candidate(outcome, 1 << index, kind="ProcessDied", message="", reason="poison")
+        await site.store.record([failed])
+        outcome = await site.store.get_outcome(f"{run}-0")
+        assert outcome is not None
+    said = [record.message for record in caplog.records if record.name == "dts.server.poison"]
+    assert [line.split(",")[0] for line in said] == [
+        f"poison: 1 of the 5 jobs of block {run}-0 of text/upper so far",
+        f"poison: 5 of the 5 jobs of block {run}-0 of text/upper",
+    ]
+    assert len(await site.store.list_dead_letters()) == 5
+
+
+async def test_only_so_many_dead_letters_are_kept_and_only_for_a_time(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = time.time()
+    letters_ = [DeadLetter(f"d{age:03}", "q", "r", b"x", "", {}, now - age) for age in (1, 2, 3, 40, 50)]
+    daemons = structs.replace(settings.daemons, keep_dead=2, keep_dead_for=30.0)
+    async with open_store(settings.store.url) as store, open_broker(settings.broker.url) as broker:
+        await store.add_dead_letters(letters_)
+        async with Timekeeper(store, broker, structs.replace(settings, daemons=daemons)), asyncio.timeout(10):
+            while len(left := await store.list_dead_letters()) > 2:
+                await asyncio.sleep(0.02)
+    assert [letter.id for letter in left] == ["d001", "d002"]
+    assert "deleted the 3 oldest dead letters" in caplog.text

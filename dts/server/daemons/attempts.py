@@ -13,7 +13,7 @@ from operator import or_
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
 from dts.server.delayed import delayed_slices, digest_of
 from dts.server.leases import claims_of, stale_jobs
-from dts.server.poison import keep_poisoned
+from dts.server.poison import Poison
 from dts.store import Store
 from dts.wire import dts_pb2
 
@@ -43,6 +43,7 @@ class Attempts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._poison = Poison(store)
 
     async def record(self, readings: Sequence[Reading]) -> None:
         """Record readings; safe to repeat.
@@ -70,7 +71,7 @@ class Attempts:
         outcome = await self._store.get_outcome(batch.block)
         if outcome is not None:
             poisoned = {result.index: result for result in batch.results if reading.poisoned >> result.index & 1}
-            await keep_poisoned(self._store, outcome, poisoned, batch.worker)
+            await self._poison.keep(outcome, poisoned, batch.worker)
 
     async def _without_stale(self, readings: Sequence[Reading], fenced: Sequence[Reading]) -> list[Reading]:
         """Take the leases that are claimed; then leave out whatever comes from somebody who has lost his."""

@@ -9,6 +9,7 @@
 - retention: deletes runs that are kept no longer.
 - sweep: ends the jobs of cancelled runs that their server did not get to.
 - bury: ends the jobs of dead-lettered messages, so that no job vanishes, and keeps the letters.
+- forget: deletes slices that have fired long ago, and dead letters that are too old or too many.
 - inform: tells workers that have just come what was cancelled.
 """
 
@@ -55,6 +56,7 @@ _SWEPT_IDS = 100  # cancelled runs that workers are told of at every sweep, the 
 
 _OVERDUE_INTERVAL = 2.0
 _FORGET_INTERVAL = 600.0
+_FORGET_LIMIT = 500  # dead letters that are deleted in one step
 
 
 class Timekeeper(Daemon):
@@ -80,7 +82,7 @@ class Timekeeper(Daemon):
             ("repair", self._repair.interval, self._look_for_lost, "look for jobs that the broker has lost"),
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
-            ("forget", _FORGET_INTERVAL, self._forget, "forget what has fired"),
+            ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
         for broker in self._broker.parts:
@@ -165,6 +167,16 @@ class Timekeeper(Daemon):
 
     async def _forget(self) -> None:
         await self._store.forget_delayed(time.time() - FORGET_AFTER)
+        keep, seconds = self._settings.daemons.keep_dead, self._settings.daemons.keep_dead_for
+        forgotten = 0
+        while count := await self._store.forget_dead_letters(
+            before=time.time() - seconds, keep=keep, limit=_FORGET_LIMIT
+        ):
+            forgotten += count
+        if forgotten:
+            logger.warning(
+                "deleted the %d oldest dead letters: keep_dead is %d, and keep_dead_for %g s", forgotten, keep, seconds
+            )
 
     async def _bury_all(self, consumer: Consumer) -> None:
         burial = Burial(self._store, self._broker, self._catalogue, self._settings.server)

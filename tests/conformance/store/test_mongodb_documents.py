@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from dts.errors import BlockConflict
-from dts.model import Operation
+from dts.model import DeadLetter, Operation
 from dts.store import Store, open_store
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
 from tests.services.mongodb import MongoServer
@@ -127,3 +127,16 @@ async def test_runs_of_an_earlier_version_are_listed(url: str, documents: Docume
     async with open_store(url) as store:
         assert await store.list_runs(single=False) == [run]
         assert await store.list_runs(run.user, single=False) == [run]
+
+
+async def test_the_bodies_of_dead_letters_go_with_them(store: Store, documents: Documents) -> None:
+    run, body = make_run(), b"x" * 17 * 1024 * 1024
+    await store.add_run(run)
+    letters = [DeadLetter(name, "q", "r", body, "", {"run": run.id}, died) for died, name in enumerate("abc")]
+    await store.add_dead_letters(letters)
+    assert documents["bodies"].count_documents({}) >= 3
+    assert await store.forget_dead_letters(before=1.0, keep=10, limit=10) == 1
+    await store.delete_dead_letters(["b"])
+    assert await store.list_dead_letters() == letters[2:]
+    assert await store.delete_run(run.id, blocks=1)
+    assert documents["bodies"].count_documents({}) == 0

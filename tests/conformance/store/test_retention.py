@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dts.model import Run
+from dts.model import DeadLetter, Run
 from dts.store import Store
-from dts.store.abc_retention import RunNote
+from dts.store.abc_retention import LETTERS_AT_ONCE, RunNote
 from tests.conformance.store.builders import make_run
 
 
@@ -53,3 +53,39 @@ async def test_notes_are_kept_by_subject_and_run_and_replaced(store: Store) -> N
     assert await store.finished_notes("user ann", until=30.0, limit=10, after=(20.0, "r2")) == [changed]
     await store.delete_run("r3", blocks=10)
     assert await store.finished_notes("user ann", until=30.0, limit=10, after=(20.0, "r2")) == []
+
+
+def a_letter(name: str, died: float, run: str = "", *, size: int = 10) -> DeadLetter:
+    """A dead letter of a run."""
+    return DeadLetter(name, "dts.jobs.default", "poison", b"x" * size, "", {"run": run} if run else {}, died)
+
+
+async def left_letters(store: Store) -> list[str]:
+    """The ids of all letters that there are."""
+    return [letter.id for letter in await store.list_dead_letters(limit=10_000)]
+
+
+async def test_dead_letters_go_with_their_run(store: Store) -> None:
+    gone, kept = await runs_of(store, "ann", "text/upper", "text/upper")
+    of_run = [a_letter(f"a{number:04}", 1.0, gone.id) for number in range(LETTERS_AT_ONCE + 1)]
+    large = a_letter("a9999", 1.0, gone.id, size=17 * 1024 * 1024)
+    await store.add_dead_letters([*of_run, large, a_letter("b", 1.0, kept.id), a_letter("c", 1.0)])
+    calls = 1
+    while not await store.delete_run(gone.id, blocks=10):
+        assert await store.get_run(gone.id) == gone, "it goes last"
+        calls += 1
+    assert calls == 2
+    assert await left_letters(store) == ["b", "c"]
+    assert [await store.get_run(run.id) for run in (gone, kept)] == [None, kept]
+
+
+async def test_dead_letters_that_are_too_old_or_too_many_go_oldest_first(store: Store) -> None:
+    assert await store.forget_dead_letters(before=100.0, keep=0, limit=10) == 0
+    await store.add_dead_letters([a_letter(name, died) for name, died in zip("fbadce", range(1, 7), strict=True)])
+    assert await store.forget_dead_letters(before=1.0, keep=6, limit=10) == 0
+    assert await store.forget_dead_letters(before=3.0, keep=6, limit=10) == 2
+    assert await left_letters(store) == ["a", "c", "d", "e"]
+    assert await store.forget_dead_letters(before=3.0, keep=2, limit=1) == 1
+    assert await store.forget_dead_letters(before=3.0, keep=2, limit=10) == 1
+    assert await store.forget_dead_letters(before=3.0, keep=2, limit=10) == 0
+    assert await left_letters(store) == ["c", "e"]
