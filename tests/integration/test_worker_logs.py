@@ -92,7 +92,7 @@ async def test_threads_of_the_default_executor_know_their_job(bench: Bench) -> N
         "    while n: await asyncio.sleep(0.01)\n"
         "    return ids\n",
     )
-    async with Worker(bench.settings(), bench.broker):
+    async with Worker(bench.settings(drain_timeout=0.1), bench.broker):  # one job never ends
         run = await bench.send("own/f", [0], [7], [0])
         found = await bench.wait(run, 2)
         assert [value(result) for result in found] == [[f"{run}-0"] * 2, [f"{run}-2"] * 2]
