@@ -31,6 +31,7 @@ from typing import Any
 
 from dts.errors import FunctionMissing, ImportFailed, MainMissing
 from dts.model import parse_function_name
+from dts.worker.imprint import Imprint, watch
 from dts.worker.writers import is_open_for_writing
 
 PACKAGE = "dts.worker.functions"
@@ -63,7 +64,8 @@ class State(Enum):
 class Loaded:
     """A function that can be called.
 
-    `is_async` tells whether it runs on an event loop, `is_generator` whether it yields partial values.
+    `is_async` tells whether it runs on an event loop, `is_generator` whether it yields partial values. `imprint` is
+    what its module set for its process while it was imported.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Loaded:
     is_async: bool
     version: str
     is_generator: bool = False
+    imprint: Imprint | None = None
 
 
 @dataclass(slots=True)
@@ -153,7 +156,7 @@ class Loader:
         self.close()
 
     def load(self, name: str) -> Loaded:
-        """The function of that name, as its files are now.
+        """The function of that name, as its files are now; what its module has set for its process is set again.
 
         Raises:
             InvalidName: it cannot be the name of a function.
@@ -165,6 +168,8 @@ class Loader:
         cached = self._cache.get(name)
         if cached is not None and self._is_current(*cached):
             self._finder.sources = cached[1]
+            if cached[0].imprint is not None:
+                cached[0].imprint.apply()
             return cached[0]
         if cached is not None:
             _forget(cached[1])
@@ -206,12 +211,13 @@ class Loader:
         sources = self._settled_sources(module_name)
         _forget(sources)
         self._finder.sources = sources
+        changes = watch()
         module = _import(name, module_name)
         main = getattr(module, "main", None)
         if not callable(main):
             raise MainMissing(f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}")
         is_async, is_generator = _kind(main)
-        loaded = Loaded(name, main, is_async, _version(sources), is_generator)
+        loaded = Loaded(name, main, is_async, _version(sources), is_generator, changes())
         return loaded, sources
 
     def _settled_sources(self, module_name: str) -> dict[str, _Source]:
