@@ -36,6 +36,7 @@ class Terminal:
             timeout=PATIENCE,
             dimensions=(50, 200),
         )
+        self._process.str_last_chars = 5000  # what a failed test tells
         self._prompt = f":{deployment.port}>"
         self.seen = ""
 

@@ -66,6 +66,8 @@ class Deployment:
     def env(self) -> dict[str, str]:
         """The environment of every process."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("DTS_")}
+        for name in ("COLUMNS", "LINES"):  # those of the tests' terminal, when they run side by side
+            env.pop(name, None)
         env["PATH"] = f"{Path(sys.executable).parent}:{env.get('PATH', '')}"
         env["HOME"] = str(self.folder)
         if self.store_url:

@@ -8,7 +8,7 @@ It prints a line for each thing that happened, so that a test can wait for it:
     settle-late QUEUE              takes a message, acks it on a line of input, then prints what depth it sees
     publish QUEUE NAME COUNT SIZE  publishes NAME-0 … in batches of SIZE, then prints "published"
     listen TOPIC                   prints "listening", then the payload of each event
-    broadcast TOPIC PAYLOAD COUNT  tells it COUNT times
+    broadcast TOPIC PAYLOAD        tells it ten times a second, until its input ends
 """
 
 from __future__ import annotations
@@ -123,10 +123,11 @@ async def listen(broker: Broker, topic: str) -> None:
         say(event.payload)
 
 
-async def broadcast(broker: Broker, topic: str, payload: str, count: str) -> None:
-    await broker.ping()
-    for _ in range(int(count)):
+async def broadcast(broker: Broker, topic: str, payload: str) -> None:
+    input_ends = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    while not input_ends.done():
         await broker.broadcast(topic, payload)
+        await asyncio.wait((input_ends,), timeout=0.1)
 
 
 async def main(url: str, command: str, *arguments: str) -> None:
