@@ -175,7 +175,7 @@ class Timekeeper(Daemon):
             forgotten += count
         if forgotten:
             logger.warning(
-                "deleted the %d oldest dead letters: keep_dead is %d, and keep_dead_for %.0f s", forgotten, keep, seconds
+                "deleted the %d oldest dead letters: keep_dead is %d, keep_dead_for %.0f s", forgotten, keep, seconds
             )
 
     async def _bury_all(self, consumer: Consumer) -> None:
