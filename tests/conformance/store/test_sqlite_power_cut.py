@@ -45,8 +45,8 @@ DURABLE: dict[str, tuple[Step, Step]] = {
         lambda store, run, block: store.get_user("eve"),
     ),
     "a run": (
-        lambda store, run, block: store.add_run(replace(run, id=f"{run.id[:-1]}x")),
-        lambda store, run, block: store.get_run(f"{run.id[:-1]}x"),
+        lambda store, run, block: store.add_run(replace(run, id=f"z{run.id[1:]}")),
+        lambda store, run, block: store.get_run(f"z{run.id[1:]}"),
     ),
     "the state of a run": (
         lambda store, run, block: store.update_run(run.id, state=RunState.CANCELLED),
