@@ -55,7 +55,7 @@ async def test_a_run_that_goes_on_being_fed(site: Site, client: DtsClient) -> No
         await go_on.wait()
         while True:
             yield "x"
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
     running = asyncio.create_task(client.run("text/upper", endless(), rows.append))
     run = await the_run(site, 1)
