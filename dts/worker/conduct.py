@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TextIO
 from dts.errors import ProcessChanged
 from dts.worker import context
 from dts.worker.errand import Errand
+from dts.worker.surroundings import file_of
 
 LOOK_EVERY = 0.001
 """Seconds of work between two looks at what nothing tells of."""
@@ -206,7 +207,7 @@ def _state(limits: tuple[tuple[int, int], ...]) -> State:
         _signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         streams,
         tuple([*map(_is_closed, streams)]),
-        tuple([*map(_file_of, (0, 1, 2))]),
+        tuple([*map(file_of, (0, 1, 2))]),
         _limits() if limits else (),
     )
 
@@ -225,15 +226,6 @@ def _is_closed(stream: TextIO | None) -> bool:
         return stream is not None and stream.closed
     except (AttributeError, ValueError):  # it is something of the function's own, or its buffer was taken away
         return True
-
-
-def _file_of(fd: int) -> tuple[int, int] | None:
-    """What tells the file behind a descriptor from all others; None if it is closed."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _limits() -> tuple[tuple[int, int], ...]:

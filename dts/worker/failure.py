@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from types import TracebackType
 
@@ -62,6 +63,14 @@ def clip(text: str, limit: int) -> str:
         head = limit // 4
         text = f"{text[:head]}\n… {len(text) - limit} characters left out …\n{text[head - limit :]}"
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def record_text(record: logging.LogRecord) -> str:
+    """The message of a log record, with the traceback of the exception that it is about."""
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text
 
 
 def format_traceback(error: BaseException, trace: TracebackType | None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dts.wire.dts_pb2 import LogRecord
 from dts.worker import context
-from dts.worker.failure import clip
+from dts.worker.failure import clip, record_text
 from dts.worker.frames import Frame, Kind
 
 if TYPE_CHECKING:
@@ -95,16 +95,13 @@ class JobLog(logging.Handler):
             self.handleError(record)
 
     def _send_record(self, record: logging.LogRecord, job: str) -> None:
-        text = record.getMessage()
-        if record.exc_info:
-            text += "\n" + logging.Formatter().formatException(record.exc_info)
         told = LogRecord(
             host=self._host,
             source=self._source,
             time=record.created,
             level=record.levelno,
             logger=record.name,
-            message=clip(text, MAX_TEXT),
+            message=clip(record_text(record), MAX_TEXT),
             job=job,
         )
         self._send(Frame(Kind.LOG, 0, told.SerializeToString()))

@@ -16,6 +16,7 @@ from dts.errors import BrokerError
 from dts.runtime.service import Service
 from dts.wire.dts_pb2 import LogRecord
 from dts.wire.queues import HEARTBEATS, LOGS
+from dts.worker.failure import record_text
 
 logger = logging.getLogger(__name__)
 
@@ -88,16 +89,13 @@ class ShippingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand over one record."""
         try:
-            text = record.getMessage()
-            if record.exc_info:
-                text += "\n" + logging.Formatter().formatException(record.exc_info)
             told = LogRecord(
                 host=self._host,
                 source=self._source,
                 time=record.created,
                 level=record.levelno,
                 logger=record.name,
-                message=text[:8192].encode(errors="replace").decode(),
+                message=record_text(record)[:8192].encode(errors="replace").decode(),
             )
             self._loop.call_soon_threadsafe(self._shipper.put, told.SerializeToString())
         except RuntimeError:

@@ -53,7 +53,7 @@ class Surroundings:
         self._raw: dict[bytes, bytes] = dict(_raw_environment())
         self._path, self._meta_path = list(sys.path), list(sys.meta_path)
         self._streams = sys.stdin, sys.stdout, sys.stderr
-        self._files = [_file_of(fd) for fd in range(3)]
+        self._files = [file_of(fd) for fd in range(3)]
         self._handlers = [_handler_of(number) for number in _SIGNALS]
         self._mask: set[int] = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._locale = locale.setlocale(locale.LC_ALL)
@@ -74,7 +74,7 @@ class Surroundings:
         if said := self._vitals.examine():
             return said
         for fd, file in enumerate(self._files):
-            if _file_of(fd) != file:
+            if file_of(fd) != file:
                 return f"a function closed descriptor {fd}, or made it another one"
         streams = sys.stdin, sys.stdout, sys.stderr
         if streams != self._streams:
@@ -154,7 +154,8 @@ def _interpreter() -> tuple[int, float, Any, Any, Any, Any, float | None]:
     )
 
 
-def _file_of(fd: int) -> tuple[int, int] | None:
+def file_of(fd: int) -> tuple[int, int] | None:
+    """What tells the file behind a descriptor from all others; None if it is closed."""
     try:
         status = os.fstat(fd)
     except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,16 @@ from dts.server.app import Server
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
+from tests.services import mongodb, rabbitmq
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[tuple[mongodb.MongoServer, rabbitmq.RabbitServer]]:
+    """A MongoDB and a RabbitMQ for the tests of a module."""
+    if not mongodb.available() or not rabbitmq.available():
+        pytest.skip("no mongod or no rabbitmq-server on this machine")
+    with mongodb.MongoServer() as mongo, rabbitmq.RabbitServer() as rabbit:
+        yield mongo, rabbit
 
 
 @dataclass

@@ -20,7 +20,7 @@ from dts.server.app import Server
 from dts.store import Store, open_store
 from dts.wire.queues import DEAD, jobs_queue
 from dts.worker.worker import Worker
-from tests.services.deployment import free_port
+from tests.services.base import free_port
 
 FLAKY = """
 from dts.worker import context

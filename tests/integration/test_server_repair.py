@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +23,8 @@ from dts.server.repair import Again, Repair, Requeued
 from dts.store import open_store
 from dts.wire import queues
 from tests.integration.test_server_waiting import Desk, success
-from tests.services import mongodb, rabbitmq
 
 AFTER = 1.0
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[tuple[mongodb.MongoServer, rabbitmq.RabbitServer]]:
-    """A MongoDB and a RabbitMQ for all tests here."""
-    if not mongodb.available() or not rabbitmq.available():
-        pytest.skip("no mongod or no rabbitmq-server on this machine")
-    with mongodb.MongoServer() as mongo, rabbitmq.RabbitServer() as rabbit:
-        yield mongo, rabbit
 
 
 @pytest.fixture(params=["embedded", "cluster"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +21,8 @@ from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.results import part_results
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
-from tests.services import mongodb, rabbitmq
 
 TIMEKEEPERS = 3
-
-
-@pytest.fixture(scope="module")
-def services() -> Iterator[tuple[mongodb.MongoServer, rabbitmq.RabbitServer]]:
-    """A MongoDB and a RabbitMQ for all tests here."""
-    if not mongodb.available() or not rabbitmq.available():
-        pytest.skip("no mongod or no rabbitmq-server on this machine")
-    with mongodb.MongoServer() as mongo, rabbitmq.RabbitServer() as rabbit:
-        yield mongo, rabbit
 
 
 @pytest.fixture(params=["embedded", "cluster"])

@@ -12,17 +12,16 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+
+from tests.services.base import Managed, free_port
 
 START_TIMEOUT = 30.0
 """Seconds until a server must answer; it takes about one on an idle machine."""
@@ -51,12 +50,6 @@ def available() -> bool:
     return mongod() is not None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _prepare_child() -> Callable[[], None]:
     """What a child does first: ask to be killed when the process that started it ends in whatever way, and take as
     many open files as it may, because every database that a test makes has some twenty."""
@@ -70,7 +63,7 @@ def _prepare_child() -> Callable[[], None]:
     return prepare
 
 
-class MongoServer:
+class MongoServer(Managed):
     """A MongoDB of one's own. `start`, then `kill` and `start` (or `restart`) on the same data and port, then `stop`.
 
     Start it from the main thread: the kernel ties the server's life to the thread that started it.
@@ -79,7 +72,7 @@ class MongoServer:
     def __init__(self, *options: str) -> None:
         self._options = options
         self.folder = Path(tempfile.mkdtemp(prefix="dts-mongo-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._log = self.folder / "mongod.log"
         self._server: subprocess.Popen[bytes] | None = None
         (self.folder / "data").mkdir()
@@ -167,19 +160,6 @@ class MongoServer:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def _answers(self) -> bool:
         client: MongoClient[dict[str, object]]
         with MongoClient("127.0.0.1", self.port, serverSelectionTimeoutMS=100, directConnection=True) as client:
@@ -193,7 +173,7 @@ class MongoServer:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
 
-class MongoReplicaSet:
+class MongoReplicaSet(Managed):
     """Three servers of which one is the primary; another becomes it when that is killed."""
 
     NAME = "dts"
@@ -242,19 +222,6 @@ class MongoReplicaSet:
         """End all members and remove their folders. May be called twice."""
         for member in self.members:
             member.stop()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _is_primary(self, member: MongoServer) -> bool:
         client: MongoClient[dict[str, object]]

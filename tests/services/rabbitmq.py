@@ -16,8 +16,8 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.services.base import Managed, free_port
 
 RABBITMQ_BIN = Path("/usr/lib/rabbitmq/bin")
 """Where Debian keeps the server's own scripts; those in /usr/sbin change user to `rabbitmq` first."""
@@ -44,13 +44,6 @@ def available() -> bool:
     return (RABBITMQ_BIN / "rabbitmq-server").exists()
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 GUARD = """\
 while read -r pid; do pids="$pids $pid"; done
 for pid in $pids; do kill -9 "-$pid" 2>/dev/null; done
@@ -59,7 +52,7 @@ rm -rf -- "$1"
 """Reads process groups until its input ends, as it does with the process at the other end; then kills them."""
 
 
-class RabbitServer:
+class RabbitServer(Managed):
     """A RabbitMQ of one's own. `start`, then `kill` and `start` again on the same data, then `stop`."""
 
     def __init__(self) -> None:
@@ -170,15 +163,6 @@ class RabbitServer:
         if done.returncode != 0:
             raise RabbitError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _environment(self) -> dict[str, str]:
         folder = str(self.folder)

@@ -11,7 +11,8 @@ import pytest
 from dts.broker import Broker, Event, Message, amqp_link, open_broker
 from dts.errors import BrokerUnavailable
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
-from tests.services.rabbitmq import RabbitServer, free_port
+from tests.services.base import free_port
+from tests.services.rabbitmq import RabbitServer
 
 
 @pytest.fixture(scope="module")
