@@ -19,7 +19,7 @@ from tests.services.worker_bench import Bench, value
 
 SECONDS = 150.0
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 async def test_a_leased_job_outlasts_the_consumer_timeout(tmp_path: Path) -> None:
