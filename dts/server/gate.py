@@ -22,6 +22,7 @@ from itertools import islice
 
 from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
+from dts.errors import RouteUnavailable
 from dts.model import Block, DelayedSlice, Function, bitmap
 from dts.server.catalogue import Catalogue
 from dts.server.damaged import jobs_of
@@ -142,8 +143,12 @@ class Gate:
             await self._finish_releases()
             term, rooms = self._term, dict[tuple[str, str], int]()
             for group in list(self._groups):
-                if term == self._term:  # else somebody else may have been here in between: see how much room there is
+                if term != self._term:  # somebody else may have been here in between: see how much room there is
+                    break
+                try:
                     released += await self._release_group(group, rooms, term)
+                except RouteUnavailable as error:
+                    _put_off(group[1], error)
         self._rest = 0.0 if released else min(time.monotonic() - begun, _LOOK)
         return released
 
@@ -170,9 +175,16 @@ class Gate:
             by_function: defaultdict[str, list[tuple[DelayedSlice, int]]] = defaultdict(list)
             for each, unfinished in await self._unfinished(slices):
                 by_function[each.function].append((each, each.released & unfinished))
+            away = False
             for name, jobs in by_function.items():
-                await self._publish(jobs, await self._catalogue.get(name), most=1)
-            self._unsure = len(slices) == _SLICES
+                try:
+                    await self._publish(jobs, await self._catalogue.get(name), most=1)
+                except RouteUnavailable as error:
+                    away = True
+                    _put_off(name, error)
+            self._unsure = away or len(slices) == _SLICES
+            if away:
+                break
 
     async def _release_group(self, group: tuple[str, str], rooms: dict[tuple[str, str], int], term: int) -> int:
         """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
@@ -274,3 +286,8 @@ class Gate:
         ):
             self._blocks.popitem(last=False)
         return found
+
+
+def _put_off(function: str, error: RouteUnavailable) -> None:
+    """Go on with the jobs of other functions: those that were let go are noted, and published by a later call."""
+    logger.warning("jobs of %s that may go are not published now: %s", function, error)

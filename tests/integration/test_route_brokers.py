@@ -6,16 +6,18 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from dts.broker import Broker, Message, open_broker
 from dts.client import DtsClient
 from dts.config import Settings, load_settings
 from dts.errors import ConfigError, RouteUnavailable
-from dts.model import Function
+from dts.model import Function, Limits
 from dts.server.app import Server
 from dts.store import Store, open_store
 from dts.wire.queues import DEAD, jobs_queue
@@ -47,14 +49,21 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    far = f"sqlite:///{tmp_path}/far.db"
-    functions = tmp_path / "functions"
+    async with the_fleet(tmp_path, far=f"sqlite:///{tmp_path}/far.db") as fleet:
+        yield fleet
+
+
+@asynccontextmanager
+async def the_fleet(folder: Path, *, far: str, limits: Limits | None = None) -> AsyncIterator[Fleet]:
+    """All of it, in a folder, with the route `far` at a broker with that URL; `limits` are those of each function."""
+    functions = folder / "functions"
     (functions / "own").mkdir(parents=True)
     (functions / "own/flaky.py").write_text(FLAKY)
+    (functions / "own/near.py").write_text("def main(word):\n    return word.upper()\n")
     flags = {
-        "store": {"url": f"sqlite:///{tmp_path}/store.db"},
-        "broker": {"url": f"sqlite:///{tmp_path}/queue.db", "route": [{"name": "far", "url": far}]},
-        "server": {"port": 0, "key_file": f"{tmp_path}/key", "admin_secret_file": f"{tmp_path}/secret"},
+        "store": {"url": f"sqlite:///{folder}/store.db"},
+        "broker": {"url": f"sqlite:///{folder}/queue.db", "route": [{"name": "far", "url": far}]},
+        "server": {"port": 0, "key_file": f"{folder}/key", "admin_secret_file": f"{folder}/secret"},
         "daemons": {"relay_interval": 0.05, "relay_after": 0.1},
         "worker": {
             "processes": 1,
@@ -66,10 +75,11 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     }
     settings: Settings = load_settings(None, environment={}, flags=flags)
     async with Server(settings) as server, open_store(settings.store.url) as store:
-        await store.add_function(Function("own/flaky", route="far", max_attempts=3))
-        secret = (tmp_path / "secret").read_text().strip()
+        await store.add_function(Function("own/flaky", route="far", max_attempts=3, limits=limits or Limits()))
+        await store.add_function(Function("own/near", limits=limits or Limits()))
+        secret = (folder / "secret").read_text().strip()
         async with DtsClient("admin", secret, f"http://127.0.0.1:{server.port}") as client:
-            yield Fleet(settings, store, client, tmp_path)
+            yield Fleet(settings, store, client, folder)
 
 
 def queued(folder: Path, name: str) -> list[str]:
@@ -125,6 +135,21 @@ async def test_a_broker_that_is_away_keeps_nobody_else_waiting(tmp_path: Path, m
         await broker.publish(jobs_queue("default"), message)
         assert (await broker.depth(jobs_queue("default"))).ready == 1
         await broker.ping()
+
+
+async def test_jobs_under_a_limit_wait_for_no_broker_but_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.broker.routed._PATIENCE", 0.3)
+    nobody = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
+    async with the_fleet(tmp_path, far=nobody, limits=Limits(running=1)) as fleet:
+        far = [await fleet.client.submit("own/flaky", "word") for _ in range(3)]
+        near = [await fleet.client.submit("own/near", "word") for _ in range(3)]
+        settings = structs.replace(fleet.settings.worker, route=())
+        async with open_broker(fleet.settings.broker.url) as broker, Worker(settings, broker):
+            for job in near:
+                assert (await fleet.client.get(job, wait=20))["state"] == "succeeded"
+        assert {(await fleet.client.get(job))["state"] for job in far} <= {"queued", "delayed"}
 
 
 def test_a_route_has_one_broker() -> None:
