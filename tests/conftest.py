@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+TEARDOWN = 60.0
+"""Seconds that the fixtures of a test have to end after it failed."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -24,6 +28,24 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and call.excinfo is not None and _timed_out(call.excinfo):
         report.sections.append(("tasks when the time was over", _tasks()))
     return report  # type: ignore[return-value]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """A test's time limit is over when it fails: what made it hang may hang its fixtures, too."""
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        return (yield)
+    before = signal.signal(signal.SIGALRM, _teardown_timed_out)
+    signal.setitimer(signal.ITIMER_REAL, TEARDOWN)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _teardown_timed_out(*_: object) -> None:
+    pytest.fail(f"Timeout: the fixtures of a failed test did not end in {TEARDOWN:.0f} s")
 
 
 def _timed_out(error: pytest.ExceptionInfo[BaseException]) -> bool:

@@ -35,10 +35,10 @@ def test_a_megabyte_that_inflates_to_a_gigabyte_is_refused_in_milliseconds() -> 
     zeros = bytes(16 * 1024 * 1024)
     bomb = b"".join([*(deflater.compress(zeros) for _ in range(64)), deflater.flush()])
     assert 900_000 < len(bomb) < 1_100_000
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(TooLarge):
         codec.decompress(bomb, codec.DEFLATE, max_size=8 * 1024 * 1024)
-    assert time.perf_counter() - began < 0.25  # inflating all of it takes seconds
+    assert time.thread_time() - began < 0.25  # inflating all of it takes seconds
 
 
 @pytest.mark.parametrize(
