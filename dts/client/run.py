@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PROTOBUF = "application/x-protobuf"
 LONG_POLL = 20.0  # seconds that the server may wait for results; at most 30
+IDLE_LOOK = 20.0  # seconds without anything to send or to collect after which the server is asked about the run
 MAX_OUTSTANDING_JOBS = 1_000_000
 MAX_OUTSTANDING_BLOCKS = 8192  # 64 MB would be 8 kB each; measured below 1 kB
 MAX_KEPT = 16 * 1024 * 1024  # bytes of arguments that are remembered for the rows
@@ -260,12 +261,16 @@ class RunSession:
         except RequestRefused as error:
             if error.code != _NOT_OPEN:
                 raise
-            self._cancelled = True
-            self._reading.cancel()
-            if self._batches.empty():  # somebody may wait for what will not come
-                self._batches.put_nowait(None)
+            self._end_sending()
             return False
         return True
+
+    def _end_sending(self) -> None:
+        """The run is cancelled: nothing more is read, and what was read is not sent."""
+        self._cancelled = True
+        self._reading.cancel()
+        if self._batches.empty():  # somebody may wait for what will not come
+            self._batches.put_nowait(None)
 
     async def _next_batch(self, *, flush_soon: bool) -> tuple[Batch | None, bool]:
         """The next batch, None at the end; or None and True when there is none for now and lines wait."""
@@ -314,13 +319,29 @@ class RunSession:
     async def _collect(self) -> None:
         while self._outstanding.blocks or not self._all_sent:
             if not self._outstanding.blocks:
-                self._changed.clear()
-                await self._changed.wait()
+                await self._wait_for_more()
                 continue
             page = await self._next_page()
+            cut_off = self._cut_off
             count = await self._take(page) if page.parts else await self._look_after()
+            if self._cut_off > cut_off:
+                await self._end_if_cancelled()
             if self._outstanding.blocks and count < self._page_size:
                 await asyncio.sleep(self._snooze_interval)
+
+    async def _wait_for_more(self) -> None:
+        """Wait until there is something to collect. An input may be idle for ever: the run is looked at meanwhile."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(IDLE_LOOK):
+                await self._changed.wait()
+        except TimeoutError:
+            await self._end_if_cancelled()
+
+    async def _end_if_cancelled(self) -> None:
+        """Learn of a cancellation that no request is refused for: none may follow for as long as the input is idle."""
+        if not self._cancelled and not self._all_sent and await self._was_cancelled():
+            self._end_sending()
 
     async def _next_page(self) -> dts_pb2.ResultPage:
         answer = await self._transport.request(

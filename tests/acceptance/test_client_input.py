@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,3 +89,24 @@ def test_async_functions_run_many_at_a_time(running: Deployment, tmp_path: Path)
     done = running.run_client("demo/asleep", infile, tmp_path / "out.json", "--input-format", "json", timeout=30)
     assert done.returncode == 0, done.stderr  # one after the other they would take 100 s
     assert [row["result"] for row in rows(tmp_path / "out.json")] == [0.5] * 200
+
+
+def test_a_run_that_is_cancelled_ends_although_its_input_is_idle(embedded: Deployment, tmp_path: Path) -> None:
+    embedded.start_server()
+    fifo, outfile = tmp_path / "in", tmp_path / "out.json"
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)  # does not wait for a reader, and stays open
+    os.write(writer, b"a\nb\n")
+    embedded.start_client("text/upper", fifo, outfile)
+
+    def run() -> str | None:
+        runs = [json.loads(each) for each in embedded.admin("--json", "runs", "list").stdout.splitlines()]
+        queued = (json.loads(embedded.admin("--json", "runs", "get", each["id"]).stdout) for each in runs)
+        return next((each["id"] for each in queued if each["statistics"]["total"] == 2), None)
+
+    cancelled = embedded.admin("runs", "cancel", wait_until(run, "both lines to be accepted"), "--yes")
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert embedded.wait("client") == 4, embedded.log("client")
+    os.close(writer)
+    assert "somebody else cancelled the run" in embedded.log("client")
+    assert [row["error"]["type"] for row in rows(outfile)] == ["Cancelled", "Cancelled"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dts.client import DtsClient, cli
-from dts.errors import RunCancelled
+from dts.errors import RequestRefused, RunCancelled
 from dts.runtime.process import Shutdown
 from tests.integration.conftest import Site
 
@@ -67,11 +67,87 @@ async def test_a_run_that_goes_on_being_fed(site: Site, client: DtsClient) -> No
     assert [row["line"] for row in rows] == [1]
 
 
+async def idle_after(*items: str) -> AsyncIterator[str]:
+    """An input that has no more for now, and no end."""
+    for item in items:
+        yield item
+    await asyncio.Event().wait()
+
+
+async def test_a_run_whose_input_is_idle_while_jobs_are_out_ends_at_once(site: Site, client: DtsClient) -> None:
+    rows: list[dict[str, Any]] = []
+    running = asyncio.create_task(client.run("text/upper", idle_after("a", "b"), rows.append))
+    run = await the_run(site, 2)
+    await site.api().call("DELETE", f"/runs/{run}")
+    async with asyncio.timeout(10):  # well before it would ask by itself
+        with pytest.raises(RunCancelled, match="2 lines have a row, 2 of them as cancelled; the others were not run"):
+            await running
+    assert sorted(row["line"] for row in rows) == [1, 2]
+
+
+async def test_a_run_whose_input_is_idle_asks_now_and_then(
+    site: Site, client: DtsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.client.run.IDLE_LOOK", 0.2)
+    rows: list[dict[str, Any]] = []
+    all_here = asyncio.Event()
+
+    def take(row: dict[str, Any]) -> None:
+        rows.append(row)
+        all_here.set()
+
+    running = asyncio.create_task(client.run("text/upper", idle_after("a"), take))
+    await the_run(site, 1)
+    for batch in await site.take_messages(1):
+        await site.finish(batch)
+    await all_here.wait()
+    await asyncio.sleep(0.5)  # looks at the run and finds nothing
+    assert not running.done()
+    await site.api().call("DELETE", f"/runs/{client.progress.run}")
+    async with asyncio.timeout(10):
+        with pytest.raises(RunCancelled, match="1 lines have a row, 0 of them as cancelled; the others were not run"):
+            await running
+    assert [(row["line"], row["success"]) for row in rows] == [(1, True)]
+
+
+async def test_a_user_who_is_removed_is_told_although_the_input_is_idle(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.client.run.IDLE_LOOK", 0.2)
+    await site.add_user("alice", namespaces=("*",))
+    async with DtsClient("alice", "secret of alice", site.url, give_up_after=5.0) as client:
+        running = asyncio.create_task(client.run("text/upper", idle_after(), lambda row: None))
+        async with asyncio.timeout(10):
+            while not client.progress.run:
+                await asyncio.sleep(0.01)
+            await site.api().call("DELETE", "/admin/users/alice?force=true")
+            with pytest.raises(RequestRefused, match="User alice: check name and secret"):
+                await running
+
+
 async def test_jobs_that_are_cancelled_one_by_one_are_failed_lines(site: Site, client: DtsClient) -> None:
     running = asyncio.create_task(client.run("text/upper", ["a"], lambda row: None))
     run = await the_run(site, 1)
     await site.api().call("DELETE", f"/jobs/{run}-0")
     assert (await running).failed == 1
+
+
+async def test_a_job_that_is_cancelled_does_not_end_the_run_that_it_is_of(site: Site, client: DtsClient) -> None:
+    first = asyncio.Event()
+
+    async def two() -> AsyncIterator[str]:
+        yield "a"
+        await first.wait()
+        yield "b"
+
+    running = asyncio.create_task(client.run("text/upper", two(), lambda row: first.set()))
+    run = await the_run(site, 1)
+    await site.api().call("DELETE", f"/jobs/{run}-0")
+    await the_run(site, 2)
+    for batch in await site.take_messages(2):
+        await site.finish(batch)
+    summary = await running
+    assert (summary.lines, summary.failed) == (2, 1)
 
 
 async def test_the_command_says_so_and_ends_with_a_status_of_its_own(
