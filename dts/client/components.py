@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from dts.client.jsonvalue import MAX_NESTING, encode_args, encode_kwargs
-from dts.client.threads import in_thread
+from dts.client.threads import ThreadedReader, in_thread
 from dts.errors import ClientError, ComponentError, InvalidInput
 
 STANDARD_STREAM = "-"
@@ -73,7 +73,7 @@ class FileComponent(ABC):
         self.path = os.fspath(path)
         self.bytes_read = 0
         self.bytes_total: int | None = None
-        self._descriptor = -1
+        self._file: ThreadedReader | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class FileComponent(ABC):
     @property
     def identity(self) -> tuple[int, int] | None:
         """What tells the open file from others, whatever its name; None when it is not a regular file."""
-        return file_identity(self._descriptor)
+        return None if self._file is None else file_identity(self._file.fileno())
 
     def open(self) -> None:
         """Open the file, so that one that cannot be read is known before anything is sent.
@@ -91,7 +91,7 @@ class FileComponent(ABC):
         Raises:
             ClientError: it is missing, a directory or not readable.
         """
-        if self._descriptor >= 0:
+        if self._file is not None:
             return
         try:
             # Not O_NONBLOCK: a FIFO without a writer is waited for, as any other command does.
@@ -99,17 +99,18 @@ class FileComponent(ABC):
             status = os.fstat(descriptor)
         except OSError as error:
             raise ClientError(f"cannot read {self.name}: {error.strerror}") from error
+        file = ThreadedReader(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            os.close(descriptor)
+            file.close()
             raise ClientError(f"cannot read {self.name}: it is a directory")
-        self._descriptor = descriptor
+        self._file = file
         self.bytes_total = status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
-        if self._descriptor > 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
     async def batches(self, max_line: int) -> AsyncGenerator[Batch, None]:
         """All lines of the file.
@@ -118,28 +119,28 @@ class FileComponent(ABC):
             ClientError: the file cannot be read (on).
         """
         self.open()
+        assert self._file is not None
         try:
             lines = LineAssembler(max_line)
-            while data := await self._read():
+            while data := await self._read(self._file):
                 for piece in lines.feed(data):
-                    yield self._batch(piece)
+                    yield self._batch(piece, max_line)
             for piece in lines.finish():
-                yield self._batch(piece)
+                yield self._batch(piece, max_line)
         finally:
             self.close()
 
-    async def _read(self) -> bytes:
-        descriptor = self._descriptor
+    async def _read(self, file: ThreadedReader) -> bytes:
         try:
-            data = await in_thread(lambda: os.read(descriptor, CHUNK_SIZE))
+            data = await in_thread(lambda: file.read(CHUNK_SIZE))
         except OSError as error:
             raise ClientError(f"cannot read {self.name}: {error.strerror}") from error
         self.bytes_read += len(data)
         return data
 
-    def _batch(self, piece: bytes | None) -> Batch:
+    def _batch(self, piece: bytes | None, max_line: int) -> Batch:
         if piece is None:
-            return Batch([b""], bad={0: "the line is too long"})
+            return Batch([b""], bad={0: f"the line is over the limit of {max_line} bytes"})
         lines = piece.split(b"\n")
         if not lines[-1]:
             lines.pop()

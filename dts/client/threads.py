@@ -7,12 +7,60 @@ writing to a pipe that nobody empties would keep Ctrl-C from working. These thre
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class ThreadedReader:
+    """A file descriptor that a thread may be about to read from when it is closed.
+
+    It is then closed once that read is over: before, its number could be given to another file or connection, and
+    the thread would take what came there. Standard input is not closed at all.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._reading = False
+        self._closed = False
+
+    def fileno(self) -> int:
+        """The descriptor's number."""
+        return self._descriptor
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, none at the end. Blocks; one call at a time.
+
+        Raises:
+            OSError: it cannot be read, or was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._reading = True
+        try:
+            return os.read(self._descriptor, size)
+        finally:
+            with self._lock:
+                self._reading = False
+                self._close_if_unused()
+
+    def close(self) -> None:
+        """Read no more. May be called twice."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._closed and not self._reading and self._descriptor > 0:
+            os.close(self._descriptor)
 
 
 def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +135,61 @@ async def test_a_pipe_is_read_as_it_comes(pipe: tuple[int, int]) -> None:
     os.close(write)
     assert [batch async for batch in batches] == []
     assert component.bytes_total is None
+
+
+async def test_a_line_that_is_too_long_says_how_long_it_may_be(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    os.write(write, b"x" * 11)
+    os.close(write)
+    [batch] = [batch async for batch in TextFileIOComponent(f"/dev/fd/{read}").batches(10) if batch.bad]
+    assert batch.bad == {0: "the line is over the limit of 10 bytes"}
+
+
+async def test_a_read_that_comes_late_takes_nothing_from_what_was_opened_since(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's number is free for others only when no thread can read from it any more."""
+    begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
+    took: list[bytes] = []
+    really_read = os.read
+
+    def read_late(descriptor: int, size: int) -> bytes:
+        begun.set()
+        go_on.wait(10)
+        took.append(really_read(descriptor, size))
+        over.set()
+        return took[-1]
+
+    monkeypatch.setattr(os, "read", read_late)
+    batches = TextFileIOComponent(f"/dev/fd/{pipe[0]}").batches(1000)
+    reading = asyncio.create_task(anext(batches))
+    assert await asyncio.to_thread(begun.wait, 10)
+    reading.cancel()
+    await asyncio.wait([reading])
+    others = os.pipe()
+    os.write(others[1], b"somebody else's")
+    os.write(pipe[1], b"mine\n")
+    go_on.set()
+    assert await asyncio.to_thread(over.wait, 10)
+    assert took == [b"mine\n"]
+    for descriptor in (*others, pipe[1]):
+        os.close(descriptor)
+
+
+async def test_a_file_that_was_left_is_closed() -> None:
+    """After the read under way, too."""
+    read, write = os.pipe()
+    component = TextFileIOComponent(f"/dev/fd/{read}")
+    reading = asyncio.create_task(anext(component.batches(1000)))
+    await asyncio.sleep(0.05)  # it reads, most likely
+    reading.cancel()
+    await asyncio.wait([reading])
+    os.close(read)
+    os.write(write, b"\n")  # the thread has an end of its own still, and gives it back after this
+    gone = select.poll()
+    gone.register(write, 0)
+    assert await asyncio.to_thread(gone.poll, 10_000) == [(write, select.POLLERR)]
+    os.close(write)
 
 
 def test_what_cannot_be_read_says_so_when_opened(tmp_path: Path) -> None:
