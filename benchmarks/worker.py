@@ -61,6 +61,10 @@ class MemorySubscription(Subscription):
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.missed = asyncio.Event()
+
+    async def listening(self) -> None:
+        """Always."""
 
     async def get(self) -> Event | None:
         return await self.events.get()
@@ -106,9 +110,10 @@ class MemoryBroker(Broker):
     async def depth(self, queue: str) -> QueueDepth:
         return QueueDepth(len(self.jobs))
 
-    async def broadcast(self, topic: str, payload: str) -> None:
+    async def broadcast(self, topic: str, payload: str) -> bool:
         """Answers the worker's question what was cancelled: nothing."""
         self._subscription.events.put_nowait(Event(TOPIC_CANCELLED, end_of_answer(payload)))
+        return True
 
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
         return self._subscription

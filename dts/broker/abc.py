@@ -13,7 +13,8 @@ A delivery that outlived its connection or lease is stale: settling it does noth
 somebody else by then.
 
 **Broadcast** hands small events to every subscriber that listens at that time, at most once each: a hint that may be
-lost, never a record.
+lost, never a record. A subscription tells when some may have been lost on their way to it, so that who must not go by
+half of them asks anew.
 
 A broker survives its service: while RabbitMQ is away, publishes wait up to their deadline and raise
 BrokerUnavailable, consumers and subscriptions wait, and all resume by themselves when it is back.
@@ -21,6 +22,7 @@ BrokerUnavailable, consumers and subscriptions wait, and all resume by themselve
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -166,6 +168,14 @@ class Consumer(ABC):
 class Subscription(ABC):
     """Listens to topics. Made by `Broker.subscribe`; closed by its owner or with its broker."""
 
+    missed: asyncio.Event
+    """Set as soon as events may be lost on their way here: since the service is away, or they come faster than they are
+    taken. Not set by a loss at their sender. Whoever makes up for them clears it, once `listening` has returned."""
+
+    @abstractmethod
+    async def listening(self) -> None:
+        """Wait until events are received: at once, unless the service is away. Returns, too, when it is closed."""
+
     @abstractmethod
     async def get(self) -> Event | None:
         """The next event; None once the subscription is closed."""
@@ -256,17 +266,18 @@ class Broker(ABC):
         return ""
 
     @abstractmethod
-    async def broadcast(self, topic: str, payload: str) -> None:
+    async def broadcast(self, topic: str, payload: str) -> bool:
         """Tell every present subscriber of a topic; never raises for a broker that is away, the event is lost then.
 
-        `payload` is short: up to a few kilobytes.
+        `payload` is short: up to a few kilobytes. Returns False if nobody is told since the broker is away, and waits a
+        little for those that are slow to take events.
         """
 
     @abstractmethod
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
         """A new subscription to topics; events that are broadcast once this has returned are received.
 
-        With a service that is away it returns, too, and begins to receive when the service is there.
+        With a service that is away it returns, too, with `missed` set, and begins to receive when the service is there.
         """
 
     async def __aenter__(self) -> Self:

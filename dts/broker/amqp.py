@@ -168,17 +168,19 @@ class AmqpBroker(Broker):
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not tell how {queue} is: {error!r}") from error
 
-    async def broadcast(self, topic: str, payload: str) -> None:
+    async def broadcast(self, topic: str, payload: str) -> bool:
         connection = self._outward.current
         if connection is None or connection.blocked:
             log.debug("event on %s lost: the broker is away", topic)
-            return
+            return False
         try:
             async with asyncio.timeout(BROADCAST_TIMEOUT):
                 channel = await self._events.get(connection)
                 await channel.publish(EVENTS_EXCHANGE, topic, [Message(payload.encode())], mandatory=False)
         except AMQP_ERRORS as error:
             log.debug("event on %s lost: %r", topic, error)
+            return False
+        return True
 
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
         subscription = AmqpSubscription(self._inward, topics)

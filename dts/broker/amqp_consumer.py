@@ -190,6 +190,7 @@ class AmqpSubscription(Tap, Subscription):
         self._topics = tuple(topics)
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._arrived = asyncio.Event()
+        self.missed = asyncio.Event()
 
     async def _set_up(self, connection: Connection, channel: Channel) -> None:
         queue = f"{EVENTS_EXCHANGE}.{uuid.uuid4().hex}"
@@ -201,14 +202,22 @@ class AmqpSubscription(Tap, Subscription):
         await channel.basic_consume(None, queue, no_ack=True)
 
     def _take(self, incoming: Incoming) -> None:
+        if len(self._events) == self._events.maxlen:
+            self.missed.set()
         self._events.append(Event(incoming.routing_key, incoming.body.decode(errors="replace")))
         self._arrived.set()
 
     def _forget(self) -> None:
         """Events that arrived already stay: nobody else gets them."""
+        self.missed.set()
 
     def _wake(self) -> None:
         self._arrived.set()
+        self._ready.set()
+
+    async def listening(self) -> None:
+        if not self._closed:
+            await self._ready.wait()
 
     async def settled_in(self, timeout: float) -> None:
         """Wait until events arrive, or it is clear that the broker is away, at most `timeout` seconds."""
@@ -224,6 +233,10 @@ class AmqpSubscription(Tap, Subscription):
         finally:
             ready.cancel()
             tried.cancel()
+        if self._ready.is_set():
+            self.missed.clear()  # an attempt may have failed before
+        else:
+            self.missed.set()
 
     async def get(self) -> Event | None:
         while not self._events:

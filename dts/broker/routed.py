@@ -86,8 +86,8 @@ class RoutedBroker(Broker):
     async def check(self, queue: str) -> str:
         return await self._of(queue).check(queue)
 
-    async def broadcast(self, topic: str, payload: str) -> None:
-        await self._main.broadcast(topic, payload)
+    async def broadcast(self, topic: str, payload: str) -> bool:
+        return await self._main.broadcast(topic, payload)
 
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
         return await self._main.subscribe(topics)

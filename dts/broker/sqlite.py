@@ -35,6 +35,11 @@ POLL = 0.5
 ANSWER_TIMEOUT = 2.0
 """Seconds for a ping or a depth."""
 
+BROADCAST_TIMEOUT = 1.0
+"""Seconds that a broadcast waits for processes whose pipes are full."""
+
+_ROOM = 0.005  # seconds between looks whether there is room in a pipe
+
 START_TIMEOUT = 5.0
 """Seconds that a start waits for another process that writes; then what is asked for waits instead."""
 
@@ -50,7 +55,7 @@ class SqliteBroker(Broker):
         self._url = parse_sqlite_url(url)
         path = self._url.path
         folder = path.with_name(path.name + ".wake")
-        self._mailbox = Mailbox(folder, self._wake, self._take_event)
+        self._mailbox = Mailbox(folder, self._wake, self._take_event, self._miss_events)
         self._writer = Writer(path, folder, sqlite_queue.prepare, self._mailbox.send_queues, self._wake_all)
         self._clerk = Clerk(
             self._writer,
@@ -124,9 +129,23 @@ class SqliteBroker(Broker):
         ready, held = await self._answer(partial(sqlite_queue.count, queue=queue), read=True)
         return QueueDepth(ready=ready, held=held)
 
-    async def broadcast(self, topic: str, payload: str) -> None:
+    async def broadcast(self, topic: str, payload: str) -> bool:
         self._take_event(topic, payload)
-        self._mailbox.send_event(topic, payload)
+        left = self._mailbox.send_event(topic, payload)
+        if left:
+            await self._broadcast_rest(left)
+        return True
+
+    async def _broadcast_rest(self, left: dict[str, list[bytes]]) -> None:
+        """Wait for room in pipes, which a process that is alive makes in a moment."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + BROADCAST_TIMEOUT
+        try:
+            while left and clock() < deadline:
+                await asyncio.sleep(_ROOM)
+                left = self._mailbox.send_rest(left)
+        finally:
+            self._mailbox.give_up(left)
 
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
         self._mailbox.listen()
@@ -160,6 +179,10 @@ class SqliteBroker(Broker):
     def _take_event(self, topic: str, payload: str) -> None:
         for subscription in self._subscriptions:
             subscription.take(topic, payload)
+
+    def _miss_events(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.missed.set()
 
     async def _keep_up(self) -> None:
         """Renew leases, expire those of others, and look for what no hint came for."""

@@ -223,12 +223,18 @@ class SqliteSubscription(Subscription):
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._arrived = asyncio.Event()
         self._closed = False
+        self.missed = asyncio.Event()
 
     def take(self, topic: str, payload: str) -> None:
         """An event was broadcast."""
         if topic in self._topics:
+            if len(self._events) == self._events.maxlen:
+                self.missed.set()
             self._events.append(Event(topic, payload))
             self._arrived.set()
+
+    async def listening(self) -> None:
+        """At once: there is no service that could be away."""
 
     async def get(self) -> Event | None:
         while not self._events:

@@ -2,7 +2,8 @@
 
 In a folder beside the file, each process has a named pipe that others write short lines to, and a lock file that it
 holds locked as long as it lives. Lines are hints: one that is lost costs the receiver a slow poll, never a message. A
-line is shorter than PIPE_BUF, so that the kernel keeps the lines of several writers apart (POSIX, `write`).
+line is shorter than PIPE_BUF, so that the kernel keeps the lines of several writers apart (POSIX, `write`). `Q queue`
+says that a queue has new messages, `E name parts part` is a part of an event, and `L` says that events were lost.
 """
 
 from __future__ import annotations
@@ -30,17 +31,26 @@ INCOMPLETE_KEPT = 64
 
 _READ_SIZE = 1 << 16
 _FIFO, _LOCK = ".fifo", ".lock"
+_LOSS = b"L\n"
 
 
 class Mailbox:
     """A process's pipe and lock. `open` first, then `listen` to get what others `send`."""
 
-    def __init__(self, folder: Path, on_queue: Callable[[str], None], on_event: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_queue: Callable[[str], None],
+        on_event: Callable[[str, str], None],
+        on_loss: Callable[[], None],
+    ) -> None:
         self.owner = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         """The name of this process for the others, new each time."""
         self._folder = folder
         self._on_queue = on_queue
         self._on_event = on_event
+        self._on_loss = on_loss
+        self._deaf: set[str] = set()  # processes that an event for was lost, and that have not been told so
         self._lock: int | None = None
         self._pipe: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,14 +108,37 @@ class Mailbox:
 
     def send_queues(self, queues: Iterable[str]) -> None:
         """Tell the other processes that queues have new messages. Any thread may call this."""
-        self._send([f"Q {queue}\n".encode() for queue in queues])
+        lines = [f"Q {queue}\n".encode() for queue in queues]
+        for owner in self._others(_FIFO):
+            if self._send(owner, lines):
+                log.debug("hint for %s lost", owner)
 
-    def send_event(self, topic: str, payload: str) -> None:
-        """Tell the other processes of an event. Any thread may call this."""
+    def send_event(self, topic: str, payload: str) -> dict[str, list[bytes]]:
+        """Tell the other processes of an event; returns the lines that did not fit into pipes, for `send_rest`."""
         text = json.dumps([topic, payload])
         parts = [text[start : start + LINE_ROOM] for start in range(0, len(text), LINE_ROOM)]
         name = uuid.uuid4().hex
-        self._send([f"E {name} {len(parts)} {part}\n".encode() for part in parts])
+        lines = [f"E {name} {len(parts)} {part}\n".encode() for part in parts]
+        left = {}
+        owners = list(self._others(_FIFO))
+        self._deaf.intersection_update(owners)
+        for owner in owners:
+            if owner not in self._deaf:
+                left[owner] = self._send(owner, lines)
+            elif not self._send(owner, [_LOSS, *lines]):
+                self._deaf.discard(owner)
+        return {owner: rest for owner, rest in left.items() if rest}
+
+    def send_rest(self, left: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
+        """Send what did not fit before; returns what does not fit now."""
+        again = {owner: self._send(owner, lines) for owner, lines in left.items()}
+        return {owner: rest for owner, rest in again.items() if rest}
+
+    def give_up(self, left: dict[str, list[bytes]]) -> None:
+        """Drop what does not fit. Nobody waits for these processes any more until they were told of the loss."""
+        for owner in left:
+            log.debug("event for %s lost", owner)
+            self._deaf.add(owner)
 
     def dead_owners(self) -> list[str]:
         """The processes that ended without `close`: those whose lock can be had."""
@@ -141,23 +174,28 @@ class Mailbox:
             if name.endswith(suffix) and not name.startswith(".") and owner != self.owner:
                 yield owner
 
-    def _send(self, lines: list[bytes]) -> None:
-        for owner in self._others(_FIFO):
-            try:
-                pipe = os.open(self._folder / (owner + _FIFO), os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    self._unlink(owner + _FIFO)
-                elif error.errno != errno.ENOENT:
-                    log.warning("cannot wake %s: %r", owner, error)
-                continue
-            try:
-                for line in lines:
-                    os.write(pipe, line)
-            except (BlockingIOError, BrokenPipeError):
-                log.debug("hint for %s lost", owner)
-            finally:
-                os.close(pipe)
+    def _send(self, owner: str, lines: list[bytes]) -> list[bytes]:
+        """Write lines to a process's pipe; returns those that there is no room for."""
+        try:
+            pipe = os.open(self._folder / (owner + _FIFO), os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                self._unlink(owner + _FIFO)
+            elif error.errno != errno.ENOENT:
+                log.warning("cannot wake %s: %r", owner, error)
+            return []
+        done = 0
+        try:
+            for line in lines:
+                os.write(pipe, line)
+                done += 1
+        except BlockingIOError:
+            return lines[done:]
+        except BrokenPipeError:
+            return []  # it has just ended
+        finally:
+            os.close(pipe)
+        return []
 
     def _unlink(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -178,6 +216,8 @@ class Mailbox:
                 queues.add(text)
             elif kind == "E":
                 self._take_part(text)
+            elif kind == "L":
+                self._on_loss()
         for queue in queues:
             self._on_queue(queue)
 
@@ -190,6 +230,7 @@ class Mailbox:
             self._on_event(topic, payload)
         elif len(self._parts) > INCOMPLETE_KEPT:
             self._parts.popitem(last=False)
+            self._on_loss()
 
 
 def _leave_lock(mailbox: weakref.ref[Mailbox]) -> None:

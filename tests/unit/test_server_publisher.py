@@ -49,8 +49,8 @@ class Recorder:
     async def add_delayed(self, slices: Sequence[DelayedSlice]) -> None:
         self.gated += slices
 
-    async def broadcast(self, topic: str, payload: str) -> None:
-        return None
+    async def broadcast(self, topic: str, payload: str) -> bool:
+        return True
 
     async def mark_published(self, block_ids: Sequence[str]) -> None:
         self.marked += block_ids

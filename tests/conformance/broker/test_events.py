@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from dts.broker import Broker, Event
+import pytest
+
+from dts.broker import Broker, Event, amqp_consumer, sqlite_consumer
 from tests.conformance.broker.peer import Peer
 
 
@@ -54,6 +56,36 @@ async def test_an_event_comes_from_other_processes(
             assert [await subscription.get() for _ in range(3)] == [Event(queue, "hello")] * 3
 
 
+async def test_many_long_events_in_a_row_all_arrive(broker: Broker, other: Broker, queue: str) -> None:
+    payloads = [f"{number} " + "x" * 3000 for number in range(150)]
+    async with await other.subscribe([queue]) as subscription, asyncio.timeout(10):
+        await broker.ping()
+        for payload in payloads:
+            assert await broker.broadcast(queue, payload)
+        assert [await subscription.get() for _ in payloads] == [Event(queue, payload) for payload in payloads]
+        assert not subscription.missed.is_set()
+
+
+async def test_a_subscription_tells_that_it_could_not_keep_all_events(
+    broker: Broker, other: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (amqp_consumer, sqlite_consumer):
+        monkeypatch.setattr(module, "EVENTS_KEPT", 3)
+    async with await other.subscribe([queue]) as subscription, asyncio.timeout(10):
+        await broker.ping()
+        await subscription.listening()
+        assert not subscription.missed.is_set()
+        for number in range(4):
+            await broker.broadcast(queue, f"{number}")
+        await subscription.missed.wait()
+        assert [await subscription.get() for _ in range(3)] == [Event(queue, f"{number}") for number in (1, 2, 3)]
+
+        subscription.missed.clear()
+        await broker.broadcast(queue, "4")
+        assert await subscription.get() == Event(queue, "4")
+        assert not subscription.missed.is_set()
+
+
 async def test_a_closed_subscription_ends(broker: Broker, queue: str) -> None:
     subscription = await broker.subscribe([queue])
     waiting = asyncio.create_task(subscription.get())
@@ -64,6 +96,7 @@ async def test_a_closed_subscription_ends(broker: Broker, queue: str) -> None:
 
     assert await waiting is None
     assert await subscription.get() is None
+    await subscription.listening()
 
 
 async def test_an_event_that_nobody_listens_to_is_no_error(broker: Broker, queue: str) -> None:

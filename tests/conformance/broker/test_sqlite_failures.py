@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dts.broker import Broker, Message, open_broker
+from dts.broker.sqlite_wake import Mailbox
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.store import open_store
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
@@ -179,6 +180,36 @@ async def test_messages_arrive_though_every_hint_is_lost(broker: Broker, path: P
             pipe.unlink()
         await other.publish(queue, messages("unannounced"))
         assert bodies(await take(consumer, 1, timeout=3)) == ["unannounced"]
+
+
+async def test_a_process_that_stood_still_is_told_that_events_for_it_were_lost(tmp_path: Path) -> None:
+    heard: list[str] = []
+    own = Mailbox(tmp_path, lambda queue: None, lambda topic, payload: None, lambda: None)
+    slow = Mailbox(
+        tmp_path, lambda queue: None, lambda topic, payload: heard.append(payload[:5]), lambda: heard.append("lost")
+    )
+    own.open()
+    slow.open()
+    slow.listen()
+    try:
+        left = own.send_event("topic", "first")
+        while not left:  # until its pipe is full, since nothing is awaited here
+            left = own.send_event("topic", "again" + "x" * 3000)
+        own.give_up(left)
+        assert own.send_event("topic", "never" + "x" * 3000) == {}, "nobody waits for it any more"
+        async with asyncio.timeout(5):
+            while "again" not in heard:
+                await asyncio.sleep(0.01)
+            own.send_event("topic", "after")
+            own.send_event("topic", "later")
+            while "later" not in heard:
+                await asyncio.sleep(0.01)
+        assert heard[0] == "first"
+        assert heard[-3:] == ["lost", "after", "later"], "told before what comes next"
+        assert "never" not in heard
+    finally:
+        slow.close()
+        own.close()
 
 
 async def test_what_dead_processes_leave_is_cleaned_up(
