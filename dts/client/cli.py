@@ -12,6 +12,7 @@ from typing import Any
 
 from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL, DtsClient, Summary
 from dts.client.components import (
+    STANDARD_STREAM,
     FileComponent,
     JsonFileIOComponent,
     TextFileIOComponent,
@@ -144,11 +145,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    with tidy_streams():
-        return _main(argv)
+    with tidy_streams() as closed:
+        return _main(argv, closed)
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _main(argv: Sequence[str] | None, closed: frozenset[int]) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     try:
@@ -158,6 +159,9 @@ def _main(argv: Sequence[str] | None) -> int:
         parser.error(error.message)
     if not options.server_url:
         parser.error("SERVER_URL is missing: give it after OUTFILE, or set DTS_SERVER_URL")
+    if options.infile == STANDARD_STREAM and 0 in closed:  # by a mistake; an empty input would empty OUTFILE
+        tell("dts-client: cannot read standard input: it is closed")
+        return process.EXIT_FAILED
     return process.run(partial(run, options))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from dts.runtime.process import fill_closed_streams
+
 
 def forsake(stream: TextIO) -> None:
     """Send what is written from here on nowhere, and what waits in the buffer: it must not fail again at the end."""
@@ -27,21 +29,14 @@ def tell(sentence: str) -> None:
 
 
 @contextmanager
-def tidy_streams() -> Iterator[None]:
+def tidy_streams() -> Iterator[frozenset[int]]:
     """Around all that a command does: a reader that has gone makes no noise when Python ends.
 
-    A stream that was closed from the start (`>&-`) is one that nobody reads; else the first file or connection that
-    is opened would take its place.
+    Gives the numbers of the standard streams that were closed from the start (`>&-`); of two of them, nobody reads.
     """
-    for number in (1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    closed = fill_closed_streams()
     try:
-        yield
+        yield closed
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,12 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 """The command line or the configuration is wrong."""
+
+_STREAMS = (
+    (0, "stdin", os.O_RDONLY, "r"),
+    (1, "stdout", os.O_WRONLY, "w"),
+    (2, "stderr", os.O_WRONLY, "w"),
+)
 
 
 class Shutdown:
@@ -53,8 +60,27 @@ class Shutdown:
                 wait.cancel()
 
 
+def fill_closed_streams() -> frozenset[int]:
+    """Open /dev/null as each of the standard streams that was closed from the start (`<&-`); returns which these were.
+
+    Else the first file or connection that is opened would take its number: what is printed would go there, and libuv
+    aborts the process when it closes that. What is printed to a closed stream goes nowhere.
+    """
+    closed = set()
+    for number, name, flags, mode in _STREAMS:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free is this one
+            closed.add(number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    return frozenset(closed)
+
+
 def run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
     """Run `main` on uvloop with signals handled; returns the exit code. DtsErrors are said in a sentence."""
+    fill_closed_streams()
 
     async def body() -> int:
         shutdown = Shutdown()

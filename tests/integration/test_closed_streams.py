@@ -1,4 +1,7 @@
-"""Both commands when nobody reads what they write, as with `| head`: they end quietly, with their own exit status."""
+"""Commands whose standard streams were closed, by a reader that has seen enough (`| head`) or from the start (`<&-`).
+
+They end quietly, with their own exit status.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Site
 from tests.integration.test_client_run import FakeServer, server
+from tests.services.base import free_port
 
 __all__ = ["server"]  # a fixture
 
@@ -27,14 +32,25 @@ def nobody() -> Iterator[int]:
     os.close(write)
 
 
-async def run(
-    *argv: str, stdout: int = asyncio.subprocess.PIPE, stderr: int = asyncio.subprocess.PIPE
-) -> tuple[int, str]:
-    """A process with these streams; returns its exit status and what it says on stderr."""
-    environment = {**os.environ, "DTS_USERNAME": "alice", "DTS_SECRET": "secret"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *argv, stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment
+async def start(
+    *argv: str,
+    stdout: int = asyncio.subprocess.PIPE,
+    stderr: int = asyncio.subprocess.PIPE,
+    closed: str = "",
+) -> asyncio.subprocess.Process:
+    """A process with these streams, without those that are `closed` in the words of a shell."""
+    return await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", *argv),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, "DTS_USERNAME": "alice", "DTS_SECRET": "secret"},
     )
+
+
+async def run(*argv: str, **how: Any) -> tuple[int, str]:
+    """A process, to its end; returns its exit status and what it says on stderr."""
+    process = await start(*argv, **how)
     said = await process.communicate()
     assert process.returncode is not None
     return process.returncode, (said[1] or b"").decode()
@@ -100,3 +116,67 @@ async def test_a_run_that_goes_on_without_a_reader_is_named(server: FakeServer, 
     assert ended == 1
     assert "the server goes on with run" in said
     assert "standard output was closed by its reader" in said
+
+
+# streams that were closed from the start
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+async def test_a_run_needs_no_streams_that_it_does_not_use(closed: str, server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a\nb\n")
+    files = str(tmp_path / "in.txt"), str(tmp_path / "out.json")
+    ended, said = await run("dts.client.cli", "text/upper", *files, server.url, closed=closed)
+    assert ended == 0, said
+    assert said.startswith("2 lines: 2 succeeded") or "2>" in closed
+    assert len((tmp_path / "out.json").read_text().splitlines()) == 2
+
+
+async def test_a_standard_input_that_is_closed_is_no_empty_input(server: FakeServer, tmp_path: Path) -> None:
+    outfile = tmp_path / "out.json"
+    outfile.write_text("precious\n")
+    ended = await run("dts.client.cli", "text/upper", "-", str(outfile), server.url, closed="<&-")
+    assert ended == (1, "dts-client: cannot read standard input: it is closed\n")
+    assert outfile.read_text() == "precious\n"
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("words", "status"), [(["whoami"], 0), ([], 0), (["users", "delete", "nobody"], 2)])
+async def test_an_administrator_needs_no_standard_input(site: Site, words: list[str], status: int) -> None:
+    secret_file = str(site.settings.server.admin_secret_file)
+    who = ["--username", "admin", "--secret-file", secret_file, "--url", site.url]
+    ended, said = await run("dts.management.admin", *who, *words, closed="<&-")
+    assert ended == status, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("module", "ready"),
+    [
+        ("dts.server", ["serving on"]),
+        ("dts.worker", ["2 processes"]),
+        ("dts.server.daemons", ["running porter"]),
+        ("dts", ["serving on", "2 processes"]),
+    ],
+)
+async def test_a_process_needs_no_standard_input(
+    module: str, ready: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "DTS_SERVER_PORT": str(free_port()),
+        "DTS_WORKER_PROCESSES": "2",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    process = await start(module, closed="<&-")
+    assert process.stderr is not None
+    said = ""
+    async with asyncio.timeout(30):
+        while not all(words in said for words in ready):
+            line = (await process.stderr.readline()).decode()
+            assert line, said
+            assert "starting it again" not in line, said
+            said += line
+        process.terminate()
+        said += (await process.communicate())[1].decode()
+    assert process.returncode == 0, said
