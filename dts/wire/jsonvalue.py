@@ -65,17 +65,18 @@ def _is_exact(value: Any, levels: int) -> bool:
 
 
 def _check(value: Any, place: str, levels: int) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
+    kind = type(value)  # not isinstance, which also believes what a value says of its class
+    if issubclass(kind, float) and not math.isfinite(value):
         raise NotJSON(f"{place} is {float(value)}, and JSON has finite numbers only")
-    if value is None or isinstance(value, (str, int, float)):
+    if value is None or issubclass(kind, (str, int, float)):
         return
-    if not isinstance(value, (dict, list, tuple)):
-        raise NotJSON(f"{place} is of type {type(value).__name__}, which is not a JSON value", value)
+    if not issubclass(kind, (dict, list, tuple)):
+        raise NotJSON(f"{place} is of type {kind.__name__}, which is not a JSON value", value)
     if not levels:
         raise TooDeep(f"{place:.80} is nested more than {MAX_DEPTH} levels deep, or contains itself")
-    if isinstance(value, dict):
+    if issubclass(kind, dict):
         for key, item in value.items():
-            if not isinstance(key, str):
+            if not issubclass(type(key), str):
                 raise NotJSON(f"{place} has the key {key!r:.80}: the keys of a JSON object are strings")
             _check(item, f"{place}[{key!r}]", levels - 1)
     else:

@@ -224,7 +224,7 @@ def _put_back(state: State) -> None:
 def _is_closed(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.closed
-    except (AttributeError, ValueError):  # it is something of the function's own, or its buffer was taken away
+    except Exception:  # noqa: BLE001 - it is something of the function's own, or its buffer was taken away
         return True
 
 

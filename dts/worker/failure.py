@@ -10,6 +10,7 @@ from types import TracebackType
 from dts.errors import DtsError
 from dts.wire.dts_pb2 import Error
 from dts.worker import loader
+from dts.worker.foreign import full_name, is_a, name_of, text_of, traceback_of
 
 MAX_MESSAGE = 4 * 1024
 """Characters of an error's message."""
@@ -17,24 +18,23 @@ MAX_TRACEBACK = 8 * 1024
 """Characters of a traceback."""
 
 _OURS = os.path.dirname(__file__)
-_FUNCTIONS = "dts.worker.functions."
 _IMPORTING = (loader.__file__, importlib.__file__, "<frozen importlib")
 """Beginnings of the names of files whose frames lie between the worker and a module that it imports."""
 
 
 def describe(error: BaseException) -> Error:
-    """What a caller is told of an exception that a function raised.
+    """What a caller is told of an exception that a function raised, whatever that does when it is asked.
 
     The traceback begins in the function: the frames of the code that called it are left out.
     """
-    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
-        trace = trace.tb_next
-    return Error(
-        type=type_name(error),
-        message=clip(_message(error), MAX_MESSAGE),
-        traceback=clip(format_traceback(error, trace), MAX_TRACEBACK),
-    )
+    try:
+        return Error(
+            type=type_name(error),
+            message=clip(_message(error), MAX_MESSAGE),
+            traceback=clip(format_traceback(error, _in_function(error)), MAX_TRACEBACK),
+        )
+    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+        return Error(type=type_name(error), message=f"its description raised {name_of(type(broken))}")
 
 
 def describe_ours(error: DtsError) -> Error:
@@ -42,19 +42,17 @@ def describe_ours(error: DtsError) -> Error:
     cause = error.__cause__
     text = ""
     if cause is not None:
-        text = format_traceback(cause, _after_import_system(cause.__traceback__))
+        text = format_traceback(cause, _after_import_system(traceback_of(cause)))
     return Error(
         type=type(error).__name__,
-        message=clip(error.message, MAX_MESSAGE),
+        message=clip(text_of(error), MAX_MESSAGE),
         traceback=clip(text, MAX_TRACEBACK),
     )
 
 
 def type_name(error: BaseException) -> str:
     """The name of an exception's type, with its module unless it is a built-in."""
-    kind = type(error)
-    module = str(kind.__module__).removeprefix(_FUNCTIONS)
-    return clip(kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}", 256)
+    return clip(full_name(type(error)), 256)
 
 
 def clip(text: str, limit: int) -> str:
@@ -80,19 +78,25 @@ def format_traceback(error: BaseException, trace: TracebackType | None) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
-        return f"the traceback cannot be shown: {type(broken).__name__}\n"
+        return f"the traceback cannot be shown: {name_of(type(broken))}\n"
 
 
 def _message(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
-        return f"its message cannot be shown: {type(broken).__name__}"
-    if isinstance(error, SystemExit):
+    text = text_of(error)
+    if is_a(error, SystemExit):
         return f"the function called sys.exit({text})"
-    if not text and type(error).__name__ == "CancelledError":
+    if not text and name_of(type(error)) == "CancelledError":
         return "what the function awaited was cancelled, or its own task, and not by DTS: the function did that itself"
     return text
+
+
+def _in_function(error: BaseException) -> TracebackType | None:
+    """The part of an exception's traceback that begins in the function."""
+    trace = traceback_of(error)
+    trace = trace.tb_next if trace is not None else None
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
+        trace = trace.tb_next
+    return trace
 
 
 def _after_import_system(trace: TracebackType | None) -> TracebackType | None:

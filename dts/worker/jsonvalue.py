@@ -50,10 +50,11 @@ def encode_value(value: Any, max_size: int) -> bytes:
 
 
 def _hint(value: object) -> str:
-    if hasattr(value, "__await__"):
+    kind = type(value)
+    if hasattr(kind, "__await__"):
         return ": write `async def main`, or await it"
-    if isinstance(value, (set, frozenset)):
+    if issubclass(kind, (set, frozenset)):
         return ": return a sorted list"
-    if isinstance(value, (bytes, bytearray)):
+    if issubclass(kind, (bytes, bytearray)):
         return ": decode it to text"
     return ""

@@ -31,6 +31,7 @@ from typing import Any
 
 from dts.errors import FunctionMissing, ImportFailed, MainMissing
 from dts.model import parse_function_name
+from dts.worker.foreign import name_of, text_of
 from dts.worker.imprint import Imprint, watch
 from dts.worker.writers import is_open_for_writing
 
@@ -392,15 +393,8 @@ def _import(name: str, module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except BaseException as error:  # a user's code runs here, and may call sys.exit as well
-        said = f"{type(error).__name__}: {_text(error)}"
+        said = f"{name_of(type(error))}: {text_of(error)}"
         raise ImportFailed(f"the module of {name} raised {said}") from error
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
-        return f"its message cannot be shown: {type(broken).__name__}"
 
 
 def _kind(main: Callable[..., Any]) -> tuple[bool, bool]:

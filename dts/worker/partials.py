@@ -82,11 +82,12 @@ class Partials:
 
         A decorator that is no `async def` hides from the loader that the function beneath it is one.
         """
-        if isinstance(result, GeneratorType):
+        kind = type(result)
+        if kind is GeneratorType:
             return self._exhaust(result)
-        if isinstance(result, AsyncGeneratorType):
+        if kind is AsyncGeneratorType:
             return self._wait_for(self._exhaust_async(result))
-        if isinstance(result, Awaitable):
+        if issubclass(kind, Awaitable):
             return self._wait_for(_await(result))
         return result
 

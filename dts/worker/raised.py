@@ -9,12 +9,14 @@ MAX_DELAY = 30 * 86400
 class Retry(Exception):
     """Raised by a function: this attempt came to nothing, try again after `delay` seconds.
 
-    Without a delay the usual backoff applies. It is bounded by the job's `max_attempts`; where nobody has set any, by
-    the worker's `retry_limit`.
+    Without a delay the usual backoff applies; a subclass may have one as an attribute. It is bounded by the job's
+    `max_attempts`; where nobody has set any, by the worker's `retry_limit`.
 
     Raises:
         ValueError: the delay is negative, or over `MAX_DELAY`.
     """
+
+    delay: float | None = None
 
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
         super().__init__(message or "the function asked for another attempt")
@@ -22,7 +24,8 @@ class Retry(Exception):
             raise ValueError(
                 f"the delay of a retry is a number of seconds from 0 to {MAX_DELAY}, 30 days, not {delay!r}"
             )
-        self.delay = delay
+        if delay is not None:
+            self.delay = delay
 
 
 class Fail(Exception):

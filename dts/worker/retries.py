@@ -6,14 +6,19 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from dts.config import WorkerSettings
-from dts.errors import DtsError, ImportFailed
+from dts.errors import DtsError, FunctionMissing, ImportFailed, InvalidName, MainMissing, ProcessChanged
 from dts.wire.dts_pb2 import Error, Job
-from dts.worker.failure import describe, describe_ours
+from dts.worker.failure import clip, describe, describe_ours
+from dts.worker.foreign import is_a, name_of, names_of
+from dts.worker.jsonvalue import ResultNotJSON, ResultTooLarge
 from dts.worker.raised import MAX_DELAY, Fail, Retry, SoftTimeout, TimedOut
 from dts.worker.terms import Terms
+
+_OURS = FunctionMissing, ImportFailed, InvalidName, MainMissing, ProcessChanged, ResultNotJSON, ResultTooLarge
+"""Types of the errors by which the worker itself ends a job."""
 
 REASON_TIMEOUT, REASON_MEMORY, REASON_DEADLINE = "timeout", "memory", "deadline"
 
@@ -36,20 +41,17 @@ class Judge:
     def judge(self, error: BaseException, job: Job, terms: Terms) -> Failure:
         """An exception that ended an attempt."""
         told = tell(error, terms)
-        if isinstance(error, Retry):
+        if is_a(error, Retry):
             attempts = terms.max_attempts or self._retry_limit
             if (job.attempt or 1) < attempts:
-                delay = self.backoff(job) if error.delay is None else min(error.delay, MAX_DELAY)
-                return Failure(told, delay, job.kills)
+                delay = _delay_of(error)
+                return Failure(told, self.backoff(job) if delay is None else delay, job.kills)
             told.message += f" (attempt {job.attempt or 1} of {attempts})"
             return Failure(told, None, job.kills)
-        final = isinstance(error, Fail) or (isinstance(error, DtsError) and not isinstance(error, ImportFailed))
-        if final:
+        if is_a(error, Fail) or (_is_ours(error) and not is_a(error, ImportFailed)):
             return Failure(told, None, job.kills)
-        names = {told.type, "TimeoutError"} if isinstance(error, TimedOut) else {told.type}
-        for kind in type(error).__mro__:
-            names |= {kind.__name__, f"{kind.__module__}.{kind.__qualname__}"}
-        return self.weigh(told, names, job, terms)
+        names = {told.type, "TimeoutError"} if is_a(error, TimedOut) else {told.type}
+        return self.weigh(told, names | names_of(type(error)), job, terms)
 
     def weigh(self, told: Error, names: set[str], job: Job, terms: Terms) -> Failure:
         """An attempt that ended by something with these names."""
@@ -66,16 +68,30 @@ class Judge:
 
 def tell(error: BaseException, terms: Terms) -> Error:
     """What the caller is told of an exception that ended an attempt."""
-    if isinstance(error, DtsError):
+    if _is_ours(error):
         return describe_ours(error)
     told = describe(error)
-    if isinstance(error, SoftTimeout):
+    if is_a(error, SoftTimeout):
         told.type, told.reason = "SoftTimeout", REASON_TIMEOUT
-    elif isinstance(error, TimedOut):
+    elif is_a(error, TimedOut):
         told.type, told.reason = "Timeout", REASON_TIMEOUT
-    elif isinstance(error, (Retry, Fail)):
-        told.type = type(error).__name__
-    elif isinstance(error, MemoryError) and terms.memory_limit:
+    elif is_a(error, Retry, Fail):
+        told.type = clip(name_of(type(error)), 256)
+    elif is_a(error, MemoryError) and terms.memory_limit:
         told.type, told.reason = "MemoryLimit", REASON_MEMORY
         told.message = f"the function needed more than its memory limit of {terms.memory_limit} bytes"
     return told
+
+
+def _is_ours(error: BaseException) -> TypeGuard[DtsError]:
+    """Whether the worker itself makes such errors; a function may raise what derives from them."""
+    return any(type(error) is kind for kind in _OURS)
+
+
+def _delay_of(error: BaseException) -> float | None:
+    """Seconds that a Retry asks for; None for the usual backoff, also where it asks for what cannot be a delay."""
+    try:
+        delay = float(getattr(error, "delay", None))  # type: ignore[arg-type]
+    except BaseException:  # noqa: BLE001 - a function may have put anything there
+        return None
+    return min(delay, MAX_DELAY) if delay >= 0 else None

@@ -23,6 +23,7 @@ from dts.wire.dts_pb2 import JobBatch
 from dts.worker.board import ENDED, MAX_JOBS, STARTED
 from dts.worker.errand import Errand
 from dts.worker.eventloop import Loop
+from dts.worker.foreign import is_a, show, traceback_of
 from dts.worker.helper import Watcher
 from dts.worker.jsonvalue import encode_value
 from dts.worker.loader import Loaded
@@ -126,7 +127,7 @@ class Session:
                 try:
                     self._loop.run_until_complete(self._over)
                 except BaseException as error:  # noqa: BLE001 - from a task that a user's code left behind
-                    print(f"a task of {self._function.name} raised {error!r}", file=sys.stderr)  # noqa: T201
+                    print(f"a task of {self._function.name} raised {show(error)}", file=sys.stderr)  # noqa: T201
         finally:
             self._loop.remove_reader(self._host.fileno())
 
@@ -196,7 +197,7 @@ class Session:
     def _on_lane_end(self, lane: asyncio.Task[None]) -> None:
         self._lanes.discard(lane)
         if not lane.cancelled() and (error := lane.exception()) is not None:
-            print(f"a task of {self._function.name} raised {error!r}", file=sys.stderr)  # noqa: T201
+            print(f"a task of {self._function.name} raised {show(error)}", file=sys.stderr)  # noqa: T201
         self._pump()
 
     def _next(self) -> tuple[Task, int] | None:
@@ -250,8 +251,8 @@ class Session:
             if runner.conduct.touched:
                 self._look(errand, position)
             cause = self._kept.end(lane)
-            if cause is not None and isinstance(error, asyncio.CancelledError):
-                cause.__traceback__ = error.__traceback__
+            if cause is not None and is_a(error, asyncio.CancelledError):
+                cause.__traceback__ = traceback_of(error)
                 error = cause
             runner.fail(position, error, errand, task.outbox, began=began, started=errand.began)
         else:

@@ -20,12 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from dts.worker.foreign import cause_of, is_a
 from dts.worker.vitals import Vitals
 
 MAX_ZOMBIES = 16
 """Ended processes that nobody has waited for, beyond which a child is replaced: they are orphans of what functions have
 started, or belong to somebody who may still ask how they ended, and which is which cannot be told."""
 
+_MAX_CAUSES = 100  # errors that are looked through: they may be causes of each other
+_errno: Any = OSError.__dict__["errno"]
 _RESERVE = 16 * 1024 * 1024  # bytes
 _SIGNALS = [
     number
@@ -201,10 +204,12 @@ def _raw_environment() -> dict[bytes, bytes]:
 
 def wants_descriptors(error: BaseException | None) -> bool:
     """Whether something failed since there are no more file descriptors to be had."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    for _ in range(_MAX_CAUSES):
+        if error is None:
+            break
+        if is_a(error, OSError) and _errno.__get__(error) in (errno.EMFILE, errno.ENFILE):
             return True
-        error = error.__cause__ or error.__context__
+        error = cause_of(error)
     return False
 
 

@@ -61,6 +61,43 @@ HOSTILE = {
         "    os._exit(0)",
         None,
     ),
+    "text_of_its_own": (
+        "class S(str):\n  def __len__(s): raise KeyboardInterrupt\n  def isascii(s): sys.exit(1)\n"
+        "class E(Exception):\n  def __str__(s): return S('hello')\nraise E()",
+        "E: hello",
+    ),
+    "odd_module": (
+        "class B:\n  def __str__(s): raise RuntimeError\nraise type('E', (Exception,), {'__module__': B()})('hi')",
+        "E: hi",
+    ),
+    "odd_type": (
+        "class M(type):\n  __module__ = __name__ = __mro__ = property(lambda c: sys.exit(1))\n"
+        "class E(Exception, metaclass=M): pass\nraise E('hi')",
+        "E: hi",
+    ),
+    "class_raises": ("class E(Exception):\n  __class__ = property(lambda s: sys.exit(1))\nraise E('hi')", "E: hi"),
+    "class_lies": (
+        "from dts.worker import Retry\nclass E(Exception):\n  __class__ = property(lambda s: Retry)\nraise E('hi')",
+        "E: hi",
+    ),
+    "error_of_ours": (
+        "from dts.errors import LoadError\nclass E(LoadError):\n  def __init__(s): pass\nraise E()",
+        "E: ",
+    ),
+    "no_parts": (
+        "class E(Exception):\n  __traceback__ = __cause__ = __context__ = property(lambda s: sys.exit(1))\n"
+        "raise E('hi')",
+        "E: hi",
+    ),
+    "own_retry": (
+        "from dts.worker import Retry\nclass E(Retry):\n  def __init__(s, x): s.delay = x\nraise E('soon')",
+        "E: soon",
+    ),
+    "result_lies": (
+        "class W:\n  __class__ = property(lambda s: str)\nreturn W()",
+        "ResultNotJSON: result is of type W",
+    ),
+    "result_raises": ("class W:\n  __class__ = property(lambda s: sys.exit(1))\nreturn W()", "ResultNotJSON"),
     "huge_result": ("return 'x' * 50_000_000", "limit"),
     "modules": ("sys.modules.clear()", None),
     "json": ("import json; json.dumps = json.loads = json.JSONEncoder.encode = None", None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from dts.config import WorkerSettings
@@ -92,6 +94,36 @@ def test_a_delay_is_a_number_of_seconds() -> None:
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="delay"):
             Retry(delay=wrong)
+
+
+class OwnRetry(Retry):
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+
+class Soon(Retry):
+    delay = 0.125
+
+
+@pytest.mark.parametrize(
+    ("error", "delay"),
+    [
+        (Soon(), 0.125),
+        (Soon(delay=1), 1.0),
+        (OwnRetry(), None),
+        (OwnRetry(delay=2), 2.0),
+        (OwnRetry(delay=Decimal("0.5")), 0.5),
+        (OwnRetry(delay=10**9), 30 * 86400),
+        (OwnRetry(delay=-1), None),
+        (OwnRetry(delay=float("nan")), None),
+        (OwnRetry(delay="soon"), None),
+    ],
+)
+def test_a_retry_of_ones_own_waits_as_long_as_it_says_if_that_can_be(error: Retry, delay: float | None) -> None:
+    judge = Judge(WorkerSettings(backoff_base=0, backoff_cap=0))
+    found = judge.judge(error, Job(attempt=1), default_terms(WorkerSettings())).delay
+    assert found == (delay or 0.0), "without a delay it is the usual backoff"
+    assert type(found) in (float, int)
 
 
 # cancel

@@ -7,6 +7,7 @@ import enum
 import json
 import math
 from collections import Counter, OrderedDict, namedtuple
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -152,3 +153,18 @@ def test_hostile_and_huge_errors_are_told_within_bounds() -> None:
     with pytest.raises(RecursionError) as caught:
         deeper(0)
     assert describe(caught.value).type == "RecursionError"
+
+
+def say_text(value: object) -> type:
+    return str
+
+
+def say_nothing(value: object) -> type:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("says", [say_text, say_nothing])
+def test_what_a_value_says_of_its_class_is_not_believed(says: Callable[[object], type]) -> None:
+    odd = type("Odd", (), {"__class__": property(says)})()
+    with pytest.raises(ResultNotJSON, match=r"result\[0\] is of type Odd"):
+        encode_value([odd], LIMIT)
