@@ -226,7 +226,7 @@ def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComp
     """Open the files, so that what cannot work is refused before anything is sent.
 
     Raises:
-        ClientError: one cannot be read or written.
+        ClientError: one cannot be read or written, or is being written by another client.
         ConfigError: two of them are the same file.
     """
     source = COMPONENTS[options.input_format](options.infile)
@@ -242,6 +242,8 @@ def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComp
             raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
     if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
         raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
+    for each in filter(None, (out, errors)):
+        each.lock()
     return source, out, RowWriter(out, errors, row_format=options.fields)
 
 

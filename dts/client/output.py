@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import logging
 import os
 import stat
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Protocol
 
 from dts.client.components import STANDARD_STREAM, file_identity
 from dts.errors import ClientError, ReaderGone
+
+logger = logging.getLogger(__name__)
 
 
 class Output(Protocol):
@@ -30,8 +33,11 @@ class Output(Protocol):
     def open(self) -> None:
         """Make sure that it can be written, without a change to what is there."""
 
+    def lock(self) -> None:
+        """Keep others from writing it at the same time, until it is closed."""
+
     def begin(self) -> None:
-        """Get ready for the first row: what is there is overwritten, unless the class says otherwise."""
+        """Lock it and get ready for the first row: what is there is overwritten, unless the class says otherwise."""
 
     def write(self, rows: bytes) -> None:
         """Write whole rows, all of them or none."""
@@ -43,14 +49,15 @@ class Output(Protocol):
 class OutputFile:
     """A file, or standard output when `path` is `-`. An existing file is overwritten.
 
-    When a write fails half-way, as on a full disk, the half row is cut off again.
+    Until it is closed, no other OutputFile can write there, in this process or another. When a write fails half-way, as
+    on a full disk, the half row is cut off again.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
+        self._descriptor = -1
         self.path = os.fspath(path)
         self._append = append
         self._standard = self.path == STANDARD_STREAM
-        self._descriptor = -1
         self._regular = False
         self._size = 0
 
@@ -82,13 +89,29 @@ class OutputFile:
             raise self._failure(error) from error
         self._regular = stat.S_ISREG(status.st_mode)
 
-    def begin(self) -> None:
-        """Empty the file, or go to its end when it is appended to.
+    def lock(self) -> None:
+        """Keep others from writing it at the same time; nobody is kept from writing standard output or a device.
 
         Raises:
-            ClientError: it cannot be written.
+            ClientError: somebody writes it, or it cannot be written.
         """
         self.open()
+        if self._standard or not self._regular:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ClientError(f"cannot write {self.name}: it is being written by another dts-client") from error
+        except OSError as error:  # this file system has no locks
+            logger.info("%s is not locked: %s", self.name, error.strerror)
+
+    def begin(self) -> None:
+        """Lock the file and empty it, or go to its end when it is appended to.
+
+        Raises:
+            ClientError: it cannot be written, or somebody else writes it.
+        """
+        self.lock()
         if self._standard or not self._regular:  # whoever redirected it has said whether it is emptied
             return
         try:
@@ -122,6 +145,10 @@ class OutputFile:
             os.close(self._descriptor)
         self._descriptor = -1
 
+    def __del__(self) -> None:
+        """A file that nobody can write to any more is locked no longer."""
+        self.close()
+
     def _end(self) -> int:
         """Where the next byte is written in a file that somebody else has opened."""
         if fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND:
@@ -147,7 +174,7 @@ class DailyRotatingOutputFile:
     """Files whose names carry the day: rows for `out.json` go to `out-2024-02-29.json`, and after midnight to the next.
 
     The day is the local one. A day's file that exists already is appended to, so that two runs on one day are both
-    kept. `today` is the clock.
+    kept, one after the other. `today` is the clock.
     """
 
     def __init__(
@@ -176,9 +203,21 @@ class DailyRotatingOutputFile:
         """
         self._rotate()
 
+    def lock(self) -> None:
+        """Keep others from writing today's file at the same time, and from then on that of each day.
+
+        Raises:
+            ClientError: somebody writes it, or it cannot be written.
+        """
+        self._rotate().lock()
+
     def begin(self) -> None:
-        """Nothing is emptied: rows are added to the day's file."""
-        self._rotate()
+        """Nothing is emptied: rows are added to the day's file.
+
+        Raises:
+            ClientError: it cannot be written, or somebody else writes it.
+        """
+        self._rotate().begin()
 
     def write(self, rows: bytes) -> None:
         """Write whole rows to today's file.
@@ -197,9 +236,10 @@ class DailyRotatingOutputFile:
     def _rotate(self) -> OutputFile:
         day = self._today()
         if self._file is None or day != self._day:
+            first = self._file is None
             self.close()
             path = Path(self.path)
             self._file = OutputFile(path.with_name(f"{path.stem}-{day.isoformat()}{path.suffix}"), append=True)
-            self._file.begin()
+            self._file.open() if first else self._file.begin()
             self._day = day
         return self._file

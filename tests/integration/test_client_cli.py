@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dts.client import cli
+from dts.client import DailyRotatingOutputFile, OutputFile, cli
 from dts.errors import ClientError, ConfigError, RequestRefused
 from dts.runtime.process import Shutdown
 from tests.integration.test_client_run import FakeServer, Handler, server
@@ -105,6 +105,21 @@ async def test_what_the_server_refuses_leaves_an_old_output_alone(server: FakeSe
     assert read("out.json") == "precious\n"
 
 
+@pytest.mark.parametrize("rotating", [[], ["--rotate-daily"]])
+@pytest.mark.parametrize("taken", ["out.json", "err.json"])
+async def test_files_that_another_client_writes_are_left_alone(
+    taken: str, rotating: list[str], server: FakeServer
+) -> None:
+    other = (DailyRotatingOutputFile if rotating else OutputFile)(taken)
+    other.begin()
+    other.write(b"precious\n")
+    with pytest.raises(ClientError, match=f"cannot write {other.name}: it is being written by another dts-client"):
+        await run("text/upper", "in.txt", "out.json", server.url, "--errfile", "err.json", *rotating)
+    assert read(other.name) == "precious\n"
+    assert server.requests == []
+    other.close()
+
+
 async def test_being_told_to_stop_cancels_the_run(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     shutdown = Shutdown()
 
@@ -130,6 +145,11 @@ async def test_being_told_to_stop_cancels_the_run(server: FakeServer, capsys: py
         (["text/upper", "in.txt", "./in.txt", NOWHERE], ConfigError, "is INFILE, too"),
         (["text/upper", "in.txt", "out", NOWHERE, "--errfile", "in.txt"], ConfigError, "is INFILE, too"),
         (["text/upper", "in.txt", "out", NOWHERE, "--errfile", "./out"], ConfigError, "the same file"),
+        (
+            ["text/upper", "in.txt", "out", NOWHERE, "--errfile", "./out", "--rotate-daily"],
+            ConfigError,
+            "the same file",
+        ),
         (["text/upper", "in.txt", "out", "127.0.0.1:1"], ConfigError, "write http://host:port"),
         (["text/upper", "in.txt", "out", NOWHERE, "--secret-file", "none"], ConfigError, "cannot read the secret"),
     ],

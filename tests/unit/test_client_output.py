@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import subprocess
 import sys
@@ -116,3 +117,52 @@ def test_a_rotating_file_keeps_what_the_day_has_brought(tmp_path: Path) -> None:
         out.write(row)
         out.close()
     assert (tmp_path / "out-2024-02-29").read_text() == "1\n2\n"
+
+
+Kind = type[OutputFile] | type[DailyRotatingOutputFile]
+
+
+@pytest.mark.parametrize("kind", [OutputFile, DailyRotatingOutputFile])
+def test_two_do_not_write_one_file_at_the_same_time(kind: Kind, tmp_path: Path) -> None:
+    first, second = kind(tmp_path / "out"), kind(tmp_path / "out")
+    first.begin()
+    first.write(b"first\n")
+    second.open()
+    for refused in (second.lock, second.begin):
+        with pytest.raises(ClientError, match=r"/out.* is being written by another dts-client"):
+            refused()
+    first.close()
+    second.begin()
+    second.write(b"2nd\n")
+    second.close()
+    [path] = tmp_path.iterdir()
+    assert path.read_text() == ("2nd\n" if kind is OutputFile else "first\n2nd\n")
+
+
+def test_a_rotating_file_is_locked_on_the_next_day_too(tmp_path: Path) -> None:
+    day = datetime.date(2024, 2, 29)
+    out = DailyRotatingOutputFile(tmp_path / "out", today=lambda: day)
+    out.begin()
+    day += datetime.timedelta(days=1)
+    out.write(b"row\n")
+    with pytest.raises(ClientError, match="out-2024-03-01: it is being written"):
+        DailyRotatingOutputFile(tmp_path / "out", today=lambda: day).begin()
+    DailyRotatingOutputFile(tmp_path / "out", today=lambda: datetime.date(2024, 2, 29)).begin()
+    out.close()
+
+
+def test_a_file_that_nobody_has_any_more_is_not_locked(tmp_path: Path) -> None:
+    OutputFile(tmp_path / "out").begin()
+    OutputFile(tmp_path / "out").begin()
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    out = OutputFile(tmp_path / "out")
+    out.begin()
+    out.write(b"row\n")
+    out.close()
+    assert (tmp_path / "out").read_text() == "row\n"
