@@ -11,6 +11,7 @@
     ├── StoreError
     │   ├── StoreUnavailable   the store cannot be reached now: answered 503, retried by daemons
     │   ├── DuplicateKey       something with that id exists already: answered 409
+    │   ├── LogDamaged         nothing can follow in the operation log: answered 409, and nothing is changed
     │   ├── LastAdministrator  the write would leave no administrator: answered 409
     │   └── BlockConflict      another block is stored under that number: answered 409
     ├── BrokerError
@@ -87,6 +88,10 @@ class DuplicateKey(StoreError):
 
 
 class LastAdministrator(StoreError):
+class LogDamaged(StoreError):
+    """Somebody has meddled with the end of the operation log: nothing was changed. `operations verify` says more."""
+
+
     """Nobody else who is not disabled is an administrator: give another user that role first, then try again."""
 
 

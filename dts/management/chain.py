@@ -31,6 +31,12 @@ class Verdict:
         return {"valid": self.valid, "entries": self.entries, "faults": list(self.faults)}
 
 
+def in_words(fault: Record) -> str:
+    """A fault for a person: with the number of the entry, unless it says that itself, or is of none."""
+    seq, problem = fault["seq"], str(fault["problem"])
+    return problem if seq == 0 or problem.startswith("entr") else f"entry {seq}: {problem}"
+
+
 async def check_chain(operations: Operations) -> Verdict:
     """Have the server verify the log, and check its links here: those of the same entries, however many come meanwhile.
 
@@ -39,17 +45,17 @@ async def check_chain(operations: Operations) -> Verdict:
         ServerUnavailable: the server cannot be reached.
     """
     answer = await operations.verify()
-    faults: dict[int, Record] = {int(fault["seq"]): fault for fault in answer["faults"]}
+    faults: list[Record] = list(answer["faults"])
     entries, last = int(answer["entries"]), int(answer["last"])
     shown, broken = await _check_links(operations, last)
-    for fault in broken:
-        faults.setdefault(fault["seq"], fault)
+    known = {int(fault["seq"]) for fault in faults}
+    faults += [fault for fault in broken if fault["seq"] not in known]
     if shown != entries and len(broken) < MAX_FAULTS:
         problem = f"the server has verified {entries} entries up to this one and shows {shown}"
-        faults.setdefault(last, {"seq": last, "problem": problem})
+        faults.append({"seq": last, "problem": problem})
     if not (answer["valid"] or faults):
-        faults[0] = {"seq": last, "problem": "the server finds that the log does not verify"}
-    return Verdict(entries, tuple(faults[seq] for seq in sorted(faults))[:MAX_FAULTS])
+        faults.append({"seq": last, "problem": "the server finds that the log does not verify"})
+    return Verdict(entries, tuple(sorted(faults, key=lambda fault: int(fault["seq"])))[:MAX_FAULTS])
 
 
 async def _check_links(operations: Operations, last: int) -> tuple[int, list[Record]]:

@@ -135,8 +135,9 @@ async def _check_log(client: AdminClient) -> list[Finding]:
         return [warning("operation log", error.message, "sign in as an administrator or operator")]
     if answer["valid"]:
         return [ok("operation log", f"whole, {counted(answer['entries'], 'entry')}")]
-    where = ", ".join(str(fault["seq"]) for fault in answer["faults"][:_NAMED])
-    return [bad("operation log", f"broken at entry {where}", "operations verify; restore the store from a backup")]
+    entries = dict.fromkeys(str(fault["seq"]) for fault in answer["faults"] if fault["seq"])
+    where = f"broken at entry {', '.join([*entries][:_NAMED])}" if entries else str(answer["faults"][0]["problem"])
+    return [bad("operation log", where, "operations verify; restore the store from a backup")]
 
 
 async def _fetch(http: SimpleAsyncHTTPClient, url: str) -> HTTPResponse | str:

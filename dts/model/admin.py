@@ -167,5 +167,21 @@ class Operation:
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
+LAST_OPERATION = 10**15 - 1
+"""The greatest number that an entry of the operation log can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOperation:
+    """What a store keeps among the entries of the operation log; `damage` is how it is not as it was put there.
+
+    `entry` is None for what has no number that an entry can have; `seq` is 0 then, unless it is another whole number.
+    """
+
+    seq: int
+    entry: Operation | None
+    damage: str = ""
+
+
 Seal = Callable[[Operation], str]
 """Gives the hash of an entry whose `seq` and `previous` are filled in."""

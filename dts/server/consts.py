@@ -22,6 +22,7 @@ class ErrorCode(Enum):
     ALREADY_EXISTS = ("already_exists", 409)
     IN_USE = ("in_use", 409)
     LAST_ADMINISTRATOR = ("last_administrator", 409)
+    LOG_DAMAGED = ("log_damaged", 409)
     FUNCTION_DISABLED = ("function_disabled", 409)
     KEY_CONFLICT = ("key_conflict", 409)
     BLOCK_CONFLICT = ("block_conflict", 409)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
-from dts.errors import DtsError, StoreUnavailable
+from dts.errors import DtsError, LogDamaged, StoreUnavailable
 from dts.model import Operation, User
 from dts.server.anchor import Anchor, AnchorBroken, Mark
 from dts.store import Store
@@ -46,7 +46,6 @@ BEGUN, DONE = "begun", "done"
 BROKEN, FOUND = "operations.broken", "found"
 """The `op_type` and the outcome of the entry that a server makes when it finds that somebody has cut the log."""
 
-_PAGE = 500
 _MAX_FAULTS = 100
 
 
@@ -56,6 +55,10 @@ class NotBegun(StoreUnavailable):
 
 class LogRefused(DtsError):
     """The operation log refused the entry that goes before a change: nothing was changed. The server's log says why."""
+
+
+class EndRefused(DtsError):
+    """The change was made, but the operation log did not take the entry for its end: look before you repeat it."""
 
 
 class EndNotRecorded(StoreUnavailable):
@@ -90,6 +93,7 @@ class OperationLog:
 
         Raises:
             StoreUnavailable: it may or may not be there.
+            LogDamaged: nothing can follow.
         """
         lost = await self._lost()
         for problem in (lost, await self._displaced()):
@@ -153,20 +157,23 @@ class OperationLog:
         return hmac.new(self._key, operation.canonical(), hashlib.sha256).hexdigest()
 
     async def verify(self) -> Verdict:
-        """Go through the log, a page at a time, and tell what does not fit."""
+        """Go through all that is kept as the log, and tell what does not fit."""
         verdict = Verdict()
         mark = await self._seen(verdict)
         head, digest = await self._store.operations_head()
         previous = ""
-        while entries := await self._store.list_operations(limit=_PAGE, after=verdict.last, newest_first=False):
-            for entry in entries:
-                self._check(entry, verdict, previous)
-                verdict.entries += 1
-                verdict.last, previous = entry.seq, entry.hash
-                if entry.seq == head and not _same(entry.hash, digest):
-                    verdict.fault(entry.seq, "it is not the entry that was appended last at that time")
-                if mark is not None and entry.seq == mark.seq and not _same(entry.hash, mark.hash):
-                    verdict.fault(entry.seq, _another(entry.seq))
+        async for kept in self._store.kept_operations():
+            if kept.damage:
+                verdict.fault(kept.seq, kept.damage)
+            if (entry := kept.entry) is None:
+                continue
+            self._check(entry, verdict, previous)
+            verdict.entries += 1
+            verdict.last, previous = entry.seq, entry.hash
+            if entry.seq == head and not _same(entry.hash, digest):
+                verdict.fault(entry.seq, "it is not the entry that was appended last at that time")
+            if mark is not None and entry.seq == mark.seq and not _same(entry.hash, mark.hash):
+                verdict.fault(entry.seq, _another(entry.seq))
         await self._check_end(verdict, head, mark)
         if verdict.last and not verdict.faults:
             await self._advance(Mark(verdict.last, previous))
@@ -262,8 +269,10 @@ async def recorded(
 
     Raises:
         NotBegun: the store does not answer; nothing was done.
+        LogDamaged: nothing can follow in the log; nothing was done.
         LogRefused: the log does not take the entry; nothing was done.
-        EndNotRecorded: it was done.
+        EndNotRecorded: it was done, and the store went away.
+        EndRefused: it was done, and the log does not take the second entry.
     """
     log = handler.context.operations
     begun = Operation(
@@ -279,12 +288,14 @@ async def recorded(
     try:
         result = await work()
     except Exception as error:
-        await log.append(_ended(begun, handler.code_of(error)))
+        await _end_failure(log, _ended(begun, handler.code_of(error)))
         raise
     try:
         await log.append(replace(_ended(begun, DONE), ops=masked(msgspec.to_builtins(ops()))))
     except StoreUnavailable as error:
         raise EndNotRecorded from error
+    except Exception as error:  # whatever a back end says to an entry that it cannot take
+        raise EndRefused from error
     logger.info("%s: %s %.100r", operator.id, op_type, doc_id)
     return result
 
@@ -294,8 +305,20 @@ async def _begin(log: OperationLog, entry: Operation) -> Operation:
         return await log.append(entry)
     except StoreUnavailable as error:
         raise NotBegun from error
+    except LogDamaged:
+        raise
     except Exception as error:  # whatever a back end says to an entry that it cannot take
         raise LogRefused from error
+
+
+async def _end_failure(log: OperationLog, entry: Operation) -> None:
+    """Put on record what a write failed with. That is what the caller is told, whatever becomes of the entry."""
+    try:
+        await log.append(entry)
+    except Exception:  # as above
+        logger.exception(
+            "%s %.100r failed (%s), and the log has no end of it", entry.op_type, entry.doc_id, entry.outcome
+        )
 
 
 def _ended(begun: Operation, outcome: str) -> Operation:

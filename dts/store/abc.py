@@ -12,7 +12,7 @@ method is safe to repeat.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +21,7 @@ from dts.model import (
     Candidate,
     DeadLetter,
     Function,
+    KeptOperation,
     KeyedRequest,
     Operation,
     Outcome,
@@ -332,7 +333,16 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
     ) -> list[Operation]:
         """Entries of the operation log in order of `seq`, from the one that follows `after`.
 
-        The names in `where` are among OPERATION_FILTERS, each with one value.
+        The names in `where` are among OPERATION_FILTERS, each with one value. What somebody has put there under
+        anything but a whole number from 1 to LAST_OPERATION is no entry: it is passed over.
+        """
+
+    @abstractmethod
+    def kept_operations(self) -> AsyncIterator[KeptOperation]:
+        """All that is kept as the operation log, for whoever verifies it: entries in order of `seq`, then the rest.
+
+        `damage` tells what no hash covers: fields that are too many or of another type, and what a list with filters
+        goes by. Entries that are appended meanwhile may be among them. Of what is no entry, a hundred at most are told.
         """
 
     @abstractmethod
@@ -352,6 +362,9 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
     async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
         """Dead letters, by id, from the one that follows the id `after`."""
 
+        Raises:
+            LogDamaged: no number is left that could follow; somebody has made an entry of the greatest one.
+
     @abstractmethod
     async def delete_dead_letters(self, letter_ids: Sequence[str]) -> None:
         """Delete dead letters, durably. Unknown ids are passed over."""
@@ -364,3 +377,5 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+        They are 0 and "" as well when somebody has made something of them that cannot be read.
+

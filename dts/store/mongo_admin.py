@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
-from itertools import combinations
+from dataclasses import replace
 from typing import Any
 
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
-from dts.errors import DuplicateKey, LastAdministrator
-from dts.model import ADMINISTRATOR, Operation, Record, Seal, User
+from dts.errors import DuplicateKey, LastAdministrator, LogDamaged
+from dts.model import ADMINISTRATOR, LAST_OPERATION, KeptOperation, Operation, Record, Seal, User
 from dts.store.abc import Store
 from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import MongoConnection, insert_new, translating
 from dts.store.mongo_documents import Document
+from dts.store.mongo_operations import (
+    NUMBERED,
+    STRAY,
+    behind,
+    head_from,
+    kept_from,
+    mark,
+    marks,
+    operation_document,
+    operation_from,
+    texts,
+)
 from dts.store.records import (
-    OPERATION_FILTERS,
+    NO_NUMBER_LEFT,
     TABLES,
     R,
     Where,
     fields_of,
     last_administrator,
-    ops_from_text,
-    ops_to_text,
     record_from,
     taken,
 )
@@ -45,6 +53,10 @@ _LEASE = 20_000
 """Milliseconds for which one process may take administrators away; longer than any call of the store may last."""
 
 _MARKED_AT_ONCE = 1000
+
+_KEPT_AT_ONCE = 200  # to tell whether they are as they were takes 10 ms
+
+_STRAYS = 100
 
 _HEAD = {"_id": "head"}
 
@@ -180,10 +192,12 @@ class MongoAdminStore(Store):
     async def append_operation(self, operation: Operation, seal: Seal) -> Operation:
         while True:
             seq, previous = await self._end()
+            if seq == LAST_OPERATION:
+                raise LogDamaged(NO_NUMBER_LEFT)
             entry = replace(operation, seq=seq + 1, previous=previous)
             entry = replace(entry, hash=seal(entry))
             try:
-                await self._connection.collection("operations").insert_one(_operation_document(entry))
+                await self._connection.collection("operations").insert_one(operation_document(entry))
             except DuplicateKeyError:
                 continue  # somebody was faster
             await self._move_head(entry)
@@ -195,10 +209,10 @@ class MongoAdminStore(Store):
         Whoever appended the last entry may have died before they moved the head: it is moved on their behalf.
         """
         seq, digest = await self._read_head()
-        last = await self._connection.collection("operations").find_one(sort=[("_id", DESCENDING)])
+        last = await self._connection.collection("operations").find_one({"_id": NUMBERED}, sort=[("_id", DESCENDING)])
         if last is None or last["_id"] <= seq:
             return seq, digest
-        entry = _operation_from(last)
+        entry = operation_from(last)
         await self._move_head(entry)
         return entry.seq, entry.hash
 
@@ -211,20 +225,17 @@ class MongoAdminStore(Store):
             )
             if not found:
                 return
-            updates = [UpdateOne({"_id": each["_id"]}, {"$set": {"which": _marks(_texts(each))}}) for each in found]
+            updates = [UpdateOne({"_id": each["_id"]}, {"$set": {"which": marks(texts(each))}}) for each in found]
             await operations.bulk_write(updates, ordered=False)
 
     async def _read_head(self) -> tuple[int, str]:
-        document = await self._connection.collection("operations_head").find_one(_HEAD)
-        return (document["seq"], document["hash"]) if document else (0, "")
+        return head_from(await self._connection.collection("operations_head").find_one(_HEAD))
 
     async def _move_head(self, entry: Operation) -> None:
         """Note that an entry is the last one, unless the head is further on."""
         heads = self._connection.collection("operations_head")
         try:
-            await heads.update_one(
-                {**_HEAD, "seq": {"$lt": entry.seq}}, {"$set": {"seq": entry.seq, "hash": entry.hash}}, upsert=True
-            )
+            await heads.update_one(behind(entry.seq), {"$set": {"seq": entry.seq, "hash": entry.hash}}, upsert=True)
         except DuplicateKeyError:
             return  # it is further on: the update found none to change, and none may be added
 
@@ -236,12 +247,32 @@ class MongoAdminStore(Store):
             return []
         query: Document = _query(where or {})
         if where:
-            query["which"] = _mark({field: storable(str(value)) for field, value in where.items()})
+            query["which"] = mark({field: storable(str(value)) for field, value in where.items()})
+        query["_id"] = dict(NUMBERED)
         if after is not None:
-            query["_id"] = {"$lt" if newest_first else "$gt": after}
+            query["_id"]["$lt" if newest_first else "$gt"] = after
         order = DESCENDING if newest_first else ASCENDING
         found = self._connection.collection("operations").find(query, sort=[("_id", order)], limit=limit)
-        return [_operation_from(document) for document in await found.to_list(None)]
+        return [operation_from(document) for document in await found.to_list(None)]
+
+    async def kept_operations(self) -> AsyncIterator[KeptOperation]:
+        after: Any = 0  # also what is no whole number may be between those of entries
+        while documents := await self._kept_after(after):
+            after = documents[-1]["_id"]
+            for kept in await asyncio.to_thread(lambda found: [kept_from(each) for each in found], documents):
+                yield kept
+        for document in await self._strays():
+            yield kept_from(document)
+
+    @translating
+    async def _kept_after(self, after: Any) -> list[Document]:
+        query = {"_id": {"$gt": after, "$lte": LAST_OPERATION}}
+        operations = self._connection.collection("operations")
+        return await operations.find(query, sort=[("_id", ASCENDING)], limit=_KEPT_AT_ONCE).to_list(None)
+
+    @translating
+    async def _strays(self) -> list[Document]:
+        return await self._connection.collection("operations").find(STRAY, {"_id": 1}, limit=_STRAYS).to_list(None)
 
     @translating
     async def operations_head(self) -> tuple[int, str]:
@@ -276,42 +307,3 @@ def _query(where: Where) -> Document:
         values: list[Any] = [storable(each) if isinstance(each, str) else each for each in several]
         query["_id" if field == "id" else field] = {"$in": values}
     return query
-
-
-def _operation_document(entry: Operation) -> Document:
-    document = {**asdict(entry), "ops": ops_to_text(entry), "doc_id": storable(entry.doc_id)}
-    return {"_id": document.pop("seq"), **document, "which": _marks(document)}
-
-
-def _marks(document: Document) -> list[int]:
-    """Marks of an entry for everything that a list may be asked for: each choice of filters, with its values.
-
-    With an index on each field by itself, filters that match much each and nothing together have MongoDB go through
-    all entries; with these, any question has its answer in one place of one index, in order.
-    """
-    choices = (choice for count in range(1, 6) for choice in combinations(OPERATION_FILTERS, count))
-    return [_mark({field: document[field] for field in choice}) for choice in choices]
-
-
-def _mark(filters: Mapping[str, str]) -> int:
-    """A number of 64 bits that stands for fields with their values; the query checks the values themselves, too."""
-    text = "\0".join(f"{field}={filters[field]}" for field in sorted(filters))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
-
-
-def _operation_from(document: Document) -> Operation:
-    """The entry of a document, whatever somebody has made of it: that it is not what it was, the chain tells."""
-    timestamp, begun = document.get("timestamp"), document.get("begun")
-    return Operation(
-        timestamp=timestamp if isinstance(timestamp, float) else -1.0,
-        begun=begun if isinstance(begun, int) else None,
-        seq=document["_id"],
-        ops=ops_from_text(str(document.get("ops", ""))),
-        **_texts(document),
-    )
-
-
-def _texts(document: Document) -> dict[str, str]:
-    """The fields of an entry that are text."""
-    texts = ("operator", "address", "op_type", "doc_id", "outcome", "previous", "hash")
-    return {name: str(document.get(name, "")) for name in texts}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from dts.model import Function, Namespace, Operation, Record, User, VirtualHost
+from dts.model import LAST_OPERATION, Function, Namespace, Operation, Record, User, VirtualHost
 from dts.store.shared import storable
 
 R = TypeVar("R", User, Namespace, Function, VirtualHost)
@@ -40,6 +40,16 @@ LISTS = frozenset({"roles", "namespaces", "routes", "retry_on"})
 
 OPERATION_FILTERS = ("doc_id", "op_type", "operator", "outcome", "address")
 """The fields of operations that a list can be asked for."""
+
+
+NO_ENTRY = "among the entries, and none of them"
+"""What to say of something in the operation log that is not in its chain."""
+
+NO_NUMBER_LEFT = (
+    f"an entry of the operation log has the number {LAST_OPERATION}, so none can follow, and nothing was changed: "
+    "somebody has put it there. Take it out, or restore the store from a backup; `operations verify` tells what else"
+)
+"""What to say when the log cannot go on."""
 
 
 def taken(record: Record) -> str:
@@ -92,7 +102,7 @@ def ops_from_text(text: str) -> dict[str, Any]:
     """The change that `ops_to_text` was given; if somebody has made it unreadable, that, for the chain to tell."""
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {"unreadable": text}
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from sqlite3 import Connection, IntegrityError
 from typing import Any
 
-from dts.errors import DuplicateKey, LastAdministrator
-from dts.model import ADMINISTRATOR, Operation, Record, Seal, User
+from dts.errors import DuplicateKey, LastAdministrator, LogDamaged
+from dts.model import ADMINISTRATOR, LAST_OPERATION, KeptOperation, Operation, Record, Seal, User
 from dts.store.abc import Store
 from dts.store.records import (
     LISTS,
+    NO_ENTRY,
+    NO_NUMBER_LEFT,
     TABLES,
     R,
     Where,
@@ -27,6 +29,15 @@ from dts.store.sqlite_rows import AMONG, Row, listed, marks
 from dts.store.sqlite_thread import DatabaseThread
 
 OPERATION = "seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, hash"
+
+_TEXTS = frozenset({"operator", "address", "op_type", "doc_id", "ops", "outcome", "previous", "hash"})
+
+_READ = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in OPERATION.split(", "))
+"""The columns of OPERATION; texts as bytes, since Python reads no row with one that is not UTF-8."""
+
+_KEPT_AT_ONCE = 500
+
+_STRAYS = 100
 
 _OTHER_ADMINISTRATOR = """
     SELECT 1 FROM users WHERE id <> ? AND NOT json_extract(data, '$.disabled')
@@ -112,11 +123,24 @@ class SqliteAdminStore(Store):
         if after is not None:
             conditions.append("seq < ?" if newest_first else "seq > ?")
             values.append(after)
+        conditions.append("seq BETWEEN 1 AND ?")
+        values.append(LAST_OPERATION)
         order = "DESC" if newest_first else "ASC"
-        text = " AND ".join(conditions) or "1"
-        select = f"SELECT {OPERATION} FROM operations WHERE {text} ORDER BY seq {order} LIMIT ?"
+        text = " AND ".join(conditions)
+        select = f"SELECT {_READ} FROM operations WHERE {text} ORDER BY seq {order} LIMIT ?"
         rows = await self._reader.submit(lambda db: db.execute(select, [*values, limit]).fetchall())
         return [_operation_from(row) for row in rows]
+
+    async def kept_operations(self) -> AsyncIterator[KeptOperation]:
+        entries = await self.list_operations(limit=_KEPT_AT_ONCE, newest_first=False)
+        while entries:
+            for entry in entries:
+                yield KeptOperation(entry.seq, entry)
+            entries = await self.list_operations(limit=_KEPT_AT_ONCE, after=entries[-1].seq, newest_first=False)
+        select = "SELECT seq FROM operations WHERE seq < 1 OR seq > ? LIMIT ?"
+        strays = await self._reader.submit(lambda db: db.execute(select, (LAST_OPERATION, _STRAYS)).fetchall())
+        for (seq,) in strays:
+            yield KeptOperation(seq, None, f"its number is that of {NO_ENTRY}")
 
     async def operations_head(self) -> tuple[int, str]:
         head: tuple[int, str] = await self._reader.submit(_head)
@@ -200,14 +224,18 @@ def _count_unfinished(db: Connection, user: str | None, function: str | None, na
 
 
 def _head(db: Connection) -> tuple[int, str]:
-    return db.execute("SELECT seq, hash FROM operations_head").fetchone() or (0, "")
+    row = db.execute("SELECT seq, CAST(hash AS BLOB) FROM operations_head WHERE one = 1").fetchone()
+    return (row[0], _text(row[1])) if row and 1 <= row[0] <= LAST_OPERATION else (0, "")
 
 
 def _append(db: Connection, operation: Operation, seal: Seal) -> Operation:
     seq, previous = _head(db)
-    last = db.execute("SELECT seq, hash FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
+    select = "SELECT seq, CAST(hash AS BLOB) FROM operations WHERE seq BETWEEN 1 AND ? ORDER BY seq DESC LIMIT 1"
+    last = db.execute(select, (LAST_OPERATION,)).fetchone()
     if last and last[0] > seq:  # somebody has meddled with the head; the log goes on all the same
-        seq, previous = last
+        seq, previous = last[0], _text(last[1])
+    if seq == LAST_OPERATION:
+        raise LogDamaged(NO_NUMBER_LEFT)
     entry = replace(operation, seq=seq + 1, previous=previous)
     entry = replace(entry, hash=seal(entry))
     row = (
@@ -229,7 +257,13 @@ def _append(db: Connection, operation: Operation, seal: Seal) -> Operation:
 
 
 def _operation_from(row: Row) -> Operation:
-    seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, digest = row
+    plain: Row = tuple(_text(value) if isinstance(value, bytes) else value for value in row)
+    seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, digest = plain
     return Operation(
         timestamp, operator, address, op_type, doc_id, ops_from_text(ops), outcome, begun, seq, previous, digest
     )
+
+
+def _text(value: bytes) -> str:
+    """Text as it was stored, whatever somebody has put there: then it is not what its hash was made of."""
+    return value.decode("utf-8", "backslashreplace")

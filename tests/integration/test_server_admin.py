@@ -407,3 +407,30 @@ async def test_a_stolen_name_is_no_use(site: Site) -> None:
     await first.refused("GET", "/whoami", status=401, code="unauthorized")
     assert isinstance(await site.store.get_user("alice"), User)
     assert await Api(site.url, Credentials("alice", "another one")).call("GET", "/whoami")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "nan", "inf"])
+async def test_a_number_that_is_none_is_refused_by_name(site: Site, number: str) -> None:
+    api = site.api()
+    run, _ = await a_run_with_jobs(site, "admin", "text/upper")
+    for path, name in (
+        ("/admin/users/?created", "created"),
+        ("/admin/functions/?timeout", "timeout"),
+        ("/admin/logs/?since", "since"),
+        (f"/runs/{run}/results?max=1&wait", "wait"),
+    ):
+        message = await api.refused("GET", f"{path}={number}", status=400, code="argument_invalid")
+        assert name in message
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+async def test_a_body_with_a_number_that_json_has_not_is_refused(site: Site, number: str) -> None:
+    api = site.api()
+    for method, path, body in (
+        ("POST", "/admin/functions/", '{"params": {"id": "text/new", "timeout": %s}}'),
+        ("PATCH", "/admin/users/admin", '{"params": {"limits": {"requests_per_second": %s}}}'),
+        ("POST", "/jobs/", '{"params": {"function": "text/upper", "not_before": %s}}'),
+        ("POST", "/jobs/", '{"params": {"function": "text/upper", "args": [{"a": %s}]}}'),
+    ):
+        answer = await api.send(method, path, (body % number).encode())
+        assert answer.code == 400, (path, body, answer.body)

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from dts.errors import StoreUnavailable
-from dts.model import Operation, Seal
+from dts.management import AdminClient
+from dts.management.chain import check_chain
+from dts.management.doctor import Verdict, check_from_inside
+from dts.model import LAST_OPERATION, Operation, Seal
 from dts.store import Store
 from tests.integration.conftest import Api, Site
 
@@ -142,6 +145,54 @@ async def test_a_change_whose_end_is_not_on_record_is_not_denied(site: Site, mon
     assert await api.call("GET", "/admin/namespaces/lab")
 
 
+def copy_of(seq: int, number: int) -> str:
+    """A statement that puts a copy of an entry under another number."""
+    columns = "timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, hash"
+    return f"INSERT INTO operations (seq, {columns}) SELECT {number}, {columns} FROM operations WHERE seq = {seq}"
+
+
+async def test_a_change_whose_end_the_log_refuses_is_not_denied(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = type(site.store).append_operation
+
+    async def fail(self: Store, operation: Operation, seal: Seal) -> Operation:
+        if operation.outcome != "begun":
+            raise ValueError("no such thing fits")
+        return await append(self, operation, seal)
+
+    api = site.api()
+    monkeypatch.setattr(type(site.store), "append_operation", fail)
+    message = await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=500, code="internal_error")
+    assert "The change was made" in message
+    await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=409, code="already_exists")
+    monkeypatch.undo()
+    assert await api.call("GET", "/admin/namespaces/lab")
+
+
+async def test_no_change_is_made_that_nothing_could_follow_in_the_log(site: Site) -> None:
+    api = site.api()
+    await write_some(api)
+    tamper(site, lambda db: db.execute(copy_of(8, LAST_OPERATION)))
+    message = await api.refused("POST", "/admin/namespaces/", {"id": "lab"}, status=409, code="log_damaged")
+    assert "nothing was changed" in message
+    await api.refused("GET", "/admin/namespaces/lab", status=404, code="not_found")
+    faults = (await api.call("GET", "/admin/operations/verify"))["faults"]
+    assert LAST_OPERATION in [fault["seq"] for fault in faults]
+
+
+async def test_the_command_the_doctor_and_the_server_agree_on_a_log(site: Site) -> None:
+    api = site.api()
+    await write_some(api)
+    for statement in (copy_of(1, 0), copy_of(1, -5)):
+        tamper(site, lambda db, statement=statement: db.execute(statement))
+    secret = site.settings.server.admin_secret_file.read_text().strip()
+    async with AdminClient("admin", secret, site.url) as client:
+        verdict = await check_chain(client.operations)
+        [finding] = [each for each in await check_from_inside(client) if each.check == "operation log"]
+    assert [fault["seq"] for fault in verdict.faults] == [-5, 0]
+    assert (await api.call("GET", "/admin/operations/verify"))["faults"] == list(verdict.faults)
+    assert (finding.verdict, finding.detail) == (Verdict.BAD, "broken at entry -5")
+
+
 TAMPERING: list[tuple[str, int]] = [
     ("UPDATE operations SET operator = 'nobody' WHERE seq = 3", 3),
     ("UPDATE operations SET ops = '{}' WHERE seq = 3", 3),
@@ -156,6 +207,13 @@ TAMPERING: list[tuple[str, int]] = [
     ("UPDATE operations SET hash = 'é' WHERE seq = 8", 8),
     ("UPDATE operations_head SET hash = 'é'", 8),
     ("UPDATE operations SET seq = 9 WHERE seq = 8", 8),
+    ("UPDATE operations SET seq = 0 WHERE seq = 1", 1),
+    (copy_of(1, 0), 0),
+    (copy_of(1, -5), -5),
+    (copy_of(8, 10**15), 10**15),
+    ("UPDATE operations SET doc_id = CAST(x'ff' AS TEXT) WHERE seq = 3", 3),
+    (f"UPDATE operations SET ops = '{'[' * 5000}' WHERE seq = 3", 3),
+    ("UPDATE operations_head SET hash = CAST(x'ff' AS TEXT)", 8),
     (
         "INSERT INTO operations SELECT 9, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, hash, "
         "hash FROM operations WHERE seq = 8",
@@ -173,6 +231,9 @@ async def test_tampering_is_found(site: Site, statement: str, fault: int) -> Non
     assert not verdict["valid"]
     assert fault in [each["seq"] for each in verdict["faults"]], verdict
     await api.call("GET", "/admin/operations/")
+    await api.call("GET", "/admin/operations/?order=oldest&doc_id=lab")
+    await write_some(api)
+    assert not (await api.call("GET", "/admin/operations/verify"))["valid"] or "head" in statement
 
 
 async def test_the_log_goes_on_after_tampering(site: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dts.errors import InvalidInput
-from dts.management.chain import check_chain
+from dts.management.chain import check_chain, in_words
 from dts.management.fields import Field, Kind
 from dts.management.grammar import LIMIT, Arguments, Flag, command
 from dts.management.output import Column, changes_in_words, limit_of
@@ -81,8 +81,7 @@ async def verify(session: Session, arguments: Arguments) -> int:
     else:
         output.say(f"the operation log is broken, {counted(verdict.entries, 'entry')}:")
         for fault in verdict.faults:
-            problem = str(fault["problem"])
-            output.say(f"  {problem}" if problem.startswith("entr") else f"  entry {fault['seq']}: {problem}")
+            output.say(f"  {in_words(fault)}")
     return EXIT_OK if verdict.valid else EXIT_FAILED
 
 

@@ -22,6 +22,7 @@ from dts.errors import (
     InvalidInput,
     InvalidName,
     LastAdministrator,
+    LogDamaged,
     StoreUnavailable,
     TooLarge,
     WireError,
@@ -32,7 +33,7 @@ from dts.server.context import Context
 from dts.server.declare import declaration_of
 from dts.server.ingest import describe_json_error
 from dts.server.limits import OverLimit
-from dts.server.operations import EndNotRecorded, LogRefused, NotBegun
+from dts.server.operations import EndNotRecorded, EndRefused, LogRefused, NotBegun
 from dts.server.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
 from dts.server.wording import in_words
 
@@ -144,7 +145,9 @@ class DtsHandler(RequestHandler):
         """
         arguments = {name: self.get_query_argument(name, strip=False) for name in self.request.query_arguments}
         try:
-            return msgspec.convert(arguments, kind, strict=False)
+            found = msgspec.convert(arguments, kind, strict=False)
+            _check_finite(found)
+            return found
         except msgspec.ValidationError as error:
             message = f"in the query: {in_words(str(error), got=False)}"
             raise ApiError(ErrorCode.ARGUMENT_INVALID, message) from error
@@ -178,7 +181,7 @@ class DtsHandler(RequestHandler):
             number = float(text)
         except ValueError:
             number = math.nan
-        if not number >= 0:  # also refuses NaN
+        if not 0 <= number < math.inf:  # also refuses NaN
             raise ApiError(ErrorCode.ARGUMENT_INVALID, f"{name} must be a number from 0 to {most:g}, not {text[:40]!r}")
         return min(number, most)
 
@@ -321,6 +324,8 @@ class NotFoundHandler(DtsHandler):
 
 _BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (LogRefused, ErrorCode.INTERNAL_ERROR),
+    (EndRefused, ErrorCode.INTERNAL_ERROR),
+    (LogDamaged, ErrorCode.LOG_DAMAGED),
     (NotBegun, ErrorCode.STORE_UNAVAILABLE),
     (EndNotRecorded, ErrorCode.STORE_UNAVAILABLE),
     (StoreUnavailable, ErrorCode.STORE_UNAVAILABLE),
@@ -429,6 +434,18 @@ def signed(
 
     wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
     return cast("Callable[Concatenate[H, P], Coroutine[Any, Any, None]]", wrapper)
+
+
+def _check_finite(arguments: object) -> None:
+    """Make sure that no argument of a query is infinite or not a number, which no database can look for.
+
+    Raises:
+        ApiError: one is; the message names it.
+    """
+    for name in getattr(arguments, "__struct_fields__", ()):
+        value = getattr(arguments, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"in the query: {name} must be a finite number, not {value}")
 
 
 _envelopes: dict[type[Any], type[Any]] = {}

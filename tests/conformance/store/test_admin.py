@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from dts.errors import DuplicateKey, LastAdministrator
-from dts.model import DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
+from dts.errors import DuplicateKey, LastAdministrator, LogDamaged
+from dts.model import LAST_OPERATION, DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
 from dts.store import Store
 from dts.store.abc_retention import RunNote
 from tests.conformance.store.builders import make_block, make_run, succeeded
@@ -273,3 +273,51 @@ async def test_an_operation_that_somebody_made_nonsense_of_is_read_all_the_same(
     [found] = await store.list_operations()
     assert (found.seq, found.hash) == (1, "")
     assert seal(found) != entry.hash
+
+
+async def kept(store: Store) -> list[tuple[int, bool, str]]:
+    """What is kept as the log: the number, whether it is an entry, and what is wrong with it."""
+    return [(each.seq, each.entry is not None, each.damage) async for each in store.kept_operations()]
+
+
+async def test_what_is_no_entry_of_the_log_is_told_and_in_nobodys_way(store: Store, url: str) -> None:
+    log = [await store.append_operation(an_operation(number), seal) for number in range(3)]
+    for number in (-5, 0, LAST_OPERATION + 1):
+        put_copy(url, log[0], number)
+    assert await store.list_operations() == log[::-1]
+    assert await store.list_operations(newest_first=False, limit=1) == log[:1]
+    assert await store.list_operations(where={"doc_id": "u0"}) == log[:1]
+    log.append(await store.append_operation(an_operation(3), seal))
+    assert (log[3].seq, log[3].previous) == (4, log[2].hash)
+    found = await kept(store)
+    assert found[:4] == [(entry.seq, True, "") for entry in log]
+    assert sorted(seq for seq, _, _ in found[4:]) == [-5, 0, LAST_OPERATION + 1]
+    assert not any(is_entry for _, is_entry, _ in found[4:])
+    assert all(damage for _, _, damage in found[4:])
+
+
+async def test_nothing_follows_an_entry_of_the_greatest_number(store: Store, url: str) -> None:
+    entry = await store.append_operation(an_operation(), seal)
+    put_copy(url, entry, LAST_OPERATION)
+    with pytest.raises(LogDamaged, match="restore the store"):
+        await store.append_operation(an_operation(1), seal)
+    assert [each.seq for each in await store.list_operations()] == [LAST_OPERATION, 1]
+
+
+async def test_a_long_log_is_kept_in_order(store: Store) -> None:
+    for number in range(450):
+        await store.append_operation(an_operation(number), seal)
+    assert await kept(store) == [(seq, True, "") for seq in range(1, 451)]
+
+
+def put_copy(url: str, entry: Operation, number: int) -> None:
+    """Put a copy of an entry under another number, behind the store's back."""
+    if url.startswith("mongodb"):
+        with MongoClient[dict[str, Any]](url) as client:
+            operations = client.get_default_database()["operations"]
+            operations.insert_one({**(operations.find_one({"_id": entry.seq}) or {}), "_id": number})
+        return
+    columns = "timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, hash"
+    copy = f"INSERT INTO operations (seq, {columns}) SELECT ?, {columns} FROM operations WHERE seq = ?"
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=10)) as db, db:
+        db.execute(copy, (number, entry.seq))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
+from bson import MinKey, ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -140,3 +143,93 @@ async def test_the_bodies_of_dead_letters_go_with_them(store: Store, documents: 
     assert await store.list_dead_letters() == letters[2:]
     assert await store.delete_run(run.id, blocks=1)
     assert documents["bodies"].count_documents({}) == 0
+
+
+def entry_of(number: int) -> Operation:
+    return Operation(1.5, "ann", "::1", "users.update", f"u{number}", {}, "done")
+
+
+async def log_of_three(store: Store) -> list[Operation]:
+    return [await store.append_operation(entry_of(number), lambda entry: f"h{entry.seq}") for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"$set": {"which": []}}, "lists with filters"),
+        ({"$pop": {"which": 1}}, "lists with filters"),
+        ({"$unset": {"which": 1}}, "which"),
+        ({"$set": {"which": "x"}}, "which"),
+        ({"$set": {"more": 1}}, "fields that no entry has: more"),
+        ({"$set": {"operator": 5}}, "operator"),
+        ({"$unset": {"ops": 1}}, "ops"),
+        ({"$set": {"timestamp": "now"}}, "timestamp"),
+        ({"$set": {"doc_id": "u7"}}, "lists with filters"),
+    ],
+    ids=str,
+)
+async def test_what_no_hash_covers_of_an_entry_is_told(
+    store: Store, documents: Documents, change: dict[str, Any], problem: str
+) -> None:
+    await log_of_three(store)
+    documents["operations"].update_one({"_id": 2}, change)
+    first, second, third = [each async for each in store.kept_operations()]
+    assert (first.damage, third.damage) == ("", "")
+    assert second.entry is not None
+    assert problem in second.damage
+
+
+@pytest.mark.parametrize(
+    "number", ["evil", 0.5, 2.5, math.nan, math.inf, None, True, b"x", {"a": 1}, ObjectId(), datetime.now(), MinKey()]
+)
+async def test_a_document_without_the_number_of_an_entry_is_told_and_in_nobodys_way(
+    store: Store, documents: Documents, number: object
+) -> None:
+    log = await log_of_three(store)
+    documents["operations"].insert_one({**(documents["operations"].find_one({"_id": 3}) or {}), "_id": number})
+    assert await store.list_operations() == log[::-1]
+    log.append(await store.append_operation(entry_of(3), lambda entry: "h"))
+    assert await store.list_operations(newest_first=False) == log
+    found = [each async for each in store.kept_operations()]
+    assert [each.entry for each in found if each.entry is not None] == log
+    [stray] = [each for each in found if each.entry is None]
+    assert "none of them" in stray.damage
+
+
+async def test_numbers_of_64_bits_are_plain_numbers(store: Store, documents: Documents) -> None:
+    await log_of_three(store)
+    documents["operations"].insert_one(
+        {**(documents["operations"].find_one({"_id": 3}) or {}), "_id": 10**12, "begun": 10**11}
+    )
+    [entry] = await store.list_operations(limit=1)
+    assert (type(entry.seq), type(entry.begun)) == (int, int)
+    assert (await store.append_operation(entry_of(3), lambda entry: "h")).seq == 10**12 + 1
+
+
+@pytest.mark.parametrize(
+    "head", [{"seq": "x"}, {"seq": 2.0}, {"seq": 10**18}, {"seq": None}, {"hash": 5}, {"seq": -1}], ids=str
+)
+async def test_a_note_of_the_last_entry_that_cannot_be_read_is_none_and_is_made_anew(
+    store: Store, documents: Documents, head: dict[str, Any]
+) -> None:
+    log = await log_of_three(store)
+    documents["operations_head"].update_one({"_id": "head"}, {"$set": head})
+    assert await store.operations_head() == (0, "")
+    entry = await store.append_operation(entry_of(3), lambda entry: "h4")
+    assert (entry.seq, entry.previous) == (4, log[2].hash)
+    assert await store.operations_head() == (4, "h4")
+
+
+async def test_runs_that_an_earlier_version_cancelled_are_found_and_swept(store: Store, documents: Documents) -> None:
+    old, new = make_run(created=10.0, state=RunState.CANCELLED), make_run(created=5.0)
+    for run in (old, new):
+        await store.add_run(run)
+    await store.update_run(new.id, state=RunState.CANCELLED, now=20.0)
+    assert "cancel_time" not in documents["runs"].find_one({"_id": old.id})
+    assert await store.cancelled_runs(7.0, limit=9) == [new.id, old.id]
+    assert await store.cancelled_runs(15.0, limit=9) == [new.id]
+    assert sorted(await store.unswept_runs(due_before=0.0, limit=9)) == sorted([old.id, new.id])
+    await store.note_swept([old.id])
+    assert await store.unswept_runs(due_before=0.0, limit=9) == [new.id]
+    assert await store.update_run(old.id, state=RunState.CANCELLED) == old
+    assert await store.cancelled_runs(15.0, limit=9) == [new.id]
