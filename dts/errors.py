@@ -13,7 +13,8 @@
     │   ├── DuplicateKey       something with that id exists already: answered 409
     │   ├── LogDamaged         nothing can follow in the operation log: answered 409, and nothing is changed
     │   ├── LastAdministrator  the write would leave no administrator: answered 409
-    │   └── BlockConflict      another block is stored under that number: answered 409
+    │   ├── BlockConflict      another block is stored under that number: answered 409
+    │   └── BlockTooLate       its run was cancelled before it was stored: its jobs are ended, answered 409
     ├── BrokerError
     │   └── BrokerUnavailable  not confirmed in time; it may or may not be stored, so the caller publishes again
     │       └── RouteUnavailable   the broker that a route has of its own; the others may well answer
@@ -97,6 +98,10 @@ class LogDamaged(StoreError):
 
 class BlockConflict(StoreError):
     """A different block is stored under that number."""
+
+
+class BlockTooLate(StoreError):
+    """The run was cancelled before the block was stored."""
 
 
 class BrokerError(DtsError):

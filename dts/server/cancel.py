@@ -1,18 +1,26 @@
 """Ends jobs that were cancelled: of a run, of a user, of a function. Works while every worker and the broker are down.
 
 Safe to repeat and to interrupt: that a run is cancelled is recorded first, and timekeeper finishes what a server began.
+
+A block may be on its way into the store while its run is cancelled. Whoever cancels records that, then ends the jobs
+of all blocks that are there; whoever brings a block stores it, then learns from the store whether the run is cancelled,
+and if so ends the block's jobs: each block is seen by one of the two. Who dies in between leaves a run to `sweep`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
-from dts.model import Outcome, RunState
+from dts.model import Outcome, RunState, bitmap, job_id
 from dts.server.results import cancelled_candidate
 from dts.store import Store
 from dts.wire.queues import TOPIC_CANCELLED, TOPIC_RESULTS
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 50
 _IDS = 100  # in one event
@@ -25,11 +33,33 @@ MOST_REMEMBERED = 10_000
 
 
 async def cancel_jobs_of_run(store: Store, run_id: str) -> int:
-    """Record every job of a run that has not ended as cancelled; returns how many that were."""
-    cancelled, after = 0, -1
-    while outcomes := await store.list_blocks(run_id, limit=_PAGE, after=after):
-        cancelled += await _cancel(store, outcomes)
-        after = int(outcomes[-1].block.rpartition("-")[2])
+    """Record every job of a cancelled run that has not ended as cancelled; returns how many that were."""
+    cancelled = await _cancel_blocks_of_run(store, run_id)
+    await store.note_swept([run_id])
+    return cancelled
+
+
+async def cancel_late_blocks(store: Store, block_ids: Iterable[str]) -> int:
+    """End the jobs of blocks that came after their run was cancelled, as far as they were stored; how many."""
+    outcomes = await asyncio.gather(*(store.get_outcome(block_id) for block_id in block_ids))
+    return await _cancel(store, [outcome for outcome in outcomes if outcome is not None])
+
+
+async def sweep(store: Store, broker: Broker, *, due_before: float) -> int:
+    """End what others have left of cancelled runs; returns how many jobs that were.
+
+    Of blocks that nobody has published, those that could have been before `due_before` (seconds since the epoch).
+    """
+    cancelled = 0
+    seen: set[str] = set()
+    while runs := set(await store.unswept_runs(due_before=due_before, limit=_PAGE)) - seen:
+        for run_id in sorted(runs):
+            if count := await _cancel_blocks_of_run(store, run_id):
+                logger.info("ended %d jobs of the cancelled run %s", count, run_id)
+                await broker.broadcast(TOPIC_RESULTS, run_id)
+                cancelled += count
+        await store.note_swept(sorted(runs))
+        seen |= runs
     return cancelled
 
 
@@ -43,15 +73,18 @@ async def cancel_unfinished(
     """
     cancelled, after = 0, ""
     runs: set[str] = set()
+    whole: set[str] = set()
     while outcomes := await store.unfinished_blocks(user=user, function=function, limit=_PAGE, after=after):
-        new = {outcome.run for outcome in outcomes} - runs
-        for run_id in sorted(new):
+        new = sorted({outcome.run for outcome in outcomes} - runs)
+        runs |= set(new)
+        for run_id in new:
             run = await store.get_run(run_id)
             if run is not None and (function is None or run.function == function):
                 await store.update_run(run_id, state=RunState.CANCELLED)
-        await announce_cancelled(broker, sorted(new))
-        runs |= new
+                whole.add(run_id)
+        await announce_cancelled(broker, [run_id for run_id in new if run_id in whole])
         cancelled += await _cancel(store, outcomes)
+        await _tell_of_jobs(store, broker, [outcome for outcome in outcomes if outcome.run not in whole])
         after = outcomes[-1].block
     if runs:
         await broker.broadcast(TOPIC_RESULTS, " ".join(sorted(runs)[:_IDS]))
@@ -77,9 +110,28 @@ async def announce_cancelled(broker: Broker, ids: Sequence[str]) -> None:
 async def recently_cancelled(store: Store) -> list[str]:
     """Ids of the runs and jobs that were cancelled lately, for a worker that has just come."""
     since = time.time() - REMEMBER
-    runs = await store.cancelled_runs(since)
+    runs = await store.cancelled_runs(since, limit=MOST_REMEMBERED)
     jobs = await store.recently_cancelled(since, limit=MOST_REMEMBERED)
-    return runs[-MOST_REMEMBERED:] + jobs
+    return runs[::-1] + jobs
+
+
+async def _cancel_blocks_of_run(store: Store, run_id: str) -> int:
+    cancelled, after = 0, -1
+    while outcomes := await store.list_blocks(run_id, limit=_PAGE, after=after):
+        cancelled += await _cancel(store, outcomes)
+        after = int(outcomes[-1].block.rpartition("-")[2])
+    return cancelled
+
+
+async def _tell_of_jobs(store: Store, broker: Broker, outcomes: Sequence[Outcome]) -> None:
+    """Tell the workers of jobs that were cancelled, but not with all that is in their run."""
+    ids = [
+        job_id(outcome.run, outcome.first + index)
+        for outcome in outcomes
+        for index in bitmap.indices(outcome.unfinished)
+    ]
+    await store.note_cancelled(ids, now=time.time())
+    await announce_cancelled(broker, ids)
 
 
 async def _cancel(store: Store, outcomes: Sequence[Outcome]) -> int:

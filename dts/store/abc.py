@@ -191,16 +191,38 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
         """
 
     @abstractmethod
-    async def update_run(self, run_id: str, *, state: RunState | None = None, paused: bool | None = None) -> Run | None:
+    async def update_run(
+        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+    ) -> Run | None:
         """Move a run to a state if `RunState.may_become` allows it, and set its flag; durably and atomically.
 
         Returns the run as it is afterwards, moved or not; None if there is none. A caller that asked for a move which
-        is not allowed sees that the state is another one.
+        is not allowed sees that the state is another one. When a run becomes cancelled is kept: `now`, in seconds since
+        the epoch, or else the time of the call.
         """
 
     @abstractmethod
-    async def cancelled_runs(self, since: float) -> list[str]:
-        """Ids of cancelled runs that were created after `since` (seconds since the epoch)."""
+    async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
+        """Ids of runs that were cancelled after `since` (seconds since the epoch): the last `limit` ones, latest first.
+
+        A run of which it was not kept when it was cancelled counts as cancelled when it was created.
+        """
+
+    @abstractmethod
+    async def unswept_runs(self, *, due_before: float, limit: int) -> list[str]:
+        """Ids of up to `limit` cancelled runs of which jobs may have been left that have not ended.
+
+        Those that `note_swept` was not called for, however old; and those with a block that has unfinished jobs, was
+        not published, and could have been before `due_before` (seconds since the epoch): it was stored by somebody who
+        took the run for an open one and did not live to hear of it, see `add_blocks`. Runs without either cost nothing.
+        """
+
+    @abstractmethod
+    async def note_swept(self, run_ids: Sequence[str]) -> None:
+        """Note, durably, that every job has ended of the blocks that these runs had when they were cancelled.
+
+        Runs that are not cancelled, and unknown ids, are passed over.
+        """
 
     @abstractmethod
     async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
@@ -219,8 +241,13 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
         A block that is there already with the same digest is a repeat: nothing is changed, False in its place. Of equal
         blocks that are added at once, one is new.
 
+        Of adding a block and cancelling its run, one sees the other: whoever lists a run's blocks after `update_run`
+        has cancelled it finds every block whose addition was not refused as too late.
+
         Raises:
             BlockConflict: one is there with another digest. Others of the sequence may have been added.
+            BlockTooLate: the run of one that is new is cancelled. They may have been added all the same: the caller
+                ends their jobs, and publishes none; or `unswept_runs` tells of them, if it cannot.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ from dts.store.shared import parse_job_ids, parse_receipts, storable
 _COUNTED = ("published", "not_before", "count", "succeeded", "failed", "cancelled", "at_work")
 _OF_FILES = "of_files"
 _UNCOLLECTED = {"uncollected": {"$gt": 0}}
+_CANCELLED = {"state": RunState.CANCELLED.value}
+_RUNS_AT_ONCE = 1000
 
 
 def _index(*fields: str, **options: object) -> IndexModel:
@@ -58,7 +61,8 @@ INDEXES: dict[str, list[IndexModel]] = {
         RUNS_BY_FUNCTION,
         _index("_id", "single", name=_OF_FILES, partialFilterExpression={"single": False}),
         _index("user", "_id", "single", name="of_files_by_user", partialFilterExpression={"single": False}),
-        _index("created", name="cancelled", partialFilterExpression={"state": "cancelled"}),
+        _index("cancel_time", "created", name="by_cancelling", partialFilterExpression=_CANCELLED),
+        _index("swept", name="unswept", partialFilterExpression=_CANCELLED),
     ],
     "outcomes": [
         # Statistics, and which blocks have results to give, are answered from these alone, not from the documents.
@@ -168,13 +172,18 @@ class MongoStore(
         return [run_from(document) for document in found]
 
     @translating
-    async def update_run(self, run_id: str, *, state: RunState | None = None, paused: bool | None = None) -> Run | None:
+    async def update_run(
+        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+    ) -> Run | None:
         changes: Document = {}
         if paused is not None:
             changes["paused"] = paused
         if state is not None:
             from_here = [origin.value for origin in RunState if origin.may_become(state)]
             changes["state"] = {"$cond": [{"$in": ["$state", from_here]}, state.value, "$state"]}
+        if state is RunState.CANCELLED:
+            at = time.time() if now is None else now
+            changes["cancel_time"] = {"$cond": [{"$eq": ["$state", state.value]}, "$cancel_time", at]}
         if not changes:
             return await self.get_run(run_id)
         document = await self._connection.collection("runs").find_one_and_update(
@@ -183,10 +192,37 @@ class MongoStore(
         return run_from(document) if document else None
 
     @translating
-    async def cancelled_runs(self, since: float) -> list[str]:
-        query = {"state": RunState.CANCELLED.value, "created": {"$gt": since}}
-        found = self._connection.collection("runs").find(query, {"_id": 1}, sort=[("_id", 1)])
-        return [document["_id"] async for document in found]
+    async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
+        times: list[tuple[float, str]] = []
+        for field, query in (
+            ("cancel_time", {"cancel_time": {"$gt": since}}),
+            ("created", {"cancel_time": None, "created": {"$gt": since}}),  # cancelled by an earlier version
+        ):
+            found = self._connection.collection("runs").find(
+                {**_CANCELLED, **query}, {field: 1}, sort=[(field, DESCENDING)], limit=limit, hint="by_cancelling"
+            )
+            times += [(document[field], document["_id"]) async for document in found]
+        return [run for _, run in sorted(times, reverse=True)[:limit]]
+
+    @translating
+    async def unswept_runs(self, *, due_before: float, limit: int) -> list[str]:
+        runs = self._connection.collection("runs")
+        left = runs.find({**_CANCELLED, "swept": None}, {"_id": 1}, limit=limit, hint="unswept")
+        found = {document["_id"] async for document in left}
+        waiting = self._connection.collection("outcomes").aggregate(
+            [{"$match": {"due": {"$lt": due_before}}}, {"$group": {"_id": "$run"}}], hint="due"
+        )
+        ids = [document["_id"] async for document in waiting] if len(found) < limit else []
+        for start in range(0, len(ids), _RUNS_AT_ONCE):
+            among = {"_id": {"$in": ids[start : start + _RUNS_AT_ONCE]}}
+            late = runs.find({**among, **_CANCELLED}, {"_id": 1}, hint="_id_")
+            found |= {document["_id"] async for document in late}
+        return sorted(found)[:limit]
+
+    @translating
+    async def note_swept(self, run_ids: Sequence[str]) -> None:
+        among = {"_id": {"$in": [storable(run_id) for run_id in run_ids]}}
+        await self._connection.collection("runs").update_many({**among, **_CANCELLED}, {"$set": {"swept": True}})
 
     @translating
     async def remember_request(self, request: KeyedRequest) -> KeyedRequest:

@@ -3,18 +3,21 @@
 A block's document never changes; what becomes of the block is its outcome's. The block is written first and decides
 which of two different blocks under a number wins; its outcome second, and with that the block is accepted. A crash
 between the two leaves a block that nobody was told is accepted and nobody publishes; the client's repeat completes it.
+
+Of a block and the cancelling of its run, each is first written for a majority and then the other is read, from the
+primary: whichever came second sees the other, also over a change of primaries.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bson import ObjectId
 
-from dts.errors import BlockConflict
-from dts.model import Block, Outcome, Run
+from dts.errors import BlockConflict, BlockTooLate
+from dts.model import Block, Outcome, Run, RunState
 from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import Collection, MongoConnection, insert_new, translating
 from dts.store.mongo_documents import (
@@ -42,12 +45,14 @@ class Blocks:
         # Quick, since the outcome is written after these and waits for the disk: an earlier write is there by then, if
         # it was the same server all the time. After a fail-over it may have been rolled back.
         incarnation = self._connection.incarnation()
-        conflicting = await self._insert(blocks, run, self._connection.quick)
+        unknown, conflicting = await self._insert(blocks, run, self._connection.quick)
         stored = [block for block in blocks if block.id not in conflicting]
         outcomes = [empty_outcome_document(block) for block in stored]
         repeated = await insert_new(self._connection.collection("outcomes"), outcomes)
         if self._connection.incarnation() != incarnation:
-            conflicting |= await self._insert(stored, run, self._connection.collection)
+            conflicting |= (await self._insert(stored, run, self._connection.collection))[1]
+        if not (unknown and len(blocks) == 1):  # nobody cancels a run before it is known by a block
+            await self._check_in_time({block.run for position, block in enumerate(stored) if position not in repeated})
         for block in blocks:
             if block.id in conflicting:
                 raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
@@ -55,13 +60,22 @@ class Blocks:
 
     async def _insert(
         self, blocks: Sequence[Block], run: Run | None, collection: Callable[[str], Collection]
-    ) -> set[str]:
-        """Insert what is not there of blocks and their run; the ids of blocks that are there with another digest."""
+    ) -> tuple[bool, set[str]]:
+        """Insert what is not there of blocks and their run.
+
+        Returns whether the run is new, and the ids of blocks that are there with another digest.
+        """
         runs = [run_document(run)] if run else []
-        _, conflicting = await asyncio.gather(
+        known, conflicting = await asyncio.gather(
             insert_new(collection("runs"), runs), self._insert_blocks(blocks, collection("blocks"))
         )
-        return conflicting
+        return bool(runs) and not known, conflicting
+
+    async def _check_in_time(self, runs: Iterable[str]) -> None:
+        for run in runs:
+            document = await self._connection.collection("runs").find_one({"_id": run}, {"state": 1})
+            if document is not None and document["state"] == RunState.CANCELLED.value:
+                raise BlockTooLate(f"run {run} is cancelled: it takes no more blocks")
 
     async def _insert_blocks(self, blocks: Sequence[Block], collection: Collection) -> set[str]:
         documents = [block_document(block) | await self._bodies.place(block.body) for block in blocks]

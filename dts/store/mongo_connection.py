@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import WriteConcern
+from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -126,7 +126,9 @@ class MongoConnection:
                 self._url, io_loop=asyncio.get_running_loop(), **_without_given(_LIMITS, self._url)
             )
             self._database = self._client.get_default_database(
-                _DEFAULT_DATABASE, write_concern=WriteConcern("majority", j=True)
+                _DEFAULT_DATABASE,
+                write_concern=WriteConcern("majority", j=True),
+                read_preference=ReadPreference.PRIMARY,  # whatever the URL says: what was written is read, see Blocks
             )
         except (InvalidURI, ConfigurationError, ValueError) as error:
             self.close()

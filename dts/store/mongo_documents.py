@@ -5,6 +5,9 @@ to be published) and `lease` for claims, `open` while jobs have not ended; `at_w
 statistics from an index; `collected` and `closed` say what clients have, and `collects` and `collectors` guard their
 changes; `taken` is the bitmap of jobs that were collected one by one, absent before the first. `batches` has the parts,
 see `mongo_parts`; it is last, because MongoDB reads a document from its start.
+
+A run's document has `cancel_time` once it was cancelled, and `swept` once its jobs have ended thereafter. One that an
+earlier version cancelled has neither.
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ def run_document(run: Run) -> Document:
 
 
 def run_from(document: Document) -> Run:
-    """The run of a document."""
+    """The run of a document; `cancel_time` and `swept` are not the record's."""
+    for kept in ("cancel_time", "swept"):
+        document.pop(kept, None)
     return Run(id=document.pop("_id"), state=RunState(document.pop("state")), **document)
 
 

@@ -29,11 +29,13 @@ from dts.store.sqlite_gate import TURNS, SqliteGateStore
 from dts.store.sqlite_repair import SqliteRepairStore
 from dts.store.sqlite_retention import RETENTION_TABLES, SqliteRetentionStore
 from dts.store.sqlite_rows import (
+    AMONG,
     DEAD_LETTER,
     RUN,
     Row,
     dead_letter_from,
     dead_letter_row,
+    listed,
     marks,
     run_from,
     run_row,
@@ -45,6 +47,19 @@ from dts.store.sqlite_waiting import WAITING_TABLES, SqliteWaitingStore
 _PREFIX = "sqlite:///"
 _TABLES = TABLES + WAITING_TABLES + FLEET_TABLES + RETENTION_TABLES
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
+
+# The indexes are named so that a change of theirs makes a statement fail, rather than read every run or block.
+_CANCELLED = """
+    SELECT id FROM runs INDEXED BY runs_by_cancelling WHERE state = 'cancelled' AND max(cancel_time, created) > ?
+    ORDER BY max(cancel_time, created) DESC LIMIT ?
+"""
+_UNSWEPT = """
+    SELECT id FROM runs INDEXED BY runs_unswept WHERE state = 'cancelled' AND NOT swept
+    UNION
+    SELECT blocks.run FROM blocks INDEXED BY blocks_unpublished CROSS JOIN runs ON runs.id = blocks.run
+        WHERE NOT published AND count > succeeded + failed + cancelled AND blocks.due < ? AND runs.state = 'cancelled'
+    LIMIT ?
+"""
 
 
 class SqliteStore(
@@ -115,14 +130,22 @@ class SqliteStore(
         rows = await self._all(f"SELECT {RUN} FROM runs WHERE {where} ORDER BY id DESC LIMIT ?", *given.values(), limit)
         return [run_from(row) for row in rows]
 
-    async def update_run(self, run_id: str, *, state: RunState | None = None, paused: bool | None = None) -> Run | None:
-        key = storable(run_id)
-        row = await self._writer.submit(lambda db: _update_run(db, key, state, paused))
+    async def update_run(
+        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+    ) -> Run | None:
+        key, at = storable(run_id), time.time() if now is None else now
+        row = await self._writer.submit(lambda db: _update_run(db, key, state, paused, at))
         return run_from(row) if row else None
 
-    async def cancelled_runs(self, since: float) -> list[str]:
-        rows = await self._all("SELECT id FROM runs WHERE state = 'cancelled' AND created > ?", since)
-        return [row[0] for row in rows]
+    async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
+        return [row[0] for row in await self._all(_CANCELLED, since, limit)]
+
+    async def unswept_runs(self, *, due_before: float, limit: int) -> list[str]:
+        return [row[0] for row in await self._all(_UNSWEPT, due_before, limit)]
+
+    async def note_swept(self, run_ids: Sequence[str]) -> None:
+        update = f"UPDATE runs SET swept = 1 WHERE state = 'cancelled' AND id {AMONG}"
+        await self._writer.submit(lambda db: _execute_many(db, update, [(listed(run_ids),)]))
 
     async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
         return await self._writer.submit(lambda db: _remember_request(db, request), durable=False)
@@ -246,7 +269,7 @@ def _remember_request(db: Connection, request: KeyedRequest) -> KeyedRequest:
     return KeyedRequest(request.user, request.key, *row)
 
 
-def _update_run(db: Connection, run_id: str, state: RunState | None, paused: bool | None) -> Row | None:
+def _update_run(db: Connection, run_id: str, state: RunState | None, paused: bool | None, now: float) -> Row | None:
     row: Row | None = db.execute(f"SELECT {RUN} FROM runs WHERE id = ?", (run_id,)).fetchone()
     if row is None:
         return None
@@ -254,4 +277,6 @@ def _update_run(db: Connection, run_id: str, state: RunState | None, paused: boo
     moved = state if state is not None and run.state.may_become(state) else run.state
     flag = run.paused if paused is None else paused
     db.execute("UPDATE runs SET state = ?, paused = ? WHERE id = ?", (moved.value, flag, run_id))
+    if moved is RunState.CANCELLED and run.state is not moved:
+        db.execute("UPDATE runs SET cancel_time = ? WHERE id = ?", (now, run_id))
     return (*row[:4], moved.value, flag, *row[6:])

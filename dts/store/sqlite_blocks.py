@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 
-from dts.errors import BlockConflict
+from dts.errors import BlockConflict, BlockTooLate
 from dts.model import Block, Outcome, Run
 from dts.store.sqlite_rows import BLOCK, OUTCOME, RUN, block_from, block_row, marks, outcome_from, run_row
 
@@ -23,10 +23,18 @@ _CLAIMABLE = """
 
 
 def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None) -> list[bool]:
-    """Add blocks and their run; which of them are new."""
+    """Add blocks and their run; which of them are new. None is added if one comes too late."""
     if run is not None:
         db.execute(f"INSERT INTO runs ({RUN}) VALUES ({marks(RUN)}) ON CONFLICT DO NOTHING", run_row(run))
-    return [_add_block(db, block) for block in blocks]
+    added = [_add_block(db, block) for block in blocks]
+    _check_in_time(db, {block.run for block, new in zip(blocks, added, strict=True) if new})
+    return added
+
+
+def _check_in_time(db: Connection, runs: Iterable[str]) -> None:
+    for run in runs:
+        if db.execute("SELECT 1 FROM runs WHERE id = ? AND state = 'cancelled'", (run,)).fetchone():
+            raise BlockTooLate(f"run {run} is cancelled: it takes no more blocks")
 
 
 def _add_block(db: Connection, block: Block) -> bool:

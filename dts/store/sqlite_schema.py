@@ -17,7 +17,7 @@ from pathlib import Path
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store.sqlite_thread import primary_code, translated, when_unlocked
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -34,6 +34,13 @@ _UPGRADES = {
         "blocks": "ALTER TABLE blocks ADD COLUMN taken BLOB NOT NULL DEFAULT x''",
     },
     3: {"finished_runs": "DROP TABLE finished_runs"},
+    4: {
+        "runs": """
+            ALTER TABLE runs ADD COLUMN cancel_time REAL NOT NULL DEFAULT 0;
+            ALTER TABLE runs ADD COLUMN swept INTEGER NOT NULL DEFAULT 0;
+            DROP INDEX IF EXISTS runs_cancelled
+        """,
+    },
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -58,12 +65,14 @@ CREATE TABLE operations_head (one INTEGER PRIMARY KEY, seq INTEGER NOT NULL, has
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
     state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL,
-    options BLOB NOT NULL, single INTEGER NOT NULL DEFAULT 0
+    options BLOB NOT NULL, single INTEGER NOT NULL DEFAULT 0,
+    cancel_time REAL NOT NULL DEFAULT 0, swept INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
 CREATE INDEX runs_of_files ON runs (id) WHERE NOT single;
 CREATE INDEX runs_of_files_by_user ON runs (user, id) WHERE NOT single;
-CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';
+CREATE INDEX runs_by_cancelling ON runs (max(cancel_time, created)) WHERE state = 'cancelled';
+CREATE INDEX runs_unswept ON runs (id) WHERE state = 'cancelled' AND NOT swept;
 
 CREATE TABLE blocks (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run TEXT NOT NULL, number INTEGER NOT NULL,

@@ -49,9 +49,6 @@ _RELAY_LEASE = 30.0
 """Seconds in which a claimed block is published, or given to the next who asks."""
 
 _SWEEP_INTERVAL = 5.0
-_SWEEP_AGE = 24 * 3600.0
-"""Runs that are older than this, in seconds, were swept long ago."""
-
 _SWEPT_IDS = 100  # cancelled runs that workers are told of at every sweep, the latest
 
 _OVERDUE_INTERVAL = 2.0
@@ -72,7 +69,6 @@ class Timekeeper(Daemon):
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
-        self._swept: set[str] = set()
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
             ("relay", often, self._relay, "relay blocks"),
@@ -154,16 +150,11 @@ class Timekeeper(Daemon):
         await self._repair.look()
 
     async def _sweep(self) -> None:
-        cancelled = set(await self._store.cancelled_runs(time.time() - _SWEEP_AGE))
-        self._swept &= cancelled
-        if cancelled:
-            await cancel.announce_cancelled(self._broker, sorted(cancelled)[-_SWEPT_IDS:])
-        for run_id in cancelled - self._swept:
-            if count := await cancel.cancel_jobs_of_run(self._store, run_id):
-                logger.info("ended %d jobs of the cancelled run %s", count, run_id)
-                await self._broker.broadcast(TOPIC_RESULTS, run_id)
-            else:
-                self._swept.add(run_id)
+        now = time.time()
+        if latest := await self._store.cancelled_runs(now - cancel.REMEMBER, limit=_SWEPT_IDS):
+            await cancel.announce_cancelled(self._broker, latest)
+        # What has been due for less time is on its way: whoever brought it publishes it, or ends it.
+        await cancel.sweep(self._store, self._broker, due_before=now - _SWEEP_INTERVAL)
 
     async def _forget(self) -> None:
         await self._store.forget_delayed(time.time() - FORGET_AFTER)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from dts.errors import BlockConflict, InvalidInput
+from dts.errors import BlockConflict, BlockTooLate, InvalidInput
 from dts.model import (
     Block,
     JobState,
@@ -27,7 +27,7 @@ from dts.model import (
     new_id,
     split_job_id,
 )
-from dts.server.cancel import cancel_job, cancel_unfinished
+from dts.server.cancel import cancel_job, cancel_late_blocks, cancel_unfinished
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
@@ -153,7 +153,12 @@ class JobsHandler(DtsHandler):
         answer=str | list[str],
         body=JobParams | list[JobParams],
         statuses=(201,),
-        errors=(ErrorCode.FUNCTION_NOT_FOUND, ErrorCode.FUNCTION_DISABLED, ErrorCode.KEY_CONFLICT),
+        errors=(
+            ErrorCode.FUNCTION_NOT_FOUND,
+            ErrorCode.FUNCTION_DISABLED,
+            ErrorCode.KEY_CONFLICT,
+            ErrorCode.RUN_NOT_OPEN,
+        ),
     )
     async def post(self, user: User) -> None:
         """Store one job or a list of them; the answer is its id, or the list of ids in the same order.
@@ -233,8 +238,12 @@ class JobsHandler(DtsHandler):
         functions = {name: await self.usable_function(user, name) for name in submission.functions}
         blocks = submission.blocks(self.context.settings)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
-        async with self.context.limiter.jobs(user, counted):
-            added = await self.context.store.add_blocks([block for block, _ in blocks], run=submission.run)
+        try:
+            async with self.context.limiter.jobs(user, counted):
+                added = await self.context.store.add_blocks([block for block, _ in blocks], run=submission.run)
+        except BlockTooLate as error:
+            await cancel_late_blocks(self.context.store, [block.id for block, _ in blocks])
+            raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
         self.context.recent.add(submission.run, (block for block, _ in blocks))
         for (block, batch), new in zip(blocks, added, strict=True):
             if new:

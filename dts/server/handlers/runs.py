@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import msgspec
 from tornado.iostream import StreamClosedError
 
+from dts.errors import BlockTooLate
 from dts.model import Block, Part, Run, RunState, User, bitmap, job_id, new_id
-from dts.server.cancel import cancel_jobs_of_run
+from dts.server.cancel import cancel_jobs_of_run, cancel_late_blocks
 from dts.server.consts import (
     CONTENT_NDJSON,
     CONTENT_PROTOBUF,
@@ -240,6 +241,10 @@ class BlockHandler(DtsHandler):
             function = await self.usable_function(user, run.function)
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
                 [added] = await self.context.store.add_blocks([block])
+        except BlockTooLate as error:
+            await cancel_late_blocks(self.context.store, [block.id])
+            self.context.hub.wake(run.id)
+            raise ApiError(ErrorCode.RUN_NOT_OPEN, error.message) from error
         except (ApiError, OverLimit):
             repeated = await self.context.store.get_block(block.id)
             if repeated is None or repeated.digest != block.digest:

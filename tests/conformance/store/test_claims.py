@@ -65,9 +65,11 @@ async def test_a_lease_is_given_to_one_store(store: Store, open_another: Callabl
 async def test_blocks_of_paused_and_cancelled_runs_are_passed_over(store: Store) -> None:
     waiting: list[Block] = []
     for created in range(12):
-        run = make_run(paused=created % 3 == 0, state=RunState.CANCELLED if created % 3 == 1 else RunState.CLOSED)
+        run = make_run(paused=created % 3 == 0, state=RunState.CLOSED)
         block = make_block(run, created=float(created))
         await store.add_blocks([block], run=run)
+        if created % 3 == 1:
+            await store.update_run(run.id, state=RunState.CANCELLED)
         if created % 3 == 0:
             waiting.append(block)
     free = await claimed(store, limit=3)

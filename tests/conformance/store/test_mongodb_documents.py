@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from dts.errors import BlockConflict
-from dts.model import DeadLetter, Operation
+from dts.model import DeadLetter, Operation, RunState
 from dts.store import Store, open_store
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
 from tests.services.mongodb import MongoServer

@@ -27,8 +27,10 @@ async def test_only_unfinished_blocks_that_were_published_are_found(store: Store
 
 
 async def test_blocks_of_paused_and_cancelled_runs_are_not_found(store: Store) -> None:
-    for run in (make_run(paused=True), make_run(state=RunState.CANCELLED)):
+    paused, cancelled = make_run(paused=True), make_run()
+    for run in (paused, cancelled):
         await store.add_blocks([replace(make_block(run, created=100.0), published=True)], run=run)
+    await store.update_run(cancelled.id, state=RunState.CANCELLED)
     assert await store.published_blocks(function=FUNCTION, older_than=200.0) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -88,17 +89,26 @@ async def test_closing_and_cancelling_at_once_ends_cancelled(store: Store, open_
         assert await store.get_run(run.id) == replace(run, state=RunState.CANCELLED)
 
 
-async def test_cancelled_runs_are_found_by_when_they_were_created(store: Store) -> None:
+async def test_cancelled_runs_are_found_by_when_they_were_cancelled(store: Store) -> None:
     def run(created: float, state: RunState) -> Run:
         return make_run(created=created, state=state)
 
-    old, new, alive = run(10, RunState.CANCELLED), run(20, RunState.OPEN), run(30, RunState.CLOSED)
-    for one in (old, new, alive):
+    old, new, alive = run(10, RunState.OPEN), run(20, RunState.CLOSED), run(30, RunState.CLOSED)
+    unknown = run(45, RunState.CANCELLED)  # nobody has kept when
+    for one in (old, new, alive, unknown):
         await store.add_run(one)
-    await store.update_run(new.id, state=RunState.CANCELLED)
-    assert sorted(await store.cancelled_runs(0)) == sorted([old.id, new.id])
-    assert await store.cancelled_runs(15) == [new.id]
-    assert await store.cancelled_runs(25) == []
+    await store.update_run(new.id, state=RunState.CANCELLED, now=40)
+    await store.update_run(old.id, state=RunState.CANCELLED, now=50)
+    await store.update_run(old.id, paused=True, now=70)
+    await store.update_run(new.id, state=RunState.CANCELLED, now=70)  # once more: it was cancelled before
+    await store.update_run(new.id, state=RunState.CLOSED, now=70)
+    assert await store.cancelled_runs(0, limit=9) == [old.id, unknown.id, new.id]
+    assert await store.cancelled_runs(0, limit=2) == [old.id, unknown.id]
+    assert await store.cancelled_runs(45, limit=9) == [old.id]
+    assert await store.cancelled_runs(50, limit=9) == []
+    before = time.time()
+    await store.update_run(alive.id, state=RunState.CANCELLED)
+    assert await store.cancelled_runs(before - 1, limit=9) == [alive.id]
 
 
 async def test_no_runs_are_listed_when_none_are_asked_for(store: Store) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
-from dts.model import KeyedRequest, new_id
-from dts.store import open_store, sqlite_repair, sqlite_thread
+from dts.model import KeyedRequest, RunState, new_id
+from dts.store import open_store, sqlite, sqlite_repair, sqlite_thread
 from dts.store.abc import KEYS_KEPT
 from dts.store.sqlite_schema import TABLES, open_database
 from tests.conformance.store.builders import make_block, make_run, succeeded
@@ -179,20 +179,24 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 4])
 async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
     run = make_run()
     block = make_block(run)
+    cancelled = make_run(created=10.0, state=RunState.CANCELLED)
     async with open_store(url) as store:
         await store.add_blocks([block], run=run)
+        await store.add_run(cancelled)
     _make_older(path, version)
     for _ in range(2):
         async with open_store(url) as store:
             assert await store.get_run(run.id) == run
+            assert await store.cancelled_runs(5.0, limit=9) == [cancelled.id]
+            assert await store.unswept_runs(due_before=0.0, limit=9) == [cancelled.id]
             assert await store.hold("gate", "me", seconds=1)
             assert await store.gated_groups() == []
-            assert await store.list_runs(single=False) == [run]
+            assert {each.id for each in await store.list_runs(single=False)} == {cancelled.id, run.id}
             await store.note_seeded(["text/upper"])
     async with open_store(url) as store:
         await store.record([succeeded(block, [0])])
@@ -203,9 +207,15 @@ def _make_older(path: Path, version: int) -> None:
     """Take out of a file what a version did not have."""
     file = sqlite3.connect(path)
     file.executescript(
-        "DROP INDEX runs_of_files; DROP INDEX runs_of_files_by_user; DROP TABLE requests; DROP TABLE seeded;"
-        "ALTER TABLE runs DROP COLUMN single; ALTER TABLE blocks DROP COLUMN taken;"
+        "DROP INDEX runs_by_cancelling; DROP INDEX runs_unswept;"
+        "ALTER TABLE runs DROP COLUMN cancel_time; ALTER TABLE runs DROP COLUMN swept;"
+        "CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';"
     )
+    if version <= 2:
+        file.executescript(
+            "DROP INDEX runs_of_files; DROP INDEX runs_of_files_by_user; DROP TABLE requests; DROP TABLE seeded;"
+            "ALTER TABLE runs DROP COLUMN single; ALTER TABLE blocks DROP COLUMN taken;"
+        )
     if version == 1:
         file.executescript(
             "DROP INDEX delayed_free; DROP INDEX delayed_gated; DROP INDEX delayed_of_block; DROP TABLE holders;"
@@ -234,6 +244,17 @@ async def test_a_page_of_published_blocks_costs_the_same_however_many_there_are(
     file.close()
     assert "USING INDEX blocks_published (function=? AND id>?)" in plan[0]
     assert not [step for step in plan if "TEMP B-TREE" in step]
+
+
+async def test_a_look_for_runs_to_sweep_reads_no_other_runs_and_no_finished_blocks(path: Path) -> None:
+    file = open_database(path, TABLES)
+    plan = [row[-1] for row in file.execute(f"EXPLAIN QUERY PLAN {vars(sqlite)['_UNSWEPT']}", (0, 100))]
+    file.close()
+    assert [step for step in plan if step.startswith(("SCAN", "SEARCH"))] == [
+        "SCAN runs USING INDEX runs_unswept",
+        "SEARCH blocks USING INDEX blocks_unpublished (due<?)",
+        "SEARCH runs USING PRIMARY KEY (id=?)",
+    ]
 
 
 async def test_what_a_key_stood_for_is_forgotten_in_the_end(path: Path) -> None:
