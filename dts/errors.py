@@ -88,11 +88,11 @@ class DuplicateKey(StoreError):
     """Something with that id exists already."""
 
 
-class LastAdministrator(StoreError):
 class LogDamaged(StoreError):
     """Somebody has meddled with the end of the operation log: nothing was changed. `operations verify` says more."""
 
 
+class LastAdministrator(StoreError):
     """Nobody else who is not disabled is an administrator: give another user that role first, then try again."""
 
 

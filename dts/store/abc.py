@@ -352,6 +352,9 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
         once. The log stays one chain without gaps, however many processes append at the same time.
 
         It goes on after its last entry or, where entries are missing at the end, after what `operations_head` says.
+
+        Raises:
+            LogDamaged: no number is left that could follow; somebody has made an entry of the greatest one.
         """
 
     @abstractmethod
@@ -376,6 +379,8 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
     async def operations_head(self) -> tuple[int, str]:
         """`seq` and `hash` of the entry that was appended last, kept apart from the log; 0 and "" before the first.
 
+        They are 0 and "" as well when somebody has made something of them that cannot be read.
+
         A crash may leave it one entry behind the log, and never more; the next append puts that right.
         """
 
@@ -389,9 +394,6 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
     async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
         """Dead letters, by id, from the one that follows the id `after`."""
 
-        Raises:
-            LogDamaged: no number is left that could follow; somebody has made an entry of the greatest one.
-
     @abstractmethod
     async def delete_dead_letters(self, letter_ids: Sequence[str]) -> None:
         """Delete dead letters, durably. Unknown ids are passed over."""
@@ -404,5 +406,3 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-        They are 0 and "" as well when somebody has made something of them that cannot be read.
-
