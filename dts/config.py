@@ -128,6 +128,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     split_after: Seconds = 0.1
     slice_seconds: Seconds = 0.05
     cancel_grace: Seconds = 1.0
+    timekeeper_timeout: SecondsOrNone = 30.0
     blocked_after: Seconds = 1.0
     lease: Annotated[float, Meta(ge=1)] = 60.0
     recycle_rss: NumberOrNone = 0

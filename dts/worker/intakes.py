@@ -15,15 +15,18 @@ from dts.worker.routes import Routes
 
 
 class Intakes(Service):
-    """One intake for each route. `slots` is how many deliveries each may hold together, at first."""
+    """One intake for each route. `slots` is how many deliveries each may hold together, at first.
 
-    def __init__(self, routes: Routes, slots: int, taker: Taker) -> None:
+    Those that are made `paused` fetch nothing until they are to resume.
+    """
+
+    def __init__(self, routes: Routes, slots: int, taker: Taker, *, paused: bool = False) -> None:
         super().__init__()
         self._routes, self._slots, self._taker = routes, slots, taker
         self._intakes: list[Intake] = []
         self._departing: dict[Intake, asyncio.Task[None]] = {}  # of routes that are not served any more
         self._changing = asyncio.Lock()
-        self._paused = self._ceased = False
+        self._paused, self._ceased = paused, False
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._stop_all)

@@ -11,24 +11,22 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from msgspec.structs import replace
 
-from dts.broker import Broker, Consumer, Delivery, Event, Message
+from dts.broker import Broker, Consumer, Delivery, Message
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
-from dts.model import new_id
 from dts.runtime.service import Service
-from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer
+from dts.wire.queues import RESULTS
 from dts.worker.breaking import break_up
-from dts.worker.cancelled import Cancellations
 from dts.worker.child import ChildOptions
 from dts.worker.events import EventCounter, Events
 from dts.worker.executor import LOOK_AHEAD, Crash, Executor
 from dts.worker.frames import Frame, Kind, knows_encoding
 from dts.worker.guard import Guard
+from dts.worker.inquiry import Inquiry
 from dts.worker.intakes import Intakes
 from dts.worker.process import Assignment
 from dts.worker.publisher import Publisher
@@ -39,11 +37,10 @@ from dts.worker.work import Work, take, work_of
 
 logger = logging.getLogger(__name__)
 
-_ASKING = 1.0  # seconds to wait for the answer to what was cancelled
-_ASK_AGAIN = 0.2  # seconds until it is asked again: who answers may be starting just now
 _OF_PARENT = (
     *("name", "processes", "routes", "route", "drain_timeout", "poison_after"),
     *("heartbeat", "min_memory_percent", "min_disk_percent", "log_files"),
+    "timekeeper_timeout",
 )
 """Settings that make no difference to children."""
 
@@ -74,29 +71,24 @@ class Worker(Service):
         self._works: set[Work] = set()
         self.room = asyncio.Event()
         """Set when there may be room for more work."""
-        self._cancelled = Cancellations()
-        self._question = new_id()
-        self._answered = asyncio.Event()
-        self._intakes = Intakes(self.routes, self._slots, self)
+        self._inquiry = Inquiry(broker, settings.timekeeper_timeout, self._learn_cancelled, self._follow_halt)
+        self._cancelled = self._inquiry.known
+        self._intakes = Intakes(self.routes, self._slots, self, paused=True)
         self._publisher = Publisher(broker)
         self._settler = Settler()
         self._recoverer = Recoverer(self.name, settings)
         self._guard = Guard(self.executor)
         self._on_log: Callable[[bytes], None] = lambda record: None
-        for part in (self.executor, self._publisher, self._settler, self._guard, self.routes, self._intakes):
+        parts = (self.executor, self._publisher, self._settler, self._guard, self._inquiry, self.routes, self._intakes)
+        for part in parts:
             part.failed = self.failed  # the worker cannot do without any of them
 
     async def _start(self) -> None:
         _check(self.settings)
         # Stopped in the reverse order: drain, then the consumers give back what is left, then the children end.
-        for part in (self._publisher, self._settler, self.executor, self._guard):
+        parts = (self._publisher, self._settler, self.executor, self._guard, self._inquiry, self.routes, self._intakes)
+        for part in parts:
             await self._stack.enter_async_context(part)
-        cancellations = await self._broker.subscribe([TOPIC_CANCELLED])
-        await self._stack.enter_async_context(cancellations)
-        self._spawn(self._heed(cancellations, self._learn_cancelled, "cancellations"), "cancellations")
-        await self._stack.enter_async_context(self.routes)
-        await self._ask_cancelled()
-        await self._stack.enter_async_context(self._intakes)
         self._stack.push_async_callback(self._drain)
         logger.info(
             "worker %s: routes %s, %d processes", self.name, " ".join(self.routes.names), self.executor.processes
@@ -116,6 +108,7 @@ class Worker(Service):
         await self._intakes.adopt(settings, slots)
         before, self.settings = self.settings, settings
         self._recoverer = Recoverer(self.name, settings)
+        self._inquiry.patience = settings.timekeeper_timeout
         if _of_children(before) != _of_children(settings):
             self.executor.renew(ChildOptions(self.name, settings))
         if processes != self.executor.processes:
@@ -126,12 +119,7 @@ class Worker(Service):
     async def hold(self, short_of: str) -> None:
         """Take nothing new while the machine is short of something, and give back what is not begun; empty to go on."""
         self.short_of = short_of
-        if short_of:
-            await self._intakes.pause()
-            await self._give_back(self.executor.take_back())
-        else:
-            await self._intakes.resume()
-            self.room.set()
+        await self._follow_halt()
 
     def send_logs_to(self, on_log: Callable[[bytes], None]) -> None:
         """Hand encoded log records of functions to somebody."""
@@ -145,9 +133,26 @@ class Worker(Service):
     # taking work
 
     @property
+    def halted(self) -> bool:
+        """Whether nothing may be taken: the machine is short of something, or what was cancelled may not be known."""
+        return bool(self.short_of) or not self._inquiry.informed
+
+    async def _follow_halt(self) -> None:
+        """Fetch nothing while nothing may be taken, and give back what is not begun; go on afterwards.
+
+        What came before the events of a broker that is away may have been cancelled since, and comes again anyway.
+        """
+        if self.halted:
+            await self._intakes.pause()
+            await self._give_back(self.executor.take_back())
+        else:
+            await self._intakes.resume()
+            self.room.set()
+
+    @property
     def free_slots(self) -> int:
         """How many deliveries may be taken: messages that run beside others take no slot."""
-        return 0 if self.short_of else self._slots - len(self._works) + self.executor.extra
+        return 0 if self.halted else self._slots - len(self._works) + self.executor.extra
 
     def in_hand(self, consumers: set[Consumer]) -> int:
         """Deliveries of some consumers that are not settled."""
@@ -160,7 +165,7 @@ class Worker(Service):
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         """Have the jobs of deliveries run."""
         for delivery in deliveries:
-            if self.short_of:  # since they were asked for
+            if self.halted:  # since they were asked for
                 self._settler.nack(consumer, delivery)
             else:
                 self._take(consumer, delivery)
@@ -193,26 +198,7 @@ class Worker(Service):
             assignment = sifted
         self.executor.submit(assignment)
 
-    async def _ask_cancelled(self) -> None:
-        """Ask what was cancelled before this worker came, so that none of it begins; wait a little for the answer."""
-        deadline = asyncio.get_running_loop().time() + _ASKING
-        while not self._answered.is_set():
-            if asyncio.get_running_loop().time() >= deadline:
-                logger.warning(
-                    "nobody has said in %g s which runs are cancelled, so jobs of such runs may begin; they are stopped"
-                    " when timekeeper tells of them",
-                    _ASKING,
-                )
-                return
-            await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self._question)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_ASK_AGAIN):
-                    await self._answered.wait()
-
-    def _learn_cancelled(self, event: Event) -> None:
-        runs = self._cancelled.learn(event.payload)
-        if end_of_answer(self._question) in event.payload:
-            self._answered.set()
+    def _learn_cancelled(self, runs: set[str]) -> None:
         if any(work.run in runs for work in self._works):
             self._stop_cancelled(runs)
 
