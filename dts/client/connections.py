@@ -22,9 +22,16 @@ from tornado.tcpclient import TCPClient
 _MAX_IDLE = 15.0
 """Seconds after which an idle connection is not used again: less than any server or proxy on the way keeps one."""
 
+_NOT_TLS = "WRONG_VERSION_NUMBER"
+"""What OpenSSL calls an answer that is not TLS at all."""
+
 
 class ConnectError(OSError):
     """No connection came about: the server has seen nothing of the request. Its cause says why."""
+
+
+class NoTls(ConnectError):
+    """The other side takes connections, but does not answer in the way of TLS: it may serve http."""
 
 
 class StaleConnection(OSError):
@@ -83,7 +90,7 @@ class Connections:
 
         Raises:
             TimeoutError: it was not there after `timeout` seconds.
-            ConnectError: no connection in `connect_timeout` seconds, or none at all.
+            ConnectError: no connection in `connect_timeout` seconds, or none at all; NoTls if it is none of TLS.
             ssl.SSLCertVerificationError: the server's certificate is not trusted.
             StaleConnection: try again, on another connection.
             ConnectionLost: the server may have acted on the request or not.
@@ -91,7 +98,8 @@ class Connections:
         async with self._slots, asyncio.timeout(timeout):
             stream, used = self._take_idle(), True
             if stream is None:
-                stream, used = await self._connect(connect_timeout), False
+                # A little less than there is in all, so that it is known what took so long.
+                stream, used = await self._connect(min(connect_timeout, timeout * 0.9)), False
             self._busy.add(stream)
             answer, keep = _Answer(), False
             try:
@@ -118,18 +126,20 @@ class Connections:
         return None
 
     async def _connect(self, timeout: float) -> IOStream:
+        stream: IOStream | None = None
         try:
             async with asyncio.timeout(timeout):
-                stream = await self._tcp.connect(
-                    *self._address, ssl_options=self._tls, max_buffer_size=self._max_answer
-                )
+                stream = await self._tcp.connect(*self._address, max_buffer_size=self._max_answer)
+                if self._tls is not None:
+                    stream = await stream.start_tls(False, self._tls, self._address[0])
         except TimeoutError as error:
-            raise ConnectError("timeout while connecting") from error
+            raise (ConnectError if stream is None else NoTls)("timeout while connecting") from error
         except ssl.SSLCertVerificationError:
             raise
         except OSError as error:
             cause = error.real_error if isinstance(error, StreamClosedError) and error.real_error else error
-            raise ConnectError(*cause.args) from cause
+            kind = NoTls if isinstance(cause, ssl.SSLError) and cause.reason == _NOT_TLS else ConnectError
+            raise kind(*cause.args) from cause
         stream.set_nodelay(True)
         return stream
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def tidy_streams() -> Iterator[frozenset[int]]:
     Gives the numbers of the standard streams that were closed from the start (`>&-`); of two of them, nobody reads.
     """
     closed = fill_closed_streams()
+    logging.getLogger("tornado.general").addHandler(logging.NullHandler())  # the client says the same in its own words
     try:
         yield closed
     finally:

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request
-from dts.client.connections import ConnectError, Connections, Response, StaleConnection
+from dts.client.connections import ConnectError, Connections, NoTls, Response, StaleConnection
 from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 from dts.version import __version__
 
@@ -46,6 +46,7 @@ _TRY_AGAIN = re.compile(r"[:;,]? try again in \S+ s$")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _OVER_LIMIT = 429
 _REPEATABLE_STATUS = frozenset({408, _OVER_LIMIT})  # and 5xx
+_HOPELESS_STATUS = frozenset({501, 505})  # what answers like that never will do what a DTS server does
 _NOT_ACCEPTED_STATUS = frozenset({_OVER_LIMIT})  # 503 may come of a store that did what it was asked to, but too late
 
 
@@ -87,6 +88,13 @@ class _Failure:
     silent: bool = False
     stale: bool = False
 
+    def away_since(self, began: float, wait: float) -> float:
+        """Since when the server was away, if the try began at `began`; not while it was asked to wait."""
+        if not (self.taken or self.reached):  # there was no connection
+            return began
+        now = time.monotonic()
+        return min(began + wait, now) if self.silent else now
+
 
 class Transport:
     """Sends signed requests to one server.
@@ -94,7 +102,8 @@ class Transport:
     `server_url` is http or https, with or without a path prefix. Certificates are checked against the system's
     authorities, or those in the file that SSL_CERT_FILE names. `give_up_after` is how many seconds a request is
     tried again; None is for ever, 0 for one try that may take its time. `notify` is told in a sentence when the
-    server goes away and when it is back, and each minute when a limit holds requests up. A Transport belongs to the
+    server goes away and when it is back, and each minute when a limit holds requests up; that it says nothing is told
+    once a minute at most, since a busy machine is slow again and again. A Transport belongs to the
     event loop that it is first used in.
 
     Raises:
@@ -118,9 +127,11 @@ class Transport:
         self._notify = notify
         self._tls = ssl.create_default_context() if self._origin.startswith("https:") else None
         self._http: Connections | None = None
-        self._away = False
+        self._away: _Failure | None = None
+        self._heard = -math.inf
         self._held: dict[int, str] = {}
         self._told_of_limit = -math.inf
+        self._told_of_silence = -math.inf
 
     @property
     def held_by(self) -> str:
@@ -213,8 +224,8 @@ class Transport:
                 continue
             if not repeatable and outcome.taken:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
-            if away_since is None:  # one that was silent was away then already, but not while it was asked to wait
-                away_since = min(began + call.wait, time.monotonic()) if outcome.silent else time.monotonic()
+            if away_since is None:
+                away_since = outcome.away_since(began, call.wait)
             pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
             if limit is not None:
                 left = limit - (time.monotonic() - away_since)
@@ -240,12 +251,11 @@ class Transport:
     async def _try_aloud(self, call: _Call, timeout: float) -> Answer | _Failure:
         """Try a request, and tell when the answer takes long."""
         patience = _PATIENCE + call.wait + len(call.body or b"") / _SLOWEST_UPLOAD
-        silence = _Failure(f"no answer for {_PATIENCE:g} s")
-        telling = asyncio.get_running_loop().call_later(patience, self._is_away, silence)
+        watch = _Watch(patience, self._look_at_silence)
         try:
             return await self._try(call, timeout + call.wait)
         finally:
-            telling.cancel()
+            watch.stop()
 
     async def _try(self, call: _Call, timeout: float) -> Answer | _Failure:
         body = b"" if call.body is None and call.method in _WITH_BODY else call.body
@@ -258,6 +268,7 @@ class Transport:
             )
         except OSError as error:
             return self._on_error(error)
+        self._heard = time.monotonic()
         return self._on_response(response)
 
     def _connections(self) -> Connections:
@@ -285,6 +296,9 @@ class Transport:
         if 200 <= status < 300:
             return Answer(status, response.body)
         code, message = _parse_error(response)
+        if status in _HOPELESS_STATUS:
+            message = f"{self.server_url} answered with {message}: is it a DTS server?"
+            raise RequestRefused(message, status=status, code=code)
         if status >= 500 or status in _REPEATABLE_STATUS:
             return _Failure(
                 f"{status} {message}",
@@ -302,7 +316,7 @@ class Transport:
         raise RequestRefused(message, status=status, code=code)
 
     def _describe(self, failure: _Failure) -> str:
-        state = "is not ready" if failure.reached else "is not reachable"
+        state = "does not answer" if failure.silent else "is not ready" if failure.reached else "is not reachable"
         return f"server {self.server_url} {state} ({failure.reason})"
 
     def _tell(self, call: _Call, failure: _Failure) -> None:
@@ -318,14 +332,45 @@ class Transport:
             self._notify(f"{failure.over}; waiting")
 
     def _is_away(self, failure: _Failure) -> None:
-        if not self._away:
-            self._away = True
+        """Tell that the server is away, once; and once more when first it was silent and now there is a reason."""
+        if self._away is None or (self._away.silent and not failure.silent):
             self._notify(f"{self._describe(failure)}; waiting")
+            self._away = failure
 
     def _is_back(self) -> None:
-        if self._away:
-            self._away = False
+        if self._away is not None:
+            self._away = None
             self._notify("server is back")
+
+    def _look_at_silence(self) -> float:
+        """A request is late: tell, if none of the others was answered meanwhile. Returns when to look again."""
+        now = time.monotonic()
+        pause = max(self._heard + _PATIENCE, self._told_of_silence + _REMINDER) - now
+        if self._away is not None:
+            return _PATIENCE
+        if pause > 0:
+            return pause
+        self._told_of_silence = now
+        self._away = _Failure("", silent=True)
+        self._notify(f"server {self.server_url} has not answered for {_PATIENCE:g} s; waiting")
+        return _PATIENCE
+
+
+class _Watch:
+    """Calls `look` after `pause` seconds, then after as many as `look` returns, until it is stopped."""
+
+    def __init__(self, pause: float, look: Callable[[], float]) -> None:
+        self._look = look
+        self._begin(pause)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    def _begin(self, pause: float) -> None:
+        self._handle = asyncio.get_running_loop().call_later(pause, self._end)
+
+    def _end(self) -> None:
+        self._begin(self._look())
 
 
 def check_server_url(url: str) -> str:
@@ -386,6 +431,8 @@ def _clock_hint(date: str | None) -> str:
 
 def _error_in_words(error: OSError) -> str:
     cause = error.__cause__ if isinstance(error, ConnectError) else error
+    if isinstance(error, NoTls):
+        return "it takes connections, but does not speak TLS: should its URL begin with http://?"
     if isinstance(cause, ConnectionRefusedError):
         return "connection refused"
     if isinstance(cause, gaierror):

@@ -197,6 +197,21 @@ def test_an_error_is_one_sentence_and_exits_with_1(capsys: pytest.CaptureFixture
     assert "is not reachable (connection refused); gave up after 0 s" in capsys.readouterr().err
 
 
+async def test_each_try_over_tls_that_fails_is_not_a_line_of_its_own() -> None:
+    http = await asyncio.start_server(lambda reader, writer: writer.write(b"HTTP/1.1 400 No\r\n\r\n"), "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{http.sockets[0].getsockname()[1]}"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dts.client.cli", "text/upper", "in.txt", "out.json", url, "--give-up-after", "0.5"),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    said = (await process.communicate())[1].decode().splitlines()
+    assert process.returncode == 1
+    assert ["; waiting" in said[0], "; gave up after 0.5 s" in said[1]] == [True, True]
+    assert len(said) == 2
+    http.close()
+
+
 def test_the_help_has_examples_and_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 
 ALICE = Credentials("alice", "secret")
 
-Respond = Callable[[RequestHandler], None]
+Respond = Callable[[RequestHandler], Awaitable[None] | None]
 
 
 class Site:
@@ -35,13 +36,14 @@ class Site:
         site = self
 
         class Anything(RequestHandler):
-            def prepare(self) -> None:
+            async def prepare(self) -> None:
                 request = self.request
                 signed = Request(request.method or "", request.path, request.query, request.body)
                 claim = KeccakAuthenticator.parse(request.headers["Authorization"])
                 assert KeccakAuthenticator.verify(claim, derive_key("alice", "secret"), signed)
                 site.asked.append(f"{request.method} {request.uri}")
-                site.respond(self)
+                if (answering := site.respond(self)) is not None:
+                    await answering
                 if not self._finished:
                     self.finish()
 
@@ -69,6 +71,17 @@ def refuse(status: int, body: str = "", **headers: str) -> Respond:
         for name, value in headers.items():
             handler.set_header(name, value)
         handler.finish(body)
+
+    return respond
+
+
+def take(seconds: float) -> Respond:
+    """Answer a request for `/` after so long, others at once."""
+
+    async def respond(handler: RequestHandler) -> None:
+        if handler.request.path == "/":
+            await asyncio.sleep(seconds)
+        handler.write({"result": "done"})
 
     return respond
 
@@ -154,12 +167,106 @@ async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monk
     said: list[str] = []
     transport = Transport(f"http://127.0.0.1:{port}", ALICE, give_up_after=0.2, notify=said.append)
     began = time.monotonic()
-    with pytest.raises(ServerUnavailable, match=r"not reachable .* gave up after 0.2 s"):
+    with pytest.raises(ServerUnavailable, match=r"does not answer .* gave up after 0.2 s"):
         await transport.call("GET", "/", wait=wait)
     assert 0.2 <= time.monotonic() - began - wait < 2
-    assert said == [f"server http://127.0.0.1:{port} is not reachable (no answer for 0.05 s); waiting"]
+    assert said == [f"server http://127.0.0.1:{port} has not answered for 0.05 s; waiting"]
     transport.close()
     sock.close()
+
+
+async def test_a_server_that_is_slow_again_and_again_is_told_of_once_a_minute(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, notify=said.append)
+    site.respond = take(0.15)
+    for _ in range(3):
+        await transport.call("GET", "/")
+    assert said == [f"server http://127.0.0.1:{site.port} has not answered for 0.05 s; waiting", "server is back"]
+    monkeypatch.setattr("dts.client.transport._REMINDER", 0.3)
+    site.respond = take(0.6)
+    await transport.call("GET", "/")  # the minute is over within this request
+    assert len(said) == 4
+    transport.close()
+
+
+async def test_one_request_that_is_slow_while_others_are_answered_is_not_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.2)
+    said: list[str] = []
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, notify=said.append)
+
+    async def others() -> None:
+        for _ in range(8):
+            await transport.call("GET", "/other")
+            await asyncio.sleep(0.05)
+
+    site.respond = take(0.4)
+    await asyncio.gather(transport.call("GET", "/"), others())
+    assert said == []
+    transport.close()
+
+
+# what is no DTS server
+
+
+@pytest.mark.parametrize("status", [501, 505])
+async def test_what_can_never_do_it_is_no_dts_server(status: int, site: Site) -> None:
+    site.respond = refuse(status)
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE)
+    with pytest.raises(RequestRefused, match=f"answered with HTTP {status} .*: is it a DTS server"):
+        await transport.call("POST", "/runs/", {})
+    assert len(site.asked) == 1
+    transport.close()
+
+
+async def test_https_to_a_server_of_http_says_what_may_be_wrong(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tornado waits for the end of a request's headers, as it takes the client's hello for."""
+    monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.2)
+    transport = Transport(f"https://127.0.0.1:{site.port}", ALICE, give_up_after=0.2, notify=lambda _: None)
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable, match="does not speak TLS: should its URL begin with http://"):
+        await transport.call("GET", "/")
+    assert time.monotonic() - began < 1.0
+    transport.close()
+
+
+async def test_https_to_a_server_that_answers_in_http_says_so_too() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    said: list[str] = []
+    http = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{http.sockets[0].getsockname()[1]}"
+    transport = Transport(url, ALICE, give_up_after=0.3, notify=said.append)
+    with pytest.raises(ServerUnavailable, match="does not speak TLS"):
+        await transport.call("GET", "/")
+    assert said == [
+        f"server {url} is not reachable (it takes connections, but does not speak TLS: should its URL begin with "
+        "http://?); waiting"
+    ]
+    transport.close()
+    http.close()
+
+
+async def test_why_a_server_was_silent_is_told_when_it_is_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    monkeypatch.setattr("dts.client.transport.CONNECT_TIMEOUT", 0.15)
+    said: list[str] = []
+    transport = Transport(f"https://127.0.0.1:{site.port}", ALICE, give_up_after=0.4, notify=said.append)
+    with pytest.raises(ServerUnavailable):
+        await transport.call("GET", "/")
+    assert [sentence.partition(" (")[0].rpartition(f"{site.port} ")[2] for sentence in said] == [
+        "has not answered for 0.05 s; waiting",
+        "is not reachable",
+    ]
+    transport.close()
 
 
 # limits
