@@ -16,6 +16,12 @@ from dts.management.doctor import Finding, bad, ok, some, warning
 from dts.management.utils import counted
 from dts.model import parse_function_name
 
+_KEY_ADVICE = (
+    "and leave it as it is: nothing in the store can be read with another one. Whoever has read it and a copy of the "
+    "store can sign as every user: have all secrets changed if that may be, and the hosts' ssh keys"
+)
+"""What to do about a key file that others may have read."""
+
 BUNDLED = Path(dts.__file__).parent / "worker" / "functions"
 
 
@@ -29,8 +35,8 @@ def check_secret_files(secret_file: str | None, environment: Mapping[str, str] |
     return findings or [ok("credentials", "no file with a secret is in use")]
 
 
-def check_private(path: Path, check: str) -> Iterator[Finding]:
-    """Whether a file is its owner's alone; nothing for one that is not there."""
+def check_private(path: Path, check: str, advice: str = "and change the secret") -> Iterator[Finding]:
+    """Whether a file is its owner's alone; nothing for one that is not there. `advice` is what to do besides."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
@@ -39,7 +45,7 @@ def check_private(path: Path, check: str) -> Iterator[Finding]:
         yield bad(check, f"{path}: {error.strerror or error}", "see who owns it, and its folder")
         return
     if mode & 0o077:
-        yield bad(check, f"{path} has mode {mode:04o}: others may read it", f"chmod 600 {path}, and change the secret")
+        yield bad(check, f"{path} has mode {mode:04o}: others may read it", f"chmod 600 {path}, {advice}")
     else:
         yield ok(check, f"{path} is for its owner alone")
 
@@ -51,9 +57,24 @@ def check_configuration(path: str) -> tuple[list[Finding], Settings | None]:
     except ConfigError as error:
         return [bad("configuration", error.message, "mend the file or the variable that it names")], None
     findings = [ok("configuration", f"{path} is valid")]
-    for each in (settings.server.key_file, settings.server.admin_secret_file):
-        findings += check_private(each, "key files")
-    return findings, settings
+    return findings + _check_key_files(settings), settings
+
+
+def check_key_files() -> list[Finding]:
+    """The files of a server that is started in this folder without a configuration file; nothing if there are none."""
+    try:
+        return _check_key_files(load_settings(None))
+    except ConfigError:  # of the environment, for which the server will not start
+        return []
+
+
+def _check_key_files(settings: Settings) -> list[Finding]:
+    server = settings.server
+    secret_advice = "and give the first administrator a new secret: dts-admin rotate"
+    return [
+        *check_private(server.key_file, "key files", _KEY_ADVICE),
+        *check_private(server.admin_secret_file, "key files", secret_advice),
+    ]
 
 
 def check_functions(folder: Path) -> list[Finding]:

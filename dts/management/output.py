@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,10 @@ SHOWN_ROWS = 100
 """Rows of a table, unless told otherwise; scripts get all."""
 
 _ENDLESS = 100_000  # columns of a table that is not shown on a terminal: nothing is cut off
+_USUAL = 80  # columns
+_NARROW = 40  # columns, below which there is no room for a table
+_LEAST_COLUMN = 7  # characters and the space beside them, for each column of a table
+_SILENCE = 2.0  # seconds that a person sits before a still terminal
 _MAX_CELL = 300  # characters of one cell; `get ID` and --json show the whole
 
 
@@ -35,6 +41,11 @@ class Column:
     show: Callable[[Any], str] | None = None
     right: bool = False
     most: int = _MAX_CELL
+
+    @property
+    def title(self) -> str:
+        """What stands above it."""
+        return self.heading or self.field.replace("_", " ")
 
     def cell(self, row: Mapping[str, Any]) -> Text:
         """What the column shows of a row."""
@@ -65,10 +76,14 @@ class Output:
         if self.as_json or not isinstance(record, Mapping):
             self._json(record)
             return
+        fields_of = sorted(record.items(), key=lambda item: item[0] != "id")
+        if _width() < _NARROW:
+            _show_fields([[(name, Text(as_text(name, value))) for name, value in fields_of]])
+            return
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, value in sorted(record.items(), key=lambda item: item[0] != "id"):
+        for name, value in fields_of:
             table.add_row(Text(name), Text(as_text(name, value)))
         _show(table)
 
@@ -86,13 +101,12 @@ class Output:
                 if not all(self._json(row) for row in page):  # nobody reads what would come
                     break
             return count
-        table = new_table(columns)
+        rows: list[list[Text]] = []
         async for page in pages:
             count += len(page)
-            for row in page:
-                table.add_row(*(column.cell(row) for column in columns))
+            rows += [[column.cell(row) for column in columns] for row in page]
         if count:
-            _show(table)
+            _show_rows(rows, columns)
         else:
             self.say(f"no {what}")
         if limit is not None and 0 < limit == count:
@@ -105,10 +119,7 @@ class Output:
             for row in rows:
                 self._json(row)
             return
-        table = new_table(columns)
-        for row in rows:
-            table.add_row(*(column.cell(row) for column in columns))
-        _show(table)
+        _show_rows([[column.cell(row) for column in columns] for row in rows], columns)
 
     def _json(self, value: object) -> bool:
         return _write(msgspec.json.encode(value).decode() + "\n")
@@ -125,15 +136,26 @@ def new_table(columns: Sequence[Column]) -> Table:
     """An empty table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        heading = column.heading or column.field.replace("_", " ")
         is_time = column.field in _TIMES
-        table.add_column(heading, justify="right" if column.right else "left", overflow="fold", no_wrap=is_time)
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=is_time)
     return table
 
 
 def note(sentence: str) -> None:
     """Tell on stderr what is neither data nor an error."""
     tell(printable(sentence))
+
+
+@contextmanager
+def patience(sentence: str) -> Iterator[None]:
+    """Around work in an event loop that may take long: tells a person at a terminal what is going on if it does."""
+    present = sys.stderr is not None and sys.stderr.isatty()
+    telling = asyncio.get_running_loop().call_later(_SILENCE, note, sentence) if present else None
+    try:
+        yield
+    finally:
+        if telling is not None:
+            telling.cancel()
 
 
 def complain(sentence: str) -> None:
@@ -208,11 +230,32 @@ def _bare(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+def _show_rows(rows: Sequence[Sequence[Text]], columns: Sequence[Column]) -> None:
+    """Rows as a table; a field a line where there is no room for one."""
+    if _width() < max(_NARROW, _LEAST_COLUMN * len(columns)):
+        _show_fields([[(column.title, cell) for column, cell in zip(columns, row, strict=True)] for row in rows])
+        return
+    table = new_table(columns)
+    for row in rows:
+        table.add_row(*row)
+    _show(table)
+
+
+def _show_fields(rows: Sequence[Sequence[tuple[str, Text]]]) -> None:
+    """Rows with an empty line between them, each a field a line; the terminal breaks what is longer."""
+    blocks = ["\n".join(f"{name}: {cell.plain}" for name, cell in row) for row in rows]
+    _show(Text("\n\n".join(blocks)), soft_wrap=True)
+
+
+def _width() -> int:
+    """How many characters go on a line of stdout; that of a terminal of no width is what a usual one has."""
+    return (Console().width or _USUAL) if sys.stdout.isatty() else _ENDLESS
+
+
 def _show(what: RenderableType, *, soft_wrap: bool = False) -> None:
     """Show something as wide as the terminal is that stdout is now."""
-    terminal = sys.stdout.isatty()
+    terminal, width = sys.stdout.isatty(), _width()
     written = io.StringIO()  # by itself a console ends the process, within a task, when the reader of stdout has gone
-    width = None if terminal else _ENDLESS
     console = Console(file=written, force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False)
     console.print(what, soft_wrap=soft_wrap)
     _write(written.getvalue())

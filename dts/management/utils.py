@@ -98,13 +98,12 @@ def read_secret_file(path: str) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Make a file for its owner alone, mode 0600; one that is there already is left as it is.
+    """Make a file for its owner alone, mode 0600, in a folder that is there; a file that is there is left as it is.
 
     Raises:
         ConfigError: it exists, or cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dts.auth import new_secret
+from dts.client import transport
 from dts.errors import InvalidName, RequestRefused, ServerUnavailable
 from dts.management import AdminClient
 from dts.management.chain import check_chain
 from dts.management.resources import Record
 from dts.model import Namespace
+from dts.server.operations import OperationLog, Verdict
 from tests.integration.conftest import Site
 
 
@@ -141,6 +143,25 @@ async def test_who_may_ask_for_a_diagnosis(site: Site, client: AdminClient) -> N
                 with pytest.raises(RequestRefused) as caught:
                     await other.diagnose()
                 assert caught.value.status == status
+
+
+async def test_a_verification_may_take_longer_than_a_server_that_is_away_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = OperationLog.verify
+
+    async def slowly(self: OperationLog) -> Verdict:
+        await asyncio.sleep(0.5)
+        return await verify(self)
+
+    monkeypatch.setattr(OperationLog, "verify", slowly)
+    monkeypatch.setattr(transport, "_SHORTEST_TRY", 0.1)
+    monkeypatch.setattr(transport, "_PATIENCE", 0.1)
+    told: list[str] = []
+    secret = site.settings.server.admin_secret_file.read_text().strip()
+    async with AdminClient("admin", secret, site.url, give_up_after=0.1, notify=told.append) as client:
+        assert (await client.operations.verify())["valid"]
+    assert told == [], "it is not away"
 
 
 async def test_entries_that_come_while_the_log_is_verified_change_nothing(client: AdminClient) -> None:

@@ -64,6 +64,28 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 # records
 
 
+async def test_a_secret_is_not_written_to_a_folder_that_there_is_not(
+    dts_admin: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("users", "add", "alice", "secret=generate", "--secret-file", "nowhere/alice.secret")
+    assert await dts_admin(*argv) == 2
+    assert "nowhere/alice.secret" in capsys.readouterr().err
+    assert "nowhere" not in os.listdir()
+    assert await dts_admin("users", "get", "alice") != 0, "and nobody was made"
+
+
+async def test_the_doctor_looks_at_the_key_file_of_a_server_in_this_folder(
+    dts_admin: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkdir("var")
+    write("var/server.key", "key")
+    os.chmod("var/server.key", 0o644)
+    assert await dts_admin("doctor", "--json") == 1
+    [finding] = [each for each in said(capsys) if each["check"] == "key files"]
+    assert "var/server.key has mode 0644" in finding["detail"]
+    assert "nothing in the store can be read with another one" in finding["advice"]
+
+
 async def test_a_user_from_beginning_to_end(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["alice", "roles=user,developer", "email=alice@example.org", "secret=generate"]
     assert await dts_admin("users", "add", *argv, "--secret-file", "alice.secret") == 0

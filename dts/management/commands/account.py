@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dts.auth import Credentials
 from dts.client import load_credentials
 from dts.client.credentials import CREDENTIALS_FILE
+from dts.errors import ConfigError
 from dts.management.commands.users import USERS
 from dts.management.fields import Field, Kind, find_field
 from dts.management.grammar import SECRET_FILE, Arguments, Flag, command
@@ -75,7 +76,11 @@ async def _credentials(session: Session, arguments: Arguments) -> Credentials:
 def _save(session: Session, credentials: Credentials) -> None:
     path = CREDENTIALS_FILE.expanduser()
     new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
     table = {"username": credentials.user_id, "secret": credentials.secret, "url": session.options.url}
     write_private(new, "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in table.items()))
     new.replace(path)

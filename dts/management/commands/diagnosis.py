@@ -13,6 +13,7 @@ from dts.management.doctor_local import (
     BUNDLED,
     check_configuration,
     check_functions,
+    check_key_files,
     check_modules,
     check_secret_files,
 )
@@ -60,6 +61,8 @@ def _check_this_machine(session: Session, config: str | None) -> tuple[list[Find
         found, settings = check_configuration(config)
         findings += found
         folder = Path(settings.worker.functions) if settings and settings.worker.functions else BUNDLED
+    else:
+        findings += check_key_files()
     return findings + check_functions(folder), folder
 
 

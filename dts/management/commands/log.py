@@ -8,7 +8,7 @@ from dts.errors import InvalidInput
 from dts.management.chain import check_chain, in_words
 from dts.management.fields import Field, Kind
 from dts.management.grammar import LIMIT, Arguments, Flag, command
-from dts.management.output import Column, changes_in_words, limit_of
+from dts.management.output import Column, changes_in_words, limit_of, patience
 from dts.management.utils import counted
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
 
@@ -73,7 +73,9 @@ async def verify(session: Session, arguments: Arguments) -> int:
     them, are checked here as well.
     """
     output = session.output(arguments)
-    verdict = await check_chain((await session.client()).operations)
+    operations = (await session.client()).operations
+    with patience("the server goes through the operation log; that may take minutes"):
+        verdict = await check_chain(operations)
     if output.as_json:
         output.record(verdict.as_dict())
     elif verdict.valid:

@@ -67,7 +67,10 @@ function show(api, path, method, operation) {
 }
 
 function showAll(api) {
-  document.getElementById("about").append(` version ${api.info.version}. ${api.info.description}`);
+  const link = document.createElement("a");
+  link.href = link.textContent = "/openapi.json";
+  const about = ` version ${api.info.version}. ${api.info.description}`;
+  document.getElementById("about").replaceChildren(link, about);
   const main = document.getElementById("operations");
   const sections = new Map();
   for (const [path, methods] of Object.entries(api.paths)) {

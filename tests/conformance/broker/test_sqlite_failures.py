@@ -47,6 +47,13 @@ async def test_a_relative_path_starts_at_the_current_directory(
     assert (tmp_path / "deep" / "er" / "queue.db").exists()
 
 
+async def test_a_queue_file_is_its_owners_alone(broker: Broker, path: Path, queue: str) -> None:
+    await broker.publish(queue, messages("private"))
+    files = [each for each in path.parent.iterdir() if each.name.startswith("queue.db") and each.is_file()]
+    assert path in files
+    assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+
+
 async def test_a_publish_while_another_process_writes_for_long_raises_by_its_deadline(
     broker: Broker, path: Path, queue: str
 ) -> None:
