@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple
@@ -34,17 +35,27 @@ _MAX_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 512
 """Bytes that a message takes beside its body, about."""
 
+_FRESH = 2.0
+"""Seconds in which nobody looks whether jobs have ended before they are published: about the age at which timekeeper
+takes a block for unpublished, who looks."""
+
+_TIMEOUT = 5.0
+"""Seconds that a publish may take before its blocks are left to timekeeper. What waits for a broker that is away is
+published when that is back, whatever has been cancelled since."""
+
 _GATHER = 0.1
 """Seconds; far less than the age at which timekeeper takes a block for unpublished."""
 
 
 class _Entry(NamedTuple):
-    """A block without its body, its messages, and what they take of the memory that there is."""
+    """A block without its body, its messages, what they take of the memory that there is, and when it came (monotonic
+    seconds)."""
 
     block: Block
     messages: list[Message]
     size: int
     function: Function | None
+    came: float
 
 
 class Publisher(Service):
@@ -87,23 +98,27 @@ class Publisher(Service):
         self._waiting += 1
         self._held += size
         self._idle.clear()
-        self._pending[post.queue].append(_Entry(replace(block, body=b""), post.messages, size, function))
+        entry = _Entry(replace(block, body=b""), post.messages, size, function, time.monotonic())
+        self._pending[post.queue].append(entry)
         self._has_pending.set()
 
     async def publish(
         self, block: Block, batch: dts_pb2.JobBatch, function: Function | None, *, timeout: float
     ) -> None:
-        """Publish a block now, in `timeout` seconds, and note it; or have it wait at the gate, if it has to.
+        """Publish what has not ended of a block now, in `timeout` seconds, and note it; or have it wait at the gate.
 
         Raises:
             BrokerUnavailable: not every message was confirmed.
             StoreUnavailable: it could not be noted: the block will be published again.
         """
-        if await self._limits.of(block.user, block.function, function):
-            await hold_back(self._store, self._broker, [gated(block)])
-            return
-        post = block_messages(block, batch, function, self._settings)
-        await self._broker.publish(post.queue, post.messages, timeout=timeout)
+        outcome = await self._store.get_outcome(block.id)
+        left = outcome.unfinished if outcome is not None else 0
+        if left:
+            if await self._limits.of(block.user, block.function, function):
+                await hold_back(self._store, self._broker, [gated(block)])
+                return
+            post = block_messages(block, batch, function, self._settings, jobs=left)
+            await self._broker.publish(post.queue, post.messages, timeout=timeout)
         await self._store.mark_published([block.id])
 
     # What a loop's local variables name lives until the next turn, which may never come: the turns are methods.
@@ -122,9 +137,10 @@ class Publisher(Service):
 
     async def _publish_entries(self, queue: str, entries: list[_Entry]) -> None:
         try:
-            free = await self._without_limited(entries)
+            free = await self._without_ended(await self._without_limited(entries))
             if free:
-                await self._broker.publish(queue, [message for entry in free for message in entry.messages])
+                messages = [message for entry in free for message in entry.messages]
+                await self._broker.publish(queue, messages, timeout=_TIMEOUT)
         except (BrokerUnavailable, StoreUnavailable) as error:
             logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
             self._settle(len(entries))
@@ -151,6 +167,17 @@ class Publisher(Service):
                 free.append(entry)
         await hold_back(self._store, self._broker, held)
         return free
+
+    async def _without_ended(self, entries: list[_Entry]) -> list[_Entry]:
+        """Leave those to timekeeper that have waited, and of which jobs have ended meanwhile; the others."""
+        now = time.monotonic()
+        late = [entry.block.id for entry in entries if now - entry.came > _FRESH]
+        if not late:
+            return entries
+        outcomes = await asyncio.gather(*(self._store.get_outcome(block) for block in late))
+        untouched = {outcome.block for outcome in outcomes if outcome is not None and not outcome.ended}
+        ended = set(late) - untouched
+        return [entry for entry in entries if entry.block.id not in ended]
 
     async def _mark_all(self) -> None:
         while True:

@@ -31,9 +31,20 @@ class Post:
     messages: list[Message]
 
 
-def block_messages(block: Block, batch: dts_pb2.JobBatch, function: Function | None, settings: ServerSettings) -> Post:
-    """The messages of a block; `batch` has its jobs, `function` tells route, speed and how attempts are run."""
-    return _post(block, batch, batch.jobs, function, settings)
+def block_messages(
+    block: Block,
+    batch: dts_pb2.JobBatch,
+    function: Function | None,
+    settings: ServerSettings,
+    *,
+    jobs: int | None = None,
+) -> Post:
+    """The messages of a block, of all its jobs or those in the bitmap `jobs`.
+
+    `batch` has its jobs, `function` tells route, speed and how attempts are run.
+    """
+    chosen = batch.jobs if jobs is None else [job for job in batch.jobs if jobs >> job.index & 1]
+    return _post(block, batch, chosen, function, settings)
 
 
 def delayed_messages(

@@ -97,4 +97,8 @@ class WaitingStore(ABC):
 
     @abstractmethod
     async def recently_cancelled(self, since: float, *, limit: int) -> list[str]:
-        """Ids that were noted after `since` (seconds since the epoch), the latest first; older ones are forgotten."""
+        """Ids that were noted after `since` (seconds since the epoch), the `limit` latest, the last one first."""
+
+    @abstractmethod
+    async def forget_cancelled(self, before: float) -> None:
+        """Forget ids that were noted before a time (seconds since the epoch)."""

@@ -214,9 +214,12 @@ class MongoWaitingStore(Store):
     @translating
     async def recently_cancelled(self, since: float, *, limit: int) -> list[str]:
         cancellations = self._connection.quick("cancellations")
-        await cancellations.delete_many({"time": {"$lte": since}})
-        found = cancellations.find({}, sort=[("time", DESCENDING)], limit=limit)
+        found = cancellations.find({"time": {"$gt": since}}, sort=[("time", DESCENDING)], limit=limit)
         return [document["_id"] async for document in found]
+
+    @translating
+    async def forget_cancelled(self, before: float) -> None:
+        await self._connection.quick("cancellations").delete_many({"time": {"$lt": before}})
 
     async def _delayed_count(self, of: Document) -> int:
         """How many jobs wait for a time, of a run or of a user."""

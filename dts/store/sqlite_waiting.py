@@ -158,8 +158,10 @@ class SqliteWaitingStore(Store):
     async def recently_cancelled(self, since: float, *, limit: int) -> list[str]:
         select = "SELECT id FROM cancellations WHERE time > ? ORDER BY time DESC LIMIT ?"
         rows = await self._reader.submit(lambda db: db.execute(select, (since, limit)).fetchall())
-        await self._change("DELETE FROM cancellations WHERE time <= ?", [(since,)], durable=False)
         return [row[0] for row in rows]
+
+    async def forget_cancelled(self, before: float) -> None:
+        await self._change("DELETE FROM cancellations WHERE time < ?", [(before,)], durable=False)
 
     async def _change(self, statement: str, rows: Sequence[Row], *, durable: bool = True) -> None:
         if rows:

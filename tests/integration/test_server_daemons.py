@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from typing import cast
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from dts.broker import Broker, Message
 from dts.config import BrokerSettings, Settings
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import Block, Run, RunState, new_id
+from dts.server import cancel
 from dts.server.app import Server
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
@@ -69,6 +72,68 @@ async def test_jobs_of_a_cancelled_run_are_ended_by_timekeeper(site: Site) -> No
     async with asyncio.timeout(15):
         while (await site.store.run_statistics(run.id)).cancelled < 3:
             await asyncio.sleep(0.02)
+
+
+async def test_a_job_that_was_cancelled_before_its_block_was_published_is_left_out(site: Site) -> None:
+    run = Run(new_id(), "admin", "text/upper", 2048, created=time.time())
+    block = replace(a_block(run), not_before=time.time() + 0.5)
+    await site.store.add_blocks([block], run=run)
+    outcome = await site.store.get_outcome(block.id)
+    assert outcome is not None
+    assert await cancel.cancel_job(site.store, site.broker, outcome, 1, f"{run.id}-1")
+    async with asyncio.timeout(10):
+        batches = await site.take_messages(2)
+    assert [job.index for batch in batches for job in batch.jobs] == [0, 2]
+
+
+async def test_what_was_cancelled_while_nobody_could_tell_is_told_by_timekeeper(site: Site) -> None:
+    run = Run(new_id(), "admin", "text/upper", 2048, created=time.time())
+    await site.store.add_run(run)
+    async with await site.broker.subscribe([queues.TOPIC_CANCELLED]) as events:
+        await site.store.update_run(run.id, state=RunState.CANCELLED)
+        await site.store.note_cancelled(["other-7"], now=time.time())
+        told: set[str] = set()
+        async with asyncio.timeout(20):
+            while not {run.id, "other-7"} <= told:
+                event = await events.get()
+                assert event is not None
+                told |= set(event.payload.split())
+
+
+class Loudspeaker:
+    """A broker that may be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.told: set[str] = set()
+
+    async def broadcast(self, topic: str, payload: str) -> bool:
+        if not self.away:
+            self.told.update(payload.split())
+        return not self.away
+
+
+async def test_of_what_was_told_before_only_the_latest_is_told_again(site: Site) -> None:
+    async def told() -> set[str]:
+        broker.told.clear()
+        await reminder.remind()
+        return broker.told
+
+    broker, now = Loudspeaker(), time.time()
+    reminder = cancel.Reminder(site.store, cast("Broker", broker))
+    old = [f"a-{number}" for number in range(150)]
+    for number, job in enumerate(old):
+        await site.store.note_cancelled([job], now=now - 3600 + number)
+    assert await told() == set(old)
+    assert await told() == set(old[50:])
+
+    broker.away = True
+    new = [f"b-{number}" for number in range(150)]
+    await site.store.note_cancelled(new, now=now)
+    assert await told() == set()
+    broker.away = False
+    assert await told() >= set(new), "all that could not be told"
+    assert await told() >= set(new), "and again for a while: a server's connection may come back later than this one"
 
 
 async def test_jobs_of_a_dead_letter_end_as_failed(site: Site) -> None:

@@ -14,7 +14,7 @@ import pytest
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
-from dts.model import Block, DelayedSlice, Function, Limits, Run, User, new_id
+from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, User, new_id
 from dts.server import publisher as module
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.limits import RunningLimits, Subject
@@ -33,12 +33,23 @@ class Recorder:
         self.away = False
         self.limits = Limits()
         self.gated: list[DelayedSlice] = []
+        self.ended: dict[str, int] = {}
+        self.asked: list[str] = []
+        self.first = asyncio.Event()
+        self.jobs = 0
 
     async def publish(self, queue: str, messages: Sequence[Message], **_: Any) -> None:
+        self.first.set()
         await self.free.wait()
         if self.away:
             raise BrokerUnavailable
+        self.jobs += sum(int(message.headers["count"]) for message in messages)
         self.published.append(sum(len(message.body) for message in messages))
+
+    async def get_outcome(self, block: str) -> Outcome:
+        self.asked.append(block)
+        ended = self.ended.get(block, 0)
+        return Outcome(block, block.rpartition("-")[0], 0, "alice", "text/upper", 3, ended)
 
     async def get_user(self, user: str) -> User:
         return User(user, b"", limits=self.limits)
@@ -58,6 +69,11 @@ class Recorder:
 
 def a_publisher(recorder: Recorder) -> Publisher:
     return Publisher(cast("Store", recorder), cast("Broker", recorder), ServerSettings())
+
+
+def a_small_block(jobs: int = 3) -> Block:
+    run = Run(new_id(), "alice", "text/upper", 2048)
+    return new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[1]", b"")] * jobs))
 
 
 def a_block(size: int) -> Block:
@@ -156,3 +172,34 @@ async def test_who_has_a_limit_waits_at_the_gate() -> None:
     assert recorder.published == []
     assert [(each.block, each.jobs, each.gated) for each in recorder.gated] == [(block.id, 1, True) for block in blocks]
     assert recorder.marked == [block.id for block in blocks]
+
+
+async def test_what_has_ended_is_not_published_by_timekeeper() -> None:
+    recorder = Recorder()
+    recorder.free.set()
+    some, all_of_it = a_small_block(), a_small_block()
+    recorder.ended = {some.id: 0b010, all_of_it.id: 0b111}
+    publisher = a_publisher(recorder)
+    for block in (some, all_of_it):
+        await publisher.publish(block, decode_block(block), None, timeout=1.0)
+    assert recorder.jobs == 2
+    assert recorder.marked == [some.id, all_of_it.id], "nobody needs to publish it any more"
+
+
+async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder()
+    first, ended, late = a_small_block(), a_small_block(), a_small_block()
+    async with a_publisher(recorder) as publisher:
+        publisher.submit(first, decode_block(first), None)
+        async with asyncio.timeout(5):
+            await recorder.first.wait()  # and the others wait behind it
+        assert recorder.asked == [], "a fresh block costs no read"
+        for block in (ended, late):
+            publisher.submit(block, decode_block(block), None)
+        recorder.ended = {ended.id: 0b001}
+        monkeypatch.setattr(module, "_FRESH", 0.0)
+        recorder.free.set()
+    assert recorder.asked == [ended.id, late.id]
+    assert sorted(recorder.marked) == sorted([first.id, late.id])

@@ -8,8 +8,10 @@
 - repair: publishes jobs again whose messages the broker has lost.
 - retention: deletes runs that are kept no longer.
 - sweep: ends the jobs of cancelled runs that their server did not get to.
+- remind: tells workers what was cancelled while nobody could.
 - bury: ends the jobs of dead-lettered messages, so that no job vanishes, and keeps the letters.
-- forget: deletes slices that have fired long ago, and dead letters that are too old or too many.
+- forget: deletes slices that have fired long ago, what was noted of jobs that were cancelled long ago, and dead letters
+  that are too old or too many.
 - inform: tells workers that have just come what was cancelled.
 """
 
@@ -49,7 +51,8 @@ _RELAY_LEASE = 30.0
 """Seconds in which a claimed block is published, or given to the next who asks."""
 
 _SWEEP_INTERVAL = 5.0
-_SWEPT_IDS = 100  # cancelled runs that workers are told of at every sweep, the latest
+_REMIND_INTERVAL = 5.0
+_NAMED = 100  # runs that are named in one event
 
 _OVERDUE_INTERVAL = 2.0
 _FORGET_INTERVAL = 600.0
@@ -69,6 +72,7 @@ class Timekeeper(Daemon):
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
+        self._reminder = cancel.Reminder(self._store, self._broker)
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
             ("relay", often, self._relay, "relay blocks"),
@@ -77,6 +81,7 @@ class Timekeeper(Daemon):
             ("overdue", _OVERDUE_INTERVAL, self._end_overdue, "look for deadlines"),
             ("repair", self._repair.interval, self._look_for_lost, "look for jobs that the broker has lost"),
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
+            ("remind", _REMIND_INTERVAL, self._remind, "tell what was cancelled"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
         ):
@@ -144,20 +149,21 @@ class Timekeeper(Daemon):
 
     async def _end_overdue(self) -> None:
         if runs := await end_overdue(self._store):
-            await self._broker.broadcast(TOPIC_RESULTS, " ".join(sorted(runs)[:_SWEPT_IDS]))
+            await self._broker.broadcast(TOPIC_RESULTS, " ".join(sorted(runs)[:_NAMED]))
 
     async def _look_for_lost(self) -> None:
         await self._repair.look()
 
     async def _sweep(self) -> None:
-        now = time.time()
-        if latest := await self._store.cancelled_runs(now - cancel.REMEMBER, limit=_SWEPT_IDS):
-            await cancel.announce_cancelled(self._broker, latest)
         # What has been due for less time is on its way: whoever brought it publishes it, or ends it.
-        await cancel.sweep(self._store, self._broker, due_before=now - _SWEEP_INTERVAL)
+        await cancel.sweep(self._store, self._broker, due_before=time.time() - _SWEEP_INTERVAL)
+
+    async def _remind(self) -> None:
+        await self._reminder.remind()
 
     async def _forget(self) -> None:
         await self._store.forget_delayed(time.time() - FORGET_AFTER)
+        await self._store.forget_cancelled(time.time() - cancel.REMEMBER)
         keep, seconds = self._settings.daemons.keep_dead, self._settings.daemons.keep_dead_for
         forgotten = 0
         while count := await self._store.forget_dead_letters(

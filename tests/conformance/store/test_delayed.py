@@ -166,4 +166,6 @@ async def test_cancellations_are_remembered_for_a_while(store: Store) -> None:
     assert await store.recently_cancelled(5.0, limit=10) == ["a", "c", "b"]
     assert await store.recently_cancelled(5.0, limit=1) == ["a"]
     assert await store.recently_cancelled(15.0, limit=10) == ["a", "c"]
-    assert await store.recently_cancelled(5.0, limit=10) == ["a", "c"], "older ones are forgotten"
+    assert await store.recently_cancelled(5.0, limit=10) == ["a", "c", "b"]
+    await store.forget_cancelled(15.0)
+    assert await store.recently_cancelled(5.0, limit=10) == ["a", "c"]
