@@ -92,10 +92,14 @@ class CutBlock:
 
 
 class BlockCutter:
-    """Cuts lines into blocks of growing size. `max_body` is the most bytes that a block may have in all."""
+    """Cuts lines into blocks of growing size. `max_body` is the most bytes that a block may have in all.
+
+    `most` is how many jobs the next block may have, up to `block_size`; it may change at any time.
+    """
 
     def __init__(self, block_size: int, max_body: int) -> None:
         self.lines_seen = 0
+        self.most = block_size
         self._block_size = block_size
         self._max_job = max_body - 2 * _JOB_OVERHEAD
         self._target = min(BODY_TARGET, self._max_job)
@@ -132,8 +136,8 @@ class BlockCutter:
 
     def cut(self, *, everything: bool = False) -> Iterator[CutBlock]:
         """The blocks that are full; with `everything`, a last one that is not, too."""
-        while len(self._lines) >= self._next_count or (everything and self._lines):
-            if (block := self._take(self._next_count)) is not None:
+        while len(self._lines) >= (count := min(self._next_count, self.most)) or (everything and self._lines):
+            if (block := self._take(count)) is not None:
                 self._next_count = min(self._next_count * 2, self._block_size)
                 yield block
 

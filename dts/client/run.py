@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -90,6 +90,23 @@ class _RunInfo(msgspec.Struct):
     id: str
     block_size: int
     max_body: int
+    block_jobs: int | None = None
+
+    def most_jobs(self, allowed: int | None) -> int:
+        """How many jobs a block may have, as a server says that knows limits; up to as many as are numbered."""
+        return self.block_size if allowed is None else max(1, min(allowed, self.block_size))
+
+
+class _BlockInfo(msgspec.Struct):
+    """What the server says of a block that it has stored: how many jobs the next one may have."""
+
+    block_jobs: int | None = None
+
+
+class _Stored(msgspec.Struct):
+    """The answer to a block."""
+
+    result: _BlockInfo
 
 
 @dataclass(slots=True)
@@ -235,7 +252,8 @@ class RunSession:
         await self._batches.put(None)
 
     async def _send(self) -> None:
-        cutter = BlockCutter(self._info.block_size, self._info.max_body)
+        self._cutter = cutter = BlockCutter(self._info.block_size, self._info.max_body)
+        cutter.most = self._info.most_jobs(self._info.block_jobs)
         async with asyncio.TaskGroup() as uploads:
             reading = True
             while reading:
@@ -303,11 +321,17 @@ class RunSession:
         if encoded.content_encoding:
             headers["Content-Encoding"] = encoded.content_encoding
         path = self._path(f"/blocks/{number}")
-        if not await self._unless_cancelled(self._transport.request("PUT", path, body=encoded.body, headers=headers)):
+        if not await self._unless_cancelled(self._store(path, encoded.body, headers)):
             self._outstanding.forget(number)
         self._uploading -= size
         self._slots.release()
         self._changed.set()
+
+    async def _store(self, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Have a block stored, and cut the next ones as large as limits allow by now."""
+        answer = await self._transport.request("PUT", path, body=body, headers=headers)
+        with suppress(msgspec.MsgspecError):  # that of an earlier server
+            self._cutter.most = self._info.most_jobs(msgspec.json.decode(answer.body, type=_Stored).result.block_jobs)
 
     async def _report_bad(self, bad: list[tuple[int, str]]) -> None:
         if bad:

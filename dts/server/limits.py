@@ -26,6 +26,12 @@ _RETRY_UNFINISHED = 1
 """Seconds until it is worth while to try again when there are too many unfinished jobs: nobody knows when they end."""
 
 
+SMALLEST_BLOCK = 64
+"""Jobs in the largest block of a run at least, when limits are no longer what they were when it was opened.
+
+With blocks of one job a file takes twenty times as long.
+"""
+
 _LONGEST_WAIT = 60
 """Seconds that a client is asked to wait at most: the limit may be raised meanwhile."""
 
@@ -101,7 +107,20 @@ class Limiter:
             await self._take(Subject("user", user.id, user.limits))
 
     async def block_size(self, user: User, function: Function, size: int) -> int:
-        """Jobs in a block of a new run: as many as usual, or as the tightest limit on unfinished jobs lets in."""
+        """By how many jobs the blocks of a new run are numbered: as many as usual, or as the tightest limit lets in.
+
+        It holds for the whole run, however long the limit does: so it is SMALLEST_BLOCK at least, if `size` is.
+
+        Raises:
+            OverLimit: a limit lets nothing in now.
+        """
+        for subject in await self._subjects(user, function):
+            if subject.limits.unfinished == 0:
+                raise OverLimit(f"{subject}: unfinished", 0, _RETRY_UNFINISHED)
+        return max(min(size, SMALLEST_BLOCK), await self.block_jobs(user, function, size))
+
+    async def block_jobs(self, user: User, function: Function, size: int) -> int:
+        """How many jobs the next block of a run may have: `size`, or fewer if the tightest limit lets in fewer now."""
         limits = [subject.limits.unfinished for subject in await self._subjects(user, function)]
         return max(1, min([size, *(limit for limit in limits if limit is not None)]))
 
@@ -111,8 +130,8 @@ class Limiter:
     ) -> AsyncIterator[None]:
         """Let jobs of these functions in, so many of each; to be held until they are in the store.
 
-        Jobs that are not `divisible`, a block whose size was fixed before the limit was lowered, are let in when there
-        are no others: they would wait for ever.
+        Jobs that are not `divisible`, a block that was cut before the limit was lowered, are let in when there are no
+        others: they would wait for ever.
 
         Raises:
             OverLimit: they would be more than a limit allows now.

@@ -36,6 +36,7 @@ class FakeServer:
         self.nonces: set[str] = set()
         self.faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self.blocks: dict[int, dts_pb2.JobBatch] = {}
+        self.block_jobs: list[int] = []  # how many jobs a block may have: at first, after the first block, …
         self.parts: dict[str, dts_pb2.ResultPart] = {}
         self.collected: list[str] = []
         self.jobs: dict[str, str] = {}
@@ -115,7 +116,7 @@ class Handler(RequestHandler):
                 return
             server.state = "open"
             info = {"id": server.run_id, "function": params["function"], "block_size": BLOCK_SIZE, "max_body": MAX_BODY}
-            self.result(info, 201)
+            self.result({**info, **self.most_jobs()}, 201)
         elif self.what == "POST /jobs/":
             key = self.request.headers["Idempotency-Key"]
             self.result(server.jobs.setdefault(key, f"{server.run_id}-{len(server.jobs)}"), 201)
@@ -139,7 +140,10 @@ class Handler(RequestHandler):
         if known is batch:
             self.server.work(number, batch)
             self.server.progress.set()
-        self.result({}, 201 if known is batch else 200)
+        self.result(self.most_jobs(), 201 if known is batch else 200)
+
+    def most_jobs(self) -> dict[str, int]:
+        return {"block_jobs": self.server.block_jobs.pop(0)} if self.server.block_jobs else {}
 
     def patch(self) -> None:
         self.server.state = msgspec.json.decode(self.request.body)["params"]["state"]
@@ -229,6 +233,17 @@ async def test_every_line_has_its_row(client: DtsClient, server: FakeServer, tmp
 async def test_blocks_grow_up_to_the_servers_size(client: DtsClient, server: FakeServer, tmp_path: Path) -> None:
     await run_lines(client, tmp_path, "x\n" * 500)
     assert [len(server.blocks[number].jobs) for number in range(5)] == [64, 128, 128, 128, 52]
+
+
+async def test_blocks_are_as_large_as_limits_allow_by_now(
+    client: DtsClient, server: FakeServer, tmp_path: Path
+) -> None:
+    server.block_jobs = [5, 5, 1000]
+    await run_lines(client, tmp_path, "x\n" * 400)
+    sizes = [len(server.blocks[number].jobs) for number in range(len(server.blocks))]
+    assert sizes[0] == 5
+    assert max(sizes) == BLOCK_SIZE, "and the rest of the run is not slowed"
+    assert sum(sizes) == 400
 
 
 async def test_rows_look_as_documented(client: DtsClient, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
@@ -107,9 +108,10 @@ async def test_a_run_comes_in_blocks_that_fit_its_limits(site: Site) -> None:
     admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
     await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 5}})
     run = await bob.call("POST", "/runs/", {"function": "text/upper"}, status=201)
-    assert run["block_size"] == 5
+    assert (run["block_size"], run["block_jobs"]) == (64, 5)
     blocks = f"/runs/{run['id']}/blocks"
-    assert (await bob.send("PUT", f"{blocks}/0", b"{}\n" * 5)).code == 201
+    answer = await bob.send("PUT", f"{blocks}/0", b"{}\n" * 5)
+    assert (answer.code, msgspec.json.decode(answer.body)["result"]) == (201, {"block": 0, "jobs": 5, "block_jobs": 5})
     assert (await bob.send("PUT", f"{blocks}/0", b"{}\n" * 5)).code == 200, "a repeat is welcome at any time"
     check_limit(await bob.send("PUT", f"{blocks}/1", b"{}\n" * 5), "user bob: unfinished")
     await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 3}})
@@ -118,6 +120,39 @@ async def test_a_run_comes_in_blocks_that_fit_its_limits(site: Site) -> None:
     async with asyncio.timeout(10):
         while (await bob.send("PUT", f"{blocks}/1", b"{}\n" * 5)).code != 201:
             await asyncio.sleep(0.02)  # larger than the limit by now, and let in since there is nothing else
+
+
+async def test_a_limit_that_is_lifted_does_not_slow_the_rest_of_a_run(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 1}})
+    run = await bob.call("POST", "/runs/", {"function": "text/upper"}, status=201)
+    await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 1000}})
+    async with asyncio.timeout(10):
+        for number in itertools.count():
+            answer = await bob.send("PUT", f"/runs/{run['id']}/blocks/{number}", b"{}\n")
+            if answer.code == 201 and msgspec.json.decode(answer.body)["result"]["block_jobs"] == 64:
+                break
+            await asyncio.sleep(0.02)  # until every record is read anew
+    assert (await bob.send("PUT", f"/runs/{run['id']}/blocks/{number + 1}", b"{}\n" * 64)).code == 201
+
+
+async def test_no_run_is_opened_while_a_limit_lets_nothing_in(site: Site) -> None:
+    admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
+    await admin.call("PATCH", "/admin/namespaces/text", {"limits": {"unfinished": 0}})
+    async with asyncio.timeout(10):
+        while (answer := await post_run(bob)).code == 201:
+            await asyncio.sleep(0.02)
+    check_limit(answer, "namespace text: unfinished")
+    await admin.call("PATCH", "/admin/namespaces/text", {"limits": {"unfinished": None}})
+    async with asyncio.timeout(10):
+        while (answer := await post_run(bob)).code != 201:
+            await asyncio.sleep(0.02)
+    run = msgspec.json.decode(answer.body)["result"]
+    assert run["block_size"] == run["block_jobs"] == 2048
+
+
+async def post_run(api: Api) -> HTTPResponse:
+    return await api.send("POST", "/runs/", msgspec.json.encode({"params": {"function": "text/upper"}}))
 
 
 async def test_requests_a_second_of_a_user_count_whatever_they_ask(site: Site) -> None:

@@ -29,6 +29,18 @@ def test_blocks_double_up_to_the_block_size() -> None:
     assert [len(block.args) for block in blocks] == [64, 128, 256, 512, 1024, 2048, 2048, 2048, 1872]
 
 
+def test_blocks_are_as_large_as_they_may_be_at_the_time() -> None:
+    cutter = BlockCutter(2048, MAX_BODY)
+    cutter.add(Batch([b"[1]"] * 1000))
+    cutter.most = 3
+    sizes = []
+    for block in cutter.cut():
+        sizes.append(len(block.args))
+        if len(sizes) == 2:
+            cutter.most = 2048
+    assert sizes == [3, 3, 256, 512], "they have grown in the meantime"
+
+
 def test_a_small_block_size_is_kept_to() -> None:
     blocks, _ = cut(Batch([b"[1]"] * 25), block_size=10)
     assert [len(block.args) for block in blocks] == [10, 10, 5]

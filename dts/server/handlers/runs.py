@@ -54,7 +54,10 @@ class Receipts(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RunView(msgspec.Struct, kw_only=True):
-    """A run as answered. `max_body` (bytes) is told when it is opened; `single` is true if `POST /jobs/` made it."""
+    """A run as answered. `single` is true if `POST /jobs/` made it.
+
+    When it is opened it tells `max_body` (bytes), and `block_jobs`: how many jobs a block may have by the limits now.
+    """
 
     id: str
     user: str | msgspec.UnsetType = msgspec.UNSET
@@ -66,6 +69,7 @@ class RunView(msgspec.Struct, kw_only=True):
     not_before: float | msgspec.UnsetType = msgspec.UNSET
     deadline: float | msgspec.UnsetType = msgspec.UNSET
     max_body: int | msgspec.UnsetType = msgspec.UNSET
+    block_jobs: int | msgspec.UnsetType = msgspec.UNSET
     single: bool | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -84,10 +88,11 @@ class RunProgress(RunView, kw_only=True):
 
 
 class BlockView(msgspec.Struct):
-    """A block that is stored: its number, and how many jobs it has."""
+    """A block that is stored: its number, and how many jobs it has; and how many the next may have by the limits."""
 
     block: int
     jobs: int
+    block_jobs: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Collected(msgspec.Struct):
@@ -120,6 +125,7 @@ class RunsHandler(DtsHandler):
         options = own_options(params, now=now) or dts_pb2.Options()
         settings = self.context.settings
         size = await self.context.limiter.block_size(user, function, settings.block_size)
+        most = await self.context.limiter.block_jobs(user, function, size)
         not_before = params.not_before if params.not_before and params.not_before > now else 0.0
         run = Run(
             new_id(),
@@ -131,7 +137,7 @@ class RunsHandler(DtsHandler):
             options=options.SerializeToString(),
         )
         await self.context.store.add_run(run)
-        self.answer({**run_fields(run), "max_body": settings.max_body}, 201)
+        self.answer({**run_fields(run), "max_body": settings.max_body, "block_jobs": most}, 201)
 
     @signed
     @declares(answer=list[RunView], query=RunsQuery)
@@ -231,7 +237,10 @@ class BlockHandler(DtsHandler):
         block = new_block(run, int(number), run.function, batch)
         block = replace(block, not_before=run.not_before, deadline=batch.options.deadline)
         added = await self._accept(user, run, block, batch)
-        self.answer({"block": int(number), "jobs": block.count}, 201 if added else 200)
+        answer = {"block": int(number), "jobs": block.count}
+        if (function := await self.context.catalogue.get(run.function)) is not None:
+            answer["block_jobs"] = await self.context.limiter.block_jobs(user, function, run.block_size)
+        self.answer(answer, 201 if added else 200)
 
     async def _accept(self, user: User, run: Run, block: Block, batch: dts_pb2.JobBatch) -> bool:
         """Store a block and have it published; False if it is a repeat, which is welcome at any time."""
