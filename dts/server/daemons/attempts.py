@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -93,6 +94,17 @@ class Attempts:
                 slices += delayed_slices(reading.batch, jobs, digest, outcome, now)
                 waiting[outcome.block] |= jobs
         await self._store.add_delayed(slices)
+        await self._let_ended_go(slices)
+
+    async def _let_ended_go(self, slices: Sequence[DelayedSlice]) -> None:
+        """Take jobs out that were cancelled meanwhile: who cancelled them may have come before there were slices."""
+        jobs: defaultdict[str, int] = defaultdict(int)
+        for each in slices:
+            jobs[each.block] |= each.jobs
+        outcomes = await asyncio.gather(*(self._store.get_outcome(block) for block in jobs))
+        ended = {outcome.block: outcome.ended & jobs[outcome.block] for outcome in outcomes if outcome is not None}
+        if any(ended.values()):
+            await self._store.release_jobs(ended)
 
     async def _waiting(self, blocks: Collection[str]) -> dict[str, int]:
         """The jobs that wait for an attempt already: a message that was redelivered was worked at twice."""
