@@ -267,7 +267,9 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
         DtsError: the run could not be done.
     """
     if running.cancelled():
-        how_far = f"after {done.done} of {_lines_read(done)} lines; {_fate(done)}" if done.run else "before it began"
+        how_far = (
+            f"after {done.done} of {_lines_read(done)} lines; {_fate(done, options)}" if done.run else "before it began"
+        )
         tell(f"dts-client: interrupted {how_far}")
         return EXIT_INTERRUPTED
     error = running.exception()
@@ -277,7 +279,7 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
         tell(f"dts-client: {error.message}")
         return EXIT_CANCELLED
     if error is not None and done.run:
-        tell(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done)}")
+        tell(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done, options)}")
     summary = running.result()
     if not options.quiet:
         rate = summary.lines / max(summary.seconds, 0.001)
@@ -288,10 +290,12 @@ def _conclude(options: argparse.Namespace, out: Output, done: Progress, running:
     return EXIT_LINES_FAILED if summary.failed else process.EXIT_OK
 
 
-def _fate(progress: Progress) -> str:
+def _fate(progress: Progress, options: argparse.Namespace) -> str:
     if progress.cancelled:
         return "the run is cancelled"
-    return f"the server {'has finished' if progress.ended else 'goes on with'} run {progress.run}"
+    if progress.ended or options.detach:
+        return f"the server {'has finished' if progress.ended else 'goes on with'} run {progress.run}"
+    return f"run {progress.run} could not be cancelled"
 
 
 def _lines_read(progress: Progress) -> str:

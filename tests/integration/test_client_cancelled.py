@@ -168,3 +168,29 @@ async def test_the_command_says_so_and_ends_with_a_status_of_its_own(
     os.close(read)
     assert f"somebody else cancelled the run {run}: 2 lines have a row" in capsys.readouterr().err
     assert [json.loads(line)["line"] for line in (tmp_path / "out.json").read_text().splitlines()] == [1, 2]
+
+
+async def test_the_command_of_a_user_who_is_removed_does_not_say_that_the_run_goes_on(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dts.client.run.IDLE_LOOK", 0.2)
+    monkeypatch.chdir(tmp_path)
+    await site.add_user("alice", namespaces=("*",))
+    (tmp_path / "secret").write_text("secret of alice")
+    read, write = os.pipe()
+    os.write(write, b"a\n")
+    who = ["--username", "alice", "--secret-file", "secret"]
+    options = cli.build_parser().parse_args(["text/upper", f"/dev/fd/{read}", "out.json", site.url, *who])
+    running = asyncio.create_task(cli.run(options, Shutdown()))
+    for batch in await site.take_messages(1):
+        await site.finish(batch)
+    async with asyncio.timeout(20):
+        while not (tmp_path / "out.json").read_text():
+            await asyncio.sleep(0.02)
+        await site.api().call("DELETE", "/admin/users/alice?force=true")
+        with pytest.raises(RequestRefused, match="User alice: check name and secret"):
+            await running
+    os.close(write)
+    os.close(read)
+    assert "stopped after 1 of 1 or more lines; run " in (said := capsys.readouterr().err)
+    assert "could not be cancelled" in said
