@@ -277,6 +277,32 @@ async def test_a_workers_question_is_answered_with_what_was_cancelled(desk: Desk
                 told |= set(event.payload.split())
 
 
+async def test_all_who_ask_at_the_same_time_get_one_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read, go = 0, cancel.recently_cancelled, asyncio.Event()
+
+    async def slow(store: Store) -> list[str]:
+        nonlocal reads
+        reads += 1
+        await go.wait()
+        return await read(store)
+
+    monkeypatch.setattr(cancel, "recently_cancelled", slow)
+    words = [f"word{number}" for number in range(50)]
+    async with await desk.broker.subscribe([queues.TOPIC_CANCELLED]) as events, asyncio.timeout(20):
+        for word in words:
+            await desk.broker.broadcast(queues.TOPIC_CANCELLED_WHICH, word)
+        while not reads:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        go.set()
+        told: set[str] = set()
+        while not told.issuperset(queues.end_of_answer(word) for word in words):
+            event = await events.get()
+            assert event is not None
+            told |= set(event.payload.split())
+    assert reads < 10
+
+
 async def test_a_users_and_a_functions_jobs_are_cancelled(desk: Desk) -> None:
     mine, other = await desk.add(3), await desk.add(2)
     await desk.store.mark_published([mine.id, other.id])

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from contextlib import suppress
@@ -52,6 +53,7 @@ _RELAY_LEASE = 30.0
 
 _SWEEP_INTERVAL = 5.0
 _REMIND_INTERVAL = 5.0
+_LONGEST_WORD = 64  # characters of a question about them
 _NAMED = 100  # runs that are named in one event
 
 _OVERDUE_INTERVAL = 2.0
@@ -73,6 +75,8 @@ class Timekeeper(Daemon):
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
         self._reminder = cancel.Reminder(self._store, self._broker)
+        self._words: dict[str, None] = {}
+        self._asked = asyncio.Event()
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
             ("relay", often, self._relay, "relay blocks"),
@@ -92,7 +96,8 @@ class Timekeeper(Daemon):
             self._spawn(self._bury_all(consumer), "timekeeper-bury")
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
-        self._spawn(self._heed(questions, self._inform, "timekeeper-inform"), "timekeeper-inform")
+        self._spawn(self._heed(questions, self._note_question, "timekeeper-questions"), "timekeeper-questions")
+        self._spawn(self._inform(), "timekeeper-inform")
         events = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_GATED])
         self._stack.push_async_callback(events.close)
         self._stack.push_async_callback(self._leave_gate)
@@ -182,6 +187,16 @@ class Timekeeper(Daemon):
                 await self._insist(partial(burial.bury, delivery), "record dead letters")
             await consumer.ack(deliveries)
 
-    async def _inform(self, question: Event) -> None:
-        ids = await self._insist(partial(cancel.recently_cancelled, self._store), "read what was cancelled")
-        await cancel.announce_cancelled(self._broker, [*ids, end_of_answer(question.payload)])
+    def _note_question(self, question: Event) -> None:
+        if len(question.payload) <= _LONGEST_WORD:
+            self._words[question.payload] = None
+            self._asked.set()
+
+    async def _inform(self) -> None:
+        """Answer all who ask at the same time at once, as a whole fleet does when its broker was away."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            words, self._words = self._words, {}
+            ids = await self._insist(partial(cancel.recently_cancelled, self._store), "read what was cancelled")
+            await cancel.announce_cancelled(self._broker, [*ids, *map(end_of_answer, words)])
