@@ -14,7 +14,7 @@ import pytest
 from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
 from dts.model import KeyedRequest, RunState, new_id
-from dts.store import open_store, sqlite, sqlite_repair, sqlite_thread
+from dts.store import open_store, sqlite, sqlite_admin, sqlite_repair, sqlite_thread
 from dts.store.abc import KEYS_KEPT
 from dts.store.sqlite_schema import TABLES, open_database
 from tests.conformance.store.builders import make_block, make_run, succeeded
@@ -255,6 +255,26 @@ async def test_a_look_for_runs_to_sweep_reads_no_other_runs_and_no_finished_bloc
         "SEARCH blocks USING INDEX blocks_unpublished (due<?)",
         "SEARCH runs USING PRIMARY KEY (id=?)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "index"),
+    [
+        (("doc_id", "op_type", "outcome"), "operations_by_document (doc_id=?"),
+        (("op_type", "operator", "address"), "operations_by_operator (operator=?"),
+        (("outcome", "op_type"), "operations_by_type (op_type=?"),
+    ],
+)
+async def test_a_list_of_operations_goes_by_the_index_that_leaves_the_fewest(
+    path: Path, fields: tuple[str, ...], index: str
+) -> None:
+    file = open_database(path, TABLES)
+    for newest_first in (True, False):
+        select, values = sqlite_admin._select_operations(dict.fromkeys(fields, "x"), 10, 5, newest_first=newest_first)
+        plan = [row[-1] for row in file.execute(f"EXPLAIN QUERY PLAN {select}", values)]
+        assert len(plan) == 1, "and nothing is sorted"
+        assert index in plan[0]
+    file.close()
 
 
 async def test_what_a_key_stood_for_is_forgotten_in_the_end(path: Path) -> None:
