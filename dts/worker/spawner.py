@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -17,9 +18,17 @@ from dts.runtime.service import Service
 from dts.worker import template
 from dts.worker.child import ChildOptions, Descriptors
 
+logger = logging.getLogger(__name__)
+
 _START_TIMEOUT = 60.0
 """Seconds until a template must be ready, and until it must have forked a child."""
 _STOP_TIMEOUT = 5.0
+_ASK_EVERY = 2.0
+"""Seconds after an answer of the template until it is asked whether it is at work."""
+_LOOK_EVERY = 0.5
+_PATIENCE = 20
+"""Looks without an answer, half a second apart, after which it is stuck. Not a time, since worker and template may both
+have been stopped."""
 
 LOST = -256
 """How a process ended whose template has died before it: nobody knows."""
@@ -36,8 +45,10 @@ class Spawner(Service):
         self._asked: deque[asyncio.Future[tuple[int, asyncio.Future[int]]]] = deque()
         self._ends: dict[int, asyncio.Future[int]] = {}
         self._starting = asyncio.Lock()
+        self._answers = 0
 
     async def _start(self) -> None:
+        self._spawn(self._watch(), "template")
         self._stack.push_async_callback(self._end)
 
     async def spawn(self, options: ChildOptions, given: Descriptors) -> tuple[int, asyncio.Future[int]]:
@@ -57,6 +68,35 @@ class Spawner(Service):
         self._asked.append(asked)
         async with asyncio.timeout(_START_TIMEOUT):
             return await asked
+
+    async def _watch(self) -> None:
+        """Kill a template that stands still, as when a function has stopped it: nobody else would hear of a child."""
+        while True:
+            await asyncio.sleep(_ASK_EVERY)
+            asked, before = self._socket, self._answers
+            if asked is None or self._ready is None or not self._ready.done():
+                continue
+            with suppress(
+                BlockingIOError, BrokenPipeError, ConnectionResetError
+            ):  # when it is full, it was asked before
+                asked.send(template.QUESTION)
+            for _ in range(_PATIENCE):
+                await asyncio.sleep(_LOOK_EVERY)
+                if self._answers != before or self._socket is not asked:
+                    break
+            else:
+                self._replace()
+
+    def _replace(self) -> None:
+        logger.error(
+            "the process that children are forked from has not answered for %g s, and is killed with them: their jobs"
+            " run again in children of a new one",
+            _PATIENCE * _LOOK_EVERY,
+        )
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        self._lose()
 
     async def _start_template(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +134,7 @@ class Spawner(Service):
         if not data:
             self._lose()
             return
+        self._answers += 1
         code, pid, status = template.REPORT.unpack(data)
         if code == template.READY and self._ready is not None and not self._ready.done():
             self._ready.set_result(None)

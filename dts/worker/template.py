@@ -4,9 +4,10 @@
 
 A fresh interpreter needs 100 ms to become a child, a fork of this one a few. It never runs a function, nor an event
 loop. The worker asks for a child by a datagram with the child's options and file descriptors; it is told the process
-id, and later how that process ended. When a child has ended, all that its functions have started and left behind is
-killed: by its process group, and what has left that, too, since this process is the one that the kernel hands orphans
-to. When the worker is gone, all children are killed, and then this process ends.
+id, and later how that process ended. It may ask whether this process is at work, too. When a child has ended, all
+that its functions have started and left behind is killed: by its process group, and what has left that, too, since
+this process is the one that the kernel hands orphans to. When the worker is gone, all children are killed, and then
+this process ends.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from dts.worker import child
 
 REPORT = struct.Struct("!Bqi")
 """What the worker is told: a code, a process id, and how that process ended: its exit status, or minus a signal."""
-READY, STARTED, FAILED, ENDED = range(4)
+READY, STARTED, FAILED, ENDED, ALIVE = range(5)
+
+QUESTION = b"?"
+"""What the worker sends to be told ALIVE."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_REQUEST = 64 * 1024
@@ -65,7 +69,9 @@ class Template:
                 if not data:
                     self._end()
                     return None
-                if self._fork(fds):
+                if data == QUESTION:
+                    self._report(ALIVE, os.getpid(), 0)
+                elif self._fork(fds):
                     return msgspec.json.decode(data, type=child.ChildOptions), child.Descriptors(*fds)
 
     def _fork(self, fds: list[int]) -> bool:

@@ -16,7 +16,7 @@ from dts.wire.queues import RESULTS
 from dts.worker.worker import Worker
 from tests.services import rabbitmq
 from tests.services.hostile import HOSTILE, hostile_module
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.worker_bench import Bench, bench, is_alive, until, value
 
 __all__ = ["bench"]
 
@@ -137,6 +137,31 @@ async def test_a_job_that_kills_the_template_is_found_out(bench: Bench) -> None:
     async with Worker(bench.settings(poison_after=1), bench.broker):
         results = await bench.run("own/f", [0], [1], [0])
     assert [result.status for result in results] == [SUCCEEDED, FAILED, SUCCEEDED]
+
+
+async def test_a_template_that_a_job_has_stopped_is_replaced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dts.worker.spawner._ASK_EVERY", 0.2)
+    monkeypatch.setattr("dts.worker.spawner._PATIENCE", 3)
+    bench.write(
+        "own/f",
+        "import os, signal\n"
+        "def main(how):\n"
+        "    if how == 'stop': os.kill(os.getppid(), signal.SIGSTOP)\n"
+        "    if how == 'exit': os._exit(3)\n"
+        "    return os.getppid()\n",
+    )
+    async with Worker(bench.settings(poison_after=1, processes=2), bench.broker):
+        template = value((await bench.run("own/f", ["good"]))[0])
+        assert value((await bench.run("own/f", ["stop"]))[0]) == template
+        runs = [await bench.send("own/f", [how]) for how in ("exit", "exit", "good", "good")]
+        results = [(await bench.wait(run, 1))[0] for run in runs]
+        assert [result.status for result in results] == [FAILED, FAILED, SUCCEEDED, SUCCEEDED]
+        assert results[0].error.reason == "poison"
+        assert value((await bench.run("own/f", ["good"]))[0]) != template
+        assert "has not answered" in caplog.text
+        await until(lambda: not is_alive(template))
 
 
 # the same on RabbitMQ
