@@ -36,7 +36,10 @@ _BEGINS = _STOPS + 8 * MAX_JOBS  # offset of the time at which the first job beg
 _SIZE = _BEGINS + 8 * MAX_JOBS
 _WORD = struct.Struct("=Q")
 _TIME = struct.Struct("=d")
-_CLAIMED, _RECALLED, _PHASE, _TIMED, _STOPPED, _MEMORY, _LOADING = 0, 8, 16, 17, 24, 32, 40  # offsets
+_CLAIMED, _RECALLED, _PHASE, _TIMED, _STOPPED, _MEMORY, _LOADING, _BEAT, _BLOCKER = 0, 8, 16, 17, 24, 32, 40, 48, 56
+# offsets
+UNKNOWN = -1
+"""Stands for a place when something blocks the event loop that is none of the jobs at work."""
 
 
 class Phase(IntEnum):
@@ -146,6 +149,29 @@ class Board:
         _TIME.pack_into(self._memory, _LOADING, limit)
 
     @property
+    def beat(self) -> float:
+        """The time (monotonic, seconds) at which the helper thread ran last: it cannot while a thread holds the
+        interpreter's lock."""
+        value: float = _TIME.unpack_from(self._memory, _BEAT)[0]
+        return value
+
+    @beat.setter
+    def beat(self, now: float) -> None:
+        _TIME.pack_into(self._memory, _BEAT, now)
+
+    @property
+    def blocker(self) -> int | None:
+        """The place of the job that has blocked the event loop for a while, or UNKNOWN; None if it is not blocked."""
+        word = self._get(_BLOCKER)
+        if not word:
+            return None
+        return word - 2 if 2 <= word < MAX_JOBS + 2 else UNKNOWN
+
+    @blocker.setter
+    def blocker(self, place: int | None) -> None:
+        _WORD.pack_into(self._memory, _BLOCKER, 0 if place is None else place + 2)
+
+    @property
     def memory_limit(self) -> int:
         """Bytes of memory that the child may use for this assignment; 0 for any."""
         return self._get(_MEMORY)
@@ -178,6 +204,7 @@ class Board:
                 return False
             if not beside:
                 self._memory[_PHASE] = Phase.DECODING
+                self.blocker = None
                 self.states[:] = bytes(MAX_JOBS)
             _WORD.pack_into(self._memory, _CLAIMED, ticket)
             return True

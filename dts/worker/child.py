@@ -79,7 +79,7 @@ class Child:
         self._runner = Runner(board, options.settings, self._partials, self._memory, self._conduct)
         self._interrupter = Interrupter(self._runner)
         self._joblog = JobLog(options, channel.send)
-        self._helper = Helper()
+        self._helper = Helper(board)
         self._loop: Loop | None = None
         self._watchdog: Watchdog | None = None
         self._peeked: tuple[int, JobBatch | None] = 0, None
@@ -161,26 +161,34 @@ class Child:
         timeout = errand.terms.common.timeout
         self._board.loading_limit = time.monotonic() + timeout if timeout else 0.0
         self._board.phase = Phase.LOADING
-        try:
-            function = self._loader.load(errand.batch.function)
-        except DtsError as error:
-            if self._served and wants_descriptors(error):
-                self._runner.leaving = "functions have used up its descriptors"
-                return outbox.leave(0)
-            self._runner.refuse(error, errand, outbox)
-            return outbox.finish()
+        function = self._load(errand, outbox)
+        if function is None:
+            return outbox.leave(0) if self._runner.leaving else outbox.finish()
         outbox.version = function.version
         self._board.phase = Phase.RUNNING
         if function.is_async:
             return self._run_session(function, task, alone=alone or any([job.kills for job in errand.jobs]))
         self._runner.run(function, errand, outbox)
 
+    def _load(self, errand: Errand, outbox: Outbox) -> Loaded | None:
+        """The function of a message; None when it cannot be loaded, and the jobs have failed of that unless it is for
+        want of descriptors in a process that others have used. What its module has left in the error is gone then.
+        """
+        try:
+            return self._loader.load(errand.batch.function)
+        except DtsError as error:
+            if self._served and wants_descriptors(error):
+                self._runner.leaving = "functions have used up its descriptors"
+            else:
+                self._runner.refuse(error, errand, outbox)
+        return None
+
     # what a session asks for
 
     def _run_session(self, function: Loaded, task: Task, *, alone: bool) -> None:
         if self._loop is None:
             self._loop = Loop()
-        self._watchdog = Watchdog(self._loop, self._settings.blocked_after, self._joblog.warn)
+        self._watchdog = Watchdog(self._loop, self._board, self._settings.blocked_after, self._joblog.warn)
         if not alone:
             self._tell_begun(task.errand.ticket, 0, task.errand.batch)
         call = self._runner.begin(function, task.errand)

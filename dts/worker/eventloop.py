@@ -12,6 +12,7 @@ import uvloop
 
 from dts.worker.context import enter, own
 from dts.worker.errand import Errand
+from dts.worker.foreign import is_a, traceback_of
 
 _JOB = "_dts_job"  # the attribute of a task that says which job has begun it
 
@@ -54,10 +55,18 @@ class Loop:
         self.tasks[task] = errand, position
         enter(errand, position)
 
-    def end(self, task: asyncio.Task[Any]) -> BaseException | None:
-        """It runs it no longer; returns why the job was cancelled, if it was."""
+    def explain(self, task: asyncio.Task[Any], error: BaseException) -> BaseException:
+        """What is reported of an exception that ended a job: for a cancel the reason for it, if that is known."""
+        cause = self._causes.get(task)
+        if cause is None or not is_a(error, asyncio.CancelledError):
+            return error
+        cause.__traceback__ = traceback_of(error)
+        return cause
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """It runs it no longer."""
         del self.tasks[task]
-        return self._causes.pop(task, None)
+        self._causes.pop(task, None)
 
 
 def _make_task(

@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -46,7 +46,8 @@ class Crash:
     come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV". `reason` is one
     of the codes in `dts.worker.recovery`; `tail` is the last of what the process printed. `others` says that there are
     suspects in messages that ran beside this one. `durations` are seconds for which suspects were at work, by position,
-    where that is known. `mixed` says that part of `tail` may be of jobs before these.
+    where that is known. `mixed` says that part of `tail` may be of jobs before these. `alone` are positions of jobs
+    that nobody blames yet, and that shall run by themselves.
     """
 
     phase: Phase
@@ -58,6 +59,7 @@ class Crash:
     others: bool = False
     durations: dict[int, float] = field(default_factory=dict)
     mixed: bool = False
+    alone: list[int] = field(default_factory=list)
 
 
 class Listener(Protocol):
@@ -126,6 +128,11 @@ class Executor(Service):
     def children(self) -> list[ChildProcess]:
         """The children that are ready."""
         return self._children
+
+    @property
+    def leaving(self) -> list[ChildProcess]:
+        """The children that are to end by themselves, or have said that they do."""
+        return list(self._leaving)
 
     @property
     def busy(self) -> bool:
@@ -227,6 +234,7 @@ class Executor(Service):
             self._listener.on_given(assignment, frame)
             return
         if frame.kind == Kind.CLAIM:
+            child.on_hold += 1
             self._listener.on_claim(assignment, frame, partial(child.go, frame.ticket))
             return
         if frame.kind == Kind.BEGUN:
@@ -332,24 +340,34 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
     The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
     when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
     or when the child was killed for its silence. When it was killed for garbage that it sent, results may have been
-    lost in that, so all jobs that it began are suspects.
+    lost in that, so all jobs that it began are suspects. So are those of a message without a word of its end, after
+    which it has begun another one: the board does not tell of them any more, and one of them has kept it silent.
     """
     at_work = any(_states(child, each, STARTED) for each in crashed)
     tail = child.output.tail() if child.output is not None else ""
     said, reason = _cause(child, code)
-    found: list[tuple[Assignment, list[int], list[int]]] = []
+    doom = child.doom
+    found: list[tuple[Assignment, list[int], list[int], list[int]]] = []
+    overtaken = [each for each in crashed if not each.beside and each.ticket < crashed[-1].ticket]
     for each in crashed:
+        if each in overtaken:
+            everything = list(range(each.count))
+            found.append((each, everything, everything, []))
+            continue
         if child.garbled:
-            found.append((each, *_all_begun(child, each, only=len(crashed) == 1)))
+            found.append((each, *_all_begun(child, each, only=len(crashed) == 1), []))
             continue
         started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
-        if child.doom is not None:
-            places = child.doom.places or ()
-            suspects = [at - each.first for at in places if 0 <= at - each.first < each.count]
+        if doom is not None:
+            suspects = _positions(each, doom.places or ())
         else:
             suspects = sorted(started + ended) if child.severed or not at_work else started
-        found.append((each, suspects, sorted(started + ended + _states(child, each, PENDING))))
-    total = sum(len(suspects) for _, suspects, _ in found)
+        if overtaken:
+            suspects = [position for position in suspects if position in started]
+        unsent = sorted(started + ended + _states(child, each, PENDING))
+        alone = _positions(each, doom.alone) if doom is not None else []
+        found.append((each, suspects, unsent, [position for position in alone if position in unsent]))
+    total = sum(len(suspects) + len(alone) for _, suspects, _, alone in found)
     phase = child.board.phase if child.is_sound else Phase.RUNNING
     return [
         (
@@ -361,13 +379,19 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
                 said,
                 reason,
                 tail,
-                others=total > len(suspects),
+                others=total > len(suspects) + len(alone),
                 durations=_durations(child, each, suspects),
                 mixed=not each.quiet,
+                alone=alone,
             ),
         )
-        for each, suspects, unsent in found
+        for each, suspects, unsent, alone in found
     ]
+
+
+def _positions(assignment: Assignment, places: Sequence[int]) -> list[int]:
+    """The positions in an assignment of those jobs at some places that are its own."""
+    return [at - assignment.first for at in places if 0 <= at - assignment.first < assignment.count]
 
 
 def _cause(child: ChildProcess, code: int) -> tuple[str, str]:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from dts.worker.board import Board
+
 INTERVAL = 0.05
 """Seconds between two looks: what is waited for is noticed 0.1 s later at the most."""
 
@@ -24,9 +26,13 @@ class Watcher(Protocol):
 
 
 class Helper:
-    """The thread. It sleeps while there is no work, and costs a job or a short message nothing."""
+    """The thread. It sleeps while there is no work, and costs a job or a short message nothing.
 
-    def __init__(self) -> None:
+    Each time that it runs, it says so on the board: while it cannot, some thread holds the interpreter's lock.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
         self._watchers: Sequence[Watcher] = ()
         self._busy = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dts-helper", daemon=True)
@@ -45,6 +51,7 @@ class Helper:
         sleep, monotonic = time.sleep, time.monotonic  # a function may replace those of the module
         while True:
             self._busy.wait()
+            self._board.beat = monotonic()
             sleep(INTERVAL)
             watchers = self._watchers
             if not watchers:

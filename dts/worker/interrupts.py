@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dts.worker.board import SENT, STARTED, Board
+from dts.worker.board import SENT, STARTED, UNKNOWN, Board
 from dts.worker.errand import Errand
 from dts.worker.eventloop import Loop
 from dts.worker.failure import clip
@@ -16,6 +17,7 @@ from dts.worker.running import Runner, cancelled_error, soft_timeout_error
 
 NUMBER = signal.SIGRTMIN + 7
 """The signal that wakes the main thread; none that functions use themselves."""
+_BLOCKED = 0.3  # seconds without an answer from an event loop after which it is blocked
 
 
 class Interrupter:
@@ -92,10 +94,13 @@ class Stops:
 
 
 class Watchdog:
-    """Finds out that a job blocks the event loop, so that no other one gets on, and reports which, and where."""
+    """Finds out that a job blocks the event loop, so that no other one gets on, and reports which, and where.
 
-    def __init__(self, loop: Loop, after: float, report: Callable[[str, str], None]) -> None:
-        self._loop, self._after, self._report = loop, after, report
+    On the board it says so early, since jobs whose time passes meanwhile are not to blame.
+    """
+
+    def __init__(self, loop: Loop, board: Board, after: float, report: Callable[[str, str], None]) -> None:
+        self._loop, self._board, self._after, self._report = loop, board, after, report
         self._answered: float | None = None
         self._asked = False
         self._reported: object = None
@@ -103,19 +108,29 @@ class Watchdog:
     def look(self, now: float) -> None:
         """Helper thread: ask the loop for a sign of life."""
         if not self._loop.tasks:
-            self._answered = None
+            self._answered, self._board.blocker = None, None
             return
         if self._answered is None or not self._asked:
-            self._answered, self._asked = now, True
+            self._answered, self._asked, self._board.blocker = now, True, None
             self._loop.loop.call_soon_threadsafe(self._answer)
-        elif now - self._answered >= self._after:
+            return
+        if now - self._answered >= _BLOCKED:
+            self._board.blocker = self._blocker()
+        if now - self._answered >= self._after:
             self._accuse(now - self._answered)
+
+    def _blocker(self) -> int:
+        """The place of the job at work that holds the loop."""
+        found = self._loop.job_of(asyncio.current_task(self._loop.loop))
+        if found is None or found not in list(self._loop.tasks.values()):
+            return UNKNOWN
+        errand, position = found
+        return errand.first + position
 
     def _answer(self) -> None:
         self._asked = False
 
     def _accuse(self, seconds: float) -> None:
-        import asyncio
         import traceback
 
         task = asyncio.current_task(self._loop.loop)

@@ -13,15 +13,19 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from dts.errors import WireError
-from dts.worker.board import MAX_JOBS, Board
+from dts.worker.board import ENDED, MAX_JOBS, STARTED, Board, Phase
 from dts.worker.child import ChildOptions, Descriptors
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.output import Output
 from dts.worker.spawner import LOST, Spawner
 
 _READ_SIZE = 256 * 1024
-_DEAF = 10.0
-"""Seconds in which an idle child begins what it is given, unless a function has kept it from hearing of it."""
+_STILL = 10.0
+"""Seconds without a sign of life after which a child that has work, and is at no job and no import, is stuck."""
+_STEP = 0.2
+"""Seconds that count for that from one look to the next, at most: worker and child may both have been stopped."""
+_LAST_WORDS = 0.2
+"""Seconds that a stuck child has to print its stacks."""
 REASON_CRASHED = "crashed"
 """The code of a child that died of a signal, or had to be killed for what a function did to it."""
 _DYING = 0.2
@@ -57,16 +61,26 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Doom:
-    """Why the worker has killed a child, and the places of the jobs that are to blame; None if that is not known."""
+    """Why the worker has killed a child, and the places of the jobs that are to blame; None if that is not known.
+
+    Jobs at the places in `alone` may be, or may only have been beside what is: each runs again by itself.
+    """
 
     reason: str
     said: str
     places: tuple[int, ...] | None
+    alone: tuple[int, ...] = ()
 
 
 _GARBLED = (
     "wrote to the descriptor by which it speaks to the worker, which no function may use, and was killed for that"
 )
+_WHEN_STUCK = {
+    Phase.DECODING: "when it began with a message",
+    Phase.LOADING: "while it imported a module",
+    Phase.RUNNING: "before a job or after one",
+    Phase.IDLE: "after a message, without a word of what became of that",
+}
 _SCRIBBLED = "wrote to the memory that it shares with the worker, and was killed for that"
 
 
@@ -93,6 +107,14 @@ class ChildProcess:
         self.beside = 0
         """How many of `given` are messages of an async function that it has begun."""
         self.output: Output | None = None
+        self.on_hold = 0
+        """How many of its leases are on their way, which it may wait for."""
+        self.main_mark: tuple[float, float] | None = None
+        """When its helper thread was first seen not to run (monotonic), and the seconds of processor time that its main
+        thread had used by then."""
+        self._seen: tuple[object, ...] = ()
+        self._looked = self._still = 0.0
+        self._heard = 0  # bytes
         self._last = 0  # the ticket of what it was given last
         self._free_since = 0.0  # the time (monotonic) at which it last finished something
         self._end = end
@@ -144,6 +166,7 @@ class ChildProcess:
 
     def go(self, ticket: int) -> None:
         """Let the child begin with an assignment whose lease is on record."""
+        self.on_hold -= 1
         self._send(pack_header(Frame(Kind.GO, ticket)))
 
     @property
@@ -165,6 +188,11 @@ class ChildProcess:
             if assignment.ticket == ticket:
                 return assignment
         raise WireError(f"the child speaks of assignment {ticket}, which it was not given")
+
+    @property
+    def served(self) -> bool:
+        """Whether it has finished anything before, of which something may be left."""
+        return self._free_since > 0
 
     @property
     def is_sound(self) -> bool:
@@ -236,16 +264,51 @@ class ChildProcess:
             self.kill()
 
     def examine(self, now: float) -> None:
-        """Kill a child whose board cannot be, or that has had work for long and has not begun it.
+        """Kill a child whose board cannot be, or that is stuck: it has work, or is to end, and nothing happens.
 
         Functions do either when they use descriptors that are not theirs: one that reads them takes the work away.
+        What they leave behind may also hold up the process when its jobs have ended.
         """
         if not self.is_sound:
             if not self.garbled:
                 self._distrust(_SCRIBBLED)
-        elif self.given and now - max(self.given[0].given, self._free_since) > _DEAF and not self.at_work:
-            said = f"did not begin its work within {_DEAF:g} s, and was killed for that"
-            self.condemn(Doom(REASON_CRASHED, said, ()))
+            return
+        passed, self._looked = now - self._looked, now
+        seen = self._state()
+        if seen != self._seen or not self._should_move():
+            self._seen, self._still = seen, 0.0
+            return
+        self._still += min(passed, _STEP)
+        if self._still <= _STILL or self.doom is not None:
+            return
+        if self.leaving:
+            self.kill()
+            return
+        places = tuple(self.board.places(ENDED)) if self.at_work else ()
+        self.doom = Doom(REASON_CRASHED, self._say_stuck(), places)
+        self.dump()  # what it printed last is told with what becomes of its jobs
+        self._loop.call_later(_LAST_WORDS, self._end_stuck, seen)
+
+    def _state(self) -> tuple[object, ...]:
+        """What changes while it gets on."""
+        board = self.board
+        return board.claimed, board.phase, bytes(board.states), self._heard
+
+    def _should_move(self) -> bool:
+        """Whether nothing that a user's code may take its time for goes on, and there is something to do."""
+        if not self.given:
+            return bool(self.leaving)
+        return not (self.on_hold or self.board.phase is Phase.LOADING or self.board.places(STARTED))
+
+    def _say_stuck(self) -> str:
+        when = _WHEN_STUCK[self.board.phase] if self.at_work else "and did not begin its work"
+        return f"stood still for {_STILL:g} s {when}, and was killed for that"
+
+    def _end_stuck(self, seen: tuple[object, ...]) -> None:
+        if self._end.done() or self._state() == seen:
+            self.kill()
+        else:  # it goes on after all
+            self.doom = None
 
     def _distrust(self, said: str) -> None:
         self.garbled = True
@@ -282,6 +345,7 @@ class ChildProcess:
     def _read(self) -> bool:
         """Hear what has come; False at the end of the stream. Raises OSError, BlockingIOError if nothing has."""
         data = self._socket.recv(_READ_SIZE)
+        self._heard += len(data)
         try:
             for frame in self._reader.feed(data):
                 self._on_frame(self, frame)

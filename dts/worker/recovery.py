@@ -83,9 +83,10 @@ class Recoverer:
             return Recovery(dead=error.message)
         unsent = [position for position in crash.unsent if position < len(batch.jobs)]
         suspects = [position for position in crash.suspects if position < len(batch.jobs)]
+        spared = [position for position in crash.alone if position < len(batch.jobs)]
         killed = crash.reason in (REASON_TIMEOUT, REASON_MEMORY)
         lost, left = crash.reason == REASON_LOST, crash.reason == REASON_LEFT
-        innocent = left or (crash.others and not suspects)
+        innocent = left or ((crash.others or bool(spared)) and not suspects)
         deaths = assignment.deaths + (lost or (not suspects and not innocent))
         if not suspects and not innocent and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
@@ -101,6 +102,7 @@ class Recoverer:
         elif crash.reason == REASON_TIMEOUT or (len(suspects) == 1 and not crash.others):
             recovery = self._blame(batch, suspects, crash)
             unsent = [position for position in unsent if position not in suspects]
+            alone = spared
         else:
             alone = suspects
         groups = [[position] for position in alone]

@@ -16,6 +16,7 @@ from dts.wire.dts_pb2 import Error, Job
 from dts.worker.board import ENDED, SENT, STARTED, Board
 from dts.worker.conduct import LOOK_EVERY, Conduct
 from dts.worker.errand import Errand
+from dts.worker.foreign import forget_traceback
 from dts.worker.jsonvalue import ResultNotJSON, encode_value
 from dts.worker.loader import Loaded
 from dts.worker.outbox import MAX_PENDING, Ended, Outbox
@@ -83,8 +84,9 @@ class Runner:
                 position, self.current = self.current, -1
                 if position < 0:
                     raise
-                self.fail(position, error, errand, outbox, began=self.began, started=errand.began)
-                self._mind(outbox)
+                failure = self.weigh(position, error, errand)
+            self.fail(position, failure, errand, outbox, began=self.began, started=errand.began)
+            self._mind(outbox)
         self._fresh = False
         if self.leaving and (errand.waiting or self._looked < len(outbox.ended)):
             outbox.leave(self._looked)
@@ -130,26 +132,36 @@ class Runner:
                     value = None
                 if value is None:  # not within the handler, which would become part of what is reported
                     value = encode_value(self._partials.complete(result), max_result)
+                result, arguments = None, ()  # what goes with these runs a user's code, in the job's own time
                 self.current = -1
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may call sys.exit as well
                 self.current = -1
-                self.fail(position, error, errand, outbox, began=began, started=started)
-                self._mind(outbox)
+                failure = self.weigh(position, error, errand)
+            else:
+                ended = perf_counter()
+                if ended > due or touched or not waiting or sys.stdout is not out or sys.stderr is not err:
+                    due = ended + LOOK_EVERY
+                    if (changed := self._look(outbox)) is not None:
+                        self._fail_changed(position, changed, errand, outbox, began=began, started=started)
+                        return
+                partials = encoded(yielded, position) if yielded else b""
+                append((position, job, value, None, ended - began, began - started, partials))
+                states[position] = ENDED
+                pending += len(value)
+                if pending > MAX_PENDING and not self.leaving:
+                    outbox.flush()
+                    pending = 0
                 continue
-            ended = perf_counter()
-            if ended > due or touched or not waiting or sys.stdout is not out or sys.stderr is not err:
-                due = ended + LOOK_EVERY
-                if (changed := self._look(outbox)) is not None:
-                    self.fail(position, changed, errand, outbox, began=began, started=started)
-                    self._looked = len(outbox.ended)
-                    return
-            partials = encoded(yielded, position) if yielded else b""
-            append((position, job, value, None, ended - began, began - started, partials))
-            states[position] = ENDED
-            pending += len(value)
-            if pending > MAX_PENDING and not self.leaving:
-                outbox.flush()
-                pending = 0
+            result, arguments = None, ()
+            self.fail(position, failure, errand, outbox, began=began, started=started)
+            self._mind(outbox)
+
+    def _fail_changed(
+        self, position: int, changed: ProcessChanged, errand: Errand, outbox: Outbox, *, began: float, started: float
+    ) -> None:
+        failure = self.weigh(position, changed, errand)
+        self.fail(position, failure, errand, outbox, began=began, started=started)
+        self._looked = len(outbox.ended)
 
     def leave(self, changed: ProcessChanged) -> None:
         """Begin no further job in this process."""
@@ -193,17 +205,28 @@ class Runner:
         errand.limits[position] = began + limit if terms.timeout else 0.0
         return None
 
+    def weigh(self, position: int, error: BaseException, errand: Errand) -> Failure | None:
+        """What is reported of an exception that ended a job; None of a job that was cancelled.
+
+        The exception lets go of its frames, and whoever handles it shall let go of it before the job counts as ended:
+        what is in them may run a user's code when it goes, and that takes of the job's own time.
+        """
+        failure, job = None, errand.jobs[position]
+        if position not in errand.cancelled:
+            with self._memory.relaxed():
+                failure = self._judge.judge(error, job, errand.terms.of(job))
+        forget_traceback(error)
+        return failure
+
     def fail(
-        self, position: int, error: BaseException, errand: Errand, outbox: Outbox, *, began: float, started: float
+        self, position: int, failure: Failure | None, errand: Errand, outbox: Outbox, *, began: float, started: float
     ) -> None:
         """Note that a job ended by an exception. `began` and `started` are times of the job and of its message."""
-        if position in errand.cancelled:
+        if failure is None:
             errand.yielded.pop(position, None)
             errand.states[position] = SENT
             return
         job = errand.jobs[position]
-        with self._memory.relaxed():
-            failure = self._judge.judge(error, job, errand.terms.of(job))
         duration, partials = perf_counter() - began, encoded(errand.yielded, position)
         ended: Ended = (position, job, b"", failure, duration, began - started, partials)
         outbox.ended.append(ended)

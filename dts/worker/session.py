@@ -23,7 +23,7 @@ from dts.wire.dts_pb2 import JobBatch
 from dts.worker.board import ENDED, MAX_JOBS, STARTED
 from dts.worker.errand import Errand
 from dts.worker.eventloop import Loop
-from dts.worker.foreign import is_a, show, traceback_of
+from dts.worker.foreign import forget_traceback, show
 from dts.worker.helper import Watcher
 from dts.worker.jsonvalue import encode_value
 from dts.worker.loader import Loaded
@@ -34,6 +34,11 @@ from dts.worker.terms import Terms
 
 MAX_AGE = 30.0
 """Seconds for which a session takes further messages."""
+
+_BLOCKED = 0.1
+"""Seconds by which a time limit is noticed late when somebody has blocked the event loop."""
+_MOMENT = 0.1
+"""Seconds that a job has in that case to do what it was kept from."""
 
 _decode_args = msgspec.json.Decoder(list[Any]).decode
 _decode_kwargs = msgspec.json.Decoder(dict[str, Any]).decode
@@ -243,24 +248,26 @@ class Session:
             if errand.terms.strict:
                 value = await self._call_with_limits(position, errand)
             else:
-                result = await self._call(*_decode_args(job.args or b"[]"), **_decode_kwargs(job.kwargs or b"{}"))
-                value = encode_value(result, self._runner.max_result)
+                value = encode_value(
+                    await self._call(*_decode_args(job.args or b"[]"), **_decode_kwargs(job.kwargs or b"{}")),
+                    runner.max_result,
+                )
             if (runner.conduct.touched or self._begun == 1) and (changed := self._look(errand, position)) is not None:
                 raise changed
         except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may cancel its own task
             if runner.conduct.touched:
                 self._look(errand, position)
-            cause = self._kept.end(lane)
-            if cause is not None and is_a(error, asyncio.CancelledError):
-                cause.__traceback__ = traceback_of(error)
-                error = cause
-            runner.fail(position, error, errand, task.outbox, began=began, started=errand.began)
+            failure = runner.weigh(position, self._kept.explain(lane, error), errand)
+            forget_traceback(error)
         else:
             self._kept.end(lane)
             partials = encoded(errand.yielded, position)
             ended.append((position, job, value, None, perf_counter() - began, offset, partials))
             errand.states[position] = ENDED
             task.pending += len(value)
+            return
+        self._kept.end(lane)
+        runner.fail(position, failure, errand, task.outbox, began=began, started=errand.began)
 
     def _look(self, errand: Errand, position: int) -> ProcessChanged | None:
         """What a job that ends now has left changed. If it has, no more begin here; those at work go on."""
@@ -290,8 +297,22 @@ class Session:
     def _set_timers(self, position: int, errand: Errand, terms: Terms) -> list[asyncio.TimerHandle]:
         """Have a job cancelled at its time limits."""
         limits = [(terms.soft_timeout, soft_timeout_error), (terms.timeout, timeout_error)]
-        cancel = self._kept.cancel
-        return [self._loop.call_later(limit, cancel, errand, position, make(limit)) for limit, make in limits if limit]
+        now, expire = self._loop.time(), self._expire
+        return [
+            self._loop.call_later(limit, expire, now + limit, errand, position, make(limit))
+            for limit, make in limits
+            if limit
+        ]
+
+    def _expire(self, due: float, errand: Errand, position: int, cause: BaseException) -> None:
+        """A job has passed a limit. If another one has blocked the loop over that, it has a moment more."""
+        late = self._loop.time() - due
+        if late < _BLOCKED or (errand, position) not in self._kept.tasks.values():
+            self._kept.cancel(errand, position, cause)
+            return
+        if errand.limits[position]:
+            errand.limits[position] += late + _MOMENT
+        self._loop.call_later(_MOMENT, self._kept.cancel, errand, position, cause)
 
 
 async def _forget_cancel(task: asyncio.Task[Any]) -> None:

@@ -29,6 +29,7 @@ started, or belong to somebody who may still ask how they ended, and which is wh
 
 _MAX_CAUSES = 100  # errors that are looked through: they may be causes of each other
 _errno: Any = OSError.__dict__["errno"]
+_TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _RESERVE = 16 * 1024 * 1024  # bytes
 _SIGNALS = [
     number
@@ -256,3 +257,13 @@ def resident_size(pid: int | str = "self") -> int:
             return int(file.read().split()[1]) * resource.getpagesize()
     except OSError:
         return 0
+
+
+def processor_time(pid: int) -> float:
+    """Seconds for which the main thread of a process has had a processor; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS

@@ -52,7 +52,7 @@ async def test_a_message_that_a_function_has_read_away_is_run_all_the_same(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread that a job left behind takes what the worker sends next."""
-    monkeypatch.setattr(process, "_DEAF", 0.5)
+    monkeypatch.setattr(process, "_STILL", 0.5)
     bench.write(
         "own/thief",
         "import os, stat, threading\n"
