@@ -31,6 +31,7 @@ from dts.worker.conduct import Conduct
 from dts.worker.errand import Errand
 from dts.worker.eventloop import Loop
 from dts.worker.frames import Frame, Kind
+from dts.worker.functions import FOLDER
 from dts.worker.helper import Helper, Watcher
 from dts.worker.interrupts import Interrupter, SoftLimits, Stops, Watchdog
 from dts.worker.joblog import JobLog
@@ -355,6 +356,8 @@ def main(options: ChildOptions, given: Descriptors) -> int:
     channel, board = Channel(socket.socket(fileno=given.socket)), Board(given.board)
     board.seal()
     _leave_forks_alone(board, channel)
+    if options.settings.functions:
+        os.environ[FOLDER] = os.path.abspath(options.settings.functions)
     with Loader(options.settings.functions or None) as loader:
         child = Child(options, channel, board, loader)
         gc.freeze()

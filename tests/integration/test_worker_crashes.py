@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dts.wire.dts_pb2 import FAILED, SUCCEEDED
+from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Options
 from dts.wire.queues import DEAD
 from dts.worker.worker import Worker
 from tests.services.worker_bench import DEADLINE, Bench, bench, is_alive, until, value
@@ -162,6 +162,19 @@ async def test_processes_that_a_function_forks_are_not_taken_for_the_child(bench
         results = await bench.run("own/fork", [str(log)], [str(log)])
     assert [value(result) for result in results] == [3, 3]
     assert log.read_text() == "x" * 4, "a fork ends with the job that made it"
+
+
+async def test_a_process_that_is_started_afresh_can_import_the_functions_module(bench: Bench) -> None:
+    bench.write(
+        "own/pool",
+        "import multiprocessing\n"
+        "def helper(n): return 2 * n\n"
+        "def main(how):\n"
+        "    with multiprocessing.get_context(how).Pool(1) as pool: return pool.map(helper, [1, 2])\n",
+    )
+    async with Worker(bench.settings(), bench.broker):
+        results = await bench.run("own/pool", ["spawn"], ["forkserver"], options=Options(timeout=20))
+    assert [value(result) for result in results] == [[2, 4], [2, 4]]
 
 
 # the real command
