@@ -138,6 +138,13 @@ class Consumer(ABC):
         """Give deliveries back to the queue, to be handed out again at once. Stale ones are passed over."""
 
     @abstractmethod
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back of which nothing was begun: as nack, but this hand-over does not count, if possible.
+
+        They may come after all that waits in the queue. Stale ones are passed over.
+        """
+
+    @abstractmethod
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
         """Send deliveries to the dead-letter queue, where `origin` tells where they came from, and the reason.
 
@@ -147,7 +154,7 @@ class Consumer(ABC):
 
     @abstractmethod
     async def cancel(self) -> None:
-        """Take no more, and give back at once what no receive has returned. What one has returned can be settled still.
+        """Take no more, and release what no receive has returned. What one has returned can be settled still.
 
         Receive returns an empty list from then on. The consumer is to be closed all the same. May be called twice.
         """

@@ -35,7 +35,6 @@ from dts.broker.amqp_link import (
 )
 from dts.broker.amqp_url import parse_amqp_url
 from dts.errors import BrokerUnavailable
-from dts.wire.queues import DEAD
 
 log = logging.getLogger(__name__)
 
@@ -141,12 +140,12 @@ class AmqpBroker(Broker):
         return f"{self._url} did not confirm {count} message(s) for {queue} in {timeout:g} s: {reason}"
 
     async def consume(self, queue: str, *, prefetch: int) -> Consumer:
-        consumer = AmqpConsumer(self._inward, queue, prefetch, self._url.delivery_limit, self._bury)
+        consumer = AmqpConsumer(self._inward, queue, prefetch, self._url.delivery_limit, self._put)
         self._adopt(consumer)
         return consumer
 
-    async def _bury(self, messages: Sequence[Message]) -> None:
-        await self.publish(DEAD, messages, timeout=REJECT_TIMEOUT)
+    async def _put(self, queue: str, messages: Sequence[Message]) -> None:
+        await self.publish(queue, messages, timeout=REJECT_TIMEOUT)
 
     async def depth(self, queue: str) -> QueueDepth:
         try:

@@ -35,27 +35,29 @@ EVENTS_KEPT = 10_000
 """Events that wait for a slow subscriber; then the oldest are dropped, as they are hints only."""
 
 REJECT_TIMEOUT = 10.0
-"""Seconds for the dead-letter queue to confirm a rejected message."""
+"""Seconds for the dead-letter queue to confirm a rejected message, and for a queue to confirm one that is released."""
 
 _BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
-Bury = Callable[[Sequence[Message]], Awaitable[None]]
+Put = Callable[[str, Sequence[Message]], Awaitable[None]]
+"""Publishes messages to a queue. Raises BrokerUnavailable."""
 
 
 class AmqpConsumer(Tap, Consumer):
     """A consumer on a channel of its own."""
 
-    def __init__(self, link: Link, queue: str, prefetch: int, delivery_limit: int, bury: Bury) -> None:
+    def __init__(self, link: Link, queue: str, prefetch: int, delivery_limit: int, put: Put) -> None:
         super().__init__(link, f"consumer of {queue}")
         self._queue = queue
         self._prefetch = prefetch
         self._limit = delivery_limit
-        self._bury = bury
+        self._put = put
         self._waiting: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         # Delivery tags that were not settled, oldest first. Settling one twice would make the broker close the channel.
         self._unsettled: dict[int, None] = {}
         self._cancelled = False
+        self._late: list[Delivery] | None = None  # what comes while it is being cancelled
 
     async def _set_up(self, connection: Connection, channel: Channel) -> None:
         if self._cancelled:
@@ -78,18 +80,15 @@ class AmqpConsumer(Tap, Consumer):
 
     def _take(self, channel: Channel, incoming: Incoming) -> None:
         self._unsettled[incoming.tag] = None
-        if self._cancelled:
+        tag = channel, incoming.tag
+        delivery = Delivery(message=_message(incoming), queue=self._queue, tag=tag, count=_count(incoming))
+        if not self._cancelled:
+            self._waiting.append(delivery)
+            self._arrived.set()
+        elif self._late is not None:
+            self._late.append(delivery)
+        else:
             self._nack([incoming.tag], requeue=True)
-            return
-        self._waiting.append(
-            Delivery(
-                message=_message(incoming),
-                queue=self._queue,
-                tag=(channel, incoming.tag),
-                count=_count(incoming),
-            )
-        )
-        self._arrived.set()
 
     def _forget(self) -> None:
         self._waiting.clear()
@@ -113,28 +112,52 @@ class AmqpConsumer(Tap, Consumer):
     async def nack(self, deliveries: Sequence[Delivery]) -> None:
         self._nack(self._fresh(deliveries), requeue=True)
 
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        # The broker counts every hand-over that does not end with an ack, so an equal message takes its place. One that
+        # came back before keeps its count: else what kills its workers might never reach the limit.
+        first = [delivery for delivery in deliveries if not delivery.count]
+        self._nack(self._fresh([delivery for delivery in deliveries if delivery.count]), requeue=True)
+        error = await self._move(first, self._queue, [delivery.message for delivery in first], requeue=True)
+        if error is not None:
+            log.warning("messages of %s that were released count as handed out: %s", self._queue, error)
+
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
-        tags = self._fresh(deliveries)
-        fresh = [delivery for delivery in deliveries if self._number(delivery) in tags]
-        if not fresh:
-            return
-        channel = self._channel
-        try:
-            # AMQP's own reject cannot carry the reason, so the message is put there first, and acked when it is safe.
-            await self._bury([_dead_letter(delivery, reason) for delivery in fresh])
-        except BrokerUnavailable as error:
+        # AMQP's own reject cannot carry the reason.
+        letters = [_dead_letter(delivery, reason) for delivery in deliveries]
+        error = await self._move(deliveries, DEAD, letters, requeue=None if self._queue == DEAD else False)
+        if error is not None:
             log.warning("dead letters of %s lose their reason %r: %s", self._queue, reason, error)
-            if channel is self._channel and self._queue != DEAD:
-                self._nack([tag for tag in tags if tag in self._unsettled], requeue=False)
-            return
+
+    async def _move(
+        self, deliveries: Sequence[Delivery], queue: str, messages: Sequence[Message], *, requeue: bool | None
+    ) -> BrokerUnavailable | None:
+        """Put messages in a queue in place of deliveries, and ack those when that is safe; returns why it is not.
+
+        They are nacked then with `requeue`, unless that is None.
+        """
+        tags, channel = self._fresh(deliveries), self._channel
+        fresh = [one for one, each in zip(messages, deliveries, strict=True) if self._number(each) in tags]
+        if not fresh:
+            return None
+        failure = None
+        try:
+            await self._put(queue, fresh)
+        except BrokerUnavailable as error:
+            failure = error
         if channel is self._channel:
-            self._ack([tag for tag in tags if tag in self._unsettled])
+            left = [tag for tag in tags if tag in self._unsettled]
+            if failure is None:
+                self._ack(left)
+            elif requeue is not None:
+                self._nack(left, requeue=requeue)
+        return failure
 
     async def cancel(self) -> None:
         if self._cancelled:
             return
         self._cancelled = True
         unseen, channel = list(self._waiting), self._channel
+        late = self._late = []
         self._waiting.clear()
         self._arrived.set()
         if channel is not None and not self._ready.is_set():
@@ -145,8 +168,9 @@ class AmqpConsumer(Tap, Consumer):
                     await channel.basic_cancel(channel.last_consumer_tag)
             except AMQP_ERRORS as error:
                 log.warning("consumer of %s: cannot be cancelled, its channel is gone: %r", self._queue, error)
+        self._late = None
         # Only now, since what is given back before would come here again.
-        self._nack(self._fresh(unseen), requeue=True)
+        await self.release([*unseen, *late])
 
     def _number(self, delivery: Delivery) -> int | None:
         """The delivery's tag, unless it came by a channel that is gone, or is settled."""

@@ -161,6 +161,9 @@ class SqliteConsumer(Consumer):
     async def nack(self, deliveries: Sequence[Delivery]) -> None:
         await self._settle(deliveries, self._clerk.give_back)
 
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        await self._settle(deliveries, partial(self._clerk.give_back, []))
+
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
         await self._settle(deliveries, partial(self._clerk.reject, reason=reason))
 

@@ -77,6 +77,31 @@ async def test_a_nacked_message_comes_again_at_once(broker: Broker, queue: str) 
         assert (second[0].redelivered, second[0].count) == (True, 1)
 
 
+async def test_a_released_message_comes_again_and_was_never_handed_out(broker: Broker, queue: str) -> None:
+    await broker.publish(queue, messages("untouched"))
+    async with await broker.consume(queue, prefetch=1) as consumer:
+        for _ in range(5):  # the limit is three
+            released = await take(consumer, 1)
+            assert (bodies(released), released[0].count) == (["untouched"], 0)
+            await consumer.release(released)
+            await consumer.release(released)
+        last = await take(consumer, 1)
+        await consumer.ack(last)
+    await depth_becomes(broker, queue, 0)
+
+
+async def test_what_a_cancelled_consumer_had_not_received_was_never_handed_out(broker: Broker, queue: str) -> None:
+    await broker.publish(queue, numbered(6))
+    for _ in range(4):
+        async with await broker.consume(queue, prefetch=6) as consumer:
+            await depth_becomes(broker, queue, 0)
+            await consumer.cancel()
+    async with await broker.consume(queue, prefetch=6) as consumer:
+        deliveries = await take(consumer, 6)
+        assert {delivery.count for delivery in deliveries} == {0}
+        assert sorted(bodies(deliveries)) == [f"m-{number}" for number in range(6)]
+
+
 async def test_a_cancelled_consumer_gives_back_what_was_not_received_and_settles_the_rest(
     broker: Broker, other: Broker, queue: str
 ) -> None:
