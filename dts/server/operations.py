@@ -163,11 +163,13 @@ class OperationLog:
         head, digest = await self._store.operations_head()
         previous = ""
         async for kept in self._store.kept_operations():
+            entry = kept.entry
+            if entry is not None:
+                self._check(entry, verdict, previous)
             if kept.damage:
                 verdict.fault(kept.seq, kept.damage)
-            if (entry := kept.entry) is None:
+            if entry is None:
                 continue
-            self._check(entry, verdict, previous)
             verdict.entries += 1
             verdict.last, previous = entry.seq, entry.hash
             if entry.seq == head and not _same(entry.hash, digest):
