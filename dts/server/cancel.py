@@ -42,10 +42,17 @@ async def cancel_jobs_of_run(store: Store, run_id: str) -> int:
     return cancelled
 
 
-async def cancel_late_blocks(store: Store, block_ids: Iterable[str]) -> int:
-    """End the jobs of blocks that came after their run was cancelled, as far as they were stored; how many."""
+async def cancel_late_blocks(store: Store, run_id: str, block_ids: Iterable[str]) -> int:
+    """End the jobs of blocks that came after their run was cancelled, as far as they were stored; how many.
+
+    When the run was deleted, its time being over, they go the same way.
+    """
     outcomes = await asyncio.gather(*(store.get_outcome(block_id) for block_id in block_ids))
-    return await _cancel(store, [outcome for outcome in outcomes if outcome is not None])
+    cancelled = await _cancel(store, [outcome for outcome in outcomes if outcome is not None])
+    if await store.get_run(run_id) is None:
+        while not await store.delete_run(run_id, blocks=_PAGE):
+            continue
+    return cancelled
 
 
 async def sweep(store: Store, broker: Broker, *, due_before: float) -> int:

@@ -110,7 +110,7 @@ class Replay:
         try:
             await self._store.add_blocks([block], run=run)
         except BlockTooLate:
-            await cancel_late_blocks(self._store, [block.id])
+            await cancel_late_blocks(self._store, run.id, [block.id])
             return f"its new run {run.id} was cancelled meanwhile"
         self._publisher.submit(block, jobs, await self._catalogue.get(batch.function))
         self.result.jobs += block.count

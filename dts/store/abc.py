@@ -246,8 +246,8 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
 
         Raises:
             BlockConflict: one is there with another digest. Others of the sequence may have been added.
-            BlockTooLate: the run of one that is new is cancelled. They may have been added all the same: the caller
-                ends their jobs, and publishes none; or `unswept_runs` tells of them, if it cannot.
+            BlockTooLate: the run of one that is new is cancelled, or is not there. They may have been added all the
+                same: the caller ends their jobs, and publishes none; or `unswept_runs` tells of them, if it cannot.
         """
 
     @abstractmethod

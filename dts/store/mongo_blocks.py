@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bson import ObjectId
 
-from dts.errors import BlockConflict, BlockTooLate
-from dts.model import Block, Outcome, Run, RunState
+from dts.errors import BlockConflict
+from dts.model import Block, Outcome, Run
 from dts.store.mongo_bodies import Bodies
 from dts.store.mongo_connection import Collection, MongoConnection, insert_new, translating
 from dts.store.mongo_documents import (
@@ -29,7 +29,7 @@ from dts.store.mongo_documents import (
     outcome_from,
     run_document,
 )
-from dts.store.shared import storable
+from dts.store.shared import check_in_time, storable
 
 
 class Blocks:
@@ -74,8 +74,7 @@ class Blocks:
     async def _check_in_time(self, runs: Iterable[str]) -> None:
         for run in runs:
             document = await self._connection.collection("runs").find_one({"_id": run}, {"state": 1})
-            if document is not None and document["state"] == RunState.CANCELLED.value:
-                raise BlockTooLate(f"run {run} is cancelled: it takes no more blocks")
+            check_in_time(run, document["state"] if document else None)
 
     async def _insert_blocks(self, blocks: Sequence[Block], collection: Collection) -> set[str]:
         documents = [block_document(block) | await self._bodies.place(block.body) for block in blocks]

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from dts.model import Candidate, LogEntry, LogFilter, bitmap, job_id, split_job_id
+from dts.errors import BlockTooLate
+from dts.model import Candidate, LogEntry, LogFilter, RunState, bitmap, job_id, split_job_id
 
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes of bodies that `uncollected_parts` gives at once: what a server can hold for each of many clients."""
@@ -21,6 +22,18 @@ def storable(text: str) -> str:
     No id that may be stored has a backslash, so a lookup of what this returns for them finds nothing.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_in_time(run: str, state: str | None) -> None:
+    """Refuse blocks of a run that is in that state now, None if there is no such run, if they come too late.
+
+    Raises:
+        BlockTooLate: they do.
+    """
+    if state is None:
+        raise BlockTooLate(f"run {run} is no longer there: it takes no more blocks")
+    if state == RunState.CANCELLED:
+        raise BlockTooLate(f"run {run} is cancelled: it takes no more blocks")
 
 
 def by_block(candidates: Sequence[Candidate]) -> dict[str, list[int]]:

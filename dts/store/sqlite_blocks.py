@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 
-from dts.errors import BlockConflict, BlockTooLate
+from dts.errors import BlockConflict
 from dts.model import Block, Outcome, Run
+from dts.store.shared import check_in_time
 from dts.store.sqlite_rows import BLOCK, OUTCOME, RUN, block_from, block_row, marks, outcome_from, run_row
 
 _QUALIFIED_BLOCK = ", ".join(f"blocks.{column}" for column in BLOCK.split(", "))
@@ -33,8 +34,8 @@ def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None) -> list
 
 def _check_in_time(db: Connection, runs: Iterable[str]) -> None:
     for run in runs:
-        if db.execute("SELECT 1 FROM runs WHERE id = ? AND state = 'cancelled'", (run,)).fetchone():
-            raise BlockTooLate(f"run {run} is cancelled: it takes no more blocks")
+        row = db.execute("SELECT state FROM runs WHERE id = ?", (run,)).fetchone()
+        check_in_time(run, row[0] if row else None)
 
 
 def _add_block(db: Connection, block: Block) -> bool:

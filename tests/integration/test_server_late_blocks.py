@@ -128,6 +128,21 @@ async def test_a_block_that_is_stored_after_its_run_was_cancelled_and_swept_is_r
     await swept(site, run)
 
 
+async def test_a_block_that_is_stored_after_its_run_was_deleted_goes_the_same_way(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = site.api()
+    run = (await api.call("POST", "/runs/", {"function": "text/upper"}, status=201))["id"]
+    held = Held(site, "add_blocks", monkeypatch)
+    late = asyncio.create_task(api.send("PUT", f"/runs/{run}/blocks/1", LINES))
+    await held.reached.wait()
+    assert await site.store.delete_run(run, blocks=10)  # as retention does
+    held.go_on.set()
+    assert "no longer there" in check_refusal(await late, 409, "run_not_open")
+    assert await site.store.list_blocks(run) == []
+    assert (await api.call("GET", "/jobs/"))["statistics"]["total"] == 0
+
+
 async def test_a_client_whose_block_is_late_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = site.settings.server.admin_secret_file.read_text().strip()
     held = Held(site, "add_blocks", monkeypatch)

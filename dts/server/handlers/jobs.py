@@ -242,7 +242,7 @@ class JobsHandler(DtsHandler):
             async with self.context.limiter.jobs(user, counted):
                 added = await self.context.store.add_blocks([block for block, _ in blocks], run=submission.run)
         except BlockTooLate as error:
-            await cancel_late_blocks(self.context.store, [block.id for block, _ in blocks])
+            await cancel_late_blocks(self.context.store, submission.run.id, [block.id for block, _ in blocks])
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
         self.context.recent.add(submission.run, (block for block, _ in blocks))
         for (block, batch), new in zip(blocks, added, strict=True):

@@ -251,7 +251,7 @@ class BlockHandler(DtsHandler):
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
                 [added] = await self.context.store.add_blocks([block])
         except BlockTooLate as error:
-            await cancel_late_blocks(self.context.store, [block.id])
+            await cancel_late_blocks(self.context.store, run.id, [block.id])
             self.context.hub.wake(run.id)
             raise ApiError(ErrorCode.RUN_NOT_OPEN, error.message) from error
         except (ApiError, OverLimit):

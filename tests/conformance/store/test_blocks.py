@@ -92,9 +92,10 @@ async def test_of_equal_blocks_at_once_one_is_new(store: Store, open_another: Ca
 
 
 async def test_blocks_may_come_in_any_order_and_are_listed_by_number(store: Store) -> None:
-    run = make_run()
+    run, other = make_run(), make_run()
+    await store.add_run(other)
     await store.add_blocks([make_block(run, number) for number in (10, 2, 0)], run=run)
-    await store.add_blocks([make_block(run, 1), make_block(make_run(), 5)])
+    await store.add_blocks([make_block(run, 1), make_block(other, 5)])
     listed = await store.list_blocks(run.id)
     assert [outcome.block for outcome in listed] == [make_block(run, number).id for number in (0, 1, 2, 10)]
     page = await store.list_blocks(run.id, limit=2)

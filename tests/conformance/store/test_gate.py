@@ -92,7 +92,8 @@ async def test_jobs_in_flight_are_published_and_neither_ended_nor_waiting(store:
     [first, second, third] = await blocks_of(store, 3)
     [lower] = await blocks_of(store, 1, user="bob", function="text/lower")
     [elsewhere] = await blocks_of(store, 1, function="texts/upper")
-    await store.add_blocks([make_block(make_run(), 0)])  # not published: nobody runs it
+    waiting = make_run()
+    await store.add_blocks([make_block(waiting, 0)], run=waiting)  # not published: nobody runs it
     assert await in_flight(store, function="text/upper") == 24
     await store.record([succeeded(first, range(3))])
     one = make_slice(second, "one", *range(8), gated=True)
@@ -112,8 +113,9 @@ async def test_jobs_in_flight_are_published_and_neither_ended_nor_waiting(store:
 
 async def test_what_waits_of_one_block_takes_nothing_from_what_is_in_flight_of_another(store: Store) -> None:
     [flying] = await blocks_of(store, 1)
-    unpublished = make_block(make_run("ann"), 0)
-    await store.add_blocks([unpublished])
+    run = make_run("ann")
+    unpublished = make_block(run, 0)
+    await store.add_blocks([unpublished], run=run)
     await store.add_delayed([make_slice(unpublished, "new", *range(8), gated=True)])
     assert await in_flight(store, user="ann") == flying.count
 

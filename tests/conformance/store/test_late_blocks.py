@@ -35,6 +35,15 @@ async def test_a_block_of_a_cancelled_run_comes_too_late(store: Store) -> None:
     assert await store.claim_unpublished(older_than=4e9, limit=9, lease=1) == []
 
 
+async def test_a_block_of_a_run_that_was_deleted_comes_too_late(store: Store) -> None:
+    run = make_run()
+    await store.add_blocks([make_block(run)], run=run)
+    while not await store.delete_run(run.id, blocks=10):
+        continue
+    with pytest.raises(BlockTooLate, match="no longer there"):
+        await store.add_blocks([make_block(run, 1)])
+
+
 @pytest.mark.parametrize("state", [RunState.OPEN, RunState.CLOSED])
 async def test_a_block_of_a_run_that_is_not_cancelled_is_in_time(store: Store, state: RunState) -> None:
     run = make_run(state=state)

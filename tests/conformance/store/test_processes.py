@@ -86,6 +86,7 @@ async def test_calls_that_were_begun_finish_before_it_closes(url: str, open_anot
     store = open_another()
     await store.start()
     run = make_run()
+    await store.add_run(run)
     adding = [asyncio.ensure_future(store.add_blocks([make_block(run, number)])) for number in range(30)]
     assert await adding[0] == [True]
     await asyncio.wait(adding)
