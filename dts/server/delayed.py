@@ -3,6 +3,10 @@
 What a worker says of them is grouped into slices of about the same delay and kept before its message is acked. The
 id of a slice follows from that message, so that the same one twice delays a job once. When a slice is due, timekeeper
 claims it, publishes what has not ended of it, and notes that it has fired; or has it wait at the gate, see `gate`.
+
+Between the publishing and the note anything may happen: a fast attempt may have failed and been recorded, a claim may
+end and somebody else publish the slice once more. So whether a slice has fired says nothing of its jobs, only what was
+planned does; `daemons.attempts` has the rules.
 """
 
 from __future__ import annotations
@@ -41,13 +45,13 @@ _MAX_DELAY = 10 * 365 * 86400.0  # seconds
 
 
 def delayed_slices(
-    batch: dts_pb2.ResultBatch, jobs: int, digest: bytes, outcome: Outcome, now: float
+    batch: dts_pb2.ResultBatch, results: Iterable[dts_pb2.Result], digest: bytes, outcome: Outcome, now: float
 ) -> list[DelayedSlice]:
-    """The slices that the jobs in the bitmap `jobs` of a batch make; `digest` tells the batch from every other."""
-    jobs &= outcome.unfinished
+    """The slices that some results of a batch make, one result of a job; `digest` tells the batch from every other."""
+    unfinished = outcome.unfinished
     groups: defaultdict[tuple[int, int], list[dts_pb2.Result]] = defaultdict(list)
-    for result in batch.results:
-        if jobs >> result.index & 1:
+    for result in results:
+        if unfinished >> result.index & 1:
             groups[result.attempt or 1, _bucket(result.delay)].append(result)
     return [
         _slice(batch, results, digest_of(digest + b"%d.%d" % group), outcome, now + _delay(group[1]))

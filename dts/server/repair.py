@@ -5,7 +5,8 @@ A job is taken for lost when its block was published, it has neither ended nor w
 that it is at it, and the queue of its route is empty, as is the one of results: all that unchanged for a while. Where
 the broker tells how many messages its consumers hold, there is no doubt when these are none either, and the while is
 short. Where it does not, a job may be with a worker that is busy with others: then the while is longer, and it is
-doubled each time. A message too many does no harm, since a job ends once.
+doubled each time. A message too many does no harm, since a job ends once, and so does each of its attempts: a lost
+message comes again with the number of the last attempt that was planned.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ class Again:
         if block is None or not jobs:
             return 0
         batch, function = await jobs_of(self.store, block), await self._catalogue.get(block.function)
-        for each in _slices(block, jobs, await self.store.list_leases([block.id])):
+        planned, leases = await self.store.planned_attempts([block.id]), await self.store.list_leases([block.id])
+        for each in _slices(block, jobs, planned.get(block.id, {}), leases):
             post = delayed_messages(block, batch, each, function, self._settings)
             await self.broker.publish(post.queue, post.messages, timeout=_PUBLISH_TIMEOUT)
         return jobs.bit_count()
@@ -296,18 +298,26 @@ class Repair:
             self._times.popitem(last=False)
 
 
-def _slices(block: Block, jobs: int, leases: Sequence[Lease]) -> list[DelayedSlice]:
-    """The jobs in slices of one attempt each: those that were queued under a lease's fence keep both."""
+def _slices(block: Block, jobs: int, planned: Mapping[int, int], leases: Sequence[Lease]) -> list[DelayedSlice]:
+    """The jobs in slices of one attempt each: the last one that was planned, or that a lease tells, under its fence.
+
+    `planned` has jobs by attempt.
+    """
     queued = {lease.job: lease for lease in leases if jobs >> lease.job & 1}
-    groups: defaultdict[int, list[Lease]] = defaultdict(list)
-    for lease in queued.values():
-        groups[lease.attempt].append(lease)
-    plain = jobs & ~bitmap.from_indices(queued)
-    found = [_slice(block, plain, 1, {})] if plain else []
-    for attempt, group in groups.items():
-        fences = {lease.job: lease.fence for lease in group}
-        found.append(_slice(block, bitmap.from_indices(fences), attempt, fences))
-    return found
+    groups: defaultdict[int, int] = defaultdict(int)
+    for job, lease in queued.items():
+        last = max((attempt for attempt, of in planned.items() if of >> job & 1), default=1)
+        groups[max(last, lease.attempt)] |= 1 << job
+    left = jobs & ~bitmap.from_indices(queued)
+    for attempt in sorted({1, *planned}, reverse=True):
+        those = left if attempt == 1 else left & planned[attempt]
+        groups[attempt] |= those
+        left &= ~those
+    return [
+        _slice(block, those, attempt, {job: lease.fence for job, lease in queued.items() if those >> job & 1})
+        for attempt, those in sorted(groups.items())
+        if those
+    ]
 
 
 def _slice(block: Block, jobs: int, attempt: int, fences: Mapping[int, int]) -> DelayedSlice:

@@ -26,15 +26,23 @@ class WaitingStore(ABC):
 
     @abstractmethod
     async def finish_delayed(self, ids: Sequence[str], *, now: float) -> None:
-        """Note, durably, that these slices have fired: they count no more, and only their ids are remembered."""
+        """Note, durably, that these slices have fired: they count no more. What they planned is remembered."""
 
     @abstractmethod
     async def list_delayed(self, block_id: str) -> list[DelayedSlice]:
         """The slices of a block that have not fired."""
 
     @abstractmethod
+    async def planned_attempts(self, block_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        """Which jobs of these blocks were ever put into a slice: bitmaps by block and by the attempt's number.
+
+        Whatever became of the jobs and of the slice: one that has fired counts until it is forgotten. Blocks without
+        slices are left out.
+        """
+
+    @abstractmethod
     async def forget_delayed(self, before: float) -> int:
-        """Forget the ids of slices that fired before a time; how many."""
+        """Forget slices that fired before a time, their ids and what they planned; how many."""
 
     # leases
 

@@ -16,7 +16,7 @@ from dts.store.abc import Store
 from dts.store.abc_gate import Release
 from dts.store.mongo_connection import Collection, MongoConnection, translating
 from dts.store.mongo_documents import Document
-from dts.store.mongo_waiting import bitmap_bytes, slice_from
+from dts.store.mongo_waiting import bitmap_bytes, has_fired, slice_from
 from dts.store.shared import spacing, storable
 
 GATE_INDEXES: dict[str, list[IndexModel]] = {
@@ -77,8 +77,7 @@ class MongoGateStore(Store):
     @translating
     async def confirm_released(self, ids: Sequence[str], *, now: float) -> None:
         slices, mine = self._connection.quick("delayed"), {"_id": {"$in": list(ids)}, **_GATED}
-        over = [{"$replaceWith": {"_id": "$_id", "fired": {"$literal": now}}}]
-        await slices.update_many({**mine, "count": 0}, over)
+        await slices.update_many({**mine, "count": 0}, has_fired(now))
         await slices.update_many(mine, {"$set": {"released": b""}})
 
     @translating

@@ -1,6 +1,7 @@
 """What a MongoDB store does with jobs that wait: delayed slices, leases, deadlines, cancellations.
 
-A slice that has fired stays as its id with the time, so that the news that made it cannot make it again.
+A slice that has fired stays as its id with the time, so that the news that made it cannot make it again, and with what
+it planned.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ WAITING_INDEXES: dict[str, list[IndexModel]] = {
         _index("user", "count", name="by_user", partialFilterExpression=_WAITS),
         _index("function", "block", "count", name="of_function", partialFilterExpression=_WAITS),
         _index("user", "function", "since", name="gated", partialFilterExpression={"since": {"$gt": 0}}),
+        _index("block", "attempt", name="made", partialFilterExpression={"attempt": {"$gt": 0}}),
         _index("fired", name="fired", partialFilterExpression={"fired": {"$exists": True}}),
     ],
     "leases": [
@@ -86,7 +88,7 @@ class MongoWaitingStore(Store):
         if ids:
             await self._connection.collection("delayed").update_many(
                 {"_id": {"$in": list(ids)}, **_WAITS},
-                [{"$replaceWith": {"_id": "$_id", "fired": {"$literal": now}}}],
+                has_fired(now),
             )
 
     @translating
@@ -94,6 +96,17 @@ class MongoWaitingStore(Store):
         query = {"block": storable(block_id), **_WAITS}
         found = [slice_from(document) async for document in self._connection.collection("delayed").find(query)]
         return sorted(found, key=lambda each: each.due)
+
+    @translating
+    async def planned_attempts(self, block_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        query = {"block": {"$in": [storable(each) for each in block_ids]}, "attempt": {"$gt": 0}}
+        fields = {"_id": 0, "block": 1, "attempt": 1, "made_offset": 1, "made": 1}
+        planned: dict[str, dict[int, int]] = {}
+        async for document in self._connection.collection("delayed").find(query, fields, hint="made"):
+            of_block, attempt = planned.setdefault(document["block"], {}), document["attempt"]
+            made = bitmap.from_window(document.get("made_offset", 0), document.get("made", b""))
+            of_block[attempt] = of_block.get(attempt, 0) | made
+        return planned
 
     @translating
     async def forget_delayed(self, before: float) -> int:
@@ -235,7 +248,14 @@ def _job_of(lease: Lease) -> Document:
     return {"block": storable(lease.block), "job": lease.job}
 
 
+def has_fired(now: float) -> list[Document]:
+    """The update that leaves of a slice what is remembered of it."""
+    kept = {name: f"${name}" for name in ("_id", "block", "attempt", "made_offset", "made")}
+    return [{"$replaceWith": {**kept, "fired": {"$literal": now}}}]
+
+
 def _slice_document(each: DelayedSlice) -> Document:
+    made_offset, made = bitmap.to_window(each.jobs)
     return {
         "_id": each.id,
         "block": each.block,
@@ -253,6 +273,8 @@ def _slice_document(each: DelayedSlice) -> Document:
         "lease": 0.0,
         "waits": True,
         "released": bitmap_bytes(each.released),
+        "made_offset": made_offset,
+        "made": made,
     }
 
 

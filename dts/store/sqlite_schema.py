@@ -17,7 +17,7 @@ from pathlib import Path
 from dts.errors import ConfigError, StoreUnavailable
 from dts.store.sqlite_thread import primary_code, translated, when_unlocked
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -39,6 +39,13 @@ _UPGRADES = {
             ALTER TABLE runs ADD COLUMN cancel_time REAL NOT NULL DEFAULT 0;
             ALTER TABLE runs ADD COLUMN swept INTEGER NOT NULL DEFAULT 0;
             DROP INDEX IF EXISTS runs_cancelled
+        """,
+    },
+    5: {
+        "delayed": """
+            ALTER TABLE delayed ADD COLUMN made_offset INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE delayed ADD COLUMN made BLOB NOT NULL DEFAULT x'';
+            UPDATE delayed SET made = jobs WHERE fired IS NULL
         """,
     },
 }

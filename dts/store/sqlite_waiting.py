@@ -17,13 +17,15 @@ CREATE TABLE delayed (
     due REAL NOT NULL, jobs BLOB NOT NULL, count INTEGER NOT NULL, attempt INTEGER NOT NULL, kills TEXT NOT NULL,
     fences TEXT NOT NULL, content_encoding TEXT NOT NULL, body BLOB NOT NULL,
     leased_until REAL NOT NULL DEFAULT 0, fired REAL,
-    gated INTEGER NOT NULL DEFAULT 0, released BLOB NOT NULL DEFAULT x''
+    gated INTEGER NOT NULL DEFAULT 0, released BLOB NOT NULL DEFAULT x'',
+    made_offset INTEGER NOT NULL DEFAULT 0, made BLOB NOT NULL DEFAULT x''
 ) STRICT;
 CREATE INDEX delayed_free ON delayed (due) WHERE fired IS NULL AND NOT gated;
 CREATE INDEX delayed_gated ON delayed (user, function, due) WHERE fired IS NULL AND gated;
 CREATE INDEX delayed_of_block ON delayed (block, count) WHERE fired IS NULL;
 CREATE INDEX delayed_by_run ON delayed (run, count) WHERE fired IS NULL;
 CREATE INDEX delayed_by_user ON delayed (user, count) WHERE fired IS NULL;
+CREATE INDEX delayed_made ON delayed (block, attempt);
 CREATE INDEX delayed_fired ON delayed (fired) WHERE fired IS NOT NULL;
 
 CREATE TABLE leases (
@@ -41,10 +43,13 @@ CREATE TABLE holders (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NO
 DELAYED = (
     "id, block, run, user, function, due, jobs, count, attempt, kills, fences, content_encoding, body, gated, released"
 )
+_INSERTED = f"{DELAYED}, made_offset, made"
 QUALIFIED_DELAYED = ", ".join(f"delayed.{column}" for column in DELAYED.split(", "))
 LEASE = "block, job, run, worker, fence, attempt, expires, lost"
 
 FINISH = "UPDATE delayed SET fired = ?, jobs = x'', count = 0, body = x'', gated = 0, released = x''"
+
+_MADE = f"SELECT block, attempt, made_offset, made FROM delayed INDEXED BY delayed_made WHERE block {AMONG}"
 
 _TAKE = f"""
     INSERT INTO leases ({LEASE}) VALUES ({marks(LEASE)})
@@ -81,6 +86,9 @@ class SqliteWaitingStore(Store):
         key = storable(block_id)
         rows = await self._reader.submit(lambda db: db.execute(select, (key,)).fetchall())
         return [slice_from(row) for row in rows]
+
+    async def planned_attempts(self, block_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        return await self._reader.submit(lambda db: _planned(db, listed(block_ids)))
 
     async def forget_delayed(self, before: float) -> int:
         delete = "DELETE FROM delayed WHERE fired IS NOT NULL AND fired < ?"
@@ -173,8 +181,16 @@ def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
 
 
 def _add_slice(db: Connection, each: DelayedSlice) -> bool:
-    insert = f"INSERT INTO delayed ({DELAYED}) VALUES ({marks(DELAYED)}) ON CONFLICT (id) DO NOTHING"
+    insert = f"INSERT INTO delayed ({_INSERTED}) VALUES ({marks(_INSERTED)}) ON CONFLICT (id) DO NOTHING"
     return db.execute(insert, _slice_row(each)).rowcount == 1
+
+
+def _planned(db: Connection, blocks: str) -> dict[str, dict[int, int]]:
+    planned: dict[str, dict[int, int]] = {}
+    for block, attempt, offset, made in db.execute(_MADE, (blocks,)):
+        of_block = planned.setdefault(block, {})
+        of_block[attempt] = of_block.get(attempt, 0) | bitmap.from_window(offset, made)
+    return planned
 
 
 def _claim(db: Connection, now: float, limit: int, lease: float) -> list[DelayedSlice]:
@@ -225,6 +241,7 @@ def _slice_row(each: DelayedSlice) -> Row:
         each.body,
         each.gated,
         bitmap_bytes(each.released),
+        *bitmap.to_window(each.jobs),
     )
 
 

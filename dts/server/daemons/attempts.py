@@ -1,4 +1,23 @@
-"""What porter does with results that are no end: attempts to come, and jobs that are held under a lease."""
+"""What porter does with results that are no end: attempts to come, and jobs that are held under a lease.
+
+An attempt that failed is reported, recorded as a slice for the next one, published when that is due, and run: by
+others each time, any of whom may do it twice, late, or while somebody else does. What holds all the same:
+
+- A report of attempt n of a job plans attempt n+1, unless a later attempt than n of that job was ever planned. What
+  was planned is in the store before the report is acked, and stays there when the slice has fired, for a day.
+- So a report is never in vain: either it plans the next attempt, or one that is at least as late was planned, whose
+  slice waits, or was published. It does not matter whether that slice is noted as fired when the report comes.
+- So whatever is run twice goes on once: a message that was redelivered, a slice that two timekeepers published since
+  the claim of the first had ended, a job that was repaired though it was not lost. Each execution of attempt n reports,
+  the first report plans attempt n+1, and the others nothing.
+- Numbers of attempts only go up: who publishes a job again of which the message may be lost takes the last attempt
+  that was planned (see `repair`), and a lost lease the one after its own. An attempt with a number that is over
+  already would report in vain.
+- A job under a lease has the fence beside that: what comes with an older one is void before any of this is asked.
+
+Two porters that read reports of two executions of the same attempt within the same moment may both plan the next one.
+It is run twice then, and goes on once.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +25,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import or_
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
 from dts.server.delayed import delayed_slices, digest_of
@@ -83,16 +100,19 @@ class Attempts:
         return [_valid(reading, leases) if reading.fenced else reading for reading in readings]
 
     async def _delay(self, readings: Sequence[Reading]) -> None:
+        blocks = sorted({reading.batch.block for reading in readings})
+        planned = await self._store.planned_attempts(blocks)
         outcomes = await asyncio.gather(*(self._store.get_outcome(reading.batch.block) for reading in readings))
-        waiting = await self._waiting({reading.batch.block for reading in readings})
         now = time.time()
         slices: list[DelayedSlice] = []
         for reading, outcome in zip(readings, outcomes, strict=True):
             if outcome is not None:
-                digest = digest_of(reading.candidate.body)
-                jobs = reading.retried & ~waiting[outcome.block]
-                slices += delayed_slices(reading.batch, jobs, digest, outcome, now)
-                waiting[outcome.block] |= jobs
+                of_block = planned.setdefault(outcome.block, {})
+                results = _to_go_on(reading, of_block)
+                made = delayed_slices(reading.batch, results, digest_of(reading.candidate.body), outcome, now)
+                for each in made:
+                    of_block[each.attempt] = of_block.get(each.attempt, 0) | each.jobs
+                slices += made
         await self._store.add_delayed(slices)
         await self._let_ended_go(slices)
 
@@ -106,13 +126,6 @@ class Attempts:
         if any(ended.values()):
             await self._store.release_jobs(ended)
 
-    async def _waiting(self, blocks: Collection[str]) -> dict[str, int]:
-        """The jobs that wait for an attempt already: a message that was redelivered was worked at twice."""
-        found = await asyncio.gather(*(self._store.list_delayed(block) for block in blocks))
-        return {
-            block: reduce(or_, (each.jobs for each in slices), 0) for block, slices in zip(blocks, found, strict=True)
-        }
-
     async def _let_go(self, readings: Sequence[Reading]) -> None:
         """End the leases of jobs that have ended, and pass on those of jobs that are to run again."""
         ended: dict[str, int] = {}
@@ -124,6 +137,22 @@ class Attempts:
                     if reading.retried >> result.index & 1 and result.fence:
                         await self._store.pass_lease(_lease(reading.batch, result))
         await self._store.release_jobs(ended)
+
+
+def _to_go_on(reading: Reading, planned: Mapping[int, int]) -> list[dts_pb2.Result]:
+    """The results after which the next attempt is to be planned, one of a job; `planned` has jobs by attempt."""
+    latest: dict[int, dts_pb2.Result] = {}
+    for result in reading.batch.results:
+        if result.status == dts_pb2.RETRY and reading.retried >> result.index & 1:
+            before = latest.get(result.index)
+            if before is None or before.attempt < result.attempt:
+                latest[result.index] = result
+    later: dict[int, int] = {}
+    for attempt in {result.attempt or 1 for result in latest.values()}:
+        later[attempt] = 0
+        for number, jobs in planned.items():
+            later[attempt] |= jobs if number > attempt else 0
+    return [result for index, result in latest.items() if not later[result.attempt or 1] >> index & 1]
 
 
 def _valid(reading: Reading, leases: Sequence[Lease]) -> Reading:

@@ -44,6 +44,26 @@ async def test_slices_come_when_they_are_due_whole_and_in_order(store: Store) ->
     assert await claimed(store, 25.0) == []
 
 
+async def test_what_was_planned_is_remembered_until_a_slice_that_has_fired_is_forgotten(store: Store) -> None:
+    block, other = await a_block(store), await a_block(store)
+    slices = [
+        make_slice(block, "second", 1, 2, attempt=2),
+        make_slice(block, "another", 5, attempt=2),
+        make_slice(block, "third", 1, attempt=3),
+        make_slice(other, "far", 2000, attempt=7),
+    ]
+    await store.add_delayed(slices)
+    planned = {block.id: {2: jobs(1, 2, 5), 3: jobs(1)}, other.id: {7: jobs(2000)}}
+    await store.release_jobs({block.id: jobs(1, 5)})  # they have ended
+    assert await store.planned_attempts([block.id, other.id, "none"]) == planned
+    await store.finish_delayed([each.id for each in slices[:2]], now=100.0)
+    await store.gate_delayed([slices[2].id])
+    await store.confirm_released([slices[2].id], now=100.0)
+    assert await store.planned_attempts([block.id]) == {block.id: planned[block.id]}
+    assert await store.forget_delayed(101.0) == 3
+    assert await store.planned_attempts([block.id, other.id]) == {other.id: planned[other.id]}
+
+
 async def test_the_same_news_twice_make_one_slice_also_after_it_fired(store: Store) -> None:
     block = await a_block(store)
     one = make_slice(block, "one", 1)

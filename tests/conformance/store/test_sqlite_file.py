@@ -13,7 +13,7 @@ import pytest
 
 from dts.broker import open_broker
 from dts.errors import ConfigError, StoreUnavailable
-from dts.model import KeyedRequest, RunState, new_id
+from dts.model import DelayedSlice, KeyedRequest, RunState, new_id
 from dts.store import open_store, sqlite, sqlite_admin, sqlite_repair, sqlite_thread
 from dts.store.abc import KEYS_KEPT
 from dts.store.sqlite_schema import TABLES, open_database
@@ -179,19 +179,23 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 4])
+@pytest.mark.parametrize("version", [1, 2, 4, 5])
 async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
     run = make_run()
     block = make_block(run)
     cancelled = make_run(created=10.0, state=RunState.CANCELLED)
+    waits = DelayedSlice("one", block.id, run.id, run.user, run.function, 1e10, 0b110, attempt=2)
     async with open_store(url) as store:
         await store.add_blocks([block], run=run)
+        await store.add_delayed([waits])
         await store.add_run(cancelled)
     _make_older(path, version)
     for _ in range(2):
         async with open_store(url) as store:
             assert await store.get_run(run.id) == run
+            assert await store.list_delayed(block.id) == [waits]
+            assert await store.planned_attempts([block.id]) == {block.id: {2: 0b110}}
             assert await store.cancelled_runs(5.0, limit=9) == [cancelled.id]
             assert await store.unswept_runs(due_before=0.0, limit=9) == [cancelled.id]
             assert await store.hold("gate", "me", seconds=1)
@@ -207,10 +211,14 @@ def _make_older(path: Path, version: int) -> None:
     """Take out of a file what a version did not have."""
     file = sqlite3.connect(path)
     file.executescript(
-        "DROP INDEX runs_by_cancelling; DROP INDEX runs_unswept;"
-        "ALTER TABLE runs DROP COLUMN cancel_time; ALTER TABLE runs DROP COLUMN swept;"
-        "CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';"
+        "DROP INDEX delayed_made; ALTER TABLE delayed DROP COLUMN made; ALTER TABLE delayed DROP COLUMN made_offset;"
     )
+    if version <= 4:
+        file.executescript(
+            "DROP INDEX runs_by_cancelling; DROP INDEX runs_unswept;"
+            "ALTER TABLE runs DROP COLUMN cancel_time; ALTER TABLE runs DROP COLUMN swept;"
+            "CREATE INDEX runs_cancelled ON runs (created) WHERE state = 'cancelled';"
+        )
     if version <= 2:
         file.executescript(
             "DROP INDEX runs_of_files; DROP INDEX runs_of_files_by_user; DROP TABLE requests; DROP TABLE seeded;"
