@@ -171,12 +171,16 @@ async def test_a_process_needs_no_standard_input(
     process = await start(module, closed="<&-")
     assert process.stderr is not None
     said = ""
-    async with asyncio.timeout(30):
-        while not all(words in said for words in ready):
-            line = (await process.stderr.readline()).decode()
-            assert line, said
-            assert "starting it again" not in line, said
-            said += line
-        process.terminate()
-        said += (await process.communicate())[1].decode()
+    try:
+        async with asyncio.timeout(30):
+            while not all(words in said for words in ready):
+                line = (await process.stderr.readline()).decode()
+                assert line, said
+                assert "starting it again" not in line, said
+                said += line
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(30):
+            said += (await process.communicate())[1].decode()
     assert process.returncode == 0, said
