@@ -228,12 +228,14 @@ def test_scripts_get_all_and_people_a_screenful() -> None:
 
 
 def test_a_secret_is_written_for_its_owner_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "secret"
+    path = tmp_path / "secret"
     write_private(path, "s3cret-s3cret\n")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert read_secret_file(str(path)) == "s3cret-s3cret"
     with pytest.raises(ConfigError, match="exists already"):
         write_private(path, "x")
+    with pytest.raises(ConfigError, match="No such file"):
+        write_private(tmp_path / "new" / "secret", "x")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not text"):
         read_secret_file(str(tmp_path / "binary"))
