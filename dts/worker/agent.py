@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from dts.runtime.service import Service
+from dts.wire import telling
 from dts.wire.dts_pb2 import LogRecord
 from dts.worker.outward import LogShipper
 
@@ -179,5 +180,6 @@ class Agent(Service):
             if tail.level >= self._level and line.strip():
                 found.append((tail.level, line[:8192]))
         for level, text in found[-MAX_LINES:]:
-            record = LogRecord(host=self._host, source=str(tail.path), time=time.time(), level=level, message=text)
+            source = telling.name(str(tail.path))
+            record = LogRecord(host=self._host, source=source, time=time.time(), level=level, message=text)
             self._shipper.put(record.SerializeToString())

@@ -23,6 +23,7 @@ from dts.worker.child import ChildOptions
 from dts.worker.frames import Frame, Kind
 from dts.worker.process import REASON_CRASHED, Assignment, ChildProcess, say_end
 from dts.worker.spawner import LOST, Spawner
+from dts.worker.told import RecordCheck
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Executor(Service):
         """What children that are started from here on are told."""
         self._listener = listener
         self._spawner = Spawner()
+        self._records = RecordCheck(options.name)
         self._children: list[ChildProcess] = []  # those that are ready
         self._starting: set[ChildProcess] = set()
         self._leaving: set[ChildProcess] = set()
@@ -257,7 +259,7 @@ class Executor(Service):
 
     def _on_word(self, child: ChildProcess, frame: Frame) -> None:
         if frame.kind == Kind.LOG:
-            self._listener.on_log(frame)
+            self._listener.on_log(frame._replace(body=self._records.checked(frame.body, child.given)))
             return
         child.leaving = frame.body.decode(errors="replace")
         if child in self._children:

@@ -1,7 +1,8 @@
 """What functions log: to the child's output, and as records with the job's id to the logs of the whole system.
 
 Functions share the logging of their process, and may set it up as they like. So the records of `context.logger` are
-taken at that logger itself, and what would silence it for the next function is undone between two messages.
+taken at that logger itself, and what would silence it for the next function is undone between two messages. What a
+record says of its time, level and name is made finite; whose job it is, is not up to it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dts.wire import telling
 from dts.wire.dts_pb2 import LogRecord
 from dts.worker import context
 from dts.worker.failure import clip, record_text
@@ -30,6 +32,10 @@ MAX_OF_JOB = 50
 MAX_TEXT = 8 * 1024
 """Characters of a record."""
 _TELL_AFTER = 1.0  # seconds after the first record that was dropped, when it is told how many they were
+
+_ABOUT = "_dts_about_job"  # the attribute of a record of the worker's own that has the id of the job it is about
+
+_TAKEN = "_dts_taken"  # the attribute of a record that was taken at `context.logger`, whatever name it bears
 
 logger = logging.getLogger("dts.worker.child")
 _root = logging.getLogger()
@@ -75,19 +81,19 @@ class JobLog(logging.Handler):
 
     def warn(self, text: str, job: str) -> None:
         """Log a warning of the worker's own about a job."""
-        logger.warning("%s", text, extra={"job": job})
+        logger.warning("%s", text, extra={_ABOUT: job})
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record that is none of `context.logger`."""
-        if record.levelno >= self._level and not _is_of_jobs(record):
+        if telling.level(record.levelno) >= self._level and not _is_of_jobs(record):
             self.take(record)
 
     def take(self, record: logging.LogRecord) -> None:
         """Send a record, unless there are too many."""
         try:
-            job = getattr(record, "job", None)
-            job = context.current_job() if job is None else str(job)
-            if self._budget.spend(record.levelno, job):
+            about = getattr(record, _ABOUT, None)
+            job = context.current_job() if about is None else telling.job(about)
+            if self._budget.spend(telling.level(record.levelno), job):
                 self._send_record(record, job)
             else:
                 self._drop()
@@ -98,9 +104,9 @@ class JobLog(logging.Handler):
         told = LogRecord(
             host=self._host,
             source=self._source,
-            time=record.created,
-            level=record.levelno,
-            logger=record.name,
+            time=telling.moment(record.created, time.time()),
+            level=telling.level(record.levelno),
+            logger=telling.name(record.name),
             message=clip(record_text(record), MAX_TEXT),
             job=job,
         )
@@ -135,6 +141,7 @@ class _JobHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record; its logger has looked at the level."""
+        record.__dict__[_TAKEN] = True
         self._joblog.take(record)
 
 
@@ -163,4 +170,5 @@ class _Budget:
 
 
 def _is_of_jobs(record: logging.LogRecord) -> bool:
-    return record.name == "dts.job" or record.name.startswith("dts.job.")
+    name = telling.name(record.name)
+    return name == "dts.job" or name.startswith("dts.job.") or _TAKEN in record.__dict__

@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import deque
 
 from dts.broker import Broker, Message
 from dts.errors import BrokerError
 from dts.runtime.service import Service
+from dts.wire import telling
 from dts.wire.dts_pb2 import LogRecord
 from dts.wire.queues import HEARTBEATS, LOGS
-from dts.worker.failure import record_text
+from dts.worker.failure import clip, record_text
 
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 1000
 """Records that wait for the broker; older ones are dropped."""
+_MAX_TEXT = 8 * 1024  # characters of a record
 _TIMEOUT = 5.0
 """Seconds that the broker has to take what is published here."""
 
@@ -91,15 +94,17 @@ class ShippingHandler(logging.Handler):
         try:
             told = LogRecord(
                 host=self._host,
-                source=self._source,
-                time=record.created,
-                level=record.levelno,
-                logger=record.name,
-                message=record_text(record)[:8192].encode(errors="replace").decode(),
+                source=telling.name(self._source),
+                time=telling.moment(record.created, time.time()),
+                level=telling.level(record.levelno),
+                logger=telling.name(record.name),
+                message=clip(record_text(record), _MAX_TEXT),
             )
             self._loop.call_soon_threadsafe(self._shipper.put, told.SerializeToString())
         except RuntimeError:
             pass  # the loop is closed, and the worker at its end
+        except Exception:  # noqa: BLE001 - a record that cannot be formatted must not fail whoever logs it
+            self.handleError(record)
 
 
 async def publish_heartbeat(broker: Broker, body: bytes, *, timeout: float = _TIMEOUT) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 
 import pytest
 
@@ -74,6 +76,69 @@ async def test_a_flood_is_counted_without_a_later_record_and_takes_no_room_from_
         assert seen.count((20, f"{run}-0")) == MAX_RECORDS
         assert (40, f"{run}-2") in seen, "one job's errors do not take the room of another's"
         assert dropped == 2001 - (len(seen) - 1)
+
+
+STRANGE = [
+    ("{'created': float('nan')}", "dts.job", 40),
+    ("{'created': float('inf')}", "dts.job", 40),
+    ("{'created': 1e300}", "dts.job", 40),
+    ("{'created': -1e18}", "dts.job", 40),
+    ("{'created': 'yesterday'}", "dts.job", 40),
+    ("{'levelno': 10**30}", "dts.job", 1000),
+    ("{'name': 'n' * 20_000_000}", "n" * 255 + "…", 40),
+    ("{'name': chr(0xDC00)}", chr(92) + "udc00", 40),
+    ("{'job': 'x' * 20_000_000}", "dts.job", 40),
+]
+
+
+@pytest.mark.parametrize(("fields", "name", "level"), STRANGE)
+async def test_a_record_is_made_finite_whatever_a_function_puts_into_it(
+    bench: Bench, fields: str, name: str, level: int
+) -> None:
+    bench.write(
+        "own/f",
+        "import logging\nfrom dts.worker import context\n"
+        "def main():\n"
+        f"    fields = {{'name': 'dts.job', 'msg': 'strange', 'levelno': 40, **{fields}}}\n"
+        "    context.logger.handle(logging.makeLogRecord(fields))\n",
+    )
+    async with Worker(bench.settings(), bench.broker) as worker:
+        records = Records(worker)
+        run = await bench.send("own/f", [])
+        await bench.wait(run, 1)
+        [record] = await records.of("strange")
+    assert abs(record.time - time.time()) < 60
+    assert (record.logger, record.level, record.job) == (name, level, f"{run}-0")
+
+
+async def test_a_function_cannot_log_for_the_job_of_somebody_else(bench: Bench) -> None:
+    """Neither by a field of its records, nor by what the worker itself uses, nor by frames of its own make."""
+    bench.write(
+        "own/f",
+        "from dts.worker import context\nfrom dts.worker import joblog\n"
+        "def main(other):\n"
+        "    context.logger.warning('by a field', extra={'job': other})\n"
+        "    context.logger.warning('by an attribute', extra={joblog._ABOUT: other})\n"
+        "    context.logger.warning('my own', extra={joblog._ABOUT: context.job_id})\n"
+        "    handler = next(each for each in context.logger.handlers if hasattr(each, '_joblog'))\n"
+        "    handler._joblog._host = 'elsewhere'\n"
+        "    context.logger.warning('by another host')\n",
+    )
+    async with Worker(bench.settings(), bench.broker) as worker:
+        records = Records(worker)
+        others = await bench.send("own/f", [""])
+        await bench.wait(others, 1)
+        run = await bench.send("own/f", [f"{others}-0"])
+        await bench.wait(run, 1)
+        await until(lambda: len([each for each in records.all if "by another host" in each.message]) == 2)
+    seen = {record.message: (record.job, record.host) for record in records.all[4:]}
+    here = socket.gethostname()
+    assert seen == {
+        "by a field": (f"{run}-0", here),
+        "by an attribute": ("", here),
+        "my own": (f"{run}-0", here),
+        "by another host": (f"{run}-0", here),
+    }
 
 
 async def test_threads_of_the_default_executor_know_their_job(bench: Bench) -> None:

@@ -1,0 +1,68 @@
+"""The log records of a child, as its worker passes them on: of no other jobs than those that the child has.
+
+Functions share the process that logs for them, and may put anything into a record, or send one of their own make. So
+the worker, which is another process, looks at it: a job that the child has not got is struck out.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from dts.errors import DtsError, WireError
+from dts.model import job_id
+from dts.wire import codec, telling
+from dts.wire.dts_pb2 import JobBatch, LogRecord
+from dts.worker.process import Assignment
+
+MAX_RECORD = 256 * 1024
+"""Bytes of a record."""
+
+_KNOWN = 32  # assignments whose ids are kept, the latest that were asked for
+
+
+class RecordCheck:
+    """Looks at the records of the children of one worker, `source`."""
+
+    def __init__(self, source: str) -> None:
+        self._host = socket.gethostname()
+        self._source = source
+        self._ids: OrderedDict[Assignment, frozenset[str]] = OrderedDict()
+
+    def checked(self, body: bytes, given: Iterable[Assignment]) -> bytes:
+        """An encoded record as it may be told, where `given` is what its child has in hand.
+
+        Raises:
+            WireError: it is no record, or too large for one.
+        """
+        if len(body) > MAX_RECORD:
+            raise WireError(f"a log record is over the limit of {MAX_RECORD} bytes")
+        record = codec.decode(LogRecord, body)
+        record.host, record.source = self._host, self._source
+        record.time = telling.moment(record.time, time.time())
+        record.level = telling.level(record.level)
+        record.logger = telling.name(record.logger)
+        if record.job and not any(record.job in self._jobs_of(each) for each in given):
+            record.job = ""
+        return record.SerializeToString()
+
+    def _jobs_of(self, assignment: Assignment) -> frozenset[str]:
+        """The ids of an assignment's jobs; none where their numbers are not known."""
+        found = self._ids.get(assignment)
+        if found is None:
+            found = self._ids[assignment] = _ids(assignment)
+            if len(self._ids) > _KNOWN:
+                self._ids.popitem(last=False)
+        return found
+
+
+def _ids(assignment: Assignment) -> frozenset[str]:
+    if assignment.number is None:
+        return frozenset()
+    try:
+        batch = codec.decode(JobBatch, assignment.body, assignment.content_encoding)
+    except DtsError:
+        return frozenset()
+    return frozenset(job_id(batch.run, assignment.number + job.index) for job in batch.jobs)
