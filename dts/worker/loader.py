@@ -1,72 +1,68 @@
-"""Finds `ns/func`, imports it, and notices when its file changes.
+"""Finds `ns/func`, imports it, and notices when its files change.
 
-A function's source is its file and what it imports from the functions directory, directly or not: found by reading
-the import statements. Its version is a hash over them. Before each message the files are looked at again: their
-status first, which costs microseconds, their content only if that differs. When the content differs, all of them are
-forgotten and imported anew. What is imported is exactly the bytes that were hashed, never a stale cache file.
+Before each message the files of a function are looked at again (`sources`). When their content differs, all of them
+are imported anew. What is imported is exactly the bytes that were hashed, never a stale cache file. Each function has
+modules of its own, also of helpers that others import, too: while it is the one that was asked for last, these are in
+`sys.modules`, and no other's. So within a function a helper is always one and the same module.
 
-A file that is written in place is empty or half there for a while. So a change does not count while somebody has the
-file open for writing, nor before it is `_SETTLED_NS` old, nor, if the file does not compile, before it is `_MENDED_NS`
-old: until then the version that was loaded before is used, and where there is none the loader waits for the file. The
-version before is used, too, for as long as a module that was changed lately cannot be imported or has no main.
+A file that is written in place, or taken away and made anew, is empty, half there or absent for a while. So the version
+that was loaded before goes on while a file that has changed
+
+- is open for writing, for however long;
+- was written less than `_QUIET_NS` ago, or, if it was renamed into its place later, renamed just now;
+- does not compile, cannot be imported, has no main or is gone, for `_MENDED_NS` after the last change.
+
+What never comes to rest is used after `_PATIENCE` as it is. Where no version was loaded before, the loader waits for
+the file: less long, since a job waits, but longer when it sees it change.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from dts.errors import FunctionMissing, ImportFailed, MainMissing
+from dts.errors import DtsError, FunctionMissing, ImportFailed, MainMissing
 from dts.model import parse_function_name
 from dts.worker.foreign import name_of, text_of
 from dts.worker.imprint import Imprint, watch
+from dts.worker.sources import PACKAGE, Source, Survey, Surveyor, find_namespace
 from dts.worker.writers import is_open_for_writing
 
-PACKAGE = "dts.worker.functions"
 BUNDLED = Path(__file__).parent / "functions"
 """The functions that come with DTS."""
 
-_SETTLED_NS = 100_000_000
-"""A file changed less than this many nanoseconds ago may be in the middle of being written, or change again without a
-new time of change: its content is not used if that can be helped, and it is hashed again each time."""
+_QUIET_NS = 1_000_000_000
+"""Nanoseconds after which no more of a file is expected that was written in place."""
 
 _MENDED_NS = 5_000_000_000
-"""The same for a file that does not compile: more of it may follow."""
+"""The same for one that is no good, or gone."""
+
+_PATIENCE = 10.0
+"""Seconds after which a file is used, or reported, although it goes on changing. One that is open is never used."""
+
+_TOUCHED = 0.5
+"""Seconds for which a new function is waited for whose files are touched all the time and do not change."""
 
 _LOOK_EVERY = 0.02
-
-
-class State(Enum):
-    """What may be the matter with a file's content; the value says for how many seconds it is waited for."""
-
-    SETTLED = 0.0
-    FRESH = 0.5
-    """It was changed just now. What is changed all the time is used as it is in the end."""
-    BROKEN = 5.5
-    """It does not compile, and was changed lately."""
-    WRITTEN = 10.0
-    """It is open for writing: it is never used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A function that can be called.
 
-    `is_async` tells whether it runs on an event loop, `is_generator` whether it yields partial values. `imprint` is
-    what its module set for its process while it was imported.
+    `is_async` tells whether it runs on an event loop, `is_generator` whether it yields partial values. `version` is a
+    hash over all its modules that are known by now. `imprint` is what its module set for its process while it was
+    imported.
     """
 
     name: str
@@ -78,41 +74,56 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class _Source:
-    """A module's file as it was read. `stamp` is None when the file is too fresh for its status to be relied on."""
+class _Entry:
+    """A function as it was imported. `loaded` is None while it is not yet."""
 
-    path: Path
-    stamp: tuple[int, ...] | None
-    digest: bytes
-    data: bytes
-    state: State = State.SETTLED
+    survey: Survey
+    loaded: Loaded | None = None
+    modules: dict[str, ModuleType | None] = field(default_factory=dict)
+    """By their names what it has imported; the values count while another function has its own in `sys.modules`."""
+    change: _Change | None = None
+    counted: int = 0
+    """Modules that its version covers."""
 
-    def unchanged(self) -> bool:
-        """Whether the file's content is still the same, or is just being changed. Raises OSError when it is gone."""
-        if self.stamp is not None and self.stamp == _stamp(os.stat(self.path)):
+    def current(self) -> Loaded:
+        """The function, with a version that covers what it has imported since."""
+        assert self.loaded is not None
+        if self.counted != len(self.survey.sources):
+            self.counted = len(self.survey.sources)
+            self.loaded = replace(self.loaded, version=self.survey.version())
+        return self.loaded
+
+
+@dataclass(slots=True)
+class _Change:
+    """What has become of a function's files since they were imported."""
+
+    survey: Survey | None
+    since: float = field(default_factory=time.monotonic)
+    failed: Survey | None = None
+    """What could not be imported."""
+
+    def is_awaited(self, before: Survey) -> bool:
+        """Whether more may follow, so that the version before goes on."""
+        survey = self.survey
+        if survey is None:
+            return False
+        old = before.sources
+        changed = [each for name, each in survey.sources.items() if name not in old or old[name].digest != each.digest]
+        if any(source.is_open for source in changed):
             return True
-        now = read_source(self.path)
-        if now.digest != self.digest:
-            self.stamp = None
-            return now.stamp is None
-        self.stamp = now.stamp
-        return True
+        waited = time.monotonic() - self.since
+        if waited < _PATIENCE and self._may_go_on(survey, changed, old, waited):
+            return True
+        return any(is_open_for_writing(source.path) for source in changed)
 
-
-def read_source(path: Path) -> _Source:
-    """Read a file with its status before it was read. Raises OSError."""
-    status = os.stat(path)
-    data = path.read_bytes()
-    age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
-    state = State.SETTLED
-    if is_open_for_writing(path):
-        state = State.WRITTEN
-    elif 0 <= age < _MENDED_NS and not _compiles(data):
-        state = State.BROKEN
-    elif abs(age) <= _SETTLED_NS or _stamp(os.stat(path)) != _stamp(status):
-        state = State.FRESH
-    stamp = _stamp(status) if state is State.SETTLED else None
-    return _Source(path, stamp, hashlib.sha256(data).digest(), data, state)
+    def _may_go_on(self, survey: Survey, changed: list[Source], old: dict[str, Source], waited: float) -> bool:
+        if any(each.is_in_motion(_QUIET_NS) or _may_be_mended(each) for each in changed):
+            return True
+        lost = [old[name] for name in (old.keys() - survey.sources.keys()) & survey.names]
+        if any(not source.path.exists() for source in lost):
+            return waited < _MENDED_NS / 1e9 and survey.has_younger_folder(_MENDED_NS)
+        return self.failed is not None and self.failed.is_same(survey) and survey.is_younger(_MENDED_NS)
 
 
 def dynamic_load(name: str, directory: str | os.PathLike[str] | None = None) -> Loaded:
@@ -132,8 +143,9 @@ class Loader:
         self._path = [BUNDLED]
         if directory is not None and Path(directory).resolve() != BUNDLED.resolve():
             self._path.insert(0, Path(directory).absolute())
-        self._cache: dict[str, tuple[Loaded, dict[str, _Source]]] = {}
-        self._finder = _Finder(self._path)
+        self._surveyor = Surveyor(self._path)
+        self._cache: dict[str, _Entry] = {}
+        self._finder = _Finder(self._surveyor)
 
     def open(self) -> None:
         """Make the directory importable as `dts.worker.functions`."""
@@ -146,7 +158,8 @@ class Loader:
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
             sys.modules[PACKAGE].__path__ = [str(BUNDLED)]
-            _forget([name for name in sys.modules if name.startswith(PACKAGE + ".")])
+            _take_out([name for name in sys.modules if name.startswith(PACKAGE + ".")])
+        self._finder.entry = None
         self._cache.clear()
 
     def __enter__(self) -> Loader:
@@ -166,117 +179,187 @@ class Loader:
                 needs cannot be read.
             MainMissing: the module has no callable `main`.
         """
-        cached = self._cache.get(name)
-        if cached is not None and self._is_current(*cached):
-            self._finder.sources = cached[1]
-            if cached[0].imprint is not None:
-                cached[0].imprint.apply()
-            return cached[0]
-        if cached is not None:
-            _forget(cached[1])
-            del self._cache[name]
-        try:
-            loaded, sources = self._load(name)
-        except OSError as error:
-            raise ImportFailed(f"the module of {name} cannot be read: {error}") from error
-        except (ImportFailed, MainMissing):
-            if cached is None or not _changed_lately(self._finder.sources.values()):
-                raise
-            self._cache[name] = cached  # more of a file may follow, and what was loaded before works
-            return cached[0]
-        self._cache[name] = loaded, sources
+        entry = self._cache.get(name)
+        if entry is None:
+            entry = self._cache[name] = self._load_new(name)
+        elif not self._goes_on(entry):
+            entry = self._cache[name] = self._load_again(name, entry)
+        else:
+            self._activate(entry)
+        loaded = entry.current()
+        if loaded.imprint is not None:
+            loaded.imprint.apply()
         return loaded
 
     def is_current(self, name: str) -> bool:
         """Whether `load` would return what it did the last time."""
-        cached = self._cache.get(name)
-        return cached is not None and self._is_current(*cached)
+        entry = self._cache.get(name)
+        return entry is not None and self._goes_on(entry)
 
-    def _is_current(self, loaded: Loaded, sources: dict[str, _Source]) -> bool:
-        """Whether the function would be loaded from the same files with the same content."""
+    def _goes_on(self, entry: _Entry) -> bool:
+        """Whether a function is used as it was loaded: nothing has changed, or it is too early to take that over."""
+        known = entry.change.survey if entry.change is not None else None
         try:
-            folder = find_namespace(self._path, loaded.name.partition("/")[0]) if len(self._path) > 1 else None
-            # A copy, since a function may import one more while it runs.
-            files = list(sources.values())
-            return folder in (None, files[0].path.parent) and all([source.unchanged() for source in files])
+            if entry.survey.is_unchanged():
+                entry.change = None
+                return True
         except OSError:
+            pass  # a file is gone: a change like others
+        try:
+            seen = self._surveyor.look(entry.survey.module, entry.survey.asked, known or entry.survey)
+            if seen.is_same(entry.survey):
+                entry.survey.sources.update(seen.sources)
+                entry.survey.names, entry.survey.folders = seen.names, seen.folders
+                entry.change = None
+                return True
+            entry.change = entry.change or _Change(seen)
+            entry.change.survey = seen
+            return entry.change.is_awaited(entry.survey)
+        except OSError:
+            entry.change = entry.change or _Change(None)
             return False
 
-    def _load(self, name: str) -> tuple[Loaded, dict[str, _Source]]:
-        namespace, function = parse_function_name(name)
-        module_name = f"{PACKAGE}.{namespace}.{function}"
-        folder = find_namespace(self._path, namespace)
-        if folder is None or not (folder / f"{function}.py").is_file():
-            where = folder or self._path[0] / namespace
-            raise FunctionMissing(f"there is no function {name}: no file {function}.py in {where}")
-        sources = self._settled_sources(module_name)
-        _forget(sources)
-        self._finder.sources = sources
-        changes = watch()
-        module = _import(name, module_name)
-        main = getattr(module, "main", None)
-        if not callable(main):
-            raise MainMissing(f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}")
-        is_async, is_generator = _kind(main)
-        loaded = Loaded(name, main, is_async, _version(sources), is_generator, changes())
-        return loaded, sources
+    def _load_again(self, name: str, old: _Entry) -> _Entry:
+        """A function whose files have changed, or the old version of it if it cannot be had, and changed lately."""
+        assert old.change is not None
+        survey = old.change.survey
+        try:
+            return self._import(name, survey or self._look(name, old.survey, old.survey.asked))
+        except (FunctionMissing, ImportFailed, MainMissing):
+            waited = time.monotonic() - old.change.since
+            if survey is None or waited >= _PATIENCE or self._is_gone(survey) or not survey.is_younger(_MENDED_NS):
+                del self._cache[name]
+                raise
+            old.change.failed = survey
+        self._activate(old)
+        return old
 
-    def _settled_sources(self, module_name: str) -> dict[str, _Source]:
-        """What `_sources` finds when no file is just being written, or the wait for that is over.
+    def _load_new(self, name: str) -> _Entry:
+        """A function that is not loaded. What cannot be imported is looked at again for a while."""
+        deadline = time.monotonic() + _PATIENCE
+        survey: Survey | None = None
+        while True:
+            before = survey
+            survey = self._settle(name, deadline, before)
+            try:
+                return self._import(name, survey)
+            except (FunctionMissing, ImportFailed, MainMissing):
+                if not self._changes(name, survey, deadline):
+                    raise
+
+    def _settle(self, name: str, deadline: float, before: Survey | None) -> Survey:
+        """The files of a function when no more is expected of any, or the wait for that is over.
 
         Raises:
-            OSError: one is open for writing and remains so.
+            ImportFailed: one cannot be read, or is open for writing and remains so.
         """
-        began = time.monotonic()
+        began = same_since = time.monotonic()
+        moved, last = before is not None, before
         while True:
-            sources = self._sources(module_name)
-            worst = max(sources.values(), key=lambda source: source.state.value)
-            if time.monotonic() - began >= worst.state.value:
-                if worst.state is State.WRITTEN:
-                    raise OSError(f"{worst.path} is open for writing: copy a file beside it and rename that")
-                return sources
-            time.sleep(_LOOK_EVERY if worst.state is State.FRESH else 5 * _LOOK_EVERY)
+            survey = self._look(name, last)
+            now = time.monotonic()
+            if last is not None and not survey.is_same(last):
+                moved, same_since = True, now
+            last = survey
+            if self._is_gone(survey):
+                is_awaited = now - began < _QUIET_NS / 1e9 and survey.has_younger_folder(_QUIET_NS)
+            else:
+                is_awaited = _is_expected(survey, moved=moved, same_for=now - same_since)
+            if not is_awaited or now >= deadline:
+                break
+            time.sleep(_LOOK_EVERY)
+        for source in survey.sources.values():
+            if source.is_open:
+                raise ImportFailed(
+                    f"the module of {name} cannot be read: {source.path} is open for writing: copy a file beside it"
+                    " and rename that"
+                )
+        return survey
 
-    def _sources(self, module_name: str) -> dict[str, _Source]:
-        """The files of a module and of all modules in the functions directory that it imports, by module name."""
-        found: dict[str, _Source] = {}
-        waiting = [module_name]
-        while waiting:
-            name = waiting.pop()
-            path = find_module(self._path, name)
-            if name in found or path is None:
-                continue
-            source = found[name] = read_source(path)
-            waiting.append(name.rpartition(".")[0])
-            waiting += _imported_names(source.data, name, is_package=path.name == "__init__.py")
-        return found
+    def _changes(self, name: str, failed: Survey, deadline: float) -> bool:
+        """Wait whether files that are no good change, as long as they are so young that it is to be expected."""
+        while failed.is_younger(_QUIET_NS) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY)
+            if not self._look(name, failed).is_same(failed):
+                return True
+        return False
+
+    def _look(self, name: str, before: Survey | None, asked: Sequence[str] | set[str] = ()) -> Survey:
+        namespace, function = parse_function_name(name)
+        try:
+            return self._surveyor.look(f"{PACKAGE}.{namespace}.{function}", asked, before)
+        except OSError as error:
+            raise ImportFailed(f"the module of {name} cannot be read: {error}") from error
+
+    def _is_gone(self, survey: Survey) -> bool:
+        namespace, function = survey.module.removeprefix(PACKAGE + ".").split(".")
+        folder = find_namespace(self._path, namespace)
+        return folder is None or survey.module not in survey.sources or not (folder / f"{function}.py").is_file()
+
+    def _import(self, name: str, survey: Survey) -> _Entry:
+        if self._is_gone(survey):
+            namespace, function = parse_function_name(name)
+            where = find_namespace(self._path, namespace) or self._path[0] / namespace
+            raise FunctionMissing(f"there is no function {name}: no file {function}.py in {where}")
+        entry = _Entry(survey, counted=len(survey.sources))
+        self._activate(entry)
+        changes = watch()
+        try:
+            module = _import(name, survey.module)
+            main = getattr(module, "main", None)
+            if not callable(main):
+                raise MainMissing(
+                    f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}"
+                )
+        except DtsError:
+            self._activate(None)
+            raise
+        is_async, is_generator = _kind(main)
+        entry.loaded = Loaded(name, main, is_async, survey.version(), is_generator, changes())
+        return entry
+
+    def _activate(self, entry: _Entry | None) -> None:
+        """Have the import system know a function's modules, and no other's."""
+        before = self._finder.entry
+        if before is entry:
+            return
+        if before is not None:
+            before.modules = _take_out(list(before.modules))
+        self._finder.entry = entry
+        if entry is not None:
+            _put_in(entry.modules)
 
 
 class _Finder(MetaPathFinder):
     """Finds modules of the functions package where `Loader` looks for them, without the import system's caches.
 
-    `sources` are those of the function that was asked for last. A module that it imports, and that reading its files
-    has not told of, is added to them.
+    `entry` is the function that was asked for last. What it imports, and reading its files has not told of, is added
+    to what it is made of, and so is what it has looked for in vain.
     """
 
-    def __init__(self, path: Sequence[Path]) -> None:
-        self._path = path
-        self.sources: dict[str, _Source] = {}
+    def __init__(self, surveyor: Surveyor) -> None:
+        self._surveyor = surveyor
+        self.entry: _Entry | None = None
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith(PACKAGE + "."):
+        entry = self.entry
+        if entry is None or not fullname.startswith(PACKAGE + "."):
             return None
-        file = find_module(self._path, fullname)
-        if file is not None:
-            source = self.sources.get(fullname)
-            if source is None:
-                source = self.sources[fullname] = read_source(file)
-            loader = _BytesLoader(fullname, str(file), source)
-            return importlib.util.spec_from_file_location(fullname, file, loader=loader)
+        entry.modules[fullname] = None
+        survey = entry.survey
+        if fullname not in survey.names:
+            survey.asked.add(fullname)
+        if fullname not in survey.sources:  # it may have come since
+            survey.names.discard(fullname)
+            self._surveyor.extend(survey, fullname)
+        source = survey.sources.get(fullname)
+        if source is not None:
+            loader = _BytesLoader(fullname, source)
+            return importlib.util.spec_from_file_location(fullname, source.path, loader=loader)
         if fullname.count(".") == PACKAGE.count(".") + 1:
-            folder = find_namespace(self._path, fullname.rpartition(".")[2])
+            folder = find_namespace(self._surveyor.path, fullname.rpartition(".")[2])
             if folder is not None:  # a folder without an __init__.py
                 spec = ModuleSpec(fullname, None, is_package=True)
                 spec.submodule_search_locations = [str(folder)]
@@ -288,105 +371,45 @@ class _Finder(MetaPathFinder):
 class _BytesLoader(SourceFileLoader):
     """Imports the bytes that were hashed; reads and writes no cache files."""
 
-    def __init__(self, fullname: str, path: str, source: _Source) -> None:
-        super().__init__(fullname, path)
+    def __init__(self, fullname: str, source: Source) -> None:
+        super().__init__(fullname, str(source.path))
         self._source = source
 
     def get_code(self, fullname: str) -> CodeType:
         return compile(self._source.data, self.path, "exec", dont_inherit=True)
 
 
-def find_namespace(path: Sequence[Path], namespace: str) -> Path | None:
-    """The folder of a namespace: the first one on the path."""
-    for directory in path:
-        if (directory / namespace).is_dir():
-            return directory / namespace
-    return None
+def _may_be_mended(source: Source) -> bool:
+    return not source.compiles and source.is_younger(_MENDED_NS)
 
 
-def find_module(path: Sequence[Path], name: str) -> Path | None:
-    """The file of a module below the functions package, given its full name; None if it has none."""
-    parts = name.removeprefix(PACKAGE + ".").split(".")
-    folder = find_namespace(path, parts[0]) if name.startswith(PACKAGE + ".") else None
-    if folder is None:
-        return None
-    place = folder.joinpath(*parts[1:])
-    for file in (place / "__init__.py", place.with_name(place.name + ".py")):
-        if file.is_file() and file.parent != folder.parent:
-            return file
-    return None
+def _is_expected(survey: Survey, *, moved: bool, same_for: float) -> bool:
+    """Whether more of the files is expected: they are open, do not compile, or were changed just now."""
+    sources = survey.sources.values()
+    if any(source.is_open or _may_be_mended(source) for source in sources):
+        return True
+    quiet, longest = (_QUIET_NS, _QUIET_NS / 1e9) if moved else (0, _TOUCHED)
+    return same_for < longest and any(source.is_in_motion(quiet) for source in sources)
 
 
-def _changed_lately(sources: Iterable[_Source]) -> bool:
-    """Whether any of these files is so young that more of it may follow."""
-    try:
-        changes = [os.stat(source.path) for source in sources]
-    except OSError:
-        return False
-    return any(0 <= time.time_ns() - max(each.st_mtime_ns, each.st_ctime_ns) < _MENDED_NS for each in changes)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-
-
-def _version(sources: dict[str, _Source]) -> str:
-    """A short hash over the names and contents of all sources."""
-    total = hashlib.sha256()
-    for name, source in sorted(sources.items()):
-        total.update(name.encode() + b"\0" + source.digest)
-    return total.hexdigest()[:12]
-
-
-def _compiles(data: bytes) -> bool:
-    try:
-        ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def _imported_names(data: bytes, module: str, *, is_package: bool) -> Iterator[str]:
-    """Full names of what a module's import statements may import from the functions package."""
-    try:
-        tree = ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # found out again, and reported, when it is imported
-        return
-    package = module if is_package else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
-            base = ".".join(filter(None, (base, node.module)))
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Call):
-            names = _names_in_call(node, package)
-        else:
-            continue
-        yield from (name for name in names if name.startswith(PACKAGE + "."))
-
-
-def _names_in_call(call: ast.Call, package: str) -> list[str]:
-    """The name in `importlib.import_module("…", __package__)` or the like, if it is written there."""
-    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    first = call.args[0] if call.args else None
-    if called not in ("import_module", "__import__") or not isinstance(first, ast.Constant):
-        return []
-    name = str(first.value)
-    level = len(name) - len(name.lstrip("."))
-    base = package.rsplit(".", level - 1)[0] if level else ""
-    return [".".join(filter(None, (base, name.lstrip("."))))]
-
-
-def _forget(modules: Sequence[str] | dict[str, _Source]) -> None:
-    """Take modules out of the import system, so that the next import reads them again."""
-    for name in modules:
-        module = sys.modules.pop(name, None)
+def _take_out(names: Sequence[str]) -> dict[str, ModuleType | None]:
+    """Take modules out of the import system; returns those that were there."""
+    found = {name: sys.modules.pop(name, None) for name in names}
+    for name, module in found.items():
         package, _, attribute = name.rpartition(".")
-        parent = sys.modules.get(package)
-        if module is not None and getattr(parent, attribute, None) is module:
-            delattr(parent, attribute)
+        if package == PACKAGE and module is not None and vars(sys.modules[PACKAGE]).get(attribute) is module:
+            delattr(sys.modules[PACKAGE], attribute)
+    return {name: module for name, module in found.items() if module is not None}
+
+
+def _put_in(modules: dict[str, ModuleType | None]) -> None:
+    for name, module in modules.items():
+        if module is None:
+            continue
+        sys.modules[name] = module
+        package, _, attribute = name.rpartition(".")
+        if package == PACKAGE:
+            setattr(sys.modules[PACKAGE], attribute, module)
 
 
 def _import(name: str, module_name: str) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ class Bench:
         return WorkerSettings(**given | changes)
 
     def write(self, name: str, code: str) -> None:
-        """Deploy a function, by a rename as a deployment does."""
+        """Deploy a function, by a rename as a deployment does, with a time of change of long ago: it came whole."""
         path = self.functions / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".new").write_text(code)
+        os.utime(path.with_suffix(".new"), (1e9, 1e9))
         path.with_suffix(".new").rename(path)
 
     async def send(

@@ -16,6 +16,7 @@ import pytest
 
 from dts.errors import FunctionMissing, ImportFailed, InvalidName, MainMissing
 from dts.worker import loader as module
+from dts.worker import sources
 from dts.worker.failure import describe_ours
 from dts.worker.loader import BUNDLED, Loader, dynamic_load
 from dts.worker.writers import is_open_for_writing
@@ -23,8 +24,9 @@ from dts.worker.writers import is_open_for_writing
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait half a second, not five, for the rest of a file that does not compile."""
+    """Wait half a second, not five, for the rest of a file that is no good, and for others as long as clocks take."""
     monkeypatch.setattr(module, "_MENDED_NS", 500_000_000)
+    monkeypatch.setattr(module, "_QUIET_NS", 100_000_000)
 
 
 @pytest.fixture
@@ -83,6 +85,7 @@ def test_a_function_of_the_configured_directory_is_importable_as_one_of_ours(loa
 def test_a_folder_of_the_configured_directory_stands_before_the_bundled_one(loader: Loader, tmp_path: Path) -> None:
     assert loader.load("text/upper").main("a") == "A"
     write(tmp_path, "text/upper.py", "def main(text): return 'mine'")
+    settle()
     assert loader.load("text/upper").main("a") == "mine"
     with pytest.raises(FunctionMissing, match="text/reverse"):
         loader.load("text/reverse")
@@ -152,10 +155,25 @@ def test_a_touched_file_is_not_loaded_again(loader: Loader, tmp_path: Path) -> N
     assert loader.load("own/f") is first
 
 
-def test_a_deleted_file_is_missing(loader: Loader, tmp_path: Path) -> None:
+def test_a_deleted_file_is_missing_when_it_does_not_come_back(loader: Loader, tmp_path: Path) -> None:
+    path = write(tmp_path, "own/f.py", "def main(): return 1")
+    first = loader.load("own/f")
+    path.unlink()
+    assert loader.load("own/f") is first
+    assert loader.is_current("own/f")
+    time.sleep(0.5)
+    assert not loader.is_current("own/f")
+    with pytest.raises(FunctionMissing):
+        loader.load("own/f")
+    write(tmp_path, "own/f.py", "def main(): return 2")
+    assert loader.load("own/f").main() == 2
+
+
+def test_a_deleted_file_that_nobody_has_asked_for_lately_is_missing_at_once(loader: Loader, tmp_path: Path) -> None:
     path = write(tmp_path, "own/f.py", "def main(): return 1")
     loader.load("own/f")
     path.unlink()
+    time.sleep(0.55)
     with pytest.raises(FunctionMissing):
         loader.load("own/f")
 
@@ -293,7 +311,7 @@ def test_a_new_file_is_waited_for_until_it_is_closed(loader: Loader, tmp_path: P
 def test_what_remains_open_for_writing_is_never_run(
     loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.State.WRITTEN, "_value_", 0.3)
+    monkeypatch.setattr(module, "_PATIENCE", 0.3)
     path = write(tmp_path, "own/f.py", "def main(): return 1")
     with path.open("a"), pytest.raises(ImportFailed, match="open for writing: copy a file beside it and rename"):
         loader.load("own/f")
@@ -323,7 +341,7 @@ def test_an_unchanged_function_costs_a_look_at_the_status_of_its_file(
     write(tmp_path, "own/f.py", "def main(): return 1")
     settle()
     loader.load("own/f")
-    monkeypatch.setattr(module, "read_source", pytest.fail)
+    monkeypatch.setattr(sources, "read_source", pytest.fail)
     assert loader.load("own/f").main() == 1
 
 
