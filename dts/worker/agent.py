@@ -1,4 +1,4 @@
-"""Tails log files and sends what is at or above a level, across rotation.
+"""Sends the lines of log files that are at or above a level; what it leaves out of a flood, it counts and tells.
 
 A line's level is the first name of a level in it. Lines without one belong to the line before, as those of a
 traceback do, also when it was read at an earlier look.
@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import socket
 import time
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 from dts.runtime.service import Service
 from dts.wire import telling
 from dts.wire.dts_pb2 import LogRecord
 from dts.worker.outward import LogShipper
+from dts.worker.tail import Tail
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 """Seconds between looks at the files."""
-MAX_READ = 256 * 1024
-"""Bytes of a file that are read at a look; of a flood, the rest is passed over."""
-MAX_LINES = 200
-"""Lines that are sent of one file after a look."""
-MAX_LINE = 64 * 1024
-"""Bytes that are kept of a line that has not ended yet."""
-_MARK = 64  # bytes by which it is known whether a file still is the one that was read
+MAX_LINES = 2000
+"""Lines that are sent of one file after a look: the last ones."""
 
 _NUMBERS = {
     "DEBUG": 10,
@@ -58,89 +57,6 @@ def level_of(line: str) -> int | None:
     return _NUMBERS[next(filter(None, found.groups())).upper()] if found is not None else None
 
 
-class Tail:
-    """One file that others write to, and maybe rename or truncate. `level` is that of the last line that names one."""
-
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        self.level = logging.NOTSET
-        self._fd = -1
-        self._inode = 0
-        self._rest = b""
-        self._overlong = False
-        self._mark = b""  # the last bytes before the place up to which it was read
-        self._open(at_end=True)
-
-    def lines(self) -> list[str]:
-        """The whole lines that have come since the last call."""
-        found = self._take(self._read())
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            status = None  # it will be there again after its rotation
-        if status is not None and status.st_ino != self._inode:
-            found += self._take(self._read())  # what was written to it before its writer went on to the new one
-            found += self._take_rest()
-            self._open(at_end=False)
-            found += self._take(self._read())
-        return [line.decode(errors="replace") for line in found]
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open(self, *, at_end: bool) -> None:
-        self.close()
-        self._mark, self._inode = b"", 0
-        try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return
-        self._inode = os.fstat(self._fd).st_ino
-        if at_end:
-            end = os.lseek(self._fd, 0, os.SEEK_END)
-            self._mark = self._before(end)
-
-    def _take(self, data: bytes) -> list[bytes]:
-        """The lines that end in these bytes. Of one that is too long, the beginning."""
-        *whole, rest = (self._rest + data).split(b"\n")
-        if self._overlong and whole:
-            del whole[0]  # the end of what was taken already
-            self._overlong = False
-        self._rest = b"" if self._overlong else rest
-        if len(self._rest) > MAX_LINE:
-            whole += self._take_rest()
-            self._overlong = True
-        return whole
-
-    def _take_rest(self) -> list[bytes]:
-        """A last line that nobody will end."""
-        rest, self._rest, self._overlong = self._rest, b"", False
-        return [rest] if rest else []
-
-    def _before(self, place: int) -> bytes:
-        """Some bytes before a place in the file."""
-        size = min(place, _MARK)
-        return os.pread(self._fd, size, place - size) if size else b""
-
-    def _read(self) -> bytes:
-        if self._fd < 0:
-            return b""
-        size, at = os.fstat(self._fd).st_size, os.lseek(self._fd, 0, os.SEEK_CUR)
-        cut = b""
-        if self._before(at) != self._mark:  # it was truncated, and maybe written anew
-            at = os.lseek(self._fd, 0, os.SEEK_SET)
-            cut = b"\n" if self._rest or self._overlong else b""
-        if size - at > MAX_READ:
-            os.lseek(self._fd, size - MAX_READ, os.SEEK_SET)
-            self._rest, self._overlong, self.level, cut = b"", True, logging.NOTSET, b""
-        data = os.read(self._fd, MAX_READ)
-        self._mark = self._before(os.lseek(self._fd, 0, os.SEEK_CUR))
-        return cut + data
-
-
 class Agent(Service):
     """Follows the files of the settings."""
 
@@ -149,6 +65,7 @@ class Agent(Service):
         self._files, self._level, self._shipper = files, level, shipper
         self._host = socket.gethostname()
         self._tails: dict[str, Tail] = {}
+        self._told: WeakKeyDictionary[Tail, str] = WeakKeyDictionary()
 
     async def _start(self) -> None:
         self._stack.callback(self.follow, (), self._level)
@@ -167,19 +84,48 @@ class Agent(Service):
     async def _run(self) -> None:
         while True:
             for tail in list(self._tails.values()):
-                self.look(tail)
+                for _ in self._look(tail):
+                    await asyncio.sleep(0)  # the worker has other things to do as well
             await asyncio.sleep(INTERVAL)
 
     def look(self, tail: Tail) -> None:
         """Send what is new in one file."""
-        found: list[tuple[int, str]] = []
-        for line in tail.lines():
-            level = level_of(line)
-            if level is not None:
-                tail.level = level
-            if tail.level >= self._level and line.strip():
-                found.append((tail.level, line[:8192]))
-        for level, text in found[-MAX_LINES:]:
-            source = telling.name(str(tail.path))
-            record = LogRecord(host=self._host, source=source, time=time.time(), level=level, message=text)
-            self._shipper.put(record.SerializeToString())
+        for _ in self._look(tail):
+            pass
+
+    def _look(self, tail: Tail) -> Iterator[None]:
+        """The same, piece by piece."""
+        found: deque[tuple[int, str]] = deque(maxlen=MAX_LINES)
+        count = 0
+        for piece in tail.pieces():
+            for line in piece:
+                level = level_of(line.text)
+                if level is not None:
+                    line.file.level = level
+                if line.file.level >= self._level and line.text.strip():
+                    found.append((line.file.level, line.text[:8192]))
+                    count += 1
+            yield
+        for level, text in found:
+            self._put(tail, level, text)
+        skipped, tail.skipped = tail.skipped, 0
+        if count > len(found) or skipped:
+            unread = f", and {skipped} bytes were not read" if skipped else ""
+            self._put(tail, logging.WARNING, f"{count - len(found)} lines of {tail.path} were left out{unread}")
+        self._tell_problem(tail)
+
+    def _put(self, tail: Tail, level: int, text: str) -> None:
+        source = telling.name(str(tail.path))
+        record = LogRecord(host=self._host, source=source, time=time.time(), level=level, message=text)
+        self._shipper.put(record.SerializeToString())
+
+    def _tell_problem(self, tail: Tail) -> None:
+        """Warn once of what cannot be followed."""
+        if tail.problem and tail.problem != self._told.get(tail):
+            logger.warning("%s is not followed: %s", tail.path, tail.problem)
+        elif not tail.problem and tail in self._told:
+            logger.info("%s is followed", tail.path)
+        if tail.problem:
+            self._told[tail] = tail.problem
+        else:
+            self._told.pop(tail, None)

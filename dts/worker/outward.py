@@ -22,7 +22,7 @@ from dts.worker.failure import clip, record_text
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORDS = 1000
+MAX_RECORDS = 5000
 """Records that wait for the broker; older ones are dropped."""
 _MAX_TEXT = 8 * 1024  # characters of a record
 _TIMEOUT = 5.0
@@ -77,7 +77,8 @@ class LogShipper(Service):
                 self._ready.set()
                 continue
             if self.dropped:
-                logger.warning("%d log records were dropped while the broker was away", self.dropped)
+                why = "the broker was away, or they came faster than it took them"
+                logger.warning("%d log records were dropped: %s", self.dropped, why)
                 self.dropped = 0
 
 
