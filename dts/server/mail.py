@@ -44,6 +44,9 @@ class Mailer:
                     logger.error("a mail could not be sent (%s): %s\n%s", error, subject, text)
                     return False
                 await asyncio.sleep(pause)
+            except Exception:
+                logger.exception("a mail could not be made or sent: %s\n%s", subject, text)
+                return False
             else:
                 return True
         return False

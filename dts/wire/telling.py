@@ -16,7 +16,6 @@ MAX_JOB = 64
 MAX_LEVEL = 1000
 """The highest level of a log record that is told apart from higher ones."""
 
-_EARLIEST = 1e9  # seconds since the epoch, in 2001: before that there was nothing to tell, and a clock is not set
 _AHEAD = 86400.0  # seconds that a clock may be ahead
 
 
@@ -30,9 +29,9 @@ def finite(value: object, *, low: float, high: float, default: float = 0.0) -> f
 
 
 def moment(value: object, now: float) -> float:
-    """A time in seconds since the epoch; `now` for what no clock that is set would tell."""
+    """A time in seconds since the epoch; `now` for what is none, or one that is not yet."""
     seconds = finite(value, low=0.0, high=1e18)
-    return seconds if _EARLIEST <= seconds <= now + _AHEAD else now
+    return seconds if 0.0 < seconds <= now + _AHEAD else now
 
 
 def level(value: object) -> int:

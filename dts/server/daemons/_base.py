@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dts.broker import Broker
+from dts.broker import Broker, Consumer, Delivery
 from dts.config import Settings
-from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
+from dts.errors import BrokerUnavailable, ConfigError, DtsError, StoreUnavailable
 from dts.runtime.service import Service
 from dts.store import Store
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SQLITE = "sqlite:///"
+
+_MAX_REASON = 500  # characters of why a message is a dead letter
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -62,6 +65,52 @@ class Daemon(Service):
                 if pause > _FIRST_PAUSE:
                     logger.info("can %s again", what)
                 return result
+
+    async def _read(
+        self, consumer: Consumer, deliveries: Sequence[Delivery], read: Callable[[Delivery], T]
+    ) -> list[tuple[Delivery, T]]:
+        """What deliveries say; those that cannot be read go to the dead letters."""
+        found: list[tuple[Delivery, T]] = []
+        for delivery in deliveries:
+            try:
+                found.append((delivery, read(delivery)))
+            except Exception as error:  # noqa: BLE001 - whatever a message does to its reader, it ends no daemon
+                await self._reject(consumer, delivery, "cannot be read", error)
+        return found
+
+    async def _record(
+        self,
+        consumer: Consumer,
+        items: Sequence[tuple[Delivery, T]],
+        record: Callable[[Sequence[T]], Awaitable[None]],
+        what: str,
+    ) -> list[T]:
+        """Record what deliveries say, which is safe to repeat, all at once, and ack them; returns what is recorded.
+
+        It is insisted on while the store or the broker is away. When it fails otherwise, each is tried by itself, and
+        those of which that fails go to the dead letters: no message ends a daemon, or keeps others waiting.
+        """
+        try:
+            await self._insist(partial(record, [item for _, item in items]), what)
+        except Exception as error:  # noqa: BLE001 - the store may refuse a message for anything that is in it
+            if len(items) == 1:
+                await self._reject(consumer, items[0][0], "cannot be recorded", error)
+                return []
+            return [item for each in items for item in await self._record(consumer, [each], record, what)]
+        await consumer.ack([delivery for delivery, _ in items])
+        return [item for _, item in items]
+
+    async def _reject(self, consumer: Consumer, delivery: Delivery, what: str, error: Exception) -> None:
+        why = str(error) if isinstance(error, DtsError) else f"{type(error).__name__}: {error}"
+        logger.warning("a message on %s %s: %s", delivery.queue, what, why[:_MAX_REASON])
+        await consumer.reject([delivery], why[:_MAX_REASON])
+
+    async def _try(self, operation: Callable[[], Awaitable[None]], what: str) -> None:
+        """Do what is safe to repeat, and what others must not suffer from if it cannot be done."""
+        try:
+            await self._insist(operation, what)
+        except Exception:
+            logger.exception("cannot %s", what)
 
     async def _every(self, seconds: float, operation: Callable[[], Awaitable[None]], what: str) -> None:
         """Do something now and then, for good."""

@@ -51,6 +51,11 @@ class Reading:
     poisoned: int = 0
 
     @property
+    def run(self) -> str:
+        """The run that its block belongs to."""
+        return self.batch.block.partition("-")[0]
+
+    @property
     def fenced(self) -> bool:
         """Whether its jobs run under leases: a message has such jobs only, or none."""
         return bool(self.batch.claims) or bool(self.batch.results and self.batch.results[0].fence)

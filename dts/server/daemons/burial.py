@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dts.broker import Broker, Delivery, origin
 from dts.broker.abc import REASON_DELIVERY_LIMIT
 from dts.config import ServerSettings
-from dts.errors import TooLarge, WireError
-from dts.model import DeadLetter, Outcome, bitmap
+from dts.errors import BrokerUnavailable, StoreUnavailable, TooLarge, WireError
+from dts.model import MAX_BLOCK_SIZE, DeadLetter, Outcome, bitmap
 from dts.server.catalogue import Catalogue
 from dts.server.damaged import jobs_of
 from dts.server.delayed import digest_of
@@ -39,6 +39,8 @@ class Burial:
     async def bury(self, delivery: Delivery) -> None:
         """Give the jobs of a dead letter another chance, or keep the letter and end them.
 
+        Whatever is in it, those behind it do not wait: a letter that cannot be kept is told in the log, and gone.
+
         Raises:
             StoreUnavailable: try again later.
             BrokerUnavailable: likewise.
@@ -51,8 +53,14 @@ class Burial:
         outcome = await self._store.get_outcome(block_id) if queue.startswith(JOBS_PREFIX) else None
         batch = _decode(delivery)
         if outcome is not None and batch is not None and reason == REASON_DELIVERY_LIMIT and len(batch.jobs) > 1:
-            await self._publish_singly(outcome, batch)
-            return
+            try:
+                await self._publish_singly(outcome, batch)
+            except (StoreUnavailable, BrokerUnavailable):
+                raise
+            except Exception:
+                logger.exception("the jobs of a dead letter of %s cannot go on singly, they fail", outcome.function)
+            else:
+                return
         letter = DeadLetter(
             digest_of(f"{queue}\0{reason}\0".encode() + message.body).hex(),
             queue,
@@ -62,11 +70,21 @@ class Burial:
             dict(message.headers),
             time.time(),
         )
-        await self._store.add_dead_letters([letter])
-        logger.error("dead letter from %s: %s", queue or "an unknown queue", reason)
+        await self._keep(letter)
         if outcome is not None:
             jobs = _indices(batch, message.headers) & outcome.unfinished
             await self._end(outcome, jobs, reason)
+
+    async def _keep(self, letter: DeadLetter) -> None:
+        where = letter.queue or "an unknown queue"
+        try:
+            await self._store.add_dead_letters([letter])
+        except (StoreUnavailable, BrokerUnavailable):
+            raise
+        except Exception:
+            logger.exception("a dead letter of %d bytes from %s cannot be kept", len(letter.body), where)
+        else:
+            logger.error("dead letter from %s: %s", where, letter.reason)
 
     async def _publish_singly(self, outcome: Outcome, batch: dts_pb2.JobBatch) -> None:
         block = await self._store.get_block(outcome.block)
@@ -74,7 +92,7 @@ class Burial:
             return
         jobs = [job for job in batch.jobs if outcome.unfinished >> job.index & 1]
         for job in jobs:
-            job.kills += 1
+            job.kills = min(job.kills + 1, 2**32 - 1)
         if jobs:
             logger.error(
                 "a message of %s was handed out too often: its %d jobs go on singly", outcome.function, len(jobs)
@@ -106,7 +124,7 @@ def _decode(delivery: Delivery) -> dts_pb2.JobBatch | None:
 def _indices(batch: dts_pb2.JobBatch | None, headers: Mapping[str, str | int]) -> int:
     """The bitmap of the jobs in a dead message; when its body is damaged, what its headers say."""
     if batch is not None:
-        return bitmap.from_indices(job.index for job in batch.jobs)
+        return bitmap.from_indices(job.index for job in batch.jobs if job.index < MAX_BLOCK_SIZE)
     first, count = headers.get("first", 0), headers.get("count", 0)
     if "first" in headers and isinstance(first, int) and isinstance(count, int) and first >= 0 and 0 <= count <= 256:
         return bitmap.full(count) << first

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from dts.broker import Consumer, Delivery
-from dts.errors import TooLarge, WireError
 from dts.model import LogEntry
 from dts.server.daemons._base import Daemon
 from dts.server.mail import Mailer
-from dts.wire import codec, dts_pb2
+from dts.wire import codec, dts_pb2, telling
 from dts.wire.queues import LOGS
 
 logger = logging.getLogger(__name__)
@@ -44,18 +43,8 @@ class Logtracer(Daemon):
 
     async def _trace(self, consumer: Consumer) -> None:
         while deliveries := await consumer.receive(_MAX_MESSAGES):
-            entries: list[LogEntry] = []
-            readable: list[Delivery] = []
-            for delivery in deliveries:
-                try:
-                    entries.append(read_record(delivery))
-                except (WireError, TooLarge) as error:
-                    await consumer.reject([delivery], str(error))
-                else:
-                    readable.append(delivery)
-            await self._insist(partial(self._store.add_logs, entries), "keep log records")
-            await consumer.ack(readable)
-            self._remember(entries)
+            entries = await self._read(consumer, deliveries, read_record)
+            self._remember(await self._record(consumer, entries, self._store.add_logs, "keep log records"))
 
     def _remember(self, entries: Sequence[LogEntry]) -> None:
         for entry in entries:
@@ -72,8 +61,11 @@ class Logtracer(Daemon):
             entries, passed_over = list(self._to_mail), self._passed_over
             self._to_mail.clear()
             self._passed_over = 0
-            await self._mailer.send(*describe(entries, passed_over))
+            await self._try(partial(self._mail, entries, passed_over), "mail log records")
             await asyncio.sleep(self._settings.daemons.log_mail_interval)
+
+    async def _mail(self, entries: Sequence[LogEntry], passed_over: int) -> None:
+        await self._mailer.send(*describe(entries, passed_over))
 
     async def _prune(self) -> None:
         daemons = self._settings.daemons
@@ -90,16 +82,17 @@ def read_record(delivery: Delivery) -> LogEntry:
     message = delivery.message
     record = codec.decode(dts_pb2.LogRecord, message.body, message.content_encoding, max_size=_MAX_RECORD)
     digest = hashlib.blake2b(message.body, digest_size=8).hexdigest()
+    when = telling.moment(record.time, time.time())
     text = record.message if len(record.message) <= _MAX_TEXT else record.message[:_MAX_TEXT] + "…"
     return LogEntry(
-        id=f"{int(max(0.0, min(record.time, 1e11)) * 1000):014x}{digest}",
-        host=record.host,
-        source=record.source,
-        time=record.time,
-        level=record.level,
-        logger=record.logger,
+        id=f"{int(when * 1000):014x}{digest}",
+        host=telling.name(record.host),
+        source=telling.name(record.source),
+        time=when,
+        level=telling.level(record.level),
+        logger=telling.name(record.logger),
         message=text,
-        job=record.job,
+        job=telling.job(record.job),
     )
 
 

@@ -1,7 +1,7 @@
 """Porter: results queue → store, in bulk, idempotently.
 
 It acks a delivery when its results are in the store; a crash in between brings them again, and the store takes a
-repeat as what it is.
+repeat as what it is. What cannot be read or recorded goes to the dead letters, and nothing else waits for it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from dts.broker import Consumer, Delivery
-from dts.errors import TooLarge, WireError
-from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap
+from dts.errors import WireError
+from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap, split_job_id
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.attempts import Attempts, Reading
 from dts.server.poison import poisoned_jobs
@@ -30,6 +29,9 @@ _MAX_MESSAGES = 64
 """Messages recorded in one go: enough to share a write, few enough that the loop is not blocked decoding them."""
 
 _STATUSES = (dts_pb2.SUCCEEDED, dts_pb2.FAILED, dts_pb2.CANCELLED, dts_pb2.RETRY)
+
+_MAX_NAME = 256  # characters of the name of a function or a worker
+_MAX_COUNT = 1_000_000  # attempts of a job: far more than anybody waits for
 
 _EVENT_BYTES = 4096
 """Bytes of progress that one event tells, or what one job has to tell."""
@@ -57,26 +59,16 @@ class Porter(Daemon):
     async def _carry(self, consumer: Consumer) -> None:
         attempts = Attempts(self._store)
         while deliveries := await consumer.receive(_MAX_MESSAGES):
-            readable: list[Delivery] = []
-            readings: list[Reading] = []
+            readings = await self._read(consumer, deliveries, read_results)
+            recorded = await self._record(consumer, readings, attempts.record, "record results")
             runs: set[str] = set()
             progress: dict[str, bytes] = {}
             news: dict[str, tuple[float, bool]] = {}
-            for delivery in deliveries:
-                try:
-                    reading = read_results(delivery)
-                except (WireError, TooLarge) as error:
-                    logger.warning("a message on %s cannot be read: %s", RESULTS, error)
-                    await consumer.reject([delivery], str(error))
-                    continue
-                readable.append(delivery)
-                readings.append(reading)
-                runs.add(reading.batch.run)
+            for reading in recorded:
+                runs.add(reading.run)
                 self._learn(reading.batch, news)
                 if reading.batch.progress:
                     progress.update(_progress_of(reading.batch))
-            await self._insist(partial(attempts.record, readings), "record results")
-            await consumer.ack(readable)
             await self._broker.broadcast(TOPIC_RESULTS, " ".join(runs))
             if news:
                 await self._broker.broadcast(TOPIC_SPEEDS, msgspec.json.encode(news).decode())
@@ -110,11 +102,12 @@ def read_results(delivery: Delivery) -> Reading:
     """The results in a delivery, and what they ask of the record.
 
     Raises:
-        WireError: the body is no ResultBatch, or is about jobs that no block has.
+        WireError: the body is no ResultBatch, or is about jobs that no block has, or has numbers that make no sense.
         TooLarge: it is too large when decompressed.
     """
     message = delivery.message
     batch = codec.decode(dts_pb2.ResultBatch, message.body, message.content_encoding)
+    _check(batch)
     by_status: dict[int, list[int]] = {status: [] for status in _STATUSES}
     try:
         for result in batch.results:
@@ -139,6 +132,18 @@ def read_results(delivery: Delivery) -> Reading:
     return Reading(batch, candidate, retried, poisoned)
 
 
+def _check(batch: dts_pb2.ResultBatch) -> None:
+    """Make sure that a batch has nothing that cannot be kept, or passed on."""
+    if split_job_id(batch.block) is None or max(map(len, (batch.run, batch.function, batch.worker))) > _MAX_NAME:
+        raise WireError("it does not say which block, run, function and worker it is of")
+    numbers = [number for each in batch.results for number in (each.attempt, each.kills, each.fence)]
+    numbers += [claim.fence for claim in batch.claims]
+    if max(numbers, default=0) > _MAX_COUNT:
+        raise WireError(f"it has a number of an attempt, or a fence, over {_MAX_COUNT}")
+    if not all(math.isfinite(claim.expires) for claim in batch.claims):
+        raise WireError("it claims a lease until a time that is none")
+
+
 def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
     """How far running jobs are and what they have yielded, encoded, by block and index.
 
@@ -157,7 +162,7 @@ def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
 def _is_json(text: bytes) -> bool:
     try:
         msgspec.json.decode(text or b"[]", type=list[Any])
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True
 

@@ -10,22 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from dts.broker import Consumer, Delivery
-from dts.errors import TooLarge, WireError
+from dts.errors import WireError
 from dts.model import WorkerState
 from dts.server.daemons._base import Daemon
 from dts.server.fleet import latest_of_hosts
 from dts.server.mail import Mailer
-from dts.wire import codec, dts_pb2
+from dts.wire import codec, dts_pb2, telling
 from dts.wire.queues import HEARTBEATS
 
 logger = logging.getLogger(__name__)
 
 _MAX_MESSAGES = 256
 _MAX_HEARTBEAT = 1024 * 1024  # bytes
+_MAX_ROWS = 10_000  # routes, functions and running jobs of a worker
+_MAX_LOAD = 1e6
 _HYSTERESIS = 5.0
 """Percent below a limit at which a figure counts as well again."""
 
@@ -52,23 +54,13 @@ class Stethoscope(Daemon):
 
     async def _listen(self, consumer: Consumer) -> None:
         while deliveries := await consumer.receive(_MAX_MESSAGES):
-            states: dict[str, WorkerState] = {}
-            for delivery in deliveries:
-                state = await self._read(consumer, delivery)
-                if state is not None:
-                    states[state.worker] = state
-            latest = list(states.values())
-            await self._insist(partial(self._store.save_heartbeats, latest), "save heartbeats")
-            await consumer.ack(deliveries)
-            for state in latest:
-                await self._insist(partial(self._examine, state), "note the state of hosts")
+            read = await self._read(consumer, deliveries, read_heartbeat)
+            states = await self._record(consumer, read, self._save, "save heartbeats")
+            for state in _latest(states):
+                await self._try(partial(self._examine, state), "note the state of hosts")
 
-    async def _read(self, consumer: Consumer, delivery: Delivery) -> WorkerState | None:
-        try:
-            return read_heartbeat(delivery)
-        except (WireError, TooLarge) as error:
-            await consumer.reject([delivery], str(error))
-            return None
+    async def _save(self, states: Sequence[WorkerState]) -> None:
+        await self._store.save_heartbeats(_latest(states))
 
     # figures
 
@@ -131,41 +123,64 @@ class Stethoscope(Daemon):
 
     async def _send_mails(self) -> None:
         while True:
-            await self._mailer.send(*await self._mails.get())
+            subject, text = await self._mails.get()
+            await self._try(partial(self._mail, subject, text), "mail the state of a host")
+
+    async def _mail(self, subject: str, text: str) -> None:
+        await self._mailer.send(subject, text)
+
+
+def _latest(states: Sequence[WorkerState]) -> list[WorkerState]:
+    """The last state of each worker."""
+    return list({state.worker: state for state in states}.values())
 
 
 def read_heartbeat(delivery: Delivery) -> WorkerState:
     """The state in a delivery.
 
     Raises:
-        WireError: the body is no Heartbeat, or does not say whose.
+        WireError: the body is no Heartbeat, or does not say whose, or tells more than there can be.
         TooLarge: it is too large.
     """
     message = delivery.message
     beat = codec.decode(dts_pb2.Heartbeat, message.body, message.content_encoding, max_size=_MAX_HEARTBEAT)
     if not beat.worker or not beat.host:
         raise WireError("a heartbeat must say of which worker and host it is")
+    if max(len(beat.worker), len(beat.host)) > telling.MAX_NAME:
+        raise WireError(f"a heartbeat has a name of over {telling.MAX_NAME} characters")
+    if max(len(beat.routes), len(beat.functions), len(beat.running)) > _MAX_ROWS:
+        raise WireError(f"a heartbeat has over {_MAX_ROWS} rows of a kind")
+    now = time.time()
     return WorkerState(
         worker=beat.worker,
         host=beat.host,
-        time=min(beat.time, time.time()),  # a clock that is ahead must not hide a silence
+        time=min(telling.moment(beat.time, now), now),  # a clock that is ahead must not hide a silence
         pid=beat.pid,
-        version=beat.version,
-        started=beat.started,
-        routes=tuple(beat.routes),
-        cpu=beat.cpu_percent,
-        memory=beat.memory_percent,
-        disk=beat.disk_percent,
-        load=beat.load_1m,
+        version=telling.name(beat.version),
+        started=telling.moment(beat.started, now),
+        routes=tuple(telling.name(route) for route in beat.routes),
+        cpu=telling.finite(beat.cpu_percent, low=0, high=100),
+        memory=telling.finite(beat.memory_percent, low=0, high=100),
+        disk=telling.finite(beat.disk_percent, low=0, high=100),
+        load=telling.finite(beat.load_1m, low=0, high=_MAX_LOAD),
         children=beat.children,
         jobs_running=beat.jobs_running,
-        state=beat.state,
-        functions={
-            name: {"received": counts.received, "done": counts.done, "failed": counts.failed}
-            for name, counts in beat.functions.items()
-        },
-        running=tuple({"job": job.job, "function": job.function, "started": job.started} for job in beat.running),
+        state=telling.name(beat.state),
+        functions={telling.name(name): _counts(counts) for name, counts in beat.functions.items()},
+        running=tuple(
+            {
+                "job": telling.name(job.job),
+                "function": telling.name(job.function),
+                "started": telling.moment(job.started, now),
+            }
+            for job in beat.running
+        ),
     )
+
+
+def _counts(counts: dts_pb2.EventCounts) -> dict[str, int]:
+    """Counts that a reader of JSON can hold exactly."""
+    return {name: min(getattr(counts, name), 2**53 - 1) for name in ("received", "done", "failed")}
 
 
 def _high(state: WorkerState, measure: str, value: float, limit: float) -> tuple[str, str]:
