@@ -1,8 +1,9 @@
 """A pool of children: hands each of them work, and replaces those that die.
 
-A child is given one assignment more than it works on, so that it never waits for the worker. When another child runs
-out of work, what was given ahead is taken back and goes to that one: a short message never waits behind a long job
-while a child is free.
+A child that works at quick messages is given one more than it works at, so that it never waits for the worker. When
+another child runs out of work, or the one at work turns out to take its time, what was given ahead is taken back and
+goes to another child: a short message never waits behind a long job while a child is free. Where none is, others take
+it: see `dts.worker.pacer`.
 """
 
 from __future__ import annotations
@@ -27,15 +28,13 @@ from dts.worker.told import RecordCheck
 
 logger = logging.getLogger(__name__)
 
-LOOK_AHEAD = 1
-"""Assignments that a child is given beyond the one that it works on."""
-
 REASON_KILLED, REASON_EXIT = "killed", "exit"
 """Codes that tell how a child died: of SIGKILL that the worker has not sent, by an exit."""
 REASON_LOST, REASON_CANCELLED, REASON_LEFT = "lost", "cancelled", "left"
 """And so: with the template, since its job was cancelled, by itself since a job has left it changed."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
+_UNMANNED = 1.0  # seconds without a child that could work after which none is expected soon
 _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
 
 
@@ -90,6 +89,9 @@ class Listener(Protocol):
     def on_log(self, frame: Frame) -> None:
         """A function has logged something."""
 
+    def on_ready(self) -> None:
+        """There is a further child."""
+
 
 class Executor(Service):
     """Keeps `processes` children alive, and runs assignments in them."""
@@ -106,12 +108,16 @@ class Executor(Service):
         self._starting: set[ChildProcess] = set()
         self._leaving: set[ChildProcess] = set()
         self._waiting: deque[Assignment] = deque()
+        self.looks_ahead = False
+        """Whether children that are quick are given something ahead, since at least half of all are."""
+        self._manned = 0.0  # the time (monotonic) at which there last was a child that could work
         self._keepers = 0
         self._tickets = 0
         self._stopping = False
         self._changed = asyncio.Event()
 
     async def _start(self) -> None:
+        self._manned = time.monotonic()
         await self._stack.enter_async_context(self._spawner)
         self._keep_enough()
         self._stack.push_async_callback(self._end_children)
@@ -140,6 +146,39 @@ class Executor(Service):
     def busy(self) -> bool:
         """Whether any assignment is not finished."""
         return bool(self._waiting) or any(child.given for child in (*self._children, *self._leaving))
+
+    @property
+    def capacity(self) -> int:
+        """How many assignments its children have or could have now."""
+        ahead = self.looks_ahead
+        return sum([len(child.given) if child.retiring else child.limit(ahead=ahead) for child in self._children])
+
+    def look(self, now: float) -> None:
+        """See how children get on; take back what waits for one that takes its time. `now` is monotonic, in seconds."""
+        quick = staying = 0
+        for child in self._children:
+            child.look(now)
+            staying += not child.retiring
+            quick += child.pace.quick and not (child.retiring or child.beside)
+        self.looks_ahead = 0 < staying <= 2 * quick
+        if staying:
+            self._manned = now
+        for child in self._children:
+            if child.pace.engaged and len(child.given) > max(child.beside, 1):
+                self._waiting.extendleft(reversed(child.recall()))
+        self._dispatch()
+
+    def is_engaged(self, now: float) -> bool:
+        """Whether no child is likely to begin anything soon, `now` being monotonic, as of the last look."""
+        staying = [child for child in self._children if not child.retiring]
+        return all([child.pace.engaged for child in staying]) if staying else now - self._manned > _UNMANNED
+
+    def take_waiting(self, which: Callable[[Assignment], bool]) -> list[Assignment]:
+        """Take back some of the assignments that no child has."""
+        taken = [assignment for assignment in self._waiting if which(assignment)]
+        self._waiting = deque([assignment for assignment in self._waiting if assignment not in taken])
+        self._changed.set()
+        return taken
 
     @property
     def extra(self) -> int:
@@ -198,12 +237,12 @@ class Executor(Service):
 
     def _dispatch(self) -> None:
         """Give waiting assignments to the children that have the least to do; share out what was given ahead."""
-        working = [child for child in self._children if not child.retiring]
-        while self._waiting and working:
-            child = min(working, key=_load)
-            if _load(child) > LOOK_AHEAD:
+        working, ahead = [child for child in self._children if not child.retiring], self.looks_ahead
+        while self._waiting:
+            free = [child for child in working if len(child.given) < child.limit(ahead=ahead)]
+            if not free:
                 return
-            self._give(child, self._waiting.popleft())
+            self._give(min(free, key=_load), self._waiting.popleft())
         idle = next((child for child in working if not child.given), None)
         if idle is None:
             return
@@ -224,6 +263,7 @@ class Executor(Service):
             self._children.append(child)
             self._let_go(child)
             self._dispatch()
+            self._listener.on_ready()
             return
         if frame.kind in (Kind.LOG, Kind.BYE):
             self._on_word(child, frame)

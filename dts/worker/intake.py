@@ -1,8 +1,10 @@
 """Takes deliveries of one route, and no more of them than there is room for.
 
-One consumer is always there; its prefetch is the number of slots of the worker. Messages of an async function that run
-beside others need no slot of their own, so there may be room for many more: then further consumers are added, each
-half as large as all before it, and taken away again when what they have fetched would only lie here.
+One consumer is nearly always there; its prefetch is the number of the worker's children. While messages are quick a
+second one fetches as many ahead. Messages of an async function that run beside others need no child of their own, so
+there may be room for many more: then further consumers are added, each half as large as all before it, and taken away
+again when what they have fetched would only lie here. While no child will begin anything soon, consumers that could
+fetch something are dismissed.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ class Taker(Protocol):
     def free_slots(self) -> int:
         """How many deliveries may be taken now; none while it must not take any."""
 
+    @property
+    def taken(self) -> int:
+        """How many deliveries it has taken, of any route, and is not done with."""
+
     def in_hand(self, consumers: set[Consumer]) -> int:
         """Deliveries of these consumers that are not settled."""
 
@@ -53,8 +59,8 @@ class Intake(Service):
         super().__init__()
         self.route = route
         self._routes, self._slots, self._taker = routes, slots, taker
-        self._first: Consumer | None = None
-        self._more: dict[Consumer, int] = {}  # with their prefetch, oldest first
+        self._active: dict[Consumer, int] = {}  # with their prefetch, oldest first
+        self._ahead: Consumer | None = None  # the one of them that fetches ahead
         self._leaving: set[Consumer] = set()
         self._consuming: dict[Consumer, asyncio.Task[None]] = {}
         self._looking = asyncio.Event()
@@ -71,11 +77,8 @@ class Intake(Service):
             self._spawn(self._follow(), f"prefetch of {self.route.name}")
         self._spawn(self._tidy(), f"consumers of {self.route.name}")
 
-    def _has_ceased(self) -> bool:
-        return self._ceased
-
-    def _is_idle(self) -> bool:
-        return self._ceased or self._first is None
+    def _is_still(self) -> bool:
+        return self._ceased or self._paused
 
     def look(self) -> None:
         """There may be room for more than the consumers may hold."""
@@ -83,24 +86,45 @@ class Intake(Service):
 
     async def pause(self) -> None:
         """Fetch no more, and give back what was fetched and not taken; what was taken can be settled still."""
-        first, self._first = self._first, None
-        for consumer in [*([first] if first is not None else []), *self._more]:
+        self._paused = True
+        for consumer in list(self._active):
             await self._dismiss(consumer)
 
     async def resume(self) -> None:
         """Fetch again."""
-        if self._first is not None or self._has_ceased():
-            return
-        consumer = await self._routes.consume(self.route, self._slots)
-        if self._has_ceased():  # by now
-            return await consumer.close()
-        self._first = consumer
-        self._begin(consumer)
+        self._paused = False
+        if not self._active:
+            await self._add(max(1, self._slots - self._taker.taken))
+
+    async def tighten(self) -> bool:
+        """Fetch nothing while no child will begin anything soon; returns whether any consumer was dismissed for that.
+
+        One that can fetch nothing stays, and does so when one of its deliveries is settled. So does one whose prefetch
+        is the user's.
+        """
+        spare = [each for each, size in self._active.items() if size > self._taker.in_hand({each})]
+        if self.route.prefetch or self._is_still() or not spare:
+            return False
+        for consumer in spare:
+            await self._dismiss(consumer)
+        return True
+
+    async def adapt(self, *, ahead: bool) -> None:
+        """Fetch what there is room for, and more `ahead` while messages are quick."""
+        free = self._taker.free_slots > 0
+        if not self._active and free:
+            await self._add(max(1, self._slots - self._taker.taken))
+        if free:
+            self.look()
+        if ahead and self._ahead is None and self._active and not self.route.prefetch:
+            self._ahead = await self._add(self._slots)
+        elif not ahead and self._ahead is not None:
+            await self._dismiss(self._ahead)
 
     async def resize(self, slots: int) -> None:
         """Fetch with another prefetch."""
         self._slots = slots
-        if self._first is not None:
+        if not self._paused:
             await self.pause()
             await self.resume()
 
@@ -116,10 +140,21 @@ class Intake(Service):
         """Wait until nothing is left to do for what was taken, once it is paused."""
         await self._settled.wait()
 
-    def _begin(self, consumer: Consumer) -> None:
+    async def _add(self, prefetch: int) -> Consumer | None:
+        """Begin to fetch with one consumer more, unless it is to fetch nothing."""
+        if self._is_still():
+            return None
+        consumer = await self._routes.consume(self.route, prefetch)
+        if self._ceased:  # by now
+            await consumer.close()
+            return None
+        self._active[consumer] = prefetch
         task = asyncio.create_task(self._consume(consumer), name=f"consumer of {self.route.name}")
         task.add_done_callback(self._on_task_done)
         self._consuming[consumer] = task
+        if self._paused:  # by now
+            await self._dismiss(consumer)
+        return consumer
 
     async def _consume(self, consumer: Consumer) -> None:
         """Hand over deliveries as long as there are slots for them."""
@@ -139,7 +174,9 @@ class Intake(Service):
         task = self._consuming.pop(consumer, None)
         if task is None:
             return  # somebody is at it already: a pause, or the tidying
-        self._more.pop(consumer, None)
+        self._active.pop(consumer, None)
+        if consumer is self._ahead:
+            self._ahead = None
         self._leaving.add(consumer)
         self._settled.clear()
         task.cancel()  # before anything else is awaited, so that whoever consumes is always among those who do
@@ -148,8 +185,7 @@ class Intake(Service):
 
     def _counts(self) -> tuple[int, int]:
         """How many deliveries the consumers may hold together, and how many of them are in the worker's hands."""
-        first = {self._first} if self._first is not None else set()
-        return self._slots + sum(self._more.values()), self._taker.in_hand({*first, *self._more})
+        return sum(self._active.values()), self._taker.in_hand(set(self._active))
 
     async def _follow(self) -> None:
         """Add consumers while all that there are may hold is at work, and there is room for more."""
@@ -157,14 +193,9 @@ class Intake(Service):
             await self._looking.wait()
             self._looking.clear()
             most, held = self._counts()
-            if held < most or self._taker.free_slots <= 0 or self._is_idle() or most >= MAX_PREFETCH:
+            if held < most or self._taker.free_slots <= 0 or not self._active or most >= MAX_PREFETCH:
                 continue
-            size = max(self._slots, most // 2)
-            consumer = await self._routes.consume(self.route, size)
-            self._more[consumer] = size
-            self._begin(consumer)
-            if self._is_idle():  # by now
-                await self._dismiss(consumer)
+            await self._add(max(self._slots, most // 2))
 
     async def _tidy(self) -> None:
         """Close consumers that are not needed any more, and take away the last ones when the others would do."""
@@ -175,17 +206,21 @@ class Intake(Service):
                 self._leaving.discard(consumer)
             if not self._leaving:
                 self._settled.set()
-            while self._more and self._could_do_without_the_last():
-                await self._dismiss(next(reversed(self._more)))
+            while (last := self._last()) is not None and self._could_do_without(last):
+                await self._dismiss(last)
 
-    def _could_do_without_the_last(self) -> bool:
+    def _last(self) -> Consumer | None:
+        """The consumer that is taken away first, of several."""
+        several = [consumer for consumer in self._active if consumer is not self._ahead]
+        return several[-1] if len(several) > 1 else None
+
+    def _could_do_without(self, consumer: Consumer) -> bool:
         most, held = self._counts()
-        spare = most - next(reversed(self._more.values())) - held
+        spare = most - self._active[consumer] - held
         # Without free slots, what more could be fetched would lie here while others may be idle.
         return spare >= self._slots or (spare >= 0 and self._taker.free_slots <= 0)
 
     async def _close_all(self) -> None:
         await self.cease()
-        first = [self._first] if self._first is not None else []
-        for consumer in (*first, *self._more, *self._leaving):
+        for consumer in (*self._active, *self._leaving):
             await consumer.close()

@@ -27,6 +27,8 @@ class Intakes(Service):
         self._departing: dict[Intake, asyncio.Task[None]] = {}  # of routes that are not served any more
         self._changing = asyncio.Lock()
         self._paused, self._ceased = paused, False
+        self.tight = False
+        """Whether consumers were dismissed since no child would begin anything soon."""
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._stop_all)
@@ -51,6 +53,20 @@ class Intakes(Service):
             self._paused = False
             for intake in self._intakes:
                 await intake.resume()
+
+    async def tighten(self) -> None:
+        """Fetch nothing while no child will begin anything soon."""
+        async with self._changing:
+            for intake in self._intakes:
+                if await intake.tighten():
+                    self.tight = True
+
+    async def adapt(self, *, ahead: bool) -> None:
+        """Fetch what there is room for, and more `ahead` while messages are quick."""
+        async with self._changing:
+            self.tight = False
+            for intake in self._intakes:
+                await intake.adapt(ahead=ahead)
 
     async def cease(self) -> None:
         """Take no more; what was taken can be settled until the stop."""

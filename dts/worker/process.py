@@ -17,6 +17,7 @@ from dts.worker.board import ENDED, MAX_JOBS, STARTED, Board, Phase
 from dts.worker.child import ChildOptions, Descriptors
 from dts.worker.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.output import Output
+from dts.worker.pace import Pace
 from dts.worker.spawner import LOST, Spawner
 
 _READ_SIZE = 256 * 1024
@@ -104,6 +105,7 @@ class ChildProcess:
         self.doom: Doom | None = None
         self.stop_by: dict[int, float] = {}
         """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
+        self.pace = Pace()
         self.beside = 0
         """How many of `given` are messages of an async function that it has begun."""
         self.output: Output | None = None
@@ -157,8 +159,10 @@ class ChildProcess:
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         assignment.quiet = not self.given
-        self.given.append(assignment)
         assignment.given = time.monotonic()
+        if not self.given:
+            self.pace.began(assignment.given)
+        self.given.append(assignment)
         number = 0 if assignment.number is None else assignment.number + 1
         kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
         frame = Frame(kind, ticket, assignment.body, assignment.content_encoding, number)
@@ -176,6 +180,19 @@ class ChildProcess:
         if claimed > self._last and self.given:
             claimed = self.given[0].ticket
         return [assignment for assignment in self.given if assignment.ticket <= claimed]
+
+    def limit(self, *, ahead: bool) -> int:
+        """How many assignments it should have, at most, when those that are quick may have one `ahead`."""
+        if self.beside:
+            return self.beside + (not self.pace.engaged)
+        return 1 + (ahead and self.pace.quick)
+
+    def look(self, now: float) -> None:
+        """See how it gets on with what it was given."""
+        if self.beside:
+            self.pace.look_beside(now, since=None if self.given[-1].beside else self.given[-1].given)
+        else:
+            self.pace.look(now, busy=bool(self.given))
 
     @property
     def extra(self) -> int:
@@ -203,11 +220,13 @@ class ChildProcess:
         """The child has told that it has begun an assignment of an async function, with its jobs at some places."""
         assignment.first, assignment.count, assignment.beside = first, count, True
         self.beside += 1
+        self.pace.began(time.monotonic())
 
     def done(self, assignment: Assignment) -> None:
         """The child has finished an assignment."""
         self.given.remove(assignment)
-        self._free_since = time.monotonic()
+        now = self._free_since = time.monotonic()
+        self.pace.ended(now - (assignment.given if assignment.beside else self.pace.since), now)
         self.beside -= assignment.beside
         self.stop_by.pop(assignment.ticket, None)
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Settler(Service):
-    """Acks, nacks and rejects in the background.
+    """Acks, releases and rejects in the background.
 
     A delivery that cannot be settled since the broker is away comes back to a worker later; its results are known by
     then, and those of the second time are passed over.
@@ -24,7 +24,7 @@ class Settler(Service):
     def __init__(self) -> None:
         super().__init__()
         self._acks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
-        self._nacks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
+        self._releases: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._rejects: list[tuple[Consumer, Delivery, str]] = []
         self._at: set[Consumer] = set()  # those of which something is being settled
         self._ready = asyncio.Event()
@@ -39,9 +39,9 @@ class Settler(Service):
         self._acks[consumer].append(delivery)
         self._wake()
 
-    def nack(self, consumer: Consumer, delivery: Delivery) -> None:
-        """Somebody else shall do the work of a delivery."""
-        self._nacks[consumer].append(delivery)
+    def release(self, consumer: Consumer, delivery: Delivery) -> None:
+        """Somebody else shall do the work of a delivery, of which nothing was begun."""
+        self._releases[consumer].append(delivery)
         self._wake()
 
     def reject(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
@@ -52,7 +52,7 @@ class Settler(Service):
     def is_at(self, consumer: Consumer) -> bool:
         """Whether a delivery of a consumer is to be settled, or is being so."""
         rejecting = any(consumer is each for each, _, _ in self._rejects)
-        return rejecting or any(consumer in kept for kept in (self._at, self._acks, self._nacks))
+        return rejecting or any(consumer in kept for kept in (self._at, self._acks, self._releases))
 
     async def wait_idle(self) -> None:
         """Wait until everything is settled."""
@@ -66,14 +66,14 @@ class Settler(Service):
         while True:
             await self._ready.wait()
             self._ready.clear()
-            acks, nacks, rejects = dict(self._acks), dict(self._nacks), list(self._rejects)
-            self._at = {*acks, *nacks, *(consumer for consumer, _, _ in rejects)}
-            for kept in (self._acks, self._nacks, self._rejects):
+            acks, releases, rejects = dict(self._acks), dict(self._releases), list(self._rejects)
+            self._at = {*acks, *releases, *(consumer for consumer, _, _ in rejects)}
+            for kept in (self._acks, self._releases, self._rejects):
                 kept.clear()
             for consumer, deliveries in acks.items():
                 await _try(consumer.ack, deliveries)
-            for consumer, deliveries in nacks.items():
-                await _try(consumer.nack, deliveries)
+            for consumer, deliveries in releases.items():
+                await _try(consumer.release, deliveries)
             for consumer, delivery, reason in rejects:
                 await _try(consumer.reject, [delivery], reason)
             self._at.clear()

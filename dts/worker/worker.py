@@ -23,11 +23,12 @@ from dts.wire.queues import RESULTS
 from dts.worker.breaking import break_up
 from dts.worker.child import ChildOptions
 from dts.worker.events import EventCounter, Events
-from dts.worker.executor import LOOK_AHEAD, Crash, Executor
+from dts.worker.executor import Crash, Executor
 from dts.worker.frames import Frame, Kind, knows_encoding
 from dts.worker.guard import Guard
 from dts.worker.inquiry import Inquiry
 from dts.worker.intakes import Intakes
+from dts.worker.pacer import Pacer
 from dts.worker.process import Assignment
 from dts.worker.publisher import Publisher
 from dts.worker.recovery import Recoverer
@@ -67,27 +68,29 @@ class Worker(Service):
         self.routes = Routes(settings, broker)
         self._broker = broker
         self._hurry = hurry or asyncio.Event()
-        self._slots = processes * (1 + LOOK_AHEAD)
         self._works: set[Work] = set()
         self.room = asyncio.Event()
         """Set when there may be room for more work."""
         self._inquiry = Inquiry(broker, settings.timekeeper_timeout, self._learn_cancelled, self._follow_halt)
         self._cancelled = self._inquiry.known
-        self._intakes = Intakes(self.routes, self._slots, self, paused=True)
+        self._intakes = Intakes(self.routes, processes, self, paused=True)
+        self._pacer = Pacer(self.executor, self._intakes, self)
         self._publisher = Publisher(broker)
         self._settler = Settler()
         self._recoverer = Recoverer(self.name, settings)
         self._guard = Guard(self.executor)
         self._on_log: Callable[[bytes], None] = lambda record: None
-        parts = (self.executor, self._publisher, self._settler, self._guard, self._inquiry, self.routes, self._intakes)
-        for part in parts:
+        self._parts = (
+            *(self._publisher, self._settler, self.executor, self._guard),
+            *(self._inquiry, self.routes, self._intakes, self._pacer),
+        )
+        for part in self._parts:
             part.failed = self.failed  # the worker cannot do without any of them
 
     async def _start(self) -> None:
         _check(self.settings)
         # Stopped in the reverse order: drain, then the consumers give back what is left, then the children end.
-        parts = (self._publisher, self._settler, self.executor, self._guard, self._inquiry, self.routes, self._intakes)
-        for part in parts:
+        for part in self._parts:
             await self._stack.enter_async_context(part)
         self._stack.push_async_callback(self._drain)
         logger.info(
@@ -104,8 +107,7 @@ class Worker(Service):
         """
         _check(settings)
         processes = _processes(settings)
-        slots = processes * (1 + LOOK_AHEAD)
-        await self._intakes.adopt(settings, slots)
+        await self._intakes.adopt(settings, processes)
         before, self.settings = self.settings, settings
         self._recoverer = Recoverer(self.name, settings)
         self._inquiry.patience = settings.timekeeper_timeout
@@ -113,7 +115,6 @@ class Worker(Service):
             self.executor.renew(ChildOptions(self.name, settings))
         if processes != self.executor.processes:
             self.executor.resize(processes)
-            self._slots = slots
         self.room.set()
 
     async def hold(self, short_of: str) -> None:
@@ -152,11 +153,16 @@ class Worker(Service):
     @property
     def free_slots(self) -> int:
         """How many deliveries may be taken: messages that run beside others take no slot."""
-        return 0 if self.halted else self._slots - len(self._works) + self.executor.extra
+        return 0 if self.halted else self.executor.capacity - len(self._works)
+
+    @property
+    def taken(self) -> int:
+        """How many deliveries it has taken and is not done with."""
+        return len(self._works)
 
     def in_hand(self, consumers: set[Consumer]) -> int:
         """Deliveries of some consumers that are not settled."""
-        return sum([not work.settled and work.consumer in consumers for work in self._works])
+        return sum([not (work.settled or work.leaving) and work.consumer in consumers for work in self._works])
 
     def is_at(self, consumer: Consumer) -> bool:
         """Whether there is anything left to do for a delivery of a consumer, or to tell its broker."""
@@ -166,7 +172,7 @@ class Worker(Service):
         """Have the jobs of deliveries run."""
         for delivery in deliveries:
             if self.halted:  # since they were asked for
-                self._settler.nack(consumer, delivery)
+                self._settler.release(consumer, delivery)
             else:
                 self._take(consumer, delivery)
 
@@ -185,7 +191,8 @@ class Worker(Service):
             self._close(work)
         else:
             count = message.headers.get("count")
-            self.events.add(work.function, Events.RECV, count if isinstance(count, int) else 1)
+            work.received = count if isinstance(count, int) else 1
+            self.events.add(work.function, Events.RECV, work.received)
             self._submit(Assignment(message.body, message.content_encoding, work, number=work.number))
 
     def _submit(self, assignment: Assignment) -> None:
@@ -262,6 +269,11 @@ class Worker(Service):
         message = Message(frame.body, frame.content_encoding, work.headers(frame.jobs))
         self._publisher.put(RESULTS, message, partial(self._on_claimed, work, go))
 
+    def on_ready(self) -> None:
+        """There is room for more work, by a child more."""
+        self.room.set()
+        self._pacer.wake()
+
     def on_log(self, frame: Frame) -> None:
         """Pass on what a function has logged."""
         self._on_log(frame.body)
@@ -269,6 +281,7 @@ class Worker(Service):
     def on_crash(self, assignment: Assignment, crash: Crash) -> None:
         """A child died: its job comes back or has failed, the others run again."""
         work = work_of(assignment)
+        work.begun = True
         recovery = self._recoverer.recover(assignment, crash)
         logger.warning("a child %s at a message of %s, run %s: %s", crash.said, work.function, work.run, recovery)
         if recovery.dead:
@@ -320,6 +333,7 @@ class Worker(Service):
         work.settled = work.closed = True
         self._works.discard(work)
         self.room.set()
+        self._pacer.wake()
 
     # the end
 
@@ -352,13 +366,29 @@ class Worker(Service):
 
     async def _give_back(self, assignments: list[Assignment]) -> None:
         """Give back the deliveries that nothing has been done for; of others, finish what a crash has left."""
+        self.release(self.part_with([each for each in assignments if self.is_untouched(each)]))
         for assignment in assignments:
-            work = work_of(assignment)
-            if work.open == 1 and not work.settled:
-                self._settler.nack(work.consumer, work.delivery)
-                self._let_go(work)
-            else:
+            if not work_of(assignment).leaving:
                 self.executor.submit(assignment)
+
+    def is_untouched(self, assignment: Assignment) -> bool:
+        """Whether it is all of a delivery of which nothing was begun."""
+        work = work_of(assignment)
+        return work.open == 1 and not (work.settled or work.begun)
+
+    def part_with(self, assignments: list[Assignment]) -> list[Work]:
+        """Count deliveries no more that are given back."""
+        works = [work_of(assignment) for assignment in assignments]
+        for work in works:
+            work.leaving = True
+            self.events.add(work.function, Events.RECV, -work.received)
+        return works
+
+    def release(self, works: list[Work]) -> None:
+        """Give back deliveries."""
+        for work in works:
+            self._settler.release(work.consumer, work.delivery)
+            self._let_go(work)
 
 
 class InternationalWorker(Worker):

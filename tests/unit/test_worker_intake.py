@@ -29,7 +29,7 @@ class FakeConsumer(Consumer):
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Nothing to settle."""
 
-    nack = ack
+    nack = release = ack
 
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
         """Nothing to settle."""
@@ -61,7 +61,7 @@ class FakeTaker:
     def __init__(self) -> None:
         self.room = asyncio.Event()
         self.free_slots = 10
-        self.held = 0
+        self.held = self.taken = 0
 
     def in_hand(self, consumers: set[Consumer]) -> int:
         return self.held if consumers else 0
