@@ -34,7 +34,7 @@ class FakeTransport:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool = True,
-        timeout: float = 0.0,
+        wait: float = 0.0,
     ) -> Any:
         self.calls.append((method, path + (f"?{dict(query)}" if query else "")))
         self.sent.append(params)
