@@ -276,6 +276,12 @@ def _judge_route(route: Mapping[str, Any]) -> Finding:
     if route["workers"]:
         serve = "serves" if route["workers"] == 1 else "serve"
         return ok(name, f"{counted(route['workers'], 'live worker')} {serve} it")
+    if route.get("left"):
+        advice = (
+            f"start a worker with {route['route']} among its [worker] routes, or have their runs published on the "
+            "present one: runs requeue RUN; timekeeper does that by itself after a while"
+        )
+        return bad(name, f"no live worker serves it, and jobs wait there since before {functions} left it", advice)
     advice = (
         f"start a worker with {route['route']} among its [worker] routes, or give the functions another route: "
         "functions update FUNCTION route=…"

@@ -84,6 +84,7 @@ class Function:
 
     `mean_duration` is that of recent attempts; None before the first. `concurrent` says that attempts share a child
     (`async def`), so that many take as long as one. `memory_limit` is in bytes. None stands for the worker's default.
+    `left_routes` are those that it had before, the latest first: what was queued there stays there.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Function:
     limits: Limits = field(default_factory=Limits)
     modified: float = 0.0
     version: int = 1
+    left_routes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

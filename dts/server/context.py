@@ -8,7 +8,7 @@ from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.server.accounts import Accounts
 from dts.server.catalogue import Catalogue
-from dts.server.fleet import Fleet
+from dts.server.fleet import Fleet, LeftRoutes
 from dts.server.hub import Hub
 from dts.server.limits import Limiter
 from dts.server.operations import OperationLog
@@ -33,5 +33,6 @@ class Context:
     limiter: Limiter
     fleet: Fleet
     openapi: bytes
+    left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     recent: Recent = field(default_factory=Recent)
     outages: Seldom = field(default_factory=Seldom)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from dts.broker import Broker
+from dts.errors import BrokerUnavailable
 from dts.model import WorkerState
 from dts.store import Store
+from dts.wire.queues import jobs_queue
 
 ALIVE = 30.0
 """Seconds after its last heartbeat for which a worker counts as alive."""
@@ -32,6 +35,24 @@ class Fleet:
         return (not self._states and time.monotonic() < self._since + ALIVE) or any(
             state.time > since and route in state.routes and not state.has_ended for state in self._states
         )
+
+
+class LeftRoutes:
+    """Whether jobs wait in the queues of routes that functions have left, looked up anew every few seconds."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[float, bool]] = {}
+
+    async def has_jobs(self, broker: Broker, route: str) -> bool:
+        """Whether messages wait in the queue of a route; False also while its broker does not answer."""
+        valid_until, waiting = self._found.get(route, (0.0, False))
+        if time.monotonic() >= valid_until:
+            try:
+                waiting = (await broker.depth(jobs_queue(route))).ready > 0
+            except BrokerUnavailable:
+                waiting = False
+            self._found[route] = time.monotonic() + _CACHE_SECONDS, waiting
+        return waiting
 
 
 def latest_of_hosts(states: Iterable[WorkerState]) -> dict[str, WorkerState]:

@@ -201,6 +201,34 @@ async def test_jobs_for_a_route_that_nobody_serves_are_seen_as_such(site: Site) 
     assert "unserved_route" not in await api.call("GET", f"/jobs/{run['id']}-0")
 
 
+async def test_jobs_on_a_route_that_their_function_has_left_are_seen_as_such(site: Site) -> None:
+    api = site.api()
+    await site.store.save_heartbeats([WorkerState("w", "h", time.time(), routes=("default",))])
+    function = "/admin/functions/text%2Fupper"
+    await api.call("PATCH", function, {"route": "special"})
+    job = await api.call("POST", "/jobs/", {"function": "text/upper"}, status=201)
+
+    async def seen(route: str | None) -> None:
+        async with asyncio.timeout(10):
+            while (await api.call("GET", f"/jobs/{job}")).get("unserved_route") != route:
+                await asyncio.sleep(0.05)
+
+    async def left() -> list[Any]:
+        found = await api.call("GET", "/admin/diagnosis")
+        return [(each["route"], each["functions"], each["workers"]) for each in found["routes"] if each["left"]]
+
+    await seen("special")
+    assert await left() == []
+    await api.call("PATCH", function, {"route": "default"})
+    await seen("special")
+    assert await left() == [("special", ["text/upper"], 0)]
+    diagnosis = await api.call("GET", "/admin/diagnosis")
+    assert "dts.jobs.special" in [queue["name"] for queue in diagnosis["queues"]]
+    await site.take_messages(1, route="special")
+    await seen(None)
+    assert await left() == []
+
+
 async def test_without_any_worker_no_route_is_served(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dts.server.fleet.ALIVE", 0.0)
     api = site.api()

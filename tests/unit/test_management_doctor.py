@@ -135,6 +135,16 @@ def test_a_route_that_no_live_worker_serves_is_bad(facts: dict[str, Any]) -> Non
     assert "calls/f4 and 2 more" in found["route international"].detail
 
 
+def test_a_route_that_was_left_with_jobs_on_it_is_bad_until_a_worker_serves_it(facts: dict[str, Any]) -> None:
+    facts["routes"].append({"route": "special", "functions": ["crm/call"], "workers": 0, "left": True})
+    found = {each.check: each for each in judge_diagnosis(facts)}["route special"]
+    assert found.verdict is Verdict.BAD
+    assert "before crm/call left it" in found.detail
+    assert "runs requeue" in found.advice
+    facts["routes"][-1]["workers"] = 1
+    assert {each.check: each for each in judge_diagnosis(facts)}["route special"].verdict is Verdict.OK
+
+
 def test_a_host_that_has_gone_silent_is_worth_a_word(facts: dict[str, Any]) -> None:
     facts["workers"]["silent"] = [{"host": "worker2", "last": NOW - 600}]
     [found] = [each for each in judge_diagnosis(facts) if each.check == "silent hosts"]

@@ -234,11 +234,21 @@ class DtsHandler(RequestHandler):
         return function
 
     async def unserved_route(self, name: str) -> str | None:
-        """The route of the function of that name, if no live worker serves it."""
+        """The route of the function of that name, if no live worker serves it; or one that it had before, likewise.
+
+        Jobs stay in the queue that they were put into, until repair takes them for lost. So a route that was left
+        counts while messages wait there, which may be those of another function.
+        """
         function = await self.context.catalogue.get(name) if name else None
-        if function is None or await self.context.fleet.serves(function.route):
+        if function is None:
             return None
-        return function.route
+        serves = self.context.fleet.serves
+        if not await serves(function.route):
+            return function.route
+        for route in function.left_routes:
+            if not await serves(route) and await self.context.left_routes.has_jobs(self.context.broker, route):
+                return route
+        return None
 
     def may_see(self, user: User, run: Run) -> bool:
         """Whether a run, and the jobs in it, are there for the caller."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -73,11 +73,15 @@ class WorkersView(Struct):
 
 
 class RouteView(Struct):
-    """A route that enabled functions are registered for, and how many live workers serve it."""
+    """A route that enabled functions are registered for, and how many live workers serve it.
+
+    One that is `left` is no function's any more, but these had it, and jobs wait in its queue.
+    """
 
     route: str
     functions: list[str]
     workers: int
+    left: bool = False
 
 
 class FunctionTimeout(Struct):
@@ -115,6 +119,8 @@ class DiagnosisAdminHandler(DtsHandler):
         names = [queues.RESULTS, queues.DEAD, *_jobs_queues(functions)]
         # One after the other: a depth takes a channel of its own, and nobody is in a hurry here.
         depths = [await self._queue(name) for name in names] if broker.state == "ok" else []
+        left = await self._left_with_jobs(functions) if broker.state == "ok" else {}
+        depths += [await self._queue(queues.jobs_queue(route)) for route in sorted(left)]
         timeouts = [FunctionTimeout(each.name, each.timeout) for each in functions if each.timeout is not None]
         self.answer(
             DiagnosisView(
@@ -124,10 +130,19 @@ class DiagnosisAdminHandler(DtsHandler):
                 queues=depths,
                 daemons=DaemonsView(_daemons_inside(), present),
                 workers=_workers(states, now),
-                routes=_routes(functions, states, now),
+                routes=_routes(functions, left, states, now),
                 timeouts=timeouts,
             )
         )
+
+    async def _left_with_jobs(self, functions: Sequence[Function]) -> dict[str, list[str]]:
+        """The routes that functions with unfinished jobs have left, where some wait; what is there may be others'."""
+        found: dict[str, list[str]] = {}
+        for route, names in _left(functions).items():
+            if (await self._queue(queues.jobs_queue(route))).ready:
+                open_ = [name for name in names if await self.context.store.count_unfinished(function=name)]
+                found |= {route: open_} if open_ else {}
+        return found
 
     async def _queue(self, name: str) -> QueueView:
         try:
@@ -175,14 +190,29 @@ def _workers(states: Sequence[WorkerState], now: float) -> WorkersView:
     return WorkersView(live, len(known), len(hosts) - len(silent), last, silent)
 
 
-def _routes(functions: Iterable[Function], states: Iterable[WorkerState], now: float) -> list[RouteView]:
-    """The routes that functions need, and who serves them."""
+def _left(functions: Iterable[Function]) -> dict[str, list[str]]:
+    """The routes that functions had, and that no function is registered for now, with their names."""
+    functions = list(functions)
+    needed = {DEFAULT_ROUTE, *(function.route for function in functions)}
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for function in functions:
+        for route in function.left_routes:
+            if route not in needed:
+                found[route].append(function.name)
+    return dict(found)
+
+
+def _routes(
+    functions: Iterable[Function], left: Mapping[str, list[str]], states: Iterable[WorkerState], now: float
+) -> list[RouteView]:
+    """The routes that functions need, or have left jobs on, and who serves them."""
     serving = Counter(route for state in states if _is_alive(state, now) for route in set(state.routes))
     needed: defaultdict[str, list[str]] = defaultdict(list)
     for function in functions:
         if function.enabled:
             needed[function.route].append(function.name)
-    return [RouteView(route, names, serving[route]) for route, names in sorted(needed.items())]
+    present = [RouteView(route, names, serving[route]) for route, names in sorted(needed.items())]
+    return present + [RouteView(route, names, serving[route], left=True) for route, names in sorted(left.items())]
 
 
 def _is_alive(state: WorkerState, now: float) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from dts.errors import InvalidName
 from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
@@ -25,6 +26,7 @@ from dts.server.handlers.admin.fields import (
 from dts.store.records import Scalar
 
 _MEBIBYTE = 1024 * 1024
+_LEFT_ROUTES = 8  # that are remembered of a function
 
 ExceptionName = Annotated[str, Meta(pattern=wording.EXCEPTION)]
 
@@ -72,6 +74,13 @@ class Functions(Resource[Function]):
             return parse_function_name(record_id).namespace
         except InvalidName:
             return None  # there can be no such function, which is what the caller will be told
+
+    def changed(self, record: Function, params: Struct, now: float) -> Function:
+        after = super().changed(record, params, now)
+        if after.route == record.route:
+            return after
+        left = [route for route in (record.route, *record.left_routes) if route != after.route]
+        return replace(after, left_routes=tuple(dict.fromkeys(left))[:_LEFT_ROUTES])
 
     def visible(self, user: User) -> dict[str, tuple[Scalar, ...]]:
         return {} if ANY_NAMESPACE in user.namespaces else {"namespace": user.namespaces}
