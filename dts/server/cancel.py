@@ -101,9 +101,18 @@ async def cancel_unfinished(
     return cancelled, runs
 
 
-async def cancel_job(store: Store, broker: Broker, outcome: Outcome, index: int, job_id: str) -> bool:
-    """Cancel one job, durably; False if it has ended already."""
-    [ended] = await store.record([cancelled_candidate(outcome, 1 << index)])
+async def cancel_job(
+    store: Store,
+    broker: Broker,
+    outcome: Outcome,
+    index: int,
+    job_id: str,
+    *,
+    partials: bytes = b"",
+    version: str = "",
+) -> bool:
+    """Cancel one job, durably; False if it has ended already. `partials` and `version` are put on record with that."""
+    [ended] = await store.record([cancelled_candidate(outcome, 1 << index, partials=partials, version=version)])
     if ended:
         await store.note_cancelled([job_id], now=time.time())
         await store.release_jobs({outcome.block: 1 << index})

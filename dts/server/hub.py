@@ -21,12 +21,20 @@ _MAX_PARTIALS = 8 * 1024 * 1024
 """Bytes of what they have yielded that are remembered with it."""
 
 
+_MAX_VERSION = 64
+"""Characters of a function's version that are remembered."""
+
+
 class Told(msgspec.Struct, array_like=True, frozen=True):
-    """What a running job said last of itself: how much is done, of how much, and what it has yielded, a JSON array."""
+    """What a running job said last of itself: how much is done, of how much, and what it has yielded, a JSON array.
+
+    It may have yielded nothing. `version` is that of its function.
+    """
 
     done: float
     total: float
     partials: msgspec.Raw = msgspec.Raw()
+    version: str = ""
 
 
 class Hub(Service):
@@ -57,9 +65,11 @@ class Hub(Service):
     def _on_progress(self, payload: str) -> None:
         news = msgspec.json.decode(payload, type=dict[str, Told])
         for job, told in news.items():
-            self._partials += _size(told) - _size(self._progress.get(job))
             # Raw refers to the whole payload; what is kept must not keep that.
-            self._progress[job] = Told(told.done, told.total, told.partials.copy())
+            partials = told.partials.copy() if bytes(told.partials) != b"[]" else msgspec.Raw()
+            kept = Told(told.done, told.total, partials, told.version[:_MAX_VERSION])
+            self._partials += _size(kept) - _size(self._progress.get(job))
+            self._progress[job] = kept
             self._progress.move_to_end(job)
         while len(self._progress) > _MAX_PROGRESS or self._partials > _MAX_PARTIALS:
             self._partials -= _size(self._progress.popitem(last=False)[1])

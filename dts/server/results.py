@@ -13,10 +13,13 @@ from dts.wire import codec, dts_pb2
 STATES = {dts_pb2.SUCCEEDED: "succeeded", dts_pb2.FAILED: "failed", dts_pb2.CANCELLED: "cancelled"}
 
 
-def cancelled_candidate(outcome: Outcome, jobs: int) -> Candidate:
-    """A candidate that ends the jobs in the bitmap `jobs` as cancelled."""
+def cancelled_candidate(outcome: Outcome, jobs: int, *, partials: bytes = b"", version: str = "") -> Candidate:
+    """A candidate that ends the jobs in the bitmap `jobs` as cancelled.
+
+    Of a single one, the values that it has told to have yielded, a JSON array, and its function's version, go with it.
+    """
     error = dts_pb2.Error(type="Cancelled", message="the job was cancelled", reason="cancelled")
-    return _ended_by_server(outcome, jobs, dts_pb2.CANCELLED, error)
+    return _ended_by_server(outcome, jobs, dts_pb2.CANCELLED, error, partials=partials, version=version)
 
 
 def failed_candidate(outcome: Outcome, jobs: int, *, kind: str, message: str, reason: str) -> Candidate:
@@ -24,12 +27,21 @@ def failed_candidate(outcome: Outcome, jobs: int, *, kind: str, message: str, re
     return _ended_by_server(outcome, jobs, dts_pb2.FAILED, dts_pb2.Error(type=kind, message=message, reason=reason))
 
 
-def _ended_by_server(outcome: Outcome, jobs: int, status: dts_pb2.Status, error: dts_pb2.Error) -> Candidate:
+def _ended_by_server(
+    outcome: Outcome,
+    jobs: int,
+    status: dts_pb2.Status,
+    error: dts_pb2.Error,
+    *,
+    partials: bytes = b"",
+    version: str = "",
+) -> Candidate:
     batch = dts_pb2.ResultBatch(
         block=outcome.block, run=outcome.run, function=outcome.function, worker="server", started=time.time()
     )
+    batch.version = version
     for index in bitmap.indices(jobs):
-        batch.results.add(index=index, status=status, error=error)
+        batch.results.add(index=index, status=status, error=error, partials=partials)
     body, content_encoding = codec.encode(batch)
     cancelled = status == dts_pb2.CANCELLED
     return Candidate(

@@ -29,7 +29,7 @@ MAX_JOBS = 2048
 PENDING, STARTED, ENDED, SENT, GIVEN = range(5)
 """States of a job on the board: not begun, at work, ended, its result handed to the worker, given away unbegun."""
 
-_STATES = 64  # offset of the first job's state
+_STATES = 80  # offset of the first job's state
 _LIMITS = _STATES + MAX_JOBS  # offset of the first job's time limit
 _STOPS = _LIMITS + 8 * MAX_JOBS  # offset of the first job's order to stop
 _BEGINS = _STOPS + 8 * MAX_JOBS  # offset of the time at which the first job began
@@ -38,6 +38,7 @@ _WORD = struct.Struct("=Q")
 _TIME = struct.Struct("=d")
 _CLAIMED, _RECALLED, _PHASE, _TIMED, _STOPPED, _MEMORY, _LOADING, _BEAT, _BLOCKER = 0, 8, 16, 17, 24, 32, 40, 48, 56
 # offsets
+_VERSION, _VERSION_SIZE = 64, 16
 UNKNOWN = -1
 """Stands for a place when something blocks the event loop that is none of the jobs at work."""
 
@@ -130,6 +131,16 @@ class Board:
         self._memory[_PHASE] = phase
 
     @property
+    def version(self) -> str:
+        """The version of the function that the assignment runs, 16 characters of it; empty until it is loaded."""
+        text = self._memory[_VERSION : _VERSION + _VERSION_SIZE]
+        return text.partition(b"\0")[0].decode("ascii", errors="replace")
+
+    @version.setter
+    def version(self, version: str) -> None:
+        self._memory[_VERSION : _VERSION + _VERSION_SIZE] = version.encode()[:_VERSION_SIZE].ljust(_VERSION_SIZE, b"\0")
+
+    @property
     def timed(self) -> bool:
         """Whether jobs of this assignment have time limits."""
         return bool(self._memory[_TIMED])
@@ -204,6 +215,7 @@ class Board:
                 return False
             if not beside:
                 self._memory[_PHASE] = Phase.DECODING
+                self._memory[_VERSION] = 0
                 self.blocker = None
                 self.states[:] = bytes(MAX_JOBS)
             _WORD.pack_into(self._memory, _CLAIMED, ticket)

@@ -165,7 +165,7 @@ class Child:
         function = self._load(errand, outbox)
         if function is None:
             return outbox.leave(0) if self._runner.leaving else outbox.finish()
-        outbox.version = function.version
+        outbox.version = self._board.version = function.version
         self._board.phase = Phase.RUNNING
         if function.is_async:
             return self._run_session(function, task, alone=alone or any([job.kills for job in errand.jobs]))

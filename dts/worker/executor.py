@@ -47,7 +47,7 @@ class Crash:
     of the codes in `dts.worker.recovery`; `tail` is the last of what the process printed. `others` says that there are
     suspects in messages that ran beside this one. `durations` are seconds for which suspects were at work, by position,
     where that is known. `mixed` says that part of `tail` may be of jobs before these. `alone` are positions of jobs
-    that nobody blames yet, and that shall run by themselves.
+    that nobody blames yet, and that shall run by themselves. `version` is the function's, empty if it is not known.
     """
 
     phase: Phase
@@ -60,6 +60,7 @@ class Crash:
     durations: dict[int, float] = field(default_factory=dict)
     mixed: bool = False
     alone: list[int] = field(default_factory=list)
+    version: str = ""
 
 
 class Listener(Protocol):
@@ -425,6 +426,7 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
                 durations=_durations(child, each, suspects),
                 mixed=not each.quiet,
                 alone=alone,
+                version=child.board.version if child.is_sound and not child.garbled and each not in overtaken else "",
             ),
         )
         for each, suspects, unsent, alone in found

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dts.errors import WireError
 from dts.worker.board import ENDED, MAX_JOBS, STARTED, Board, Phase
@@ -43,7 +43,7 @@ class Assignment:
 
     `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
     it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
-    it printed since is of these jobs.
+    it printed since is of these jobs. `told` are the last values that jobs at work have told, by index in the block.
     """
 
     body: bytes
@@ -58,6 +58,7 @@ class Assignment:
     count: int = MAX_JOBS
     beside: bool = False
     quiet: bool = False
+    told: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ class ChildProcess:
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         assignment.quiet = not self.given
+        assignment.told.clear()
         assignment.given = time.monotonic()
         if not self.given:
             self.pace.began(assignment.given)

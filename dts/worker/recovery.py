@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dts.config import WorkerSettings
@@ -91,7 +91,7 @@ class Recoverer:
         if not suspects and not innocent and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
                 return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
-            return self._fail_all(batch, unsent, crash)
+            return self._fail_all(batch, unsent, crash, assignment.told)
         recovery, alone = Recovery(), []
         if crash.reason == REASON_CANCELLED:
             unsent = [position for position in unsent if position not in suspects]
@@ -100,7 +100,7 @@ class Recoverer:
         elif left:
             alone = suspects
         elif crash.reason == REASON_TIMEOUT or (len(suspects) == 1 and not crash.others):
-            recovery = self._blame(batch, suspects, crash)
+            recovery = self._blame(batch, suspects, crash, assignment.told)
             unsent = [position for position in unsent if position not in suspects]
             alone = spared
         else:
@@ -115,7 +115,7 @@ class Recoverer:
             recovery.rerun += len(group)
         return recovery
 
-    def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash) -> Recovery:
+    def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash, told: Mapping[int, bytes]) -> Recovery:
         terms = TermsOf(batch, self._defaults)
         found = []
         for position in culprits:
@@ -124,7 +124,7 @@ class Recoverer:
                 found.append((job, self._over_limit(job, terms, crash, "")))
             else:
                 found.append((job, self._killer(job, crash)))
-        return self._report(batch, found, crash)
+        return self._report(batch, found, crash, told)
 
     def _over_limit(self, job: Job, terms: TermsOf, crash: Crash, when: str) -> Failure:
         """A job that the worker has killed for its time or memory."""
@@ -147,7 +147,7 @@ class Recoverer:
         told.message = f"{said}; the job has killed {kills} processes and is not tried again"
         return Failure(told, None, kills)
 
-    def _fail_all(self, batch: JobBatch, positions: Sequence[int], crash: Crash) -> Recovery:
+    def _fail_all(self, batch: JobBatch, positions: Sequence[int], crash: Crash, told: Mapping[int, bytes]) -> Recovery:
         """A message of which processes die before they are at any job."""
         terms = TermsOf(batch, self._defaults)
         when = _WHILE[crash.phase]
@@ -158,12 +158,15 @@ class Recoverer:
             job = batch.jobs[position]
             late = crash.reason == REASON_TIMEOUT
             found.append((job, self._over_limit(job, terms, crash, f" {when}") if late else dead))
-        return self._report(batch, found, crash)
+        return self._report(batch, found, crash, told)
 
-    def _report(self, batch: JobBatch, found: Sequence[tuple[Job, Failure]], crash: Crash) -> Recovery:
+    def _report(
+        self, batch: JobBatch, found: Sequence[tuple[Job, Failure]], crash: Crash, told: Mapping[int, bytes]
+    ) -> Recovery:
         part = ResultBatch(
             block=batch.block, run=batch.run, function=batch.function, worker=self._worker, started=time.time()
         )
+        part.version = crash.version
         failed, most = 0, 0
         durations = {batch.jobs[at].index: seconds for at, seconds in crash.durations.items() if at < len(batch.jobs)}
         for job, (error, delay, kills) in found:
@@ -179,6 +182,7 @@ class Recoverer:
                 duration=durations.get(job.index, 0.0),
                 kills=kills,
                 fence=job.fence,
+                partials=told.get(job.index, b""),
             )
         return Recovery(codec.encode(part) if found else None, len(found), failed, kills=most)
 

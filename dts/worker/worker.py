@@ -28,6 +28,7 @@ from dts.worker.frames import Frame, Kind, knows_encoding
 from dts.worker.guard import Guard
 from dts.worker.inquiry import Inquiry
 from dts.worker.intakes import Intakes
+from dts.worker.lastwords import note_told
 from dts.worker.pacer import Pacer
 from dts.worker.process import Assignment
 from dts.worker.publisher import Publisher
@@ -238,6 +239,8 @@ class Worker(Service):
         if frame.kind != Kind.RUNNING:
             self.events.add(work.function, Events.DONE, frame.jobs - frame.failed)
             self.events.add(work.function, Events.FAIL, frame.failed)
+        else:
+            note_told(assignment.told, frame)
         self._publish(work, Message(frame.body, frame.content_encoding, work.headers(frame.jobs)))
 
     def on_done(self, assignment: Assignment) -> None:

@@ -51,6 +51,38 @@ async def test_values_that_a_generator_yields_are_partial_results(bench: Bench) 
         assert "partials.py" not in bad.error.traceback
 
 
+async def test_what_a_killed_process_had_told_is_on_record_with_the_functions_version(bench: Bench) -> None:
+    bench.write(
+        "own/f",
+        "import os, pathlib, time\n"
+        "def main(gate):\n"
+        "    yield from (1, {'two': 2})\n"
+        "    while not pathlib.Path(gate).exists(): time.sleep(0.01)\n"
+        "    os._exit(3)\n",
+    )
+    bench.write("own/g", "import os\nasync def main(): os._exit(3)")
+    gate = bench.functions / "gate"
+    async with Worker(bench.settings(poison_after=1), bench.broker):
+        run = await bench.send("own/f", [str(gate)])
+        async with asyncio.timeout(DEADLINE):
+            while not told(bench):
+                await bench.receive()
+        version = bench.batches[-1].version
+        gate.touch()
+        (killed,) = await bench.wait(run, 1)
+        assert (killed.error.type, killed.partials) == ("ProcessDied", b'[1,{"two":2}]')
+        assert bench.batches[-1].version == version != ""
+
+        gate.unlink()
+        (late,) = await bench.run("own/f", [str(gate)], options=Options(timeout=1.5))
+        assert (late.error.type, late.partials) == ("Timeout", b'[1,{"two":2}]')
+        assert bench.batches[-1].version == version
+
+        (sudden,) = await bench.run("own/g", [])
+        assert (sudden.error.type, sudden.partials) == ("ProcessDied", b"")
+        assert bench.batches[-1].version not in ("", version)
+
+
 async def test_partial_results_are_bounded(bench: Bench) -> None:
     bench.write("own/f", "def main():\n    for i in range(1000): yield 'x' * 100 + str(i)")
     async with Worker(bench.settings(max_partials=1000), bench.broker):

@@ -154,8 +154,8 @@ def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
         if not (math.isfinite(each.done) and math.isfinite(each.total) and _is_json(each.partials)):
             logger.warning("what job %d of block %s tells of its progress cannot be told", each.index, batch.block)
             continue
-        partials = [msgspec.Raw(each.partials)] if each.partials else []
-        told[f"{batch.block}.{each.index}"] = msgspec.json.encode([each.done, each.total, *partials])
+        news = each.done, each.total, msgspec.Raw(each.partials or b"[]"), batch.version
+        told[f"{batch.block}.{each.index}"] = msgspec.json.encode(news)
     return told
 
 

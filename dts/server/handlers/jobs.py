@@ -31,6 +31,7 @@ from dts.server.cancel import cancel_job, cancel_late_blocks, cancel_unfinished
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.hub import Told
 from dts.server.jobstate import waiting_fields
 from dts.server.limits import OverLimit
 from dts.server.results import STATES, part_results, result_fields
@@ -316,7 +317,16 @@ class JobHandler(DtsHandler):
         run, block, index = await self._find(user, text)
         outcome = await self._outcome(block)
         name = job_id(run.id, block.first + index)
-        ended = await cancel_job(self.context.store, self.context.broker, outcome, index, name)
+        told = self.context.hub.progress_of(block.id, index) or Told(0.0, 0.0)
+        ended = await cancel_job(
+            self.context.store,
+            self.context.broker,
+            outcome,
+            index,
+            name,
+            partials=bytes(told.partials),
+            version=told.version,
+        )
         description = await self._describe(block, index, await self._result(block, index))
         if not ended and description["state"] != JobState.CANCELLED.value:
             state = description["state"]
