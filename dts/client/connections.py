@@ -131,7 +131,7 @@ class Connections:
             async with asyncio.timeout(timeout):
                 stream = await self._tcp.connect(*self._address, max_buffer_size=self._max_answer)
                 if self._tls is not None:
-                    stream = await stream.start_tls(False, self._tls, self._address[0])
+                    stream = await self._start_tls(stream, self._tls)
         except TimeoutError as error:
             raise (ConnectError if stream is None else NoTls)("timeout while connecting") from error
         except ssl.SSLCertVerificationError:
@@ -142,6 +142,14 @@ class Connections:
             raise kind(*cause.args) from cause
         stream.set_nodelay(True)
         return stream
+
+    async def _start_tls(self, stream: IOStream, tls: ssl.SSLContext) -> IOStream:
+        try:
+            handshake = stream.start_tls(False, tls, self._address[0])
+        except ValueError as error:  # not idle: the other side has said something already, which no server of TLS does
+            stream.close()
+            raise NoTls("it speaks first") from error
+        return await handshake
 
     async def _exchange(
         self,

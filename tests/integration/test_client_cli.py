@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dts.client import DailyRotatingOutputFile, OutputFile, cli
-from dts.errors import ClientError, ConfigError, RequestRefused
+from dts.client import DailyRotatingOutputFile, DtsClient, OutputFile, cli
+from dts.errors import ClientError, ConfigError, RequestRefused, ServerUnavailable
 from dts.runtime.process import Shutdown
 from tests.integration.test_client_run import FakeServer, Handler, server
 
@@ -197,8 +197,21 @@ def test_an_error_is_one_sentence_and_exits_with_1(capsys: pytest.CaptureFixture
     assert "is not reachable (connection refused); gave up after 0 s" in capsys.readouterr().err
 
 
+async def test_a_server_that_speaks_first_is_not_reachable_over_tls() -> None:
+    mail = await asyncio.start_server(lambda reader, writer: writer.write(b"220 mail.example\r\n"), "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{mail.sockets[0].getsockname()[1]}"
+    async with DtsClient("alice", "secret", url, give_up_after=1) as client:
+        with pytest.raises(ServerUnavailable, match="is not reachable"):
+            await client.submit("text/upper", "x")
+    mail.close()
+
+
 async def test_each_try_over_tls_that_fails_is_not_a_line_of_its_own() -> None:
-    http = await asyncio.start_server(lambda reader, writer: writer.write(b"HTTP/1.1 400 No\r\n\r\n"), "127.0.0.1", 0)
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 No\r\n\r\n")
+
+    http = await asyncio.start_server(refuse, "127.0.0.1", 0)
     url = f"https://127.0.0.1:{http.sockets[0].getsockname()[1]}"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dts.client.cli", "text/upper", "in.txt", "out.json", url, "--give-up-after", "3"),
