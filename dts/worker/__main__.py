@@ -9,7 +9,7 @@ from dts.config import Settings
 from dts.runtime import process
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import Shutdown
-from dts.worker import command
+from dts.worker.signals import Signals
 
 EXAMPLES = """\
 examples:
@@ -36,12 +36,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--route", action="append", metavar="ROUTE", help="serve this route; may be repeated")
     parser.add_argument("--functions", metavar="DIR", help="functions directory (default: the bundled one)")
     parser.add_argument("--check", action="store_true", help="say whether it could work, and end")
-    parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
+    parser.add_argument(
+        "--burst", action="store_true", help="end when the queues are empty; a broker that is away for 30 s is an error"
+    )
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is asked to end; returns the exit code."""
+    signals = Signals()
+    signals.note()
+    from dts.worker import command  # only now, since it takes half of the time until the worker is up
+
     options = _parser().parse_args(arguments)
 
     def load() -> Settings:
@@ -50,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     async def serve(shutdown: Shutdown) -> int:
         if options.check:
             return await command.check(load())
-        return await command.serve(load(), shutdown, reload=load, burst=options.burst)
+        return await command.serve(load(), shutdown, reload=load, signals=signals, burst=options.burst)
 
     return process.run(serve)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from dts.broker import open_broker
-from dts.config import Settings
+from dts.config import Settings, WorkerSettings
 from dts.errors import BrokerError, ConfigError
 from dts.runtime import process
 from dts.runtime.process import Shutdown
@@ -20,16 +20,25 @@ from dts.worker.agent import Agent
 from dts.worker.outward import LogShipper, ShippingHandler
 from dts.worker.prober import Prober, running_jobs
 from dts.worker.reload import Reloader
+from dts.worker.signals import Signals
 from dts.worker.systemd import Notifier
+from dts.worker.tail import problem_of
 from dts.worker.worker import Worker
 
 _BURST_INTERVAL = 0.2  # seconds between looks at the queues
 _BURST_LOOKS = 3  # times in a row that nothing must be left
+_BURST_PATIENCE = 30.0  # seconds without an answer of a broker, after which a burst has failed
+
+logger = logging.getLogger(__name__)
 
 
 async def check(settings: Settings) -> int:
-    """Say whether the worker could work: its settings are valid already, so whether its brokers answer."""
-    log_level(settings.worker.log_level)
+    """Say whether the worker could work: whether its brokers answer, and its log files can be followed.
+
+    Raises:
+        ConfigError: its settings are wrong.
+    """
+    check_settings(settings.worker)
     folder = settings.worker.functions
     if folder and not Path(folder).is_dir():  # noqa: ASYNC240 - nothing else runs
         raise ConfigError(f"[worker.functions] {folder!r} is not a directory")
@@ -46,30 +55,51 @@ async def check(settings: Settings) -> int:
             code = process.EXIT_FAILED
         else:
             print(f"broker {place}: answers", file=sys.stderr)  # noqa: T201
+    for path in settings.worker.log_files:
+        if problem := problem_of(path):
+            print(f"log file {path}: cannot be followed: {problem}", file=sys.stderr)  # noqa: T201
+            code = process.EXIT_FAILED
     return code
 
 
-async def serve(settings: Settings, shutdown: Shutdown, *, reload: Callable[[], Settings], burst: bool = False) -> int:
-    """Run a worker until it is asked to end, or until its queues are empty; returns the exit code."""
-    level = log_level(settings.worker.log_level)
+async def serve(
+    settings: Settings,
+    shutdown: Shutdown,
+    *,
+    reload: Callable[[], Settings],
+    signals: Signals,
+    burst: bool = False,
+) -> int:
+    """Run a worker until it is asked to end, or until its queues are empty; returns the exit code.
+
+    Raises:
+        ConfigError: the settings are wrong.
+    """
+    level = check_settings(settings.worker)
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(open_broker(settings.broker.url))
-        shipper = await stack.enter_async_context(LogShipper(broker))
         worker = Worker(settings.worker, broker, hurry=shutdown.hurry)
+        shipper, notifier, prober = LogShipper(broker), Notifier(), Prober(worker, broker)
+        agent = Agent(settings.worker.log_files, level, shipper)
+        for each in (shipper, agent, prober, notifier):
+            each.failed = worker.failed  # a worker that nobody hears of any more had better end
+        await stack.enter_async_context(shipper)
         worker.send_logs_to(shipper.put)
         shipping = _ship_own_logs(stack, shipper, worker.name, level)
-        prober = Prober(worker, broker)
-        agent = await stack.enter_async_context(Agent(settings.worker.log_files, level, shipper))
-        await stack.enter_async_context(prober)  # before the worker, so that it tells of the drain, too
-        await stack.enter_async_context(worker)
-        await stack.enter_async_context(Notifier())
-        loop = asyncio.get_running_loop()
+        # The prober before the worker, so that it tells of the drain, too.
+        for part in (agent, prober, worker, notifier):
+            await stack.enter_async_context(part)
         reloader = Reloader(
-            settings=settings, load=reload, worker=worker, agent=agent, shipping=shipping, level_of=log_level
+            settings=settings,
+            load=reload,
+            check=check_settings,
+            worker=worker,
+            agent=agent,
+            shipping=shipping,
+            notifier=notifier,
         )
         stack.push_async_callback(reloader.stop)
-        loop.add_signal_handler(signal.SIGHUP, reloader.request)
-        loop.add_signal_handler(signal.SIGUSR1, dump, worker)
+        signals.heed(stack, SIGHUP=reloader.request, SIGUSR1=partial(dump, worker))
         if burst:
             watching = asyncio.create_task(_until_empty(worker, shutdown), name="burst")
             stack.callback(watching.cancel)
@@ -78,11 +108,24 @@ async def serve(settings: Settings, shutdown: Shutdown, *, reload: Callable[[], 
     return code
 
 
-def log_level(name: str) -> int:
-    """The number of a level. Raises ConfigError when there is none of that name."""
+def check_settings(settings: WorkerSettings) -> int:
+    """Look at what the types of the settings do not tell; returns the number of the level of logs.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    if not settings.name.isprintable():
+        raise ConfigError(f"[worker.name] {settings.name!r} has characters that cannot be printed")
+    if not settings.routes and not settings.route:
+        raise ConfigError("[worker.routes] is empty: a worker without routes does nothing")
+    _level_number("job_log_level", settings.job_log_level)
+    return _level_number("log_level", settings.log_level)
+
+
+def _level_number(setting: str, name: str) -> int:
     number = logging.getLevelNamesMapping().get(name.upper())
     if number is None:
-        raise ConfigError(f"[worker.log_level] {name!r} is not a level: use DEBUG, INFO, WARNING or ERROR")
+        raise ConfigError(f"[worker.{setting}] {name!r} is not a level: use DEBUG, INFO, WARNING or ERROR")
     return number
 
 
@@ -107,13 +150,19 @@ def dump(worker: Worker) -> None:
 
 
 async def _until_empty(worker: Worker, shutdown: Shutdown) -> None:
-    """Ask for the end once nothing has been left to do for some looks in a row."""
-    quiet = 0
+    """Ask for the end once nothing has been left to do for some looks in a row, or when nobody can tell any more."""
+    quiet, answered = 0, time.monotonic()
     while quiet < _BURST_LOOKS:
         await asyncio.sleep(_BURST_INTERVAL)
         try:
-            waiting = await worker.routes.depth()
-        except BrokerError:
+            async with asyncio.timeout(_BURST_PATIENCE):
+                waiting = await worker.routes.depth()
+            answered = time.monotonic()
+        except (BrokerError, TimeoutError) as error:
             waiting = 1
+            if time.monotonic() - answered >= _BURST_PATIENCE:
+                logger.error("a broker has not answered for %g s: %s", _BURST_PATIENCE, error)
+                worker.failed.set()
+                return
         quiet = quiet + 1 if worker.idle and not waiting else 0
     shutdown.requested.set()

@@ -8,30 +8,37 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from dts.config import Settings
+from dts.config import Settings, WorkerSettings
 from dts.errors import ConfigError
 from dts.worker.agent import Agent
 from dts.worker.outward import ShippingHandler
+from dts.worker.systemd import Notifier
 from dts.worker.worker import Worker
 
 logger = logging.getLogger("dts.worker")
 
 
 class Reloader:
-    """Takes over settings into a running worker. `load` reads them, and sets the level of this process's own log."""
+    """Takes over settings into a running worker.
+
+    `load` reads them, and sets the level of this process's own log. `check` raises ConfigError when they are wrong,
+    else it returns the number of their level of logs.
+    """
 
     def __init__(
         self,
         *,
         settings: Settings,
         load: Callable[[], Settings],
+        check: Callable[[WorkerSettings], int],
         worker: Worker,
         agent: Agent,
         shipping: ShippingHandler,
-        level_of: Callable[[str], int],
+        notifier: Notifier,
     ) -> None:
         self._settings, self._load = settings, load
-        self._worker, self._agent, self._shipping, self._level_of = worker, agent, shipping, level_of
+        self._worker, self._agent, self._shipping, self._check = worker, agent, shipping, check
+        self._notifier = notifier
         self._at_it: asyncio.Task[None] | None = None
         self._again = False
 
@@ -50,18 +57,21 @@ class Reloader:
     async def _reload_all(self) -> None:
         while self._again:
             self._again = False
+            self._notifier.tell_reloading()
             try:
                 await self._reload()
             except ConfigError as error:
                 logger.error("the configuration was not reloaded: %s", error.message)
             except Exception:  # the worker goes on, and the next reload may mend what this one has left half done
                 logger.exception("the configuration was reloaded in part")
+            finally:
+                self._notifier.tell("READY=1")
 
     async def _reload(self) -> None:
         """Raises ConfigError when the new settings are not valid; then all is as it was."""
         settings = self._load()
         logging.getLogger().addHandler(self._shipping)  # setting up the log anew has taken it away
-        level = self._level_of(settings.worker.log_level)
+        level = self._check(settings.worker)
         changed = changes(self._settings, settings)
         await self._worker.adopt(settings.worker)
         self._shipping.setLevel(level)

@@ -157,9 +157,11 @@ class Spawner(Service):
         gone = OSError("the process that it is forked from has died")
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(gone)
+            self._ready.exception()  # whoever waits for it is told; if nobody does any more, that is no error
         while self._asked:
             if not (asked := self._asked.popleft()).done():
                 asked.set_exception(gone)
+                asked.exception()
         for pid, end in self._ends.items():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+import time
 from contextlib import suppress
 
 from dts.runtime.service import Service
+
+logger = logging.getLogger(__name__)
 
 
 class Notifier(Service):
@@ -22,9 +26,16 @@ class Notifier(Service):
             return
         self.tell("READY=1")
         self._stack.callback(self.tell, "STOPPING=1")
-        microseconds = int(os.environ.get("WATCHDOG_USEC", "0") or 0)
+        said = os.environ.get("WATCHDOG_USEC", "") or "0"
+        microseconds = int(said) if said.isascii() and said.isdigit() else 0
+        if not microseconds and said.strip("0"):
+            logger.warning("WATCHDOG_USEC=%s is no number: nobody is told that this process is alive", said)
         if microseconds and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             self._spawn(self._beat(microseconds / 2e6), "watchdog")
+
+    def tell_reloading(self) -> None:
+        """Say that a reload begins; READY=1 is to follow."""
+        self.tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def tell(self, state: str) -> None:
         """Send one state. Never raises: a service manager that is away is no reason to stop work."""

@@ -38,7 +38,13 @@ async def test_a_reload_that_fails_says_so_and_the_next_one_is_done(
     worker.adopt = adopt
     shipping = Mock(level=logging.WARNING)
     reloader = Reloader(
-        settings=settings, load=load, worker=worker, agent=Mock(), shipping=shipping, level_of=lambda name: 0
+        settings=settings,
+        load=load,
+        check=lambda settings: 0,
+        worker=worker,
+        agent=Mock(),
+        shipping=shipping,
+        notifier=(notifier := Mock()),
     )
     try:
         for _ in range(2):
@@ -49,3 +55,5 @@ async def test_a_reload_that_fails_says_so_and_the_next_one_is_done(
         logging.getLogger().removeHandler(shipping)
     assert said in caplog.text
     assert "the configuration was reloaded; changed: nothing" in caplog.text
+    told = [each.args[0] if each.args else each[0] for each in notifier.method_calls]
+    assert told == ["tell_reloading", "READY=1"] * 2, "also when it fails"
