@@ -14,8 +14,9 @@ ENDED = "ended"
 class WorkerState:
     """The last heartbeat of a worker. Percentages are of its host; `load` is that of a minute.
 
-    `functions` has by name how many jobs it has `received`, `done` and `failed` since it started; `running` a row for
-    each job at work, with `job`, `function` and `started`.
+    `functions` has by name how many jobs it has `received` and not given back since it started, how many attempts were
+    `done` and how many `failed`, be it that there is another one, and how many children were `replaced` after jobs of
+    it; `running` a row for each job at work, with `job`, `function` and `started`.
     """
 
     worker: str

@@ -234,14 +234,16 @@ class RunningJob(_message.Message):
     def __init__(self, job: _Optional[str] = ..., function: _Optional[str] = ..., started: _Optional[float] = ...) -> None: ...
 
 class EventCounts(_message.Message):
-    __slots__ = ("received", "done", "failed")
+    __slots__ = ("received", "done", "failed", "replaced")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
     received: int
     done: int
     failed: int
-    def __init__(self, received: _Optional[int] = ..., done: _Optional[int] = ..., failed: _Optional[int] = ...) -> None: ...
+    replaced: int
+    def __init__(self, received: _Optional[int] = ..., done: _Optional[int] = ..., failed: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class LogRecord(_message.Message):
     __slots__ = ("host", "source", "time", "level", "logger", "message", "job")

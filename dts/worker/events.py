@@ -1,4 +1,4 @@
-"""What happened to jobs in a worker, counted by function."""
+"""What happened to jobs and children of a worker, counted by function."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from enum import IntEnum
 
 
 class Events(IntEnum):
-    """What can happen to a job in a worker."""
+    """What can happen to a job in a worker, or to a child."""
 
     RECV = 1
-    """It was received."""
+    """It was received, and not given back or away since."""
     FAIL = 2
-    """It ran, and failed."""
+    """An attempt at it ran and failed, be it that it is tried again."""
     DONE = 3
     """It ran, and succeeded."""
+    REPLACED = 4
+    """A child was replaced for what this function, the last that ran there, or others before have left in it."""
 
 
 class EventCounter:

@@ -93,6 +93,9 @@ class Listener(Protocol):
     def on_ready(self) -> None:
         """There is a further child."""
 
+    def on_replaced(self, function: str) -> None:
+        """A child has ended by itself, after jobs of this function and maybe of others, so that a fresh one comes."""
+
 
 class Executor(Service):
     """Keeps `processes` children alive, and runs assignments in them."""
@@ -270,6 +273,8 @@ class Executor(Service):
             self._on_word(child, frame)
             return
         assignment = child.find(frame.ticket)
+        if frame.kind in (Kind.RESULTS, Kind.DONE):
+            child.ran[assignment.function] += frame.jobs
         if frame.kind in (Kind.RESULTS, Kind.RUNNING):
             self._listener.on_results(assignment, frame)
             return
@@ -353,8 +358,10 @@ class Executor(Service):
         child.given.clear()
         for assignment, crash in _examine(child, crashed, code):
             self._listener.on_crash(assignment, crash)
+        if child.leaving and not child.retiring:
+            self._listener.on_replaced(crashed[-1].function if crashed else child.last)
         if child.leaving and not crashed:
-            logger.info("child %d was replaced: %s", child.pid, child.leaving)
+            logger.info("child %d was replaced: %s%s", child.pid, child.leaving, child.say_what_ran())
         elif not crashed:
             logger.warning("child %d %s", child.pid, _cause(child, code)[0])
         self._dispatch()

@@ -69,8 +69,9 @@ _LAST_KIND = max(Kind)
 class Frame(NamedTuple):
     """One frame.
 
-    `ticket` tells which RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed. Of a
-    RUN, `jobs` is one more than the number in its run that job 0 of the block has, or 0 if that is not known.
+    `ticket` tells which RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed, for
+    good or not. Of a RUN, `jobs` is one more than the number in its run that job 0 of the block has, or 0 if that is
+    not known.
     """
 
     kind: int

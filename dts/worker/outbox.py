@@ -117,7 +117,7 @@ class Outbox:
                     self._errand.states[item[0]] = SENT
 
     def _encode(self, items: list[Ended | None]) -> tuple[ResultBatch, int]:
-        """Jobs that ended as a message, and how many of them failed for good."""
+        """Jobs that ended as a message, and how many of them failed, be it that they are tried again."""
         part = self._part()
         add, failed, leased = part.results.add, 0, self._errand.batch.lease
         for item in items:
@@ -128,11 +128,9 @@ class Outbox:
                 result = add(index=job.index, status=SUCCEEDED, value=value, duration=duration, offset=offset)
             else:
                 error, delay, kills = failure
-                again = delay is not None
-                failed += not again
-                result = add(
-                    index=job.index, status=RETRY if again else FAILED, error=error, duration=duration, offset=offset
-                )
+                failed += 1
+                status = FAILED if delay is None else RETRY
+                result = add(index=job.index, status=status, error=error, duration=duration, offset=offset)
                 result.kills, result.delay = kills, delay or 0.0
             if job.attempt:
                 result.attempt = job.attempt

@@ -106,6 +106,7 @@ class Prober(Service):
             counts.received = worker.events.count(function, Events.RECV)
             counts.done = worker.events.count(function, Events.DONE)
             counts.failed = worker.events.count(function, Events.FAIL)
+            counts.replaced = worker.events.count(function, Events.REPLACED)
         for child in worker.executor.children:
             beat.jobs_running += len(child.board.places(STARTED)) if child.given else 0
             beat.running.extend(list(running_jobs(child))[: MAX_RUNNING - len(beat.running)])

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ _LAST_WORDS = 0.2
 """Seconds that a stuck child has to print its stacks."""
 REASON_CRASHED = "crashed"
 """The code of a child that died of a signal, or had to be killed for what a function did to it."""
+_MOST_NAMED = 3  # functions that a child has run
 _DYING = 0.2
 """Seconds from the end of a child's stream in which its death is noticed, if it has died."""
 
@@ -43,7 +44,8 @@ class Assignment:
 
     `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
     it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
-    it printed since is of these jobs. `told` are the last values that jobs at work have told, by index in the block.
+    it printed since is of these jobs. `function` is its name; `told` are the
+    last values that jobs at work have told, by index in the block.
     """
 
     body: bytes
@@ -58,6 +60,7 @@ class Assignment:
     count: int = MAX_JOBS
     beside: bool = False
     quiet: bool = False
+    function: str = ""
     told: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -107,6 +110,10 @@ class ChildProcess:
         self.stop_by: dict[int, float] = {}
         """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
         self.pace = Pace()
+        self.ran: Counter[str] = Counter()
+        """How many jobs it has run, by function."""
+        self.last = ""
+        """The function whose message it finished last."""
         self.beside = 0
         """How many of `given` are messages of an async function that it has begun."""
         self.output: Output | None = None
@@ -226,11 +233,21 @@ class ChildProcess:
 
     def done(self, assignment: Assignment) -> None:
         """The child has finished an assignment."""
+        self.last = assignment.function
         self.given.remove(assignment)
         now = self._free_since = time.monotonic()
         self.pace.ended(now - (assignment.given if assignment.beside else self.pace.since), now)
         self.beside -= assignment.beside
         self.stop_by.pop(assignment.ticket, None)
+
+    def say_what_ran(self) -> str:
+        """The functions that it has run most, and which one was the last, as the end of a sentence."""
+        most = self.ran.most_common(_MOST_NAMED)
+        if not most:
+            return ""
+        named = ", ".join([f"{function} ({jobs} job{'s' * (jobs != 1)})" for function, jobs in most])
+        others = f" and {len(self.ran) - len(most)} other functions" if len(self.ran) > len(most) else ""
+        return f"; it ran {named}{others}" + f", last of all {self.last}" * (len(self.ran) > 1)
 
     def recall(self) -> list[Assignment]:
         """Take back the assignments that the child has not begun, oldest first."""

@@ -15,7 +15,7 @@ class Work:
     `open` counts what it waits for: assignments to end, results and given-away jobs to be confirmed. `settled` is set
     when it is acked, at its end or when its jobs are under a lease; `closed` when nothing is left to wait for.
     `begun` says that a child has died at it, so that what is left is not the delivery any more; `leaving` that it is
-    about to be given back; `received` how many jobs were counted when it came.
+    about to be given back; `received` how many of its jobs count as received.
     """
 
     delivery: Delivery

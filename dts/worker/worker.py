@@ -194,7 +194,8 @@ class Worker(Service):
             count = message.headers.get("count")
             work.received = count if isinstance(count, int) else 1
             self.events.add(work.function, Events.RECV, work.received)
-            self._submit(Assignment(message.body, message.content_encoding, work, number=work.number))
+            whole = Assignment(message.body, message.content_encoding, work, number=work.number, function=work.function)
+            self._submit(whole)
 
     def _submit(self, assignment: Assignment) -> None:
         """Have an assignment run, without jobs that were cancelled."""
@@ -254,6 +255,7 @@ class Worker(Service):
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
         """Publish jobs that a child has not begun and others may do sooner."""
         work = work_of(assignment)
+        self._uncount(work, frame.jobs)
         self._give_away(work, Message(frame.body, frame.content_encoding, work.headers_of_part(frame.jobs)))
 
     def on_begun(self, assignment: Assignment) -> None:
@@ -277,6 +279,10 @@ class Worker(Service):
         self.room.set()
         self._pacer.wake()
 
+    def on_replaced(self, function: str) -> None:
+        """A child was replaced after jobs of a function."""
+        self.events.add(function, Events.REPLACED, 1)
+
     def on_log(self, frame: Frame) -> None:
         """Pass on what a function has logged."""
         self._on_log(frame.body)
@@ -291,7 +297,7 @@ class Worker(Service):
             self._reject(work, recovery.dead)
             return
         if recovery.part is not None:
-            self.events.add(work.function, Events.FAIL, recovery.failed)
+            self.events.add(work.function, Events.FAIL, recovery.results)
             self._publish(work, Message(*recovery.part, work.headers(recovery.results)))
         work.open += len(recovery.again)
         for part in recovery.again:
@@ -384,8 +390,14 @@ class Worker(Service):
         works = [work_of(assignment) for assignment in assignments]
         for work in works:
             work.leaving = True
-            self.events.add(work.function, Events.RECV, -work.received)
+            self._uncount(work, work.received)
         return works
+
+    def _uncount(self, work: Work, jobs: int) -> None:
+        """Count jobs no more as received, as somebody else is to run them."""
+        jobs = min(jobs, work.received)
+        work.received -= jobs
+        self.events.add(work.function, Events.RECV, -jobs)
 
     def release(self, works: list[Work]) -> None:
         """Give back deliveries."""

@@ -180,7 +180,7 @@ def read_heartbeat(delivery: Delivery) -> WorkerState:
 
 def _counts(counts: dts_pb2.EventCounts) -> dict[str, int]:
     """Counts that a reader of JSON can hold exactly."""
-    return {name: min(getattr(counts, name), 2**53 - 1) for name in ("received", "done", "failed")}
+    return {name: min(getattr(counts, name), 2**53 - 1) for name in ("received", "done", "failed", "replaced")}
 
 
 def _high(state: WorkerState, measure: str, value: float, limit: float) -> tuple[str, str]:
