@@ -46,9 +46,12 @@ def progress(done: float, total: float = 0) -> None:
     """Tell how far the job is; `total` is 0 where it is not known. Cheap: what is told last in a second is sent.
 
     Raises:
-        ValueError: one of them is negative, infinite or not a number.
+        ValueError: one of them is negative, infinite, too large or not a number.
     """
-    told = (float(done), float(total))
+    try:
+        told = (float(done), float(total))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"progress is told by numbers: {error}") from None
     if not (0 <= told[0] < math.inf and 0 <= told[1] < math.inf):
         raise ValueError(f"progress is told by finite numbers that are not negative, not by {told[0]} of {told[1]}")
     errand, at = now()

@@ -64,10 +64,12 @@ def clip(text: str, limit: int) -> str:
 
 
 def record_text(record: logging.LogRecord) -> str:
-    """The message of a log record, with the traceback of the exception that it is about."""
+    """The message of a log record, with the traceback of the exception that it is about, and its stack."""
     text = record.getMessage()
     if record.exc_info:
         text += "\n" + logging.Formatter().formatException(record.exc_info)
+    if record.stack_info:
+        text += f"\n{record.stack_info}"
     return text
 
 

@@ -20,8 +20,8 @@ class ResultTooLarge(DtsError):
     """The function returned more than a result may hold."""
 
 
-def encode_value(value: Any, max_size: int) -> bytes:
-    """The JSON text of a function's result.
+def encode_value(value: Any, max_size: int, what: str = "result") -> bytes:
+    """The JSON text of a function's result, or `what` else messages call it.
 
     Raises:
         ResultNotJSON: it is not a JSON value; the message says what is wrong, and where.
@@ -31,20 +31,20 @@ def encode_value(value: Any, max_size: int) -> bytes:
     try:
         # The common kinds are encoded without a further call: this is done for every job.
         plain = kind is str or kind is int or value is None or kind is bool
-        text = _encode(value) if plain else encode_json(value, "result")
+        text = _encode(value) if plain else encode_json(value, what)
     except TooDeep:
-        raise ResultNotJSON(f"the result is nested more than {MAX_DEPTH} levels deep, or contains itself") from None
+        raise ResultNotJSON(f"the {what} is nested more than {MAX_DEPTH} levels deep, or contains itself") from None
     except NotJSON as error:
         raise ResultNotJSON(f"{error.message}{_hint(error.culprit)}") from None
     except UnicodeEncodeError as error:
         raise ResultNotJSON(
-            f"the result holds a lone surrogate, which no Unicode text can: {error.object[error.start : error.end]!a}"
+            f"the {what} holds a lone surrogate, which no Unicode text can: {error.object[error.start : error.end]!a}"
         ) from None
     except ValueError as error:  # an integer with more digits than Python converts
-        raise ResultNotJSON(f"the result cannot be written as JSON: {error}") from None
+        raise ResultNotJSON(f"the {what} cannot be written as JSON: {error}") from None
     if len(text) > max_size:
         raise ResultTooLarge(
-            f"the result has {len(text)} bytes as JSON and the limit is {max_size}: return less, or a reference to it"
+            f"the {what} has {len(text)} bytes as JSON and the limit is {max_size}: return less, or a reference to it"
         )
     return text
 

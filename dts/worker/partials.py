@@ -32,7 +32,7 @@ class Yielded:
 
     def add(self, value: Any) -> None:
         """Take one more; in place of one that is over the limit by itself, a note of its size. Raises ResultNotJSON."""
-        text = encode_value(value, sys.maxsize)
+        text = encode_value(value, sys.maxsize, "yielded value")
         if len(text) > self._limit:
             text = msgspec.json.encode({"too_large": len(text), "limit": self._limit})
         self.values.append(text)

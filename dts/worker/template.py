@@ -65,7 +65,10 @@ class Template:
                     self._wake.recv(4096)
                 self._reap()
             if self._worker in readable:
-                data, fds, _, _ = socket.recv_fds(self._worker, _MAX_REQUEST, 8)
+                try:
+                    data, fds, _, _ = socket.recv_fds(self._worker, _MAX_REQUEST, 8)
+                except ConnectionResetError:  # it died before it had read all that it was told
+                    data, fds = b"", []
                 if not data:
                     self._end()
                     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import enum
 import json
+import logging
 import math
 from collections import Counter, OrderedDict, namedtuple
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dts.worker.failure import MAX_MESSAGE, MAX_TRACEBACK, describe
+from dts.worker import context
+from dts.worker.failure import MAX_MESSAGE, MAX_TRACEBACK, describe, record_text
 from dts.worker.jsonvalue import MAX_DEPTH, ResultNotJSON, ResultTooLarge, encode_value
+from dts.worker.partials import Yielded
 
 LIMIT = 1024 * 1024
 
@@ -168,3 +171,23 @@ def test_what_a_value_says_of_its_class_is_not_believed(says: Callable[[object],
     odd = type("Odd", (), {"__class__": property(says)})()
     with pytest.raises(ResultNotJSON, match=r"result\[0\] is of type Odd"):
         encode_value([odd], LIMIT)
+
+
+@pytest.mark.parametrize("value", [object(), "a\ud800", float("nan"), {1: 2}])
+def test_a_yielded_value_is_not_called_a_result(value: Any) -> None:
+    with pytest.raises(ResultNotJSON, match="yielded value") as caught:
+        Yielded(LIMIT).add(value)
+    assert "result" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "told", [(10**400,), (1, 10**400), (None,), (1j,), ("much",), (-1,), (1, math.inf), (math.nan,)]
+)
+def test_progress_that_is_no_number_is_a_value_error(told: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="progress is told by"):
+        context.progress(*told)
+
+
+def test_a_log_record_has_the_stack_that_was_asked_for() -> None:
+    record = logging.LogRecord("x", 30, "f.py", 1, "where am I", (), None, sinfo="Stack (most recent call last):\n  …")
+    assert record_text(record) == "where am I\nStack (most recent call last):\n  …"
