@@ -138,6 +138,7 @@ async def test_results_with_any_numbers_and_names_keep_no_others_waiting(hall: H
         batch(block='"}: what', running=[1]),
         batch(block="r" * 9000, running=[1]),
         batch(function="f" * 9000, running=[2]),
+        batch(version="v" * 9000, running=[2]),
         retry(attempt=2**32 - 1),
         retry(kills=2**32 - 1),
         retry(fence=2**32 - 1),
