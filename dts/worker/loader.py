@@ -121,7 +121,8 @@ class _Change:
         if any(each.is_in_motion(_QUIET_NS) or _may_be_mended(each) for each in changed):
             return True
         lost = [old[name] for name in (old.keys() - survey.sources.keys()) & survey.names]
-        if any(not source.path.exists() for source in lost):
+        # What has its folder still has not moved to another one, even if it is there again by now.
+        if any(source.path.parent in survey.folders or not source.path.exists() for source in lost):
             return waited < _MENDED_NS / 1e9 and survey.has_younger_folder(_MENDED_NS)
         return self.failed is not None and self.failed.is_same(survey) and survey.is_younger(_MENDED_NS)
 
@@ -222,12 +223,12 @@ class Loader:
     def _load_again(self, name: str, old: _Entry) -> _Entry:
         """A function whose files have changed, or the old version of it if it cannot be had, and changed lately."""
         assert old.change is not None
-        survey = old.change.survey
+        survey = old.change.survey or self._look(name, old.survey, old.survey.asked)
         try:
-            return self._import(name, survey or self._look(name, old.survey, old.survey.asked))
+            return self._import(name, survey)
         except (FunctionMissing, ImportFailed, MainMissing):
             waited = time.monotonic() - old.change.since
-            if survey is None or waited >= _PATIENCE or self._is_gone(survey) or not survey.is_younger(_MENDED_NS):
+            if waited >= _PATIENCE or not survey.is_younger(_MENDED_NS):
                 del self._cache[name]
                 raise
             old.change.failed = survey

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dts.errors import FunctionMissing, ImportFailed
 from dts.worker import loader as module
 from dts.worker.loader import Loader
+from dts.worker.sources import Survey, Surveyor
 
 LAZY = "import importlib\ndef main(n): return importlib.import_module('.' + n, __package__).V\n"
 
@@ -72,6 +74,26 @@ def test_a_file_that_is_gone_for_a_moment_while_it_is_replaced_fails_nothing(
         path.write_text("def main(): return 2")
 
     assert load_until(loader, "own/f", replace, 2) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["f.py", "h.py"])
+def test_a_file_that_is_there_again_just_after_the_look_is_awaited(
+    loader: Loader, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (folder / "h.py").write_text("V = 1")
+    (folder / "f.py").write_text("from . import h\ndef main(): return h.V")
+    first = loader.load("own/f")
+    real = Surveyor.look
+    data = (folder / name).read_bytes()
+
+    def look(*arguments: Any) -> Survey:
+        seen = real(*arguments)
+        (folder / name).write_bytes(data)
+        return seen
+
+    monkeypatch.setattr(Surveyor, "look", look)
+    (folder / name).unlink()
+    assert loader.load("own/f") is first
 
 
 def test_a_helper_that_is_gone_for_a_moment_fails_nothing(loader: Loader, folder: Path) -> None:
