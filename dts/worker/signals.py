@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -21,6 +20,8 @@ class Signals:
 
     def heed(self, stack: AsyncExitStack, **acts: Callable[[], None]) -> None:
         """Act on them, given by their names, until the stack is closed; at once on those that have come."""
+        import asyncio  # most of the time that this module would take before `note`
+
         loop = asyncio.get_running_loop()
         for name, act in acts.items():
             number = signal.Signals[name]
