@@ -141,7 +141,8 @@ class Outbox:
         return part, failed
 
     def _report_running(self) -> None:
-        positions = find_state(self._errand.states, STARTED)
+        own = len(self._errand.jobs)  # behind these there may be jobs of messages that run beside it
+        positions = [position for position in find_state(self._errand.states, STARTED) if position < own]
         progress = self.take_progress()
         with self._sending:
             if self._done or not positions or (positions == self._reported and not progress):

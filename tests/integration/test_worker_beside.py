@@ -9,7 +9,7 @@ import time
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Options
 from dts.wire.queues import TOPIC_CANCELLED
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
 
 __all__ = ["bench"]
 
@@ -93,6 +93,27 @@ async def test_no_more_run_at_a_time_than_the_function_allows(bench: Bench) -> N
         runs = [await bench.send("own/count", [], options=Options(concurrency=5)) for _ in range(40)]
         assert max([value((await bench.wait(run, 1))[0]) for run in runs]) == 5
     await bench.wait_empty()
+
+
+async def test_each_of_them_tells_that_it_runs_and_what_it_has_yielded(bench: Bench) -> None:
+    bench.write(
+        "own/gate",
+        "import asyncio, pathlib\n"
+        "async def main(gate, n):\n"
+        "    yield n\n"
+        "    while not pathlib.Path(gate).exists(): await asyncio.sleep(0.01)\n",
+    )
+    gate = bench.functions / "gate"
+    async with Worker(bench.settings(), bench.broker):
+        runs = [await bench.send("own/gate", [str(gate), n]) for n in range(4)]
+        async with asyncio.timeout(DEADLINE):
+            while len(told := {batch.run: each.partials for batch in bench.batches for each in batch.progress}) < 4:
+                await bench.receive()
+        gate.touch()
+        assert [told[run] for run in runs] == [b"[0]", b"[1]", b"[2]", b"[3]"]
+        assert all([batch.running == [0] for batch in bench.batches if batch.running])
+        for run in runs:
+            await bench.wait(run, 1)
 
 
 async def test_jobs_of_a_plain_function_run_one_at_a_time(bench: Bench) -> None:
