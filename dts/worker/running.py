@@ -81,6 +81,7 @@ class Runner:
                 self._run_plain(call, errand, outbox)
                 break
             except BaseException as error:
+                self._memory.spare = None
                 position, self.current = self.current, -1
                 if position < 0:
                     raise
@@ -106,7 +107,7 @@ class Runner:
         popleft, jobs, strict, yielded = errand.waiting.popleft, errand.jobs, errand.terms.strict, errand.yielded
         states, max_result, append = errand.states, self.max_result, outbox.ended.append
         waiting, touched, pending = errand.waiting, self.conduct.touched, 0
-        out, err = sys.stdout, sys.stderr
+        out, err, memory = sys.stdout, sys.stderr, self._memory
         started = perf_counter()
         due = started + LOOK_EVERY
         while not self.leaving:
@@ -135,7 +136,7 @@ class Runner:
                 result, arguments = None, ()  # what goes with these runs a user's code, in the job's own time
                 self.current = -1
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may call sys.exit as well
-                self.current = -1
+                memory.spare, self.current = None, -1
                 failure = self.weigh(position, error, errand)
             else:
                 ended = perf_counter()
@@ -211,6 +212,7 @@ class Runner:
         The exception lets go of its frames, and whoever handles it shall let go of it before the job counts as ended:
         what is in them may run a user's code when it goes, and that takes of the job's own time.
         """
+        self._memory.spare = None
         failure, job = None, errand.jobs[position]
         if position not in errand.cancelled:
             with self._memory.relaxed():

@@ -31,6 +31,10 @@ _MAX_CAUSES = 100  # errors that are looked through: they may be causes of each 
 _errno: Any = OSError.__dict__["errno"]
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _RESERVE = 16 * 1024 * 1024  # bytes
+
+_SPARE = 4 * 1024 * 1024
+"""Bytes that are kept for the moment when a job has taken all others; never written to, so no RAM is behind them."""
+
 _SIGNALS = [
     number
     for number in signal.valid_signals()
@@ -220,14 +224,18 @@ class MemoryLimit:
     def __init__(self) -> None:
         self._base = _data_size()
         self._limit = 0
+        self.spare: bytearray | None = None
+        """Let go of it before anything else when a job has failed: where there is no memory left, it is some."""
 
     def set(self, limit: int) -> int:
         """Allow `limit` bytes more, or any number for 0; returns what the whole process may take then, 0 for any."""
-        total = self._base + limit if limit else 0
+        total = self._base + _SPARE + limit if limit else 0
         self._limit = limit
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if soft != (total or hard):
             resource.setrlimit(resource.RLIMIT_DATA, (total or hard, hard))
+        if limit and self.spare is None:
+            self.spare = bytearray(_SPARE)
         return total
 
     @contextmanager
@@ -237,10 +245,12 @@ class MemoryLimit:
             yield
             return
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (self._base + self._limit + _RESERVE, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (self._base + _SPARE + self._limit + _RESERVE, hard))
         try:
             yield
         finally:
+            if self.spare is None:
+                self.spare = bytearray(_SPARE)
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 

@@ -126,10 +126,12 @@ async def test_a_job_over_its_memory_limit_fails_and_says_so(bench: Bench) -> No
         assert value((await bench.run("own/f", [400]))[0]) == 400, "only where there is a limit"
 
 
-async def test_memory_that_is_taken_to_the_last_byte_is_still_reported(bench: Bench) -> None:
+@pytest.mark.parametrize("more", [0, 96, 192, 256, 288, 320])
+async def test_memory_that_is_taken_to_the_last_byte_is_still_reported(bench: Bench, more: int) -> None:
     bench.write("own/f", "def main(n):\n    kept = [n]\n    while n: kept = [kept, 'x' * 100 + str(n)]\n    return n\n")
     async with Worker(bench.settings(), bench.broker):
-        results = await bench.run("own/f", [0], [1], [0], options=Options(memory_limit=50 * 2**20))
+        limit = 50 * 2**20 + more * 2**10  # where it ends matters: nothing may be left of an arena, or of a stack
+        results = await bench.run("own/f", [0], [1], [0], options=Options(memory_limit=limit))
     assert [result.status for result in results] == [SUCCEEDED, FAILED, SUCCEEDED]
     assert results[1].error.type == "MemoryLimit"
 
