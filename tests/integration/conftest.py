@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,15 @@ def services() -> Iterator[tuple[mongodb.MongoServer, rabbitmq.RabbitServer]]:
         pytest.skip("no mongod or no rabbitmq-server on this machine")
     with mongodb.MongoServer() as mongo, rabbitmq.RabbitServer() as rabbit:
         yield mongo, rabbit
+
+
+@pytest.fixture(params=["embedded", "cluster"])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """The URLs of a store and a broker."""
+    if request.param == "embedded":
+        return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db"
+    mongo, rabbit = request.getfixturevalue("services")
+    return mongo.url(f"test_{uuid.uuid4().hex}"), rabbit.url
 
 
 @dataclass

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,15 +34,6 @@ from dts.wire import codec, dts_pb2, queues
 
 JOBS = 200
 """Jobs of the run that fails and fails, on each set of back ends."""
-
-
-@pytest.fixture(params=["embedded", "cluster"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """The URLs of a store and a broker."""
-    if request.param == "embedded":
-        return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db"
-    mongo, rabbit = request.getfixturevalue("services")
-    return mongo.url(f"test_{uuid.uuid4().hex}"), rabbit.url
 
 
 @dataclass

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,15 +26,6 @@ from dts.wire import dts_pb2, queues
 T = TypeVar("T")
 
 NUMBERS = [math.nan, math.inf, -math.inf, 1e300, -1e18, -1.0, 0.0]
-
-
-@pytest.fixture(params=["embedded", "cluster"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """The URLs of a store and a broker."""
-    if request.param == "embedded":
-        return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db"
-    mongo, rabbit = request.getfixturevalue("services")
-    return mongo.url(f"test_{uuid.uuid4().hex}"), rabbit.url
 
 
 @dataclass

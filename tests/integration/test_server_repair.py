@@ -9,7 +9,6 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -25,15 +24,6 @@ from dts.wire import queues
 from tests.integration.test_server_waiting import Desk, success
 
 AFTER = 1.0
-
-
-@pytest.fixture(params=["embedded", "cluster"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """The URLs of a store and a broker."""
-    if request.param == "embedded":
-        return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db"
-    mongo, rabbit = request.getfixturevalue("services")
-    return mongo.url(f"test_{uuid.uuid4().hex}"), rabbit.url
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 
@@ -23,15 +22,6 @@ from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 
 TIMEKEEPERS = 3
-
-
-@pytest.fixture(params=["embedded", "cluster"])
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """The URLs of a store and a broker."""
-    if request.param == "embedded":
-        return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db?delivery_limit=2"
-    mongo, rabbit = request.getfixturevalue("services")
-    return mongo.url(f"test_{uuid.uuid4().hex}"), f"{rabbit.url}?delivery_limit=2"
 
 
 @dataclass
@@ -113,7 +103,7 @@ async def desk(urls: tuple[str, str]) -> AsyncIterator[Desk]:
     )
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(urls[0]))
-        broker = await stack.enter_async_context(open_broker(urls[1]))
+        broker = await stack.enter_async_context(open_broker(f"{urls[1]}?delivery_limit=2"))
         await store.add_function(Function(f"text/{route}", route=route))
         for kind in [Timekeeper] * TIMEKEEPERS + [Porter] * 2:
             own = await stack.enter_async_context(open_store(urls[0]))
