@@ -260,13 +260,13 @@ async def test_an_async_job_gets_the_cancel(bench: Bench) -> None:
 async def test_what_is_cancelled_before_it_begins_never_does(bench: Bench) -> None:
     bench.write("own/f", SLOW)
     first, second = bench.functions / "first", bench.functions / "second"
-    async with Worker(bench.settings(), bench.broker) as worker:
+    async with Worker(bench.settings(), bench.broker):
         blocking = await bench.send("own/f", [str(first), 0])
         waiting = await bench.send("own/f", [str(second), 0])
         await until(first.exists)
         await cancel(bench, waiting)
         await cancel(bench, blocking)
-        await until(lambda: worker.idle)
+        await bench.wait_settled()
     assert not second.exists()
     await bench.wait_empty()
 

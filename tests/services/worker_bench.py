@@ -137,6 +137,12 @@ class Bench:
             if self.cancelled is not None:
                 await self.broker.broadcast(TOPIC_CANCELLED, f"{self.cancelled} {end_of_answer(question.payload)}")
 
+    async def wait_settled(self, route: str = "default") -> None:
+        """Wait until no message of a route waits and none is held by a worker that runs."""
+        async with asyncio.timeout(DEADLINE):
+            while (depth := await self.broker.depth(jobs_queue(route))).ready or depth.held:
+                await asyncio.sleep(0.01)
+
     async def wait_empty(self, route: str = "default") -> None:
         """Wait until no message of a route is left, whether waiting or held by a worker that does not run now."""
         consumer = await self.broker.consume(jobs_queue(route), prefetch=1)
