@@ -27,6 +27,7 @@
         ├── RequestRefused     the server answered 4xx: the request must change first
         ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
         ├── ReaderGone         who read the rows has closed the pipe: nobody need be told
+        ├── FileBusy           another client writes the output file now
         ├── ServerUnavailable  no answer, or 5xx: the request can be made again as it is
         └── ComponentError     an input line that a component cannot read: recorded, the run goes on
 
@@ -155,6 +156,10 @@ class RunCancelled(ClientError):
 
 class ReaderGone(ClientError):
     """Who read what was written has gone."""
+
+
+class FileBusy(ClientError):
+    """Somebody else writes the output file now."""
 
 
 class ServerUnavailable(ClientError):

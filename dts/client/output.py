@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dts.client.components import STANDARD_STREAM, file_identity
-from dts.errors import ClientError, ReaderGone
+from dts.errors import ClientError, FileBusy, ReaderGone
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class OutputFile:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ClientError(f"cannot write {self.name}: it is being written by another dts-client") from error
+            raise FileBusy(f"cannot write {self.name}: it is being written by another dts-client") from error
         except OSError as error:  # this file system has no locks
             logger.info("%s is not locked: %s", self.name, error.strerror)
 
@@ -174,7 +174,8 @@ class DailyRotatingOutputFile:
     """Files whose names carry the day: rows for `out.json` go to `out-2024-02-29.json`, and after midnight to the next.
 
     The day is the local one. A day's file that exists already is appended to, so that two runs on one day are both
-    kept, one after the other. `today` is the clock.
+    kept, one after the other. While somebody else writes the next day's file, rows still go to the last one's. `today`
+    is the clock.
     """
 
     def __init__(
@@ -235,11 +236,18 @@ class DailyRotatingOutputFile:
 
     def _rotate(self) -> OutputFile:
         day = self._today()
-        if self._file is None or day != self._day:
-            first = self._file is None
-            self.close()
-            path = Path(self.path)
-            self._file = OutputFile(path.with_name(f"{path.stem}-{day.isoformat()}{path.suffix}"), append=True)
-            self._file.open() if first else self._file.begin()
-            self._day = day
-        return self._file
+        if self._file is not None and day == self._day:
+            return self._file
+        path = Path(self.path)
+        following = OutputFile(path.with_name(f"{path.stem}-{day.isoformat()}{path.suffix}"), append=True)
+        if self._file is None:
+            following.open()
+        else:
+            try:
+                following.begin()
+            except FileBusy:  # no reason to end a run that is under way: what it has goes to the old day's file
+                following.close()
+                return self._file
+            self._file.close()
+        self._file, self._day = following, day
+        return following

@@ -139,6 +139,22 @@ def test_two_do_not_write_one_file_at_the_same_time(kind: Kind, tmp_path: Path) 
     assert path.read_text() == ("2nd\n" if kind is OutputFile else "first\n2nd\n")
 
 
+def test_a_run_goes_on_in_the_old_file_while_somebody_else_writes_that_of_the_new_day(tmp_path: Path) -> None:
+    day = datetime.date(2024, 2, 29)
+    out, other = (DailyRotatingOutputFile(tmp_path / "out", today=lambda: day) for _ in range(2))
+    out.begin()
+    out.write(b"1\n")
+    day += datetime.timedelta(days=1)
+    other.begin()
+    out.write(b"2\n")
+    other.write(b"other\n")
+    other.close()
+    out.write(b"3\n")
+    out.close()
+    assert (tmp_path / "out-2024-02-29").read_text() == "1\n2\n"
+    assert (tmp_path / "out-2024-03-01").read_text() == "other\n3\n"
+
+
 def test_a_rotating_file_is_locked_on_the_next_day_too(tmp_path: Path) -> None:
     day = datetime.date(2024, 2, 29)
     out = DailyRotatingOutputFile(tmp_path / "out", today=lambda: day)
