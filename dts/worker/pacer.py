@@ -83,5 +83,7 @@ class Pacer(Service):
                 host.room.set()
         elif host.free_slots <= 0:
             leaving = host.part_with(executor.take_waiting(host.is_untouched))
-            await self._intakes.tighten()
-            host.release(leaving)
+            try:
+                await self._intakes.tighten()
+            finally:  # nobody else knows of them any more
+                host.release(leaving)

@@ -44,8 +44,8 @@ class Assignment:
 
     `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
     it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
-    it printed since is of these jobs. `function` is its name; `told` are the
-    last values that jobs at work have told, by index in the block.
+    it printed since is of these jobs. `function` is its name; `told` are the last values that jobs at work have told,
+    by index in the block; `ids` those of its jobs, once somebody has asked for them.
     """
 
     body: bytes
@@ -62,6 +62,7 @@ class Assignment:
     quiet: bool = False
     function: str = ""
     told: dict[int, bytes] = field(default_factory=dict)
+    ids: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 
 from dts.errors import DtsError, WireError
@@ -20,8 +19,6 @@ from dts.worker.process import Assignment
 MAX_RECORD = 256 * 1024
 """Bytes of a record."""
 
-_KNOWN = 32  # assignments whose ids are kept, the latest that were asked for
-
 
 class RecordCheck:
     """Looks at the records of the children of one worker, `source`."""
@@ -29,7 +26,6 @@ class RecordCheck:
     def __init__(self, source: str) -> None:
         self._host = socket.gethostname()
         self._source = source
-        self._ids: OrderedDict[Assignment, frozenset[str]] = OrderedDict()
 
     def checked(self, body: bytes, given: Iterable[Assignment]) -> bytes:
         """An encoded record as it may be told, where `given` is what its child has in hand.
@@ -44,18 +40,16 @@ class RecordCheck:
         record.time = telling.moment(record.time, time.time())
         record.level = telling.level(record.level)
         record.logger = telling.name(record.logger)
-        if record.job and not any(record.job in self._jobs_of(each) for each in given):
+        if record.job and not any(record.job in _jobs_of(each) for each in given):
             record.job = ""
         return record.SerializeToString()
 
-    def _jobs_of(self, assignment: Assignment) -> frozenset[str]:
-        """The ids of an assignment's jobs; none where their numbers are not known."""
-        found = self._ids.get(assignment)
-        if found is None:
-            found = self._ids[assignment] = _ids(assignment)
-            if len(self._ids) > _KNOWN:
-                self._ids.popitem(last=False)
-        return found
+
+def _jobs_of(assignment: Assignment) -> frozenset[str]:
+    """The ids of an assignment's jobs; none where their numbers are not known."""
+    if assignment.ids is None:
+        assignment.ids = _ids(assignment)
+    return assignment.ids
 
 
 def _ids(assignment: Assignment) -> frozenset[str]:
