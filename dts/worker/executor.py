@@ -393,30 +393,10 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
     lost in that, so all jobs that it began are suspects. So are those of a message without a word of its end, after
     which it has begun another one: the board does not tell of them any more, and one of them has kept it silent.
     """
-    at_work = any(_states(child, each, STARTED) for each in crashed)
+    overtaken = [each for each in crashed if not each.beside and each.ticket < crashed[-1].ticket]
+    found = [(each, *_involved(child, each, crashed, overtaken)) for each in crashed]
     tail = child.output.tail() if child.output is not None else ""
     said, reason = _cause(child, code)
-    doom = child.doom
-    found: list[tuple[Assignment, list[int], list[int], list[int]]] = []
-    overtaken = [each for each in crashed if not each.beside and each.ticket < crashed[-1].ticket]
-    for each in crashed:
-        if each in overtaken:
-            everything = list(range(each.count))
-            found.append((each, everything, everything, []))
-            continue
-        if child.garbled:
-            found.append((each, *_all_begun(child, each, only=len(crashed) == 1), []))
-            continue
-        started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
-        if doom is not None:
-            suspects = _positions(each, doom.places or ())
-        else:
-            suspects = sorted(started + ended) if child.severed or not at_work else started
-        if overtaken:
-            suspects = [position for position in suspects if position in started]
-        unsent = sorted(started + ended + _states(child, each, PENDING))
-        alone = _positions(each, doom.alone) if doom is not None else []
-        found.append((each, suspects, unsent, [position for position in alone if position in unsent]))
     total = sum(len(suspects) + len(alone) for _, suspects, _, alone in found)
     phase = child.board.phase if child.is_sound else Phase.RUNNING
     return [
@@ -438,6 +418,29 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
         )
         for each, suspects, unsent, alone in found
     ]
+
+
+def _involved(
+    child: ChildProcess, each: Assignment, crashed: Sequence[Assignment], overtaken: Sequence[Assignment]
+) -> tuple[list[int], list[int], list[int]]:
+    """Of one of a dead child's assignments: the suspects, what has no result yet, and what of it must run alone."""
+    if each in overtaken:
+        everything = list(range(each.count))
+        return everything, everything, []
+    if child.garbled:
+        return *_all_begun(child, each, only=len(crashed) == 1), []
+    started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
+    if (doom := child.doom) is not None:
+        suspects = _positions(each, doom.places or ())
+    elif child.severed or not any(_states(child, other, STARTED) for other in crashed):
+        suspects = sorted(started + ended)
+    else:
+        suspects = started
+    if overtaken:
+        suspects = [position for position in suspects if position in started]
+    unsent = sorted(started + ended + _states(child, each, PENDING))
+    alone = _positions(each, doom.alone) if doom is not None else []
+    return suspects, unsent, [position for position in alone if position in unsent]
 
 
 def _positions(assignment: Assignment, places: Sequence[int]) -> list[int]:
