@@ -131,7 +131,7 @@ class Again:
         if block is None or not jobs:
             return 0
         batch, function = await jobs_of(self.store, block), await self._catalogue.get(block.function)
-        planned, leases = await self.store.planned_attempts([block.id]), await self.store.list_leases([block.id])
+        planned, leases = await self.store.planned_attempts({block.id: 0}), await self.store.list_leases([block.id])
         for each in _slices(block, jobs, planned.get(block.id, {}), leases):
             post = delayed_messages(block, batch, each, function, self._settings)
             await self.broker.publish(post.queue, post.messages, timeout=_PUBLISH_TIMEOUT)

@@ -33,11 +33,15 @@ class WaitingStore(ABC):
         """The slices of a block that have not fired."""
 
     @abstractmethod
-    async def planned_attempts(self, block_ids: Sequence[str]) -> dict[str, dict[int, int]]:
-        """Which jobs of these blocks were ever put into a slice: bitmaps by block and by the attempt's number.
+    async def planned_attempts(self, after: Mapping[str, int]) -> dict[str, dict[int, int]]:
+        """Which jobs of blocks were ever put into a slice: bitmaps by block and by the attempt's number.
+
+        `after` has the blocks, and for each the number of the attempt of which only later ones are asked for, 0 for
+        all: it costs per slice that is asked for, of which a block may have collected very many. They are read some
+        thousands at a time, so that no number of them is too large to be read.
 
         Whatever became of the jobs and of the slice: one that has fired counts until it is forgotten. Blocks without
-        slices are left out.
+        such slices are left out.
         """
 
     @abstractmethod

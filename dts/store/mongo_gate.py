@@ -16,7 +16,7 @@ from dts.store.abc import Store
 from dts.store.abc_gate import Release
 from dts.store.mongo_connection import Collection, MongoConnection, translating
 from dts.store.mongo_documents import Document
-from dts.store.mongo_waiting import bitmap_bytes, has_fired, slice_from
+from dts.store.mongo_waiting import MADE, bitmap_bytes, has_fired, slice_from
 from dts.store.shared import spacing, storable
 
 GATE_INDEXES: dict[str, list[IndexModel]] = {
@@ -164,8 +164,8 @@ async def _upsert(collection: Collection, key: str, changes: list[Document]) -> 
             return document
 
 
-def _release(each: Release) -> tuple[Document, Document]:
-    """Which document a release changes, and how."""
+def _release(each: Release) -> tuple[Document, list[Document]]:
+    """Which document a release changes, and how. What it planned is kept before a part of its jobs is no more there."""
     released = bitmap_bytes(each.slice.released | each.jobs)
     change = {"jobs": bitmap_bytes(each.left), "count": each.left.bit_count(), "released": released}
-    return {"_id": each.slice.id, **_GATED, "jobs": bitmap_bytes(each.slice.jobs)}, {"$set": change}
+    return {"_id": each.slice.id, **_GATED, "jobs": bitmap_bytes(each.slice.jobs)}, [{"$set": {"made": MADE, **change}}]

@@ -6,6 +6,7 @@ it planned.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,12 @@ from dts.model import DelayedSlice, Lease, Outcome, bitmap
 from dts.store.abc import Store
 from dts.store.mongo_connection import MongoConnection, insert_new, translating
 from dts.store.mongo_documents import GUARDED, Document, outcome_from
-from dts.store.shared import counts_from_text, counts_to_text, storable
+from dts.store.shared import counts_from_text, counts_to_text, planned_by_pages, storable
 
 _WAITS = {"waits": True}
+
+MADE = {"$ifNull": ["$made", "$jobs"]}
+"""What a slice has planned; one of an earlier version has but the jobs that still wait."""
 
 
 def _index(*fields: str, **options: Any) -> IndexModel:
@@ -97,16 +101,23 @@ class MongoWaitingStore(Store):
         found = [slice_from(document) async for document in self._connection.collection("delayed").find(query)]
         return sorted(found, key=lambda each: each.due)
 
+    async def planned_attempts(self, after: Mapping[str, int]) -> dict[str, dict[int, int]]:
+        return await planned_by_pages(after, self._planned)
+
     @translating
-    async def planned_attempts(self, block_ids: Sequence[str]) -> dict[str, dict[int, int]]:
-        query = {"block": {"$in": [storable(each) for each in block_ids]}, "attempt": {"$gt": 0}}
-        fields = {"_id": 0, "block": 1, "attempt": 1, "made_offset": 1, "made": 1}
-        planned: dict[str, dict[int, int]] = {}
-        async for document in self._connection.collection("delayed").find(query, fields, hint="made"):
-            of_block, attempt = planned.setdefault(document["block"], {}), document["attempt"]
-            made = bitmap.from_window(document.get("made_offset", 0), document.get("made", b""))
-            of_block[attempt] = of_block.get(attempt, 0) | made
-        return planned
+    async def _planned(self, after: Mapping[str, int], limit: int) -> list[tuple[str, int, int]]:
+        """Block, attempt and jobs of slices, as `planned_by_pages` takes them."""
+        slices = self._connection.collection("delayed")
+        fields = {"block": 1, "attempt": 1, "made_offset": 1, "made": MADE}
+        order = [("block", ASCENDING), ("attempt", ASCENDING)]
+        found = await slices.find(_planned_after(after), fields, sort=order, limit=limit).to_list(None)
+        if len(found) >= limit:
+            last = {"block": found[-1]["block"], "attempt": found[-1]["attempt"]}
+            found += await slices.find(last, fields).to_list(None)
+        return [
+            (each["block"], each["attempt"], bitmap.from_window(each.get("made_offset", 0), each.get("made", b"")))
+            for each in found
+        ]
 
     @translating
     async def forget_delayed(self, before: float) -> int:
@@ -248,10 +259,19 @@ def _job_of(lease: Lease) -> Document:
     return {"block": storable(lease.block), "job": lease.job}
 
 
+def _planned_after(after: Mapping[str, int]) -> Document:
+    """Slices of blocks, by their ids, for later attempts than these; `made` is the index for it."""
+    blocks: defaultdict[int, list[str]] = defaultdict(list)
+    for block, attempt in after.items():
+        blocks[attempt].append(block)
+    queries = [{"block": {"$in": those}, "attempt": {"$gt": attempt}} for attempt, those in blocks.items()]
+    return queries[0] if len(queries) == 1 else {"$or": queries}
+
+
 def has_fired(now: float) -> list[Document]:
     """The update that leaves of a slice what is remembered of it."""
-    kept = {name: f"${name}" for name in ("_id", "block", "attempt", "made_offset", "made")}
-    return [{"$replaceWith": {**kept, "fired": {"$literal": now}}}]
+    kept = {name: f"${name}" for name in ("_id", "block", "attempt", "made_offset")}
+    return [{"$replaceWith": {**kept, "made": MADE, "fired": {"$literal": now}}}]
 
 
 def _slice_document(each: DelayedSlice) -> Document:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from dts.errors import BlockTooLate
@@ -12,6 +12,9 @@ from dts.model import Candidate, LogEntry, LogFilter, RunState, bitmap, job_id, 
 
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes of bodies that `uncollected_parts` gives at once: what a server can hold for each of many clients."""
+
+PLANNED_AT_ONCE = 5000
+"""Slices that are read at once of what was planned: tens of milliseconds, in which the next call has to wait."""
 
 _DIGITS = 18  # in a number of a receipt at most: fits in a signed 64-bit integer
 
@@ -42,6 +45,28 @@ def by_block(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
     for position, candidate in enumerate(candidates):
         positions.setdefault(storable(candidate.block), []).append(position)
     return positions
+
+
+async def planned_by_pages(
+    after: Mapping[str, int], read: Callable[[Mapping[str, int], int], Awaitable[Sequence[tuple[str, int, int]]]]
+) -> dict[str, dict[int, int]]:
+    """What `planned_attempts` gives, from a function that reads some slices: block, attempt and jobs, in that order.
+
+    It is given what is left to read, as `after` is, and how many to read: fewer when there are no more, and else on
+    from there to the end of the attempt that it has come to.
+    """
+    planned: dict[str, dict[int, int]] = {}
+    left = {storable(block): attempt for block, attempt in after.items()}
+    while left:
+        found = await read(left, PLANNED_AT_ONCE)
+        for block, attempt, jobs in found:
+            of_block = planned.setdefault(block, {})
+            of_block[attempt] = of_block.get(attempt, 0) | jobs
+        if len(found) < PLANNED_AT_ONCE:
+            break
+        last, reached, _ = found[-1]
+        left = {block: attempt for block, attempt in left.items() if block > last} | {last: reached}
+    return planned
 
 
 def parse_receipts(receipts: Iterable[str]) -> dict[int, set[int]]:

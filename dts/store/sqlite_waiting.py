@@ -7,7 +7,7 @@ from sqlite3 import Connection
 
 from dts.model import DelayedSlice, Lease, Outcome, bitmap
 from dts.store.abc import Store
-from dts.store.shared import counts_from_text, counts_to_text, storable
+from dts.store.shared import counts_from_text, counts_to_text, planned_by_pages, storable
 from dts.store.sqlite_rows import AMONG, OUTCOME, Row, listed, marks, outcome_from
 from dts.store.sqlite_thread import DatabaseThread
 
@@ -49,7 +49,7 @@ LEASE = "block, job, run, worker, fence, attempt, expires, lost"
 
 FINISH = "UPDATE delayed SET fired = ?, jobs = x'', count = 0, body = x'', gated = 0, released = x''"
 
-_MADE = f"SELECT block, attempt, made_offset, made FROM delayed INDEXED BY delayed_made WHERE block {AMONG}"
+_MADE = "SELECT block, attempt, made_offset, made FROM delayed INDEXED BY delayed_made WHERE block = ? AND attempt"
 
 _TAKE = f"""
     INSERT INTO leases ({LEASE}) VALUES ({marks(LEASE)})
@@ -87,8 +87,11 @@ class SqliteWaitingStore(Store):
         rows = await self._reader.submit(lambda db: db.execute(select, (key,)).fetchall())
         return [slice_from(row) for row in rows]
 
-    async def planned_attempts(self, block_ids: Sequence[str]) -> dict[str, dict[int, int]]:
-        return await self._reader.submit(lambda db: _planned(db, listed(block_ids)))
+    async def planned_attempts(self, after: Mapping[str, int]) -> dict[str, dict[int, int]]:
+        async def read(left: Mapping[str, int], limit: int) -> list[tuple[str, int, int]]:
+            return await self._reader.submit(lambda db: _planned(db, left, limit))
+
+        return await planned_by_pages(after, read)
 
     async def forget_delayed(self, before: float) -> int:
         delete = "DELETE FROM delayed WHERE fired IS NOT NULL AND fired < ?"
@@ -185,12 +188,15 @@ def _add_slice(db: Connection, each: DelayedSlice) -> bool:
     return db.execute(insert, _slice_row(each)).rowcount == 1
 
 
-def _planned(db: Connection, blocks: str) -> dict[str, dict[int, int]]:
-    planned: dict[str, dict[int, int]] = {}
-    for block, attempt, offset, made in db.execute(_MADE, (blocks,)):
-        of_block = planned.setdefault(block, {})
-        of_block[attempt] = of_block.get(attempt, 0) | bitmap.from_window(offset, made)
-    return planned
+def _planned(db: Connection, after: Mapping[str, int], limit: int) -> list[tuple[str, int, int]]:
+    """Block, attempt and jobs of slices, as `planned_by_pages` takes them."""
+    rows: list[Row] = []
+    for block, attempt in sorted(after.items()):
+        rows += db.execute(f"{_MADE} > ? ORDER BY attempt LIMIT ?", (block, attempt, limit - len(rows))).fetchall()
+        if len(rows) >= limit:
+            rows += db.execute(f"{_MADE} = ?", rows[-1][:2]).fetchall()
+            break
+    return [(block, attempt, bitmap.from_window(offset, made)) for block, attempt, offset, made in rows]
 
 
 def _claim(db: Connection, now: float, limit: int, lease: float) -> list[DelayedSlice]:

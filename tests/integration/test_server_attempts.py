@@ -135,6 +135,28 @@ async def test_the_same_report_twice_in_a_row_and_in_one_go_plans_one_attempt(be
     assert await bench.waiting(block) == [(4, 1), (6, 1)]
 
 
+async def test_a_report_costs_nothing_for_the_attempts_before_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of many jobs with many attempts each has collected very many slices."""
+    block = await bench.add(3)
+    for attempt in range(1, 5):
+        await bench.report(block, 0, 1, attempt=attempt)
+        await bench.fire()
+    read: list[dict[str, dict[int, int]]] = []
+    planned_attempts = bench.store.planned_attempts
+
+    async def noted(after: Any) -> dict[str, dict[int, int]]:
+        planned = await planned_attempts(after)
+        read.append({each: dict(attempts) for each, attempts in planned.items()})
+        return planned
+
+    monkeypatch.setattr(bench.store, "planned_attempts", noted)
+    await bench.report(block, 0, 1, attempt=5, delay=60.0)
+    await bench.report(block, 1, attempt=4, worker="late")
+    await bench.report(block, 2, attempt=3, delay=60.0)
+    assert await bench.waiting(block) == [(4, 0b100), (6, 0b011)]
+    assert read == [{}, {block.id: {5: 0b011, 6: 0b011}}, {block.id: {4: 0b011, 5: 0b011, 6: 0b011}}]
+
+
 async def test_a_slice_that_two_timekeepers_fire_goes_on_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     block = await bench.add(1)
     await bench.report(block, 0, attempt=1)

@@ -25,7 +25,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
@@ -105,8 +105,7 @@ class Attempts:
         return [_valid(reading, leases) if reading.fenced else reading for reading in readings]
 
     async def _delay(self, readings: Sequence[Reading]) -> None:
-        blocks = sorted({reading.batch.block for reading in readings})
-        planned = await self._store.planned_attempts(blocks)
+        planned = await self._store.planned_attempts(_earliest(readings))
         outcomes = await asyncio.gather(*(self._store.get_outcome(reading.batch.block) for reading in readings))
         now = time.time()
         slices: list[DelayedSlice] = []
@@ -144,14 +143,31 @@ class Attempts:
         await self._store.release_jobs(ended)
 
 
-def _to_go_on(reading: Reading, planned: Mapping[int, int]) -> list[dts_pb2.Result]:
-    """The results after which the next attempt is to be planned, one of a job; `planned` has jobs by attempt."""
-    latest: dict[int, dts_pb2.Result] = {}
+def _retries(reading: Reading) -> Iterator[dts_pb2.Result]:
+    """The results of attempts after which there is another one."""
     for result in reading.batch.results:
         if result.status == dts_pb2.RETRY and reading.retried >> result.index & 1:
-            before = latest.get(result.index)
-            if before is None or before.attempt < result.attempt:
-                latest[result.index] = result
+            yield result
+
+
+def _earliest(readings: Iterable[Reading]) -> dict[str, int]:
+    """The earliest attempt that is to be followed by another, by block: what was planned up to it decides nothing."""
+    earliest: dict[str, int] = {}
+    for reading in readings:
+        block = reading.batch.block
+        for result in _retries(reading):
+            attempt = result.attempt or 1
+            earliest[block] = min(earliest.get(block, attempt), attempt)
+    return earliest
+
+
+def _to_go_on(reading: Reading, planned: Mapping[int, int]) -> list[dts_pb2.Result]:
+    """The results after which the next attempt is to be planned, one of a job; `planned` has jobs by later attempts."""
+    latest: dict[int, dts_pb2.Result] = {}
+    for result in _retries(reading):
+        before = latest.get(result.index)
+        if before is None or before.attempt < result.attempt:
+            latest[result.index] = result
     later: dict[int, int] = {}
     for attempt in {result.attempt or 1 for result in latest.values()}:
         later[attempt] = 0

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from dts.model import Block, DelayedSlice, RunState
+import pytest
+
+from dts.model import Block, DelayedSlice, RunState, bitmap
 from dts.store import Store
 from tests.conformance.store.builders import at_work, jobs, make_block, make_run, succeeded
 
@@ -55,13 +57,50 @@ async def test_what_was_planned_is_remembered_until_a_slice_that_has_fired_is_fo
     await store.add_delayed(slices)
     planned = {block.id: {2: jobs(1, 2, 5), 3: jobs(1)}, other.id: {7: jobs(2000)}}
     await store.release_jobs({block.id: jobs(1, 5)})  # they have ended
-    assert await store.planned_attempts([block.id, other.id, "none"]) == planned
+    assert await store.planned_attempts({block.id: 0, other.id: 0, "none": 0}) == planned
     await store.finish_delayed([each.id for each in slices[:2]], now=100.0)
     await store.gate_delayed([slices[2].id])
     await store.confirm_released([slices[2].id], now=100.0)
-    assert await store.planned_attempts([block.id]) == {block.id: planned[block.id]}
+    assert await store.planned_attempts({block.id: 0}) == {block.id: planned[block.id]}
     assert await store.forget_delayed(101.0) == 3
-    assert await store.planned_attempts([block.id, other.id]) == {other.id: planned[other.id]}
+    assert await store.planned_attempts({block.id: 0, other.id: 0}) == {other.id: planned[other.id]}
+
+
+async def test_only_later_attempts_than_one_are_told_for_each_block_its_own(store: Store) -> None:
+    block, other = await a_block(store), await a_block(store)
+    slices = [make_slice(each, str(attempt), attempt, attempt=attempt) for each in (block, other) for attempt in (2, 3)]
+    await store.add_delayed(slices)
+    await store.finish_delayed([slices[1].id], now=100.0)
+    assert await store.planned_attempts({block.id: 2, other.id: 1}) == {
+        block.id: {3: jobs(3)},
+        other.id: {2: jobs(2), 3: jobs(3)},
+    }
+    assert await store.planned_attempts({block.id: 2, other.id: 2}) == {block.id: {3: jobs(3)}, other.id: {3: jobs(3)}}
+    assert await store.planned_attempts({block.id: 3, other.id: 2}) == {other.id: {3: jobs(3)}}
+    assert await store.planned_attempts({block.id: 3}) == {}
+    assert await store.planned_attempts({}) == {}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 8, 9])
+async def test_what_was_planned_is_read_in_parts_and_told_whole(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("dts.store.shared.PLANNED_AT_ONCE", at_once)
+    blocks = [await a_block(store) for _ in range(3)]
+    planned = {block.id: {2: jobs(0, 1, 2), 3: jobs(1, 2), 9: jobs(2)} for block in blocks[:2]}
+    await store.add_delayed(
+        [
+            make_slice(block, f"{attempt}.{job}", job, attempt=attempt)
+            for block in blocks[:2]
+            for attempt, those in planned[block.id].items()
+            for job in bitmap.indices(those)
+        ]
+    )
+    assert await store.planned_attempts({block.id: 0 for block in blocks}) == planned
+    assert await store.planned_attempts({blocks[0].id: 2, blocks[1].id: 8}) == {
+        blocks[0].id: {3: jobs(1, 2), 9: jobs(2)},
+        blocks[1].id: {9: jobs(2)},
+    }
 
 
 async def test_the_same_news_twice_make_one_slice_also_after_it_fired(store: Store) -> None:

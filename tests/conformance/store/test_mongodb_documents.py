@@ -6,6 +6,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +16,9 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from dts.errors import BlockConflict
-from dts.model import DeadLetter, Operation, RunState
+from dts.model import DeadLetter, DelayedSlice, Operation, RunState
 from dts.store import Store, open_store
+from dts.store.abc_gate import Release
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
 from tests.services.mongodb import MongoServer
 
@@ -130,6 +132,46 @@ async def test_runs_of_an_earlier_version_are_listed(url: str, documents: Docume
     async with open_store(url) as store:
         assert await store.list_runs(single=False) == [run]
         assert await store.list_runs(run.user, single=False) == [run]
+
+
+async def test_what_slices_of_an_earlier_version_planned_is_known_before_and_after_they_fire(
+    store: Store, documents: Documents
+) -> None:
+    run = make_run()
+    block = make_block(run)
+    await store.add_blocks([block], run=run)
+    waits = DelayedSlice("waits", block.id, run.id, run.user, run.function, 1.0, 0b110, attempt=2)
+    gated = replace(waits, id="gated", jobs=0b11000, attempt=3, gated=True)
+    await store.add_delayed([waits, gated])
+    documents["delayed"].update_many({}, {"$unset": {"made": "", "made_offset": ""}})
+    planned = {block.id: {2: 0b110, 3: 0b11000}}
+    assert await store.planned_attempts({block.id: 0}) == planned
+    assert await store.release_gated([Release(gated, 0b01000, 0b10000)]) == [True]
+    assert await store.planned_attempts({block.id: 0}) == planned, "what was let go is not forgotten"
+    await store.finish_delayed([waits.id, gated.id], now=2.0)
+    assert await store.planned_attempts({block.id: 0}) == planned
+
+
+async def test_what_was_planned_is_found_by_an_index_but_also_without_it(store: Store, documents: Documents) -> None:
+    run = make_run()
+    blocks = [make_block(run, number) for number in range(3)]
+    await store.add_blocks(blocks, run=run)
+    await store.add_delayed(
+        [
+            DelayedSlice(f"{each.id}:{attempt}", each.id, run.id, run.user, run.function, 1.0, 0b10, attempt=attempt)
+            for each in blocks
+            for attempt in range(1, 50)
+        ]
+    )
+    after = {block.id: 48 - position for position, block in enumerate(blocks)}
+    documents.command("profile", 2)
+    planned = await store.planned_attempts(after)
+    documents.command("profile", 0)
+    [told] = documents["system.profile"].find({"op": "query", "ns": f"{documents.name}.delayed"})
+    assert told["docsExamined"] == 6
+    assert {len(of_block) for of_block in planned.values()} == {1, 2, 3}
+    documents["delayed"].drop_index("made")  # as an operator may, who makes it anew
+    assert await store.planned_attempts(after) == planned
 
 
 async def test_the_bodies_of_dead_letters_go_with_them(store: Store, documents: Documents) -> None:

@@ -195,7 +195,7 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
         async with open_store(url) as store:
             assert await store.get_run(run.id) == run
             assert await store.list_delayed(block.id) == [waits]
-            assert await store.planned_attempts([block.id]) == {block.id: {2: 0b110}}
+            assert await store.planned_attempts({block.id: 0}) == {block.id: {2: 0b110}}
             assert await store.cancelled_runs(5.0, limit=9) == [cancelled.id]
             assert await store.unswept_runs(due_before=0.0, limit=9) == [cancelled.id]
             assert await store.hold("gate", "me", seconds=1)
