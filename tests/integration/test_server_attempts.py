@@ -19,7 +19,8 @@ import pytest
 
 from dts.broker import Broker, Delivery, Message, open_broker
 from dts.config import ServerSettings, load_settings
-from dts.model import Block, DelayedSlice, Function, Lease, Run, RunState, new_id
+from dts.errors import StoreUnavailable
+from dts.model import Block, Candidate, DelayedSlice, Function, Lease, Run, RunState, new_id
 from dts.server.catalogue import Catalogue
 from dts.server.daemons import Porter, Timekeeper
 from dts.server.daemons.attempts import Attempts
@@ -155,6 +156,25 @@ async def test_a_report_costs_nothing_for_the_attempts_before_it(bench: Bench, m
     await bench.report(block, 2, attempt=3, delay=60.0)
     assert await bench.waiting(block) == [(4, 0b100), (6, 0b011)]
     assert read == [{}, {block.id: {5: 0b011, 6: 0b011}}, {block.id: {4: 0b011, 5: 0b011, 6: 0b011}}]
+
+
+async def test_jobs_that_were_cancelled_while_a_report_was_cut_off_are_taken_out_by_its_repeat(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = await bench.add(3)
+    add_delayed = bench.store.add_delayed
+
+    async def cut_off(slices: Sequence[DelayedSlice]) -> list[bool]:
+        await add_delayed(slices)
+        raise StoreUnavailable("the store went away after this")
+
+    monkeypatch.setattr(bench.store, "add_delayed", cut_off)
+    with pytest.raises(StoreUnavailable):
+        await bench.report(block, 0, 1, attempt=1, delay=60.0)
+    monkeypatch.undo()
+    await bench.store.record([Candidate(block.id, cancelled=0b001)])  # by somebody who saw no slice yet
+    await bench.report(block, 0, 1, attempt=1, delay=60.0)
+    assert await bench.waiting(block) == [(2, 0b010)]
 
 
 async def test_a_slice_that_two_timekeepers_fire_goes_on_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,13 +118,17 @@ class Attempts:
                     of_block[each.attempt] = of_block.get(each.attempt, 0) | each.jobs
                 slices += made
         await self._store.add_delayed(slices)
-        await self._let_ended_go(slices)
+        await self._let_ended_go(readings)
 
-    async def _let_ended_go(self, slices: Sequence[DelayedSlice]) -> None:
-        """Take jobs out that were cancelled meanwhile: who cancelled them may have come before there were slices."""
+    async def _let_ended_go(self, readings: Sequence[Reading]) -> None:
+        """Take jobs out that were cancelled meanwhile: who cancelled them may have come before there were slices.
+
+        All jobs that are to run again, also those for which slices were made when the same was recorded before: it may
+        have been cut off before it came to this.
+        """
         jobs: defaultdict[str, int] = defaultdict(int)
-        for each in slices:
-            jobs[each.block] |= each.jobs
+        for reading in readings:
+            jobs[reading.batch.block] |= reading.retried
         outcomes = await asyncio.gather(*(self._store.get_outcome(block) for block in jobs))
         ended = {outcome.block: outcome.ended & jobs[outcome.block] for outcome in outcomes if outcome is not None}
         if any(ended.values()):
