@@ -10,6 +10,7 @@
     ├── WireError              bytes that are not the message they claim to be: dead-lettered, never retried
     ├── StoreError
     │   ├── StoreUnavailable   the store cannot be reached now: answered 503, retried by daemons
+    │   ├── NotStorable        what is to be stored cannot be, and never will: dead-lettered, never retried
     │   ├── DuplicateKey       something with that id exists already: answered 409
     │   ├── LogDamaged         nothing can follow in the operation log: answered 409, and nothing is changed
     │   ├── LastAdministrator  the write would leave no administrator: answered 409
@@ -83,6 +84,10 @@ class StoreError(DtsError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached."""
+
+
+class NotStorable(StoreError):
+    """What is to be stored is too large, or of a kind that the store does not take."""
 
 
 class DuplicateKey(StoreError):

@@ -5,8 +5,9 @@ calls durable has reached stable storage (on MongoDB: a majority and its journal
 returns. An operation costs per block, not per job: nothing here decodes a block or a part.
 
 Several processes may use one store at once. No method blocks the event loop. Every method raises StoreUnavailable
-when the service does not answer in a few seconds; nothing or all of that call's effect may be stored then, and every
-method is safe to repeat.
+when the service does not answer in a few seconds, or refuses for whatever reason that is not in what it was given;
+nothing or all of that call's effect may be stored then, and every method is safe to repeat. What cannot be stored
+whoever tries it is NotStorable, or a ValueError, TypeError or OverflowError of who encodes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way to a MongoDB server: its client and collections, and which of its errors will pass."""
+"""The way to a MongoDB server: its client and collections, and which of its errors are a document's own fault."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
-    ConnectionFailure,
-    InvalidOperation,
     InvalidURI,
     OperationFailure,
     PyMongoError,
     WriteConcernError,
 )
 
-from dts.errors import ConfigError, StoreUnavailable
+from dts.errors import ConfigError, NotStorable, StoreError, StoreUnavailable
 from dts.store.mongo_documents import Document
 
 P = ParamSpec("P")
@@ -29,6 +28,7 @@ T = TypeVar("T")
 Collection = AsyncIOMotorCollection[Document]
 
 DUPLICATE_KEY = 11000
+_BAD_VALUE = 2
 
 _DEFAULT_DATABASE = "dts"
 _LIMITS = {
@@ -45,50 +45,59 @@ _CALL_TIMEOUT = 8.0
 
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
-_TRANSIENT_CODES = frozenset(
+_CONTENT_CODES = frozenset(
     {
-        6,  # HostUnreachable
-        7,  # HostNotFound
-        24,  # LockTimeout
-        46,  # LockBusy
-        50,  # MaxTimeMSExpired
-        64,  # WriteConcernFailed
-        89,  # NetworkTimeout
-        91,  # ShutdownInProgress
-        112,  # WriteConflict
-        133,  # FailedToSatisfyReadPreference
-        189,  # PrimarySteppedDown
-        202,  # NetworkInterfaceExceededTimeLimit
-        262,  # ExceededTimeLimit
-        290,  # TransactionExceededLifetimeLimitSeconds
-        9001,  # SocketException
-        10107,  # NotWritablePrimary
-        11600,  # InterruptedAtShutdown
-        11602,  # InterruptedDueToReplStateChange
-        13435,  # NotPrimaryNoSecondaryOk
-        13436,  # NotPrimaryOrSecondary
-        14031,  # OutOfDiskSpace
+        DUPLICATE_KEY,
+        11001,  # DuplicateKey, of an update
+        12582,  # DuplicateKey, behind a router
+        _BAD_VALUE,
+        14,  # TypeMismatch
+        15,  # Overflow: nested too deeply
+        22,  # InvalidBSON
+        28,  # PathNotViable
+        52,  # DollarPrefixedFieldName
+        56,  # EmptyFieldName
+        57,  # DottedFieldName
+        66,  # ImmutableField
+        121,  # DocumentValidationFailure
+        10334,  # BSONObjectTooLarge
+        17280,  # KeyTooLong
+        17419,  # an update would make a document too large
+        17420,  # likewise
     }
 )
+"""What is wrong with a document itself. All else is the server's fault, or that of somebody who sets it up: to take
+that for the document's would throw away what could be stored an hour later, and no list of such codes is ever whole."""
+
 _REFUSED_CODES = frozenset({13, 18})  # Unauthorized, AuthenticationFailed
 
 
-def translated(error: PyMongoError) -> Exception:
-    """The error that a caller of the store sees for `error`: StoreUnavailable if it will pass, else itself."""
-    if isinstance(error, ConnectionFailure | WriteConcernError | InvalidOperation) or error.timeout:
+def translated(error: PyMongoError | BSONError) -> StoreError:
+    """What a caller of the store sees: NotStorable for what is in a document, StoreUnavailable for all else."""
+    if isinstance(error, BSONError):
+        return NotStorable(f"MongoDB cannot store this: {error}")
+    if not isinstance(error, OperationFailure) or isinstance(error, WriteConcernError) or error.timeout:
         return StoreUnavailable(f"MongoDB does not answer: {error}")
-    codes = {error.code} if isinstance(error, OperationFailure) else set()
     if isinstance(error, BulkWriteError):
         if error.details.get("writeConcernErrors"):
             return StoreUnavailable("MongoDB could not confirm that a write is durable")
-        codes |= {failed["code"] for failed in error.details.get("writeErrors", ())}
-    if codes & _TRANSIENT_CODES:
-        return StoreUnavailable(f"MongoDB cannot do this now: {error}")
-    return error
+        faults = [(failed["code"], failed.get("errmsg", "")) for failed in error.details.get("writeErrors", ())]
+    else:
+        faults = [(error.code, str(error))]
+    if faults and all(_is_of_content(code, message) for code, message in faults):
+        return NotStorable(f"MongoDB does not store this: {error}")
+    if any(code in _REFUSED_CODES for code, _ in faults):
+        return StoreUnavailable(f"MongoDB does not let the user of the store's URL do this: {error}")
+    return StoreUnavailable(f"MongoDB cannot do this now: {error}")
+
+
+def _is_of_content(code: int | None, message: str) -> bool:
+    """Whether a document is at fault. A hint at an index that was dropped has the code of a bad value, too."""
+    return code in _CONTENT_CODES and not (code == _BAD_VALUE and "hint" in message)
 
 
 def translating(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Decorate a method that talks to MongoDB: what it raises is `translated`."""
+    """Decorate a method that talks to MongoDB: what the driver raises is `translated`."""
 
     @wraps(method)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -97,11 +106,8 @@ def translating(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
                 return await method(*args, **kwargs)
         except TimeoutError as error:
             raise StoreUnavailable("MongoDB does not answer") from error
-        except PyMongoError as error:
-            visible = translated(error)
-            if visible is error:
-                raise
-            raise visible from error
+        except (PyMongoError, BSONError) as error:
+            raise translated(error) from error
 
     return call
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from dts.errors import StoreUnavailable
+from dts.errors import NotStorable, StoreUnavailable
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -30,22 +30,23 @@ _LONGEST_WAIT = 0.004
 _GAP = 0.0002  # seconds between two transactions in a row: without it, other processes never find the lock free
 _BATCH = 256  # calls in a transaction at most: bounds how long the first of them waits and others are locked out
 
-_TRANSIENT = frozenset(
+_OF_THE_CALL = frozenset(
     {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
+        0,  # Python's module itself: a value that cannot be bound
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_INTERNAL,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_MISUSE,
+        sqlite3.SQLITE_RANGE,
     }
 )
-"""Primary result codes that say something of the file or its disk and nothing of the call: all that is not a bug."""
+"""Primary result codes of the call: a bug, or what it was given. All others are of the file or its disk."""
+
+_KEYS = frozenset(
+    {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
+)
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -54,9 +55,14 @@ def primary_code(error: sqlite3.Error) -> int:
 
 
 def translated(error: Exception) -> Exception:
-    """The error that a caller of the store sees for `error`."""
-    if isinstance(error, sqlite3.Error) and primary_code(error) in _TRANSIENT:
+    """The error that a caller of the store sees for `error`; itself if it is a bug, or a key that is taken."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    if primary_code(error) not in _OF_THE_CALL:
         return StoreUnavailable(f"the store's file cannot be used now: {error}")
+    of_key = isinstance(error, sqlite3.IntegrityError) and error.sqlite_errorcode in _KEYS
+    if isinstance(error, sqlite3.DataError | sqlite3.IntegrityError) and not of_key:
+        return NotStorable(f"the store's file cannot hold this: {error}")
     return error
 
 

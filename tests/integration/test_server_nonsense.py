@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from pymongo.errors import OperationFailure
 
 from dts.broker import Broker, Message, open_broker
 from dts.config import Settings, load_settings
-from dts.model import LogEntry, Run, RunState, WorkerState, new_id
+from dts.model import Block, LogEntry, Run, RunState, WorkerState, new_id
 from dts.server.daemons import Logtracer, Porter, Stethoscope, Timekeeper
 from dts.server.daemons.logtracer import describe
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.mail import Mailer
 from dts.store import Store, open_store
+from dts.store.mongo_connection import translating
 from dts.wire import dts_pb2, queues
 
 T = TypeVar("T")
@@ -207,6 +211,96 @@ async def test_a_dead_letter_that_cannot_be_kept_keeps_none_behind_it_waiting(
     await hall.send(queues.RESULTS, b"\xff\xfe", b"\xff\xff")
     [letter] = await hall.until(lambda: hall.store.list_dead_letters(limit=9), lambda letters: len(letters) == 1)
     assert letter.body == b"\xff\xff"
+
+
+async def test_a_store_that_lets_nobody_in_costs_no_results_and_no_dead_letters(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the user of its URL is revoked while daemons run."""
+    block, batch = await a_block(hall.store)
+    refused: Counter[str] = Counter()
+
+    def refusing(name: str) -> Callable[..., Awaitable[None]]:
+        @translating
+        async def refuse(*_: object) -> None:
+            refused[name] += 1
+            raise OperationFailure(f"not authorized on dts to execute {name}", 13)
+
+        return refuse
+
+    with monkeypatch.context() as revoked:
+        for name in ("record", "add_dead_letters"):
+            revoked.setattr(hall.store, name, refusing(name))
+        await hall.send(queues.RESULTS, b"\xff\xff", *[batch(n) for n in range(3)])
+
+        async def tries() -> int:
+            return min(refused["record"], refused["add_dead_letters"])
+
+        await hall.until(tries, lambda count: count >= 3)
+    await hall.until(
+        partial(hall.store.get_outcome, block.id), lambda found: found is not None and found.succeeded == 3
+    )
+    letters = await hall.until(lambda: hall.store.list_dead_letters(limit=9), bool)
+    assert [letter.body for letter in letters] == [b"\xff\xff"]
+    assert "not authorized" in caplog.text
+    assert "cannot be recorded" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bug")])
+async def test_what_is_no_fault_of_messages_ends_porter_and_they_stay_on_their_queue(
+    urls: tuple[str, str], settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async with open_store(urls[0]) as store, open_broker(urls[1]) as broker:
+        block, batch = await a_block(store)
+        await broker.publish(queues.RESULTS, [Message(batch(n).SerializeToString()) for n in range(3)])
+        with monkeypatch.context() as faulty:
+            faulty.setattr(store, "record", failing(error))
+            async with asyncio.timeout(20), Porter(store, broker, settings) as porter:
+                await porter.failed.wait()
+        async with Porter(store, broker, settings) as porter:
+            hall = Hall(store, broker, [porter])
+            await hall.until(
+                partial(store.get_outcome, block.id), lambda found: found is not None and found.succeeded == 3
+            )
+        assert (await broker.depth(queues.DEAD)).ready == 0
+
+
+async def test_a_dead_letter_that_cannot_be_kept_for_no_fault_of_its_own_stays_on_its_queue(
+    urls: tuple[str, str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(urls[0]) as store, open_broker(urls[1]) as broker:
+        porter = Porter(store, broker, settings)
+        await broker.publish(queues.RESULTS, [Message(b"\xff\xff")])
+        with monkeypatch.context() as faulty:
+            faulty.setattr(store, "add_dead_letters", failing(MemoryError()))
+            async with asyncio.timeout(20), Timekeeper(store, broker, settings) as timekeeper, porter:
+                await timekeeper.failed.wait()
+        async with Timekeeper(store, broker, settings) as timekeeper:
+            hall = Hall(store, broker, [timekeeper])
+            [letter] = await hall.until(lambda: store.list_dead_letters(limit=9), bool)
+        assert letter.queue == queues.RESULTS
+
+
+async def a_block(store: Store) -> tuple[Block, Callable[[int], dts_pb2.ResultBatch]]:
+    """A block that is out, and what tells that a job of it has succeeded."""
+    run = Run(new_id(), "ann", "a/b", 64, RunState.CLOSED, created=1.0)
+    block = replace(new_block(run, 0, run.function, batch_from_arguments([Arguments(b"", b"")] * 9)), published=True)
+    await store.add_blocks([block], run=run)
+
+    def succeeded(index: int) -> dts_pb2.ResultBatch:
+        results = [dts_pb2.Result(index=index, status=dts_pb2.SUCCEEDED)]
+        return dts_pb2.ResultBatch(block=block.id, run=run.id, function="a/b", results=results)
+
+    return block, succeeded
+
+
+def failing(error: Exception) -> Callable[..., Awaitable[None]]:
+    """A method of a store that raises it."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 async def test_one_mail_that_cannot_be_made_stops_no_others(

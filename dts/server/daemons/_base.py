@@ -9,9 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from dts.broker import Broker, Consumer, Delivery
 from dts.config import Settings
-from dts.errors import BrokerUnavailable, ConfigError, DtsError, StoreUnavailable
+from dts.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    DtsError,
+    DuplicateKey,
+    InvalidInput,
+    NotStorable,
+    StoreUnavailable,
+    WireError,
+)
 from dts.runtime.service import Service
 from dts.store import Store
 
@@ -24,6 +35,20 @@ _SQLITE = "sqlite:///"
 _MAX_REASON = 500  # characters of why a message is a dead letter
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+CONTENT_FAULTS = (
+    WireError,
+    InvalidInput,
+    NotStorable,
+    DuplicateKey,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    msgspec.MsgspecError,
+)
+"""What is raised over what is in a message, whenever it is tried: only for these is one given up. Anything else, as a
+lack of memory or a bug, is no fault of the messages: it ends the daemon, and they stay on their queue."""
 
 
 def check_files(settings: Settings) -> None:
@@ -69,11 +94,17 @@ class Daemon(Service):
     async def _read(
         self, consumer: Consumer, deliveries: Sequence[Delivery], read: Callable[[Delivery], T]
     ) -> list[tuple[Delivery, T]]:
-        """What deliveries say; those that cannot be read go to the dead letters."""
+        """What deliveries say; those that cannot be read go to the dead letters.
+
+        Raises:
+            MemoryError: there is none left to read with: they stay where they are.
+        """
         found: list[tuple[Delivery, T]] = []
         for delivery in deliveries:
             try:
                 found.append((delivery, read(delivery)))
+            except MemoryError:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever a message does to its reader, it ends no daemon
                 await self._reject(consumer, delivery, "cannot be read", error)
         return found
@@ -87,12 +118,15 @@ class Daemon(Service):
     ) -> list[T]:
         """Record what deliveries say, which is safe to repeat, all at once, and ack them; returns what is recorded.
 
-        It is insisted on while the store or the broker is away. When it fails otherwise, each is tried by itself, and
-        those of which that fails go to the dead letters: no message ends a daemon, or keeps others waiting.
+        It is insisted on while the store or the broker is away. When it fails over what is in them, each is tried by
+        itself, and those of which that fails go to the dead letters: no message ends a daemon, or keeps others waiting.
+
+        Raises:
+            Exception: what is none of CONTENT_FAULTS. Nothing is rejected for that; what is not acked comes again.
         """
         try:
             await self._insist(partial(record, [item for _, item in items]), what)
-        except Exception as error:  # noqa: BLE001 - the store may refuse a message for anything that is in it
+        except CONTENT_FAULTS as error:
             if len(items) == 1:
                 await self._reject(consumer, items[0][0], "cannot be recorded", error)
                 return []

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dts.broker import Broker, Delivery, origin
 from dts.broker.abc import REASON_DELIVERY_LIMIT
 from dts.config import ServerSettings
-from dts.errors import BrokerUnavailable, StoreUnavailable, TooLarge, WireError
+from dts.errors import TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, DeadLetter, Outcome, bitmap
 from dts.server.catalogue import Catalogue
+from dts.server.daemons._base import CONTENT_FAULTS
 from dts.server.damaged import jobs_of
 from dts.server.delayed import digest_of
 from dts.server.results import failed_candidate
@@ -39,11 +40,13 @@ class Burial:
     async def bury(self, delivery: Delivery) -> None:
         """Give the jobs of a dead letter another chance, or keep the letter and end them.
 
-        Whatever is in it, those behind it do not wait: a letter that cannot be kept is told in the log, and gone.
+        Whatever is in it, those behind it do not wait: a letter that cannot be kept for what is in it is told in the
+        log, and gone.
 
         Raises:
             StoreUnavailable: try again later.
             BrokerUnavailable: likewise.
+            Exception: what is none of CONTENT_FAULTS. The letter may not be kept: it must not be acked.
         """
         message = delivery.message
         came = origin(message)
@@ -55,9 +58,7 @@ class Burial:
         if outcome is not None and batch is not None and reason == REASON_DELIVERY_LIMIT and len(batch.jobs) > 1:
             try:
                 await self._publish_singly(outcome, batch)
-            except (StoreUnavailable, BrokerUnavailable):
-                raise
-            except Exception:
+            except CONTENT_FAULTS:
                 logger.exception("the jobs of a dead letter of %s cannot go on singly, they fail", outcome.function)
             else:
                 return
@@ -79,9 +80,7 @@ class Burial:
         where = letter.queue or "an unknown queue"
         try:
             await self._store.add_dead_letters([letter])
-        except (StoreUnavailable, BrokerUnavailable):
-            raise
-        except Exception:
+        except CONTENT_FAULTS:
             logger.exception("a dead letter of %d bytes from %s cannot be kept", len(letter.body), where)
         else:
             logger.error("dead letter from %s: %s", where, letter.reason)

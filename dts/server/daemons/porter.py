@@ -19,7 +19,7 @@ from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap, split_job_id
 from dts.server.daemons._base import Daemon
 from dts.server.daemons.attempts import Attempts, Reading
 from dts.server.poison import poisoned_jobs
-from dts.wire import codec, dts_pb2
+from dts.wire import codec, dts_pb2, telling
 from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ _MAX_MESSAGES = 64
 
 _STATUSES = (dts_pb2.SUCCEEDED, dts_pb2.FAILED, dts_pb2.CANCELLED, dts_pb2.RETRY)
 
-_MAX_NAME = 256  # characters of the name of a function or a worker
 _MAX_COUNT = 1_000_000  # attempts of a job: far more than anybody waits for
 
 _EVENT_BYTES = 4096
@@ -137,7 +136,7 @@ def read_results(delivery: Delivery) -> Reading:
 def _check(batch: dts_pb2.ResultBatch) -> None:
     """Make sure that a batch has nothing that cannot be kept, or passed on."""
     names = batch.run, batch.function, batch.worker, batch.version
-    if split_job_id(batch.block) is None or max(map(len, names)) > _MAX_NAME:
+    if split_job_id(batch.block) is None or max(map(len, names)) > telling.MAX_NAME:
         raise WireError("it does not say which block, run, function and worker it is of")
     if not all(math.isfinite(claim.expires) and claim.fence <= _MAX_COUNT for claim in batch.claims):
         raise WireError("it claims a lease until a time that is none, or under a fence that is too high")
