@@ -16,6 +16,7 @@ from dts.config import Settings, WorkerSettings
 from dts.errors import BrokerError, ConfigError
 from dts.runtime import process
 from dts.runtime.process import Shutdown
+from dts.wire import telling
 from dts.worker.agent import Agent
 from dts.worker.outward import LogShipper, ShippingHandler
 from dts.worker.prober import Prober, running_jobs
@@ -116,6 +117,8 @@ def check_settings(settings: WorkerSettings) -> int:
     """
     if not settings.name.isprintable():
         raise ConfigError(f"[worker.name] {settings.name!r} has characters that cannot be printed")
+    if len(settings.name) > telling.MAX_NAME:  # longer ones are refused with all that the worker has done
+        raise ConfigError(f"[worker.name] has {len(settings.name)} characters: {telling.MAX_NAME} are the most")
     if not settings.routes and not settings.route:
         raise ConfigError("[worker.routes] is empty: a worker without routes does nothing")
     _level_number("job_log_level", settings.job_log_level)

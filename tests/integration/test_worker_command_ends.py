@@ -55,6 +55,7 @@ async def test_signals_that_come_while_it_starts_are_heeded_when_it_is_up(start:
         ('job_log_level = "LOUD"', (), 2, "[worker.job_log_level] 'LOUD' is not a level"),
         ("routes = []", (), 2, "[worker.routes] is empty"),
         ("", ("--name", "a\nb"), 2, "[worker.name] 'a\\nb' has characters that cannot be printed"),
+        ("", ("--name", "n" * 257), 2, "[worker.name] has 257 characters: 256 are the most"),
         ("", (), 1, "app.log: cannot be followed: it is a directory"),
     ],
 )
