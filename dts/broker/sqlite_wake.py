@@ -66,7 +66,7 @@ class Mailbox:
         self._folder.mkdir(exist_ok=True)
         # Locked before it has its name: nobody ever sees it unlocked while this process lives.
         hidden = self._folder / f".{self.owner}"
-        self._lock = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        self._lock = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o660)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(self._folder / (self.owner + _LOCK))
         # A forked child has the lock as well, and must not keep its dead parent alive.
@@ -82,7 +82,7 @@ class Mailbox:
         if self._pipe is not None:
             return
         hidden = self._folder / f".{self.owner}{_FIFO}"
-        os.mkfifo(hidden, 0o600)
+        os.mkfifo(hidden, 0o660)
         # Open for both ways it never sees an end of file, and opening does not wait for a writer.
         self._pipe = os.open(hidden, os.O_RDWR | os.O_NONBLOCK)
         hidden.rename(self._folder / (self.owner + _FIFO))

@@ -163,9 +163,10 @@ class Writer:
                 for suffix in ("-wal", "-shm"):
                     with suppress(FileNotFoundError):
                         os.unlink(f"{self._path}{suffix}")
-                # Jobs are nobody else's business. (Not for a file in use: to close it would end SQLite's locks.)
+                # Jobs are nobody else's business: the umask says whether a group shares them, as server and worker
+                # under two users do. (Not for a file in use: to close it would end SQLite's locks.)
                 with suppress(FileExistsError):
-                    os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+                    os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o660))
             connection = self._connect()
             self._inode = _inode(self._path)
             self._synchronous = ""

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -47,11 +47,27 @@ async def test_a_relative_path_starts_at_the_current_directory(
     assert (tmp_path / "deep" / "er" / "queue.db").exists()
 
 
-async def test_a_queue_file_is_its_owners_alone(broker: Broker, path: Path, queue: str) -> None:
-    await broker.publish(queue, messages("private"))
-    files = [each for each in path.parent.iterdir() if each.name.startswith("queue.db") and each.is_file()]
-    assert path in files
-    assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+@pytest.fixture
+def masked() -> Iterator[None]:
+    """Put the umask back."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("masked")
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o640), (0o002, 0o660), (0, 0o660)])
+async def test_a_queue_file_and_its_pipes_are_shared_with_the_group_as_the_umask_says(
+    path: Path, queue: str, mask: int, mode: int
+) -> None:
+    os.umask(mask)
+    async with open_broker(f"sqlite:///{path}") as broker, await broker.consume(queue, prefetch=1):
+        await broker.publish(queue, messages("private"))
+        found = [each for each in path.parent.rglob("*") if not each.is_dir()]
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in found}
+    assert {path.name, f"{path.name}-wal"} < modes.keys()
+    assert any(name.endswith(".fifo") for name in modes)
+    assert set(modes.values()) == {mode}, modes
 
 
 async def test_a_publish_while_another_process_writes_for_long_raises_by_its_deadline(
