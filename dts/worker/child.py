@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple
@@ -330,16 +331,25 @@ def _leave_forks_alone(board: Board, channel: Channel) -> None:
     """Let a process that a function forks be one of its own, even if it returns from the function.
 
     It has the usual signals (multiprocessing ends its processes by TERM), no way to speak to the worker, and stops
-    with an error where it would go on with the jobs.
+    with an error where it would go on with the jobs. A signal that comes before it has them waits: the handlers that it
+    has from this process do nothing, and whoever sent it would wait for an end that never comes.
     """
+    masks = threading.local()
+
+    def before_fork() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+    def after_fork_here() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
 
     def after_fork() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
         board.release()
         channel.close()
 
-    os.register_at_fork(after_in_child=after_fork)
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork_here, after_in_child=after_fork)
 
 
 def _print_stacks(number: int, frame: Any) -> None:

@@ -177,6 +177,24 @@ async def test_a_process_that_is_started_afresh_can_import_the_functions_module(
     assert [value(result) for result in results] == [[2, 4], [2, 4]]
 
 
+async def test_a_process_that_a_function_forks_can_be_terminated_at_once(bench: Bench) -> None:
+    bench.write(
+        "own/fork",
+        "import multiprocessing, time\n"
+        "def main():\n"
+        "    codes = set()\n"
+        "    for _ in range(50):\n"
+        "        process = multiprocessing.get_context('fork').Process(target=time.sleep, args=(100,))\n"
+        "        process.start()\n"
+        "        process.terminate()\n"
+        "        process.join()\n"
+        "        codes.add(process.exitcode)\n"
+        "    return sorted(codes)\n",
+    )
+    async with Worker(bench.settings(), bench.broker):
+        assert value((await bench.run("own/fork", []))[0]) == [-signal.SIGTERM]
+
+
 # the real command
 
 
