@@ -31,11 +31,14 @@ class MemoryConsumer(Consumer):
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
+        self._cancelled = False
 
     async def receive(self, max_messages: int = 1) -> list[Delivery]:
-        while not self._broker.jobs:
+        while not self._broker.jobs and not self._cancelled:
             self._broker.published.clear()
             await self._broker.published.wait()
+        if self._cancelled:
+            return []
         count = min(max_messages, len(self._broker.jobs))
         return [Delivery(self._broker.jobs.popleft(), "jobs", None) for _ in range(count)]
 
@@ -46,11 +49,15 @@ class MemoryConsumer(Consumer):
     async def nack(self, deliveries: Sequence[Delivery]) -> None:
         raise NotImplementedError
 
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        self._broker.give([delivery.message for delivery in deliveries])
+
     async def reject(self, deliveries: Sequence[Delivery], reason: str) -> None:
         raise NotImplementedError
 
     async def cancel(self) -> None:
-        raise NotImplementedError
+        self._cancelled = True
+        self._broker.published.set()
 
     async def close(self) -> None:
         """Nothing to give back."""
