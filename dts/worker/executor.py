@@ -394,7 +394,8 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
     which it has begun another one: the board does not tell of them any more, and one of them has kept it silent.
     """
     overtaken = [each for each in crashed if not each.beside and each.ticket < crashed[-1].ticket]
-    found = [(each, *_involved(child, each, crashed, overtaken)) for each in crashed]
+    at_work = any(_states(child, each, STARTED) for each in crashed)
+    found = [(each, *_involved(child, each, crashed, overtaken, at_work=at_work)) for each in crashed]
     tail = child.output.tail() if child.output is not None else ""
     said, reason = _cause(child, code)
     total = sum(len(suspects) + len(alone) for _, suspects, _, alone in found)
@@ -421,9 +422,17 @@ def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[
 
 
 def _involved(
-    child: ChildProcess, each: Assignment, crashed: Sequence[Assignment], overtaken: Sequence[Assignment]
+    child: ChildProcess,
+    each: Assignment,
+    crashed: Sequence[Assignment],
+    overtaken: Sequence[Assignment],
+    *,
+    at_work: bool,
 ) -> tuple[list[int], list[int], list[int]]:
-    """Of one of a dead child's assignments: the suspects, what has no result yet, and what of it must run alone."""
+    """Of one of a dead child's assignments: the suspects, what has no result yet, and what of it must run alone.
+
+    `at_work` tells whether it was at any job of any assignment.
+    """
     if each in overtaken:
         everything = list(range(each.count))
         return everything, everything, []
@@ -432,7 +441,7 @@ def _involved(
     started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
     if (doom := child.doom) is not None:
         suspects = _positions(each, doom.places or ())
-    elif child.severed or not any(_states(child, other, STARTED) for other in crashed):
+    elif child.severed or not at_work:
         suspects = sorted(started + ended)
     else:
         suspects = started
