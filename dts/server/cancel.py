@@ -9,13 +9,13 @@ and if so ends the block's jobs: each block is seen by one of the two. Who dies 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
 from dts.model import Outcome, RunState, bitmap, job_id
+from dts.server.outcomes import outcomes_of
 from dts.server.results import cancelled_candidate
 from dts.store import Store
 from dts.wire.queues import TOPIC_CANCELLED, TOPIC_RESULTS
@@ -47,8 +47,7 @@ async def cancel_late_blocks(store: Store, run_id: str, block_ids: Iterable[str]
 
     When the run was deleted, its time being over, they go the same way.
     """
-    outcomes = await asyncio.gather(*(store.get_outcome(block_id) for block_id in block_ids))
-    cancelled = await _cancel(store, [outcome for outcome in outcomes if outcome is not None])
+    cancelled = await _cancel(store, list((await outcomes_of(store, block_ids)).values()))
     if await store.get_run(run_id) is None:
         while not await store.delete_run(run_id, blocks=_PAGE):
             continue

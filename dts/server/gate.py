@@ -27,6 +27,7 @@ from dts.model import Block, DelayedSlice, Function, bitmap
 from dts.server.catalogue import Catalogue
 from dts.server.damaged import jobs_of
 from dts.server.limits import RunningLimits, Subject
+from dts.server.outcomes import outcomes_of
 from dts.server.slices import delayed_messages
 from dts.store import Store
 from dts.store.abc_gate import Release
@@ -248,8 +249,8 @@ class Gate:
 
     async def _unfinished(self, slices: Sequence[DelayedSlice]) -> list[tuple[DelayedSlice, int]]:
         """Slices, each with the jobs of its block that have not ended, as a bitmap."""
-        outcomes = await asyncio.gather(*(self._store.get_outcome(each.block) for each in slices))
-        return [(each, outcome.unfinished if outcome else 0) for each, outcome in zip(slices, outcomes, strict=True)]
+        outcomes = await outcomes_of(self._store, (each.block for each in slices))
+        return [(each, outcomes[each.block].unfinished if each.block in outcomes else 0) for each in slices]
 
     async def _publish(self, jobs: Sequence[tuple[DelayedSlice, int]], function: Function | None, *, most: int) -> None:
         """Publish jobs that were let go, and strike out the note of it."""

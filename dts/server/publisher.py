@@ -20,6 +20,7 @@ from dts.model import Block, DelayedSlice, Function
 from dts.runtime.service import Service
 from dts.server.gate import gated, hold_back
 from dts.server.limits import RunningLimits
+from dts.server.outcomes import outcomes_of
 from dts.server.slices import block_messages
 from dts.store import Store
 from dts.wire import dts_pb2
@@ -174,8 +175,8 @@ class Publisher(Service):
         late = [entry.block.id for entry in entries if now - entry.came > _FRESH]
         if not late:
             return entries
-        outcomes = await asyncio.gather(*(self._store.get_outcome(block) for block in late))
-        untouched = {outcome.block for outcome in outcomes if outcome is not None and not outcome.ended}
+        outcomes = await outcomes_of(self._store, late)
+        untouched = {block for block, outcome in outcomes.items() if not outcome.ended}
         ended = set(late) - untouched
         return [entry for entry in entries if entry.block.id not in ended]
 

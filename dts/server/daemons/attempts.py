@@ -21,7 +21,6 @@ It is run twice then, and goes on once.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import defaultdict
@@ -31,6 +30,7 @@ from dataclasses import dataclass, replace
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
 from dts.server.delayed import delayed_slices, digest_of
 from dts.server.leases import claims_of, stale_jobs
+from dts.server.outcomes import outcomes_of
 from dts.server.poison import Poison
 from dts.store import Store
 from dts.wire import dts_pb2
@@ -106,11 +106,11 @@ class Attempts:
 
     async def _delay(self, readings: Sequence[Reading]) -> None:
         planned = await self._store.planned_attempts(_earliest(readings))
-        outcomes = await asyncio.gather(*(self._store.get_outcome(reading.batch.block) for reading in readings))
+        outcomes = await outcomes_of(self._store, (reading.batch.block for reading in readings))
         now = time.time()
         slices: list[DelayedSlice] = []
-        for reading, outcome in zip(readings, outcomes, strict=True):
-            if outcome is not None:
+        for reading in readings:
+            if (outcome := outcomes.get(reading.batch.block)) is not None:
                 of_block = planned.setdefault(outcome.block, {})
                 results = _to_go_on(reading, of_block)
                 made = delayed_slices(reading.batch, results, digest_of(reading.candidate.body), outcome, now)
@@ -129,8 +129,8 @@ class Attempts:
         jobs: defaultdict[str, int] = defaultdict(int)
         for reading in readings:
             jobs[reading.batch.block] |= reading.retried
-        outcomes = await asyncio.gather(*(self._store.get_outcome(block) for block in jobs))
-        ended = {outcome.block: outcome.ended & jobs[outcome.block] for outcome in outcomes if outcome is not None}
+        outcomes = await outcomes_of(self._store, jobs)
+        ended = {block: outcome.ended & jobs[block] for block, outcome in outcomes.items()}
         if any(ended.values()):
             await self._store.release_jobs(ended)
 
