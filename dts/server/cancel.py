@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
-from dts.model import Outcome, RunState, bitmap, job_id
+from dts.errors import BlockTooLate
+from dts.model import Block, Outcome, Run, RunState, bitmap, job_id
 from dts.server.outcomes import outcomes_of
 from dts.server.results import cancelled_candidate
 from dts.store import Store
@@ -42,16 +43,19 @@ async def cancel_jobs_of_run(store: Store, run_id: str) -> int:
     return cancelled
 
 
-async def cancel_late_blocks(store: Store, run_id: str, block_ids: Iterable[str]) -> int:
-    """End the jobs of blocks that came after their run was cancelled, as far as they were stored; how many.
+async def add_blocks(store: Store, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
+    """Store blocks of one run, as `Store.add_blocks` does; when they come too late, end what was stored of them.
 
-    When the run was deleted, its time being over, they go the same way.
+    Raises:
+        BlockConflict: a different block is there under the same number.
+        BlockTooLate: the run was cancelled, or deleted. Every job of the blocks has ended, or has gone with the run.
+        StoreUnavailable: they may or may not be stored; the same again is harmless.
     """
-    cancelled = await _cancel(store, list((await outcomes_of(store, block_ids)).values()))
-    if await store.get_run(run_id) is None:
-        while not await store.delete_run(run_id, blocks=_PAGE):
-            continue
-    return cancelled
+    try:
+        return await store.add_blocks(blocks, run=run)
+    except BlockTooLate:
+        await _cancel_late_blocks(store, blocks[0].run, [block.id for block in blocks])
+        raise
 
 
 async def sweep(store: Store, broker: Broker, *, due_before: float) -> int:
@@ -158,6 +162,17 @@ class Reminder:
         }
         if await announce_cancelled(self._broker, list(ids)):
             self._told_until = now
+
+
+async def _cancel_late_blocks(store: Store, run_id: str, block_ids: Iterable[str]) -> None:
+    """End the jobs of blocks that came after their run was cancelled, as far as they were stored.
+
+    When the run was deleted, its time being over, they go the same way.
+    """
+    await _cancel(store, list((await outcomes_of(store, block_ids)).values()))
+    if await store.get_run(run_id) is None:
+        while not await store.delete_run(run_id, blocks=_PAGE):
+            continue
 
 
 async def _cancel_blocks_of_run(store: Store, run_id: str) -> int:

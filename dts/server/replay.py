@@ -15,7 +15,7 @@ from dts.broker import Broker, Message
 from dts.broker.abc import revived
 from dts.errors import BlockTooLate, TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, RESERVED_NAMESPACE, DeadLetter, Run, RunState, User, new_id
-from dts.server.cancel import cancel_late_blocks
+from dts.server.cancel import add_blocks
 from dts.server.catalogue import Catalogue
 from dts.server.damaged import jobs_of
 from dts.server.ingest import Arguments, batch_from_arguments, new_block
@@ -108,9 +108,8 @@ class Replay:
             _ask_again(jobs, [job.index for job in batch.jobs], await jobs_of(self._store, asked))
         block = new_block(run, number, batch.function, jobs)
         try:
-            await self._store.add_blocks([block], run=run)
+            await add_blocks(self._store, [block], run=run)
         except BlockTooLate:
-            await cancel_late_blocks(self._store, run.id, [block.id])
             return f"its new run {run.id} was cancelled meanwhile"
         self._publisher.submit(block, jobs, await self._catalogue.get(batch.function))
         self.result.jobs += block.count

@@ -27,7 +27,7 @@ from dts.model import (
     new_id,
     split_job_id,
 )
-from dts.server.cancel import cancel_job, cancel_late_blocks, cancel_unfinished
+from dts.server.cancel import add_blocks, cancel_job, cancel_unfinished
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler, signed
@@ -241,9 +241,8 @@ class JobsHandler(DtsHandler):
         counted = [(functions[block.function], block.count) for block, _ in blocks]
         try:
             async with self.context.limiter.jobs(user, counted):
-                added = await self.context.store.add_blocks([block for block, _ in blocks], run=submission.run)
+                added = await add_blocks(self.context.store, [block for block, _ in blocks], run=submission.run)
         except BlockTooLate as error:
-            await cancel_late_blocks(self.context.store, submission.run.id, [block.id for block, _ in blocks])
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
         self.context.recent.add(submission.run, (block for block, _ in blocks))
         for (block, batch), new in zip(blocks, added, strict=True):

@@ -11,7 +11,7 @@ from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
 from dts.model import Block, Part, Run, RunState, User, bitmap, job_id, new_id
-from dts.server.cancel import cancel_jobs_of_run, cancel_late_blocks
+from dts.server.cancel import add_blocks, cancel_jobs_of_run
 from dts.server.consts import (
     CONTENT_NDJSON,
     CONTENT_PROTOBUF,
@@ -249,9 +249,8 @@ class BlockHandler(DtsHandler):
                 raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
             function = await self.usable_function(user, run.function)
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
-                [added] = await self.context.store.add_blocks([block])
+                [added] = await add_blocks(self.context.store, [block])
         except BlockTooLate as error:
-            await cancel_late_blocks(self.context.store, run.id, [block.id])
             self.context.hub.wake(run.id)
             raise ApiError(ErrorCode.RUN_NOT_OPEN, error.message) from error
         except (ApiError, OverLimit):
