@@ -26,12 +26,21 @@ from tests.services import mongodb, rabbitmq
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[tuple[mongodb.MongoServer, rabbitmq.RabbitServer]]:
-    """A MongoDB and a RabbitMQ for the tests of a module."""
-    if not mongodb.available() or not rabbitmq.available():
-        pytest.skip("no mongod or no rabbitmq-server on this machine")
-    with mongodb.MongoServer() as mongo, rabbitmq.RabbitServer() as rabbit:
-        yield mongo, rabbit
+def mongo() -> Iterator[mongodb.MongoServer]:
+    """A MongoDB for the tests of a module."""
+    if not mongodb.available():
+        pytest.skip("no mongod on this machine")
+    with mongodb.MongoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def rabbit() -> Iterator[rabbitmq.RabbitServer]:
+    """A RabbitMQ for the tests of a module."""
+    if not rabbitmq.available():
+        pytest.skip("no rabbitmq-server on this machine")
+    with rabbitmq.RabbitServer() as server:
+        yield server
 
 
 @pytest.fixture(params=["embedded", "cluster"])
@@ -39,7 +48,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """The URLs of a store and a broker."""
     if request.param == "embedded":
         return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db"
-    mongo, rabbit = request.getfixturevalue("services")
+    mongo, rabbit = (request.getfixturevalue(name) for name in ("mongo", "rabbit"))
     return mongo.url(f"test_{uuid.uuid4().hex}"), rabbit.url
 
 

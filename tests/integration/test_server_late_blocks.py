@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,10 @@ from dts.server.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, check_refusal
-from tests.services.mongodb import MongoServer, available
+from tests.services.mongodb import MongoServer
 
 LINES = b'{"args": [1]}\n' * 3
 SWEEP_INTERVAL = 0.05
-
-
-@pytest.fixture(scope="module")
-def mongo() -> Iterator[MongoServer]:
-    if not available():
-        pytest.skip("no mongod on this machine")
-    with MongoServer() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "mongodb"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dts.model import Function, first_id, new_id
 from dts.server.app import Server
 from dts.store import open_store
 from tests.integration.conftest import Api, Site, check_refusal
-from tests.services.mongodb import MongoServer, available
+from tests.services.mongodb import MongoServer
 
 
 @pytest.fixture(params=["words", "id"])
@@ -197,14 +197,6 @@ async def ended_quickly(site: Site, api: Api, count: int) -> list[str]:
 
 
 # the same on MongoDB, with two servers
-
-
-@pytest.fixture(scope="module")
-def mongo() -> Iterator[MongoServer]:
-    if not available():
-        pytest.skip("no mongod on this machine")
-    with MongoServer() as server:
-        yield server
 
 
 @pytest.fixture

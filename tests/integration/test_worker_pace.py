@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from dts.wire.dts_pb2 import Options
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED_WHICH, jobs_queue
 from dts.worker.events import Events
 from dts.worker.worker import Worker
-from tests.services.rabbitmq import RabbitServer, available
 from tests.services.worker_bench import Bench, until, value
 
 GATE = (
@@ -33,14 +32,6 @@ ASYNC_GATE = (
     "    while not pathlib.Path(folder, 'open').exists(): await asyncio.sleep(0.005)\n"
     "    return name\n"
 )
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitServer]:
-    if not available():
-        pytest.skip("no rabbitmq-server on this machine")
-    with RabbitServer() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "amqp"])
@@ -99,7 +90,7 @@ async def hurry_up(bench: Bench, route: str, worker: Worker) -> None:
 async def test_what_was_fetched_ahead_goes_back_when_the_one_at_work_takes_its_time(bench: Bench, route: str) -> None:
     async with Worker(bench.settings(name="one", routes=(route,)), bench.broker) as one:
         await hurry_up(bench, route, one)
-        assert one.free_slots == 2
+        await until(lambda: one.free_slots == 2)
         runs = await send(bench, route, "first", "second")
         await begun(bench, "first")
         async with Worker(bench.settings(name="two", routes=(route,)), bench.broker):

@@ -119,8 +119,8 @@ class DiagnosisAdminHandler(DtsHandler):
         names = [queues.RESULTS, queues.DEAD, *_jobs_queues(functions)]
         # One after the other: a depth takes a channel of its own, and nobody is in a hurry here.
         depths = [await self._queue(name) for name in names] if broker.state == "ok" else []
-        left = await self._left_with_jobs(functions) if broker.state == "ok" else {}
-        depths += [await self._queue(queues.jobs_queue(route)) for route in sorted(left)]
+        left, of_left = await self._left_with_jobs(functions) if broker.state == "ok" else ({}, [])
+        depths += of_left
         timeouts = [FunctionTimeout(each.name, each.timeout) for each in functions if each.timeout is not None]
         self.answer(
             DiagnosisView(
@@ -135,14 +135,21 @@ class DiagnosisAdminHandler(DtsHandler):
             )
         )
 
-    async def _left_with_jobs(self, functions: Sequence[Function]) -> dict[str, list[str]]:
-        """The routes that functions with unfinished jobs have left, where some wait; what is there may be others'."""
+    async def _left_with_jobs(self, functions: Sequence[Function]) -> tuple[dict[str, list[str]], list[QueueView]]:
+        """The routes that functions with unfinished jobs have left, where some wait; what is there may be others'.
+
+        With them come their queues.
+        """
         found: dict[str, list[str]] = {}
-        for route, names in _left(functions).items():
-            if (await self._queue(queues.jobs_queue(route))).ready:
-                open_ = [name for name in names if await self.context.store.count_unfinished(function=name)]
-                found |= {route: open_} if open_ else {}
-        return found
+        depths: list[QueueView] = []
+        for route, names in sorted(_left(functions).items()):
+            queue = await self._queue(queues.jobs_queue(route))
+            if queue.ready and (
+                open_ := [name for name in names if await self.context.store.count_unfinished(function=name)]
+            ):
+                found[route] = open_
+                depths.append(queue)
+        return found, depths
 
     async def _queue(self, name: str) -> QueueView:
         try:
