@@ -27,7 +27,7 @@ import uvloop
 from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import ServerSettings, WorkerSettings
 from dts.model import Function, new_id
-from dts.server.slices import slice_size
+from dts.server.publish.slices import slice_size
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch, ResultBatch
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer, jobs_queue

@@ -52,11 +52,11 @@ def open_broker(url: str, routes: Mapping[str, str] | None = None) -> Broker:
         return RoutedBroker(open_broker(url), {jobs_queue(route): brokers[other] for route, other in routes.items()})
     scheme = urlsplit(url).scheme
     if scheme in ("amqp", "amqps"):
-        from dts.broker.amqp import AmqpBroker
+        from dts.broker.amqp.broker import AmqpBroker
 
         return AmqpBroker(url)
     if scheme == "sqlite":
-        from dts.broker.sqlite import SqliteBroker
+        from dts.broker.sqlite.broker import SqliteBroker
 
         return SqliteBroker(url)
     raise ConfigError(f"broker URL {url!r}: write amqp://user:password@host/vhost or sqlite:///path/to/queue.db")

@@ -12,11 +12,11 @@ from dts.client.credentials import load_server_url
 from dts.client.stdio import tidy_streams
 from dts.client.transport import check_server_url
 from dts.management.commands import ALL_COMMANDS
-from dts.management.grammar import Grammar
-from dts.management.help import render_help
-from dts.management.prompts import Interrupted, Prompts
-from dts.management.session import DEFAULT_URL, Options, Session
-from dts.management.shell import EXIT_INTERRUPTED, interact, run_script, run_words, until_told_to_stop
+from dts.management.shell.grammar import Grammar
+from dts.management.shell.help import render_help
+from dts.management.shell.prompts import Interrupted, Prompts
+from dts.management.shell.session import DEFAULT_URL, Options, Session
+from dts.management.shell.shell import EXIT_INTERRUPTED, interact, run_script, run_words, until_told_to_stop
 from dts.runtime import process
 from dts.version import __version__
 

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from dts.auth import Credentials
 from dts.client.transport import Transport
-from dts.management.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs
+from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs
 from dts.model import check_user_id
 
 logger = logging.getLogger(__name__)

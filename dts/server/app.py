@@ -16,19 +16,19 @@ from dts.config import Settings
 from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.model import DEFAULT_ROUTE
 from dts.runtime.service import Service
-from dts.server.accounts import Accounts, KeyBox
-from dts.server.anchor import Anchor
-from dts.server.catalogue import Catalogue
+from dts.server.access.accounts import Accounts, KeyBox
+from dts.server.access.limits import Limiter
+from dts.server.audit.checkpoint import Anchor
+from dts.server.audit.log import OperationLog
 from dts.server.context import Context
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
-from dts.server.fleet import Fleet
 from dts.server.handlers._base import NotFoundHandler
-from dts.server.hub import Hub
-from dts.server.limits import Limiter
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.lookup.fleet import Fleet
+from dts.server.lookup.hub import Hub
 from dts.server.openapi import describe
-from dts.server.operations import OperationLog
-from dts.server.plugin_runner import PluginRunner
-from dts.server.publisher import Publisher
+from dts.server.plugins.runner import PluginRunner
+from dts.server.publish.publisher import Publisher
 from dts.server.routes import ROUTES
 from dts.store import Store, open_store
 from dts.wire import queues

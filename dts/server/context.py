@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 from dts.broker import Broker
 from dts.config import ServerSettings
-from dts.server.accounts import Accounts
-from dts.server.catalogue import Catalogue
-from dts.server.fleet import Fleet, LeftRoutes
-from dts.server.hub import Hub
-from dts.server.limits import Limiter
-from dts.server.operations import OperationLog
-from dts.server.publisher import Publisher
-from dts.server.recent import Recent
-from dts.server.seldom import Seldom
+from dts.server.access.accounts import Accounts
+from dts.server.access.limits import Limiter
+from dts.server.audit.log import OperationLog
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.lookup.fleet import Fleet, LeftRoutes
+from dts.server.lookup.hub import Hub
+from dts.server.lookup.log_throttle import Seldom
+from dts.server.lookup.recent_blocks import Recent
+from dts.server.publish.publisher import Publisher
 from dts.store import Store
 
 

@@ -6,8 +6,8 @@ import logging
 
 from dts.errors import TooLarge, WireError
 from dts.model import Block
-from dts.server.results import failed_candidate
-from dts.server.slices import decode_block
+from dts.server.publish.slices import decode_block
+from dts.server.record.results import failed_candidate
 from dts.store import Store
 from dts.wire import dts_pb2
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
+from dts.server.access.roles import PUBLIC, TABLE, roles_for
 from dts.server.consts import CONTENT_JSON, ErrorCode
-from dts.server.declare import Declaration, declaration_of
 from dts.server.handlers._base import DtsHandler
-from dts.server.roles import PUBLIC, TABLE, roles_for
+from dts.server.handlers.declare import Declaration, declaration_of
 from dts.version import __version__
 
 Json = dict[str, Any]

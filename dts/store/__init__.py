@@ -20,11 +20,11 @@ def open_store(url: str) -> Store:
     """
     scheme = urlsplit(url).scheme
     if scheme in ("mongodb", "mongodb+srv"):
-        from dts.store.mongo import MongoStore
+        from dts.store.mongo.store import MongoStore
 
         return MongoStore(url)
     if scheme == "sqlite":
-        from dts.store.sqlite import SqliteStore
+        from dts.store.sqlite.store import SqliteStore
 
         return SqliteStore(url)
     raise ConfigError(f"store URL {url!r}: write mongodb://host:27017/database or sqlite:///path/to/store.db")

@@ -34,12 +34,12 @@ from dts.model import (
     Statistics,
     User,
 )
-from dts.store.abc_fleet import FleetStore
-from dts.store.abc_gate import GateStore
-from dts.store.abc_repair import RepairStore
-from dts.store.abc_retention import RetentionStore
-from dts.store.abc_waiting import WaitingStore
-from dts.store.records import R, Where
+from dts.store.contract.fleet import FleetStore
+from dts.store.contract.gate import GateStore
+from dts.store.contract.records import R, Where
+from dts.store.contract.repair import RepairStore
+from dts.store.contract.retention import RetentionStore
+from dts.store.contract.waiting import WaitingStore
 
 KEYS_KEPT = 24 * 3600.0
 """Seconds for which `remember_request` remembers at least."""

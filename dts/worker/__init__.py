@@ -10,6 +10,6 @@ The parent handles blocks of bytes; jobs are decoded, run and encoded in the chi
 What functions import: `Retry`, `Fail`, `SoftTimeout`, `Cancelled`, and the module `dts.worker.context`.
 """
 
-from dts.worker.raised import Cancelled, Fail, Retry, SoftTimeout
+from dts.worker.attempt.exceptions import Cancelled, Fail, Retry, SoftTimeout
 
 __all__ = ["Cancelled", "Fail", "Retry", "SoftTimeout"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from dts.worker.signals import Signals
+from dts.worker.command.signals import Signals
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is asked to end; returns the exit code."""
     signals = Signals()
     signals.note()
-    from dts.worker import cli  # only now, since it takes most of the time until the worker is up
+    from dts.worker.command import cli  # only now, since it takes most of the time until the worker is up
 
     return cli.run(arguments, signals)
 

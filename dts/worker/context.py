@@ -18,8 +18,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dts.worker.errand import Errand
-    from dts.worker.running import Runner
+    from dts.worker.child.active_batch import Errand
+    from dts.worker.child.runner import Runner
 
 job_id: str
 """`<run>-<number>`; empty when the number is not known."""

@@ -7,7 +7,7 @@ import logging
 from dts.errors import DtsError
 from dts.wire import codec
 from dts.wire.dts_pb2 import ResultBatch
-from dts.worker.frames import Frame
+from dts.worker.link.frames import Frame
 
 logger = logging.getLogger(__name__)
 

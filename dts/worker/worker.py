@@ -20,22 +20,22 @@ from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
 from dts.wire.queues import RESULTS
-from dts.worker.breaking import break_up
-from dts.worker.child import ChildOptions
+from dts.worker.child.main import ChildOptions
 from dts.worker.events import EventCounter, Events
-from dts.worker.executor import Crash, Executor
-from dts.worker.frames import Frame, Kind, knows_encoding
-from dts.worker.guard import Guard
-from dts.worker.inquiry import Inquiry
-from dts.worker.intakes import Intakes
 from dts.worker.lastwords import note_told
-from dts.worker.pacer import Pacer
-from dts.worker.process import Assignment
-from dts.worker.publisher import Publisher
-from dts.worker.recovery import Recoverer
-from dts.worker.routes import Routes
-from dts.worker.settler import Settler
-from dts.worker.work import Work, take, work_of
+from dts.worker.link.frames import Frame, Kind, knows_encoding
+from dts.worker.pool.child_process import Assignment
+from dts.worker.pool.executor import Crash, Executor
+from dts.worker.pool.limits import Guard
+from dts.worker.pool.recovery import Recoverer
+from dts.worker.queues.cancellation_sync import Inquiry
+from dts.worker.queues.consumers import Intakes
+from dts.worker.queues.in_flight import Work, take, work_of
+from dts.worker.queues.isolate import break_up
+from dts.worker.queues.pacer import Pacer
+from dts.worker.queues.publisher import Publisher
+from dts.worker.queues.routes import Routes
+from dts.worker.queues.settler import Settler
 
 logger = logging.getLogger(__name__)
 

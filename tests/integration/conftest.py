@@ -17,9 +17,9 @@ from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
 from dts.broker import Broker, Message, open_broker
 from dts.config import Settings, load_settings
 from dts.model import Run, User, job_id, new_id
-from dts.server.accounts import KeyBox
+from dts.server.access.accounts import KeyBox
 from dts.server.app import Server
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.services import mongodb, rabbitmq

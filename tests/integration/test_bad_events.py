@@ -10,7 +10,7 @@ import pytest
 from dts.broker import Message
 from dts.config import Settings
 from dts.server.app import Server
-from dts.server.hub import Hub
+from dts.server.lookup.hub import Hub
 from dts.wire import codec, dts_pb2, queues
 from dts.wire.dts_pb2 import FAILED, Progress, ResultBatch
 from dts.worker.worker import Worker

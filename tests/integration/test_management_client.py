@@ -11,10 +11,10 @@ from dts.auth import new_secret
 from dts.client import transport
 from dts.errors import InvalidName, RequestRefused, ServerUnavailable
 from dts.management import AdminClient
-from dts.management.chain import check_chain
-from dts.management.resources import Record
+from dts.management.api.chain import check_chain
+from dts.management.api.resources import Record
 from dts.model import Namespace
-from dts.server.operations import OperationLog, Verdict
+from dts.server.audit.log import OperationLog, Verdict
 from tests.integration.conftest import Site
 
 

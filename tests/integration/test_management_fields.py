@@ -12,7 +12,7 @@ from dts.management.commands.records import RecordKind
 from dts.management.commands.users import ROLES, USERS
 from dts.management.commands.vhosts import VHOSTS
 from dts.model import Limits
-from dts.server import roles
+from dts.server.access import roles
 from dts.server.handlers.admin.functions import FunctionAdminHandler
 from dts.server.handlers.admin.namespaces import NamespaceAdminHandler
 from dts.server.handlers.admin.users import UserAdminHandler

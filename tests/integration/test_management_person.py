@@ -8,10 +8,10 @@ import pytest
 
 from dts.auth import Credentials
 from dts.management.commands import ALL_COMMANDS
-from dts.management.grammar import Grammar
-from dts.management.prompts import Interrupted, Prompts
-from dts.management.session import Options, Session
-from dts.management.shell import greet, run_words
+from dts.management.shell.grammar import Grammar
+from dts.management.shell.prompts import Interrupted, Prompts
+from dts.management.shell.session import Options, Session
+from dts.management.shell.shell import greet, run_words
 from tests.integration.conftest import Site
 
 

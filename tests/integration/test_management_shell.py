@@ -16,7 +16,7 @@ import pytest
 
 from dts.management import admin
 from dts.management.commands import ALL_COMMANDS
-from dts.management.grammar import Grammar
+from dts.management.shell.grammar import Grammar
 from dts.model import WorkerState
 from dts.runtime.process import Shutdown
 from dts.wire.queues import jobs_queue
@@ -275,7 +275,7 @@ async def test_the_log_tells_who_did_what(dts_admin: Run, capsys: pytest.Capture
 async def test_doctor_finds_all_well_but_for_missing_workers(
     site: Site, dts_admin: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.management.doctor.SLOW", 60.0)
+    monkeypatch.setattr("dts.management.doctor.remote.SLOW", 60.0)
     assert await dts_admin("doctor", "--json") == 1
     found = {each["check"]: each["verdict"] for each in said(capsys) if "check" in each}
     for check in ("server", "clock", "store", "broker", "sign-in", "daemons", "operation log", "consumer timeout"):

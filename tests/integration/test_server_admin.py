@@ -12,7 +12,7 @@ import pytest
 
 from dts.auth import Credentials
 from dts.model import User
-from dts.server.accounts import KeyBox
+from dts.server.access.accounts import KeyBox
 from tests.integration.conftest import Api, Site, a_run_with_jobs, check_refusal
 
 NEW: dict[str, dict[str, Any]] = {

@@ -21,16 +21,16 @@ from dts.broker import Broker, Delivery, Message, open_broker
 from dts.config import ServerSettings, load_settings
 from dts.errors import StoreUnavailable
 from dts.model import Block, Candidate, DelayedSlice, Function, Lease, Run, RunState, new_id
-from dts.server.catalogue import Catalogue
+from dts.server.attempts.delays import Firing
+from dts.server.attempts.leases import requeue_expired
+from dts.server.attempts.plan import Attempts
 from dts.server.daemons import Porter, Timekeeper
-from dts.server.daemons.attempts import Attempts
 from dts.server.daemons.porter import read_results
-from dts.server.delayed import Firing
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.leases import requeue_expired
-from dts.server.repair import Again
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish.repair import Again
 from dts.store import Store, open_store
-from dts.store.abc_gate import Release
+from dts.store.contract.gate import Release
 from dts.wire import codec, dts_pb2, queues
 
 JOBS = 200

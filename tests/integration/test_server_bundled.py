@@ -8,8 +8,8 @@ import pytest
 
 from dts.config import Settings
 from dts.model import Function, Namespace
-from dts.server import catalogue
 from dts.server.app import Server
+from dts.server.lookup import catalogue
 from dts.store import Store, open_store
 
 

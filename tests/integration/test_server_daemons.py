@@ -14,9 +14,9 @@ from dts.broker import Broker, Message
 from dts.config import BrokerSettings, Settings
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import Block, Run, RunState, new_id
-from dts.server import cancel
 from dts.server.app import Server
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.ending import cancel
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import queues
 from tests.integration.conftest import Site

@@ -11,10 +11,10 @@ from msgspec import structs
 from dts.broker import Message, open_broker
 from dts.config import Settings
 from dts.model import DeadLetter, Lease
+from dts.server.attempts.leases import MAX_LOSSES
+from dts.server.attempts.poison import Poison
 from dts.server.daemons import Timekeeper
-from dts.server.leases import MAX_LOSSES
-from dts.server.poison import Poison
-from dts.server.results import failed_candidate
+from dts.server.record.results import failed_candidate
 from dts.store import open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, a_run_with_jobs
@@ -204,7 +204,7 @@ async def test_poison_of_a_block_is_told_at_first_and_at_its_end(site: Site, cap
         await site.store.record([failed])
         outcome = await site.store.get_outcome(f"{run}-0")
         assert outcome is not None
-    said = [record.message for record in caplog.records if record.name == "dts.server.poison"]
+    said = [record.message for record in caplog.records if record.name == "dts.server.attempts.poison"]
     assert [line.split(",")[0] for line in said] == [
         f"poison: 1 of the 5 jobs of block {run}-0 of text/upper so far",
         f"poison: 5 of the 5 jobs of block {run}-0 of text/upper",

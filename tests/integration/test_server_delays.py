@@ -230,7 +230,7 @@ async def test_jobs_on_a_route_that_their_function_has_left_are_seen_as_such(sit
 
 
 async def test_without_any_worker_no_route_is_served(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.server.fleet.ALIVE", 0.0)
+    monkeypatch.setattr("dts.server.lookup.fleet.ALIVE", 0.0)
     api = site.api()
     job = await api.call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
     async with asyncio.timeout(10):

@@ -16,7 +16,7 @@ from dts.broker import Broker, Message, open_broker
 from dts.config import Settings, load_settings
 from dts.model import WorkerState
 from dts.server.daemons import Daemon, Logtracer, Stethoscope
-from dts.server.fleet import Fleet
+from dts.server.lookup.fleet import Fleet
 from dts.store import Store, open_store
 from dts.wire import dts_pb2, queues
 from tests.integration.conftest import Site

@@ -14,13 +14,13 @@ from msgspec import structs
 from dts.broker import Message, open_broker
 from dts.config import Settings
 from dts.model import Candidate, DelayedSlice, Function, Limits, User, bitmap
-from dts.server import gate as gate_module
 from dts.server.app import Server
-from dts.server.catalogue import Catalogue
-from dts.server.gate import Gate, gated, hold_back
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish import gate as gate_module
+from dts.server.publish.gate import Gate, gated, hold_back
 from dts.store import Store, open_store
-from dts.store.abc_gate import Release
+from dts.store.contract.gate import Release
 from dts.wire import codec, dts_pb2, queues
 from tests.conformance.store.builders import make_run
 from tests.integration.conftest import Api, Site

@@ -20,7 +20,7 @@ from dts.errors import RunCancelled
 from dts.model import Block, Run, RunState, new_id
 from dts.server.app import Server
 from dts.server.daemons import timekeeper
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, check_refusal

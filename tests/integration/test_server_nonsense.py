@@ -21,10 +21,10 @@ from dts.config import Settings, load_settings
 from dts.model import Block, LogEntry, Run, RunState, WorkerState, new_id
 from dts.server.daemons import Logtracer, Porter, Stethoscope, Timekeeper
 from dts.server.daemons.logtracer import describe
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.mail import Mailer
+from dts.server.daemons.mail import Mailer
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
-from dts.store.mongo_connection import translating
+from dts.store.mongo.connection import translating
 from dts.wire import dts_pb2, queues
 
 T = TypeVar("T")

@@ -30,10 +30,10 @@ from schemathesis.specs.openapi.checks import (
 
 from dts.auth import Credentials, KeccakAuthenticator, Request
 from dts.config import Settings, load_settings
+from dts.server.access.roles import TABLE
 from dts.server.app import Server
-from dts.server.declare import declaration_of
+from dts.server.handlers.declare import declaration_of
 from dts.server.openapi import describe
-from dts.server.roles import TABLE
 from dts.server.routes import ROUTES
 from tests.integration.conftest import Site
 

@@ -11,8 +11,8 @@ import pytest
 
 from dts.errors import StoreUnavailable
 from dts.management import AdminClient
-from dts.management.chain import check_chain
-from dts.management.doctor import Verdict, check_from_inside
+from dts.management.api.chain import check_chain
+from dts.management.doctor.remote import Verdict, check_from_inside
 from dts.model import LAST_OPERATION, Operation, Seal
 from dts.store import Store
 from tests.integration.conftest import Api, Site

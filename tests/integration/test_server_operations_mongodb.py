@@ -13,8 +13,8 @@ from pymongo.database import Database
 
 from dts.config import Settings
 from dts.management import AdminClient
-from dts.management.chain import check_chain
-from dts.management.doctor import Verdict, check_from_inside
+from dts.management.api.chain import check_chain
+from dts.management.doctor.remote import Verdict, check_from_inside
 from tests.integration.conftest import Site
 from tests.services import mongodb
 

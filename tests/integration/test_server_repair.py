@@ -15,10 +15,10 @@ import pytest
 from dts.broker import open_broker
 from dts.config import ServerSettings, Settings, load_settings
 from dts.model import Block, Candidate, DelayedSlice, Function, Lease, WorkerState, job_id
-from dts.server import repair
-from dts.server.catalogue import Catalogue
 from dts.server.daemons import Porter, Timekeeper
-from dts.server.repair import Again, Repair, Requeued
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish import repair
+from dts.server.publish.repair import Again, Repair, Requeued
 from dts.store import open_store
 from dts.wire import queues
 from tests.integration.test_server_waiting import Desk, success
@@ -63,7 +63,7 @@ async def test_lost_jobs_come_again_once_and_only_those_that_are_lost(
     later = DelayedSlice(f"{block.id}.x", block.id, block.run, "ann", block.function, time.time() + 60, 1 << 3, 2)
     await desk.store.add_delayed([later])
     await desk.store.take_leases([Lease(block.id, 4, block.run, "w", fence=1, attempt=1, expires=time.time() + 60)])
-    with caplog.at_level(logging.WARNING, "dts.server.repair"):
+    with caplog.at_level(logging.WARNING, "dts.server.publish.repair"):
         again = await desk.take(5)
         await desk.nothing_more(AFTER * 0.6)
     assert sorted(job.index for batch in again for job in batch.jobs) == [5, 6, 7, 8, 9]

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from dts.model import Block, Candidate, Run, RunState, first_id, new_id
-from dts.server import retention as module
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.retention import Retention
+from dts.server.ending import retention as module
+from dts.server.ending.retention import Retention
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from tests.integration.conftest import Site
 
 

@@ -10,8 +10,8 @@ import pytest
 from tornado.web import RequestHandler
 
 from dts.model import Function, Limits, Namespace, VirtualHost
+from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
-from dts.server.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.routes import ROUTES
 from tests.integration.conftest import Api, Site, a_run_with_jobs
 

@@ -14,10 +14,10 @@ import pytest
 from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import Settings, load_settings
 from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, RunState, new_id
-from dts.server import cancel
 from dts.server.daemons import Porter, Timekeeper
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.results import part_results
+from dts.server.ending import cancel
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.record.results import part_results
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 

@@ -14,7 +14,7 @@ import pytest
 from dts.broker import Broker, Event, Subscription, open_broker
 from dts.model import new_id
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED_WHICH, end_of_answer, jobs_queue
-from dts.worker.inquiry import Inquiry
+from dts.worker.queues.cancellation_sync import Inquiry
 from dts.worker.worker import Worker
 from tests.services.rabbitmq import RabbitServer, available
 from tests.services.worker_bench import Bench, bench, until

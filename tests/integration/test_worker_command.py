@@ -19,11 +19,11 @@ from dts.config import RouteSettings
 from dts.errors import BrokerUnavailable
 from dts.wire.dts_pb2 import Heartbeat, LogRecord
 from dts.wire.queues import HEARTBEATS, LOGS
-from dts.worker.agent import Agent
 from dts.worker.events import Events
-from dts.worker.outward import LogShipper
-from dts.worker.prober import Prober
-from dts.worker.tail import Tail
+from dts.worker.telemetry.agent import Agent
+from dts.worker.telemetry.prober import Prober
+from dts.worker.telemetry.shipping import LogShipper
+from dts.worker.telemetry.tail import Tail
 from dts.worker.worker import Worker
 from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
 

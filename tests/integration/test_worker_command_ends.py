@@ -17,12 +17,12 @@ import pytest
 from dts.config import load_settings
 from dts.errors import BrokerUnavailable
 from dts.runtime.process import Shutdown
-from dts.worker import command
-from dts.worker.agent import Agent
-from dts.worker.child import ChildOptions, Descriptors
-from dts.worker.signals import Signals
-from dts.worker.spawner import Spawner
-from dts.worker.systemd import Notifier
+from dts.worker.child.main import ChildOptions, Descriptors
+from dts.worker.command import serve as command
+from dts.worker.command.signals import Signals
+from dts.worker.command.systemd import Notifier
+from dts.worker.pool.spawner import Spawner
+from dts.worker.telemetry.agent import Agent
 from dts.worker.worker import Worker
 from tests.integration.test_worker_command import Start, read_until, start
 from tests.services.worker_bench import DEADLINE, Bench, bench, until

@@ -9,7 +9,7 @@ import pytest
 
 from dts.wire import dts_pb2
 from dts.wire.dts_pb2 import FAILED, Options
-from dts.worker.prober import Prober
+from dts.worker.telemetry.prober import Prober
 from dts.worker.worker import Worker
 from tests.services.worker_bench import DEADLINE, Bench, bench, until
 

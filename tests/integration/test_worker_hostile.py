@@ -142,8 +142,8 @@ async def test_a_job_that_kills_the_template_is_found_out(bench: Bench) -> None:
 async def test_a_template_that_a_job_has_stopped_is_replaced(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("dts.worker.spawner._ASK_EVERY", 0.2)
-    monkeypatch.setattr("dts.worker.spawner._PATIENCE", 3)
+    monkeypatch.setattr("dts.worker.pool.spawner._ASK_EVERY", 0.2)
+    monkeypatch.setattr("dts.worker.pool.spawner._PATIENCE", 3)
     bench.write(
         "own/f",
         "import os, signal\n"

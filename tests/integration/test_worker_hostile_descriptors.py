@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED
-from dts.worker import process
+from dts.worker.pool import child_process as process
 from dts.worker.worker import Worker
 from tests.services.worker_bench import Bench, bench, value
 

@@ -9,7 +9,7 @@ import pytest
 
 from dts.broker import Message
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch, Options
-from dts.worker.publisher import Publisher
+from dts.worker.queues.publisher import Publisher
 from dts.worker.worker import Worker
 from tests.services.worker_bench import Bench, bench, is_alive, until, value
 
@@ -42,7 +42,7 @@ async def test_what_blocks_when_it_is_let_go_takes_of_its_own_jobs_time(bench: B
 
 def shorten(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.5) -> None:
     """Have a stuck child found out sooner."""
-    monkeypatch.setattr("dts.worker.process._STILL", seconds)
+    monkeypatch.setattr("dts.worker.pool.child_process._STILL", seconds)
 
 
 HOLD = (
@@ -64,7 +64,7 @@ async def test_a_process_that_is_stuck_after_a_job_is_killed_and_what_has_come_o
 ) -> None:
     shorten(monkeypatch)
     status, deed = STUCK[how]
-    head = "import threading\nfrom dts.worker.outbox import Outbox\n"
+    head = "import threading\nfrom dts.worker.child.outbox import Outbox\n"
     bench.write("own/f", f"{head}def main(n):\n    if n != 1: return n\n    {deed}\n")
     async with Worker(bench.settings(poison_after=2), bench.broker):
         results = await bench.run("own/f", [0], [1], [2])

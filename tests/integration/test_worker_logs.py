@@ -9,7 +9,7 @@ import time
 import pytest
 
 from dts.wire.dts_pb2 import LogRecord
-from dts.worker.joblog import MAX_RECORDS
+from dts.worker.child.joblog import MAX_RECORDS
 from dts.worker.worker import Worker
 from tests.services.worker_bench import Bench, bench, until, value
 

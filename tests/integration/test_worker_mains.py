@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dts.wire.dts_pb2 import FAILED, Options
-from dts.worker.raised import MAX_DELAY, Retry
+from dts.worker.attempt.exceptions import MAX_DELAY, Retry
 from dts.worker.worker import Worker
 from tests.services.worker_bench import Bench, bench, value
 

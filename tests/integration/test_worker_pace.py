@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dts.broker import amqp_link, open_broker
+from dts.broker import open_broker
+from dts.broker.amqp import link as amqp_link
 from dts.config import RouteSettings
 from dts.wire.dts_pb2 import Options
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED_WHICH, jobs_queue

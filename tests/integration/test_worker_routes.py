@@ -11,7 +11,7 @@ import pytest
 from dts.broker import open_broker
 from dts.config import RouteSettings
 from dts.errors import ConfigError
-from dts.worker import intake
+from dts.worker.queues import route_consumer as intake
 from dts.worker.worker import Worker
 from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
 

@@ -9,8 +9,8 @@ import pytest
 
 from dts.client.transport import Transport
 from dts.errors import InvalidInput, RequestRefused
-from dts.management.chain import check_chain
-from dts.management.resources import Dead, Jobs, Listing, Operations, Records, Runs
+from dts.management.api.chain import check_chain
+from dts.management.api.resources import Dead, Jobs, Listing, Operations, Records, Runs
 
 
 class FakeTransport:
@@ -90,7 +90,7 @@ def users(fake: FakeTransport) -> Records:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.management.resources.PAGE", 10)
+    monkeypatch.setattr("dts.management.api.resources.PAGE", 10)
 
 
 @pytest.mark.usefixtures("small_pages")

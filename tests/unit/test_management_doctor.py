@@ -8,14 +8,8 @@ from typing import Any
 
 import pytest
 
-from dts.management.doctor import Finding, Verdict, judge_clock, judge_diagnosis, judge_latency, judge_readiness
-from dts.management.doctor_local import (
-    BUNDLED,
-    check_configuration,
-    check_functions,
-    check_modules,
-    check_secret_files,
-)
+from dts.management.doctor.local import BUNDLED, check_configuration, check_functions, check_modules, check_secret_files
+from dts.management.doctor.remote import Finding, Verdict, judge_clock, judge_diagnosis, judge_latency, judge_readiness
 
 NOW = 1_700_000_000.0
 

@@ -8,9 +8,9 @@ import pytest
 
 from dts.errors import ConfigError, InvalidInput
 from dts.management.commands import ALL_COMMANDS
-from dts.management.fields import Field, Kind, Wish, parse_value
-from dts.management.grammar import LIMIT, Arguments, Grammar, parse_arguments
-from dts.management.help import render_command, render_help
+from dts.management.shell.fields import Field, Kind, Wish, parse_value
+from dts.management.shell.grammar import LIMIT, Arguments, Grammar, parse_arguments
+from dts.management.shell.help import render_command, render_help
 from dts.management.utils import check_text, may_hold_secret, nearest, printable, split_line
 
 

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dts.management import output
-from dts.management.output import Column, Output, patience
-from dts.management.resources import Record
+from dts.management.api.resources import Record
+from dts.management.shell import output
+from dts.management.shell.output import Column, Output, patience
 
 COLUMNS = (Column("id"), Column("roles"), Column("doc_id", "of"))
 ROW: Record = {"id": "a" * 26, "roles": ["user", "developer"], "doc_id": "x"}

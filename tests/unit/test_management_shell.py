@@ -14,11 +14,11 @@ from prompt_toolkit.document import Document
 from dts.client.credentials import load_server_url
 from dts.errors import ConfigError
 from dts.management.commands import ALL_COMMANDS
-from dts.management.completion import CommandCompleter, Ids
-from dts.management.grammar import Grammar
-from dts.management.output import Column, Output, as_text, changes_in_words, limit_of
-from dts.management.session import Session
-from dts.management.shell import may_be_kept, open_history
+from dts.management.shell.completion import CommandCompleter, Ids
+from dts.management.shell.grammar import Grammar
+from dts.management.shell.output import Column, Output, as_text, changes_in_words, limit_of
+from dts.management.shell.session import Session
+from dts.management.shell.shell import may_be_kept, open_history
 from dts.management.utils import read_secret_file, write_private
 
 # completion

@@ -12,7 +12,7 @@ import pytest
 from dts.auth import Credentials, KeccakAuthenticator, Request
 from dts.errors import AuthError
 from dts.model import User
-from dts.server.accounts import Accounts, KeyBox
+from dts.server.access.accounts import Accounts, KeyBox
 from dts.store import Store, open_store
 
 REQUEST = Request("GET", "/whoami", "", b"")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dts.server.anchor import Anchor, AnchorBroken, Mark
+from dts.server.audit.checkpoint import Anchor, AnchorBroken, Mark
 
 URL = "mongodb://ann:secret@db1:27017/dts?replicaSet=a"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dts.model import Outcome, bitmap
-from dts.server.delayed import delayed_slices
+from dts.server.attempts.delays import delayed_slices
 from dts.wire import codec, dts_pb2
 
 OUTCOME = Outcome("r-0", "r", 0, "ann", "a/b", 256)

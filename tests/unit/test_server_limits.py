@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dts.store.shared import turn
+from dts.store.contract.shared import turn
 
 SECOND = 10**9
 

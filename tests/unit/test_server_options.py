@@ -8,9 +8,16 @@ import pytest
 from dts.config import ServerSettings
 from dts.errors import InvalidInput
 from dts.model import DelayedSlice, Function, Run, new_id
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.options import AttemptParams, deadline_of, earliest_deadline, merged_options, own_options, put_options
-from dts.server.slices import Post, block_messages, delayed_messages
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.intake.options import (
+    AttemptParams,
+    deadline_of,
+    earliest_deadline,
+    merged_options,
+    own_options,
+    put_options,
+)
+from dts.server.publish.slices import Post, block_messages, delayed_messages
 from dts.wire import codec, dts_pb2
 
 NOW = 1000.0

@@ -11,11 +11,11 @@ from dts.auth import derive_key
 from dts.config import ServerSettings
 from dts.errors import ConfigError, InvalidInput, TooLarge
 from dts.model import Candidate, Function, Outcome, Part, Run, bitmap, new_id
-from dts.server.accounts import KeyBox
-from dts.server.catalogue import BUNDLED, bundled_functions
-from dts.server.ingest import Arguments, batch_from_arguments, batch_from_ndjson, new_block
-from dts.server.results import cancelled_candidate, part_results
-from dts.server.slices import CONCURRENT_SLICE, UNKNOWN_SLICE, block_messages, decode_block, slice_size
+from dts.server.access.accounts import KeyBox
+from dts.server.intake.ingest import Arguments, batch_from_arguments, batch_from_ndjson, new_block
+from dts.server.lookup.catalogue import BUNDLED, bundled_functions
+from dts.server.publish.slices import CONCURRENT_SLICE, UNKNOWN_SLICE, block_messages, decode_block, slice_size
+from dts.server.record.results import cancelled_candidate, part_results
 from dts.wire import codec, dts_pb2
 
 

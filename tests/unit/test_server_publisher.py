@@ -15,11 +15,11 @@ from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
 from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, User, new_id
-from dts.server import publisher as module
-from dts.server.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.limits import RunningLimits, Subject
-from dts.server.publisher import Publisher
-from dts.server.slices import decode_block
+from dts.server.access.limits import RunningLimits, Subject
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.publish import publisher as module
+from dts.server.publish.publisher import Publisher
+from dts.server.publish.slices import decode_block
 from dts.store import Store
 
 

@@ -11,10 +11,10 @@ import pytest
 from dts.server.handlers.admin.functions import Functions
 from dts.server.handlers.admin.users import Users
 from dts.server.handlers.admin.vhosts import VirtualHosts
+from dts.server.handlers.validation_messages import PATTERNS, in_words
+from dts.server.intake.submission import JobParams
 from dts.server.openapi import describe
 from dts.server.routes import ROUTES
-from dts.server.submission import JobParams
-from dts.server.wording import PATTERNS, in_words
 
 SAID: list[tuple[Any, object, str]] = [
     (Users.initial, {"id": "x"}, "secret is missing"),

@@ -18,8 +18,9 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
+from dts.embedded import thread as sqlite_thread
 from dts.errors import NotStorable, StoreError, StoreUnavailable
-from dts.store import mongo_connection, sqlite_thread
+from dts.store.mongo import connection as mongo_connection
 
 
 def bulk(*faults: tuple[int, str], unconfirmed: bool = False) -> BulkWriteError:

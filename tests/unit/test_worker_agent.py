@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from dts.wire.dts_pb2 import LogRecord
-from dts.worker.agent import MAX_LINES, Agent, level_of
-from dts.worker.outward import LogShipper
-from dts.worker.tail import MAX_LINE, MAX_READ, File, Tail, problem_of
+from dts.worker.telemetry.agent import MAX_LINES, Agent, level_of
+from dts.worker.telemetry.shipping import LogShipper
+from dts.worker.telemetry.tail import MAX_LINE, MAX_READ, File, Tail, problem_of
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dts.wire.codec import IDENTITY
-from dts.worker.board import ENDED, SENT, STARTED, UNKNOWN, Board, Phase
-from dts.worker.guard import judge
-from dts.worker.process import Assignment, ChildProcess
+from dts.worker.link.board import ENDED, SENT, STARTED, UNKNOWN, Board, Phase
+from dts.worker.pool.child_process import Assignment, ChildProcess
+from dts.worker.pool.limits import judge
 
 NOW = 1e9
 """A time long after whatever the tests do."""

@@ -9,9 +9,9 @@ import pytest
 
 from dts.broker import Consumer, Delivery, Message
 from dts.config import RouteSettings
-from dts.worker import intake as intake_module
-from dts.worker.intake import Intake
-from dts.worker.settler import Settler
+from dts.worker.queues import route_consumer as intake_module
+from dts.worker.queues.route_consumer import Intake
+from dts.worker.queues.settler import Settler
 
 
 class FakeConsumer(Consumer):

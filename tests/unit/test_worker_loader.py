@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from dts.errors import FunctionMissing, ImportFailed, InvalidName, MainMissing
-from dts.worker import loader as module
-from dts.worker import sources
-from dts.worker.failure import describe_ours
-from dts.worker.loader import BUNDLED, Loader, dynamic_load
-from dts.worker.writers import is_open_for_writing
+from dts.worker.attempt.failure import describe_ours
+from dts.worker.child.code import loader as module
+from dts.worker.child.code import sources
+from dts.worker.child.code.loader import BUNDLED, Loader, dynamic_load
+from dts.worker.child.code.writers import is_open_for_writing
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dts.errors import FunctionMissing, ImportFailed
-from dts.worker import loader as module
-from dts.worker.loader import Loader
-from dts.worker.sources import Survey, Surveyor
+from dts.worker.child.code import loader as module
+from dts.worker.child.code.loader import Loader
+from dts.worker.child.code.sources import Survey, Surveyor
 
 LAZY = "import importlib\ndef main(n): return importlib.import_module('.' + n, __package__).V\n"
 

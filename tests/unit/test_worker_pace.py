@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dts.worker.pace import QUICK, Pace
+from dts.worker.pool.pace import QUICK, Pace
 
 
 def test_a_child_that_has_done_nothing_yet_is_not_quick() -> None:

@@ -15,17 +15,17 @@ import pytest
 from dts.config import WorkerSettings
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Error, JobBatch, ResultBatch
-from dts.worker import frames
-from dts.worker.board import ENDED, MAX_JOBS, SENT, STARTED, Board, Phase
-from dts.worker.errand import Errand
+from dts.worker.attempt.retry_policy import Failure
+from dts.worker.attempt.terms import default_terms
+from dts.worker.child.active_batch import Errand
+from dts.worker.child.outbox import Outbox
 from dts.worker.events import EventCounter, Events
-from dts.worker.executor import Crash
-from dts.worker.frames import Frame, FrameReader, Kind, pack_header
-from dts.worker.outbox import Outbox
-from dts.worker.process import Assignment
-from dts.worker.recovery import MAX_DEATHS, Recoverer, Recovery
-from dts.worker.retries import Failure
-from dts.worker.terms import default_terms
+from dts.worker.link import frames
+from dts.worker.link.board import ENDED, MAX_JOBS, SENT, STARTED, Board, Phase
+from dts.worker.link.frames import Frame, FrameReader, Kind, pack_header
+from dts.worker.pool.child_process import Assignment
+from dts.worker.pool.executor import Crash
+from dts.worker.pool.recovery import MAX_DEATHS, Recoverer, Recovery
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from dts.config import Settings, load_settings
 from dts.errors import ConfigError
-from dts.worker.reload import Reloader
+from dts.worker.command.reload import Reloader
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_a_child_ends_with_threads_left_over_and_builtins_gone() -> None:
 def test_it_says_nothing_when_its_worker_has_died_before_it_has_read_all() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with subprocess.Popen(
-        [sys.executable, "-m", "dts.worker.template", str(theirs.fileno())],
+        [sys.executable, "-m", "dts.worker.child.template", str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         stderr=subprocess.PIPE,
     ) as template:

@@ -11,15 +11,15 @@ from dts.errors import FunctionMissing, ImportFailed
 from dts.wire import codec
 from dts.wire.dts_pb2 import Job, JobBatch, Options
 from dts.worker import Fail, Retry
-from dts.worker.board import Board
-from dts.worker.cancelled import Cancellations
-from dts.worker.errand import Errand
-from dts.worker.frames import Frame
-from dts.worker.outbox import Outbox
-from dts.worker.process import Assignment
-from dts.worker.retries import Judge
-from dts.worker.splitting import Splitter
-from dts.worker.terms import TermsOf, default_terms
+from dts.worker.attempt.retry_policy import Judge
+from dts.worker.attempt.terms import TermsOf, default_terms
+from dts.worker.child.active_batch import Errand
+from dts.worker.child.outbox import Outbox
+from dts.worker.child.splitting import Splitter
+from dts.worker.link.board import Board
+from dts.worker.link.frames import Frame
+from dts.worker.pool.child_process import Assignment
+from dts.worker.queues.cancellations import Cancellations
 
 DEFAULTS = default_terms(WorkerSettings(timeout=5, concurrency=7))
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dts.worker import context
-from dts.worker.failure import MAX_MESSAGE, MAX_TRACEBACK, describe, record_text
-from dts.worker.jsonvalue import MAX_DEPTH, ResultNotJSON, ResultTooLarge, encode_value
-from dts.worker.partials import Yielded
+from dts.worker.attempt.failure import MAX_MESSAGE, MAX_TRACEBACK, describe, record_text
+from dts.worker.attempt.result_json import MAX_DEPTH, ResultNotJSON, ResultTooLarge, encode_value
+from dts.worker.child.partials import Yielded
 
 LIMIT = 1024 * 1024
 

@@ -10,16 +10,16 @@ from dts.client import load_credentials
 from dts.client.credentials import CREDENTIALS_FILE
 from dts.errors import ConfigError
 from dts.management.commands.users import USERS
-from dts.management.fields import Field, Kind, find_field
-from dts.management.grammar import SECRET_FILE, Arguments, Flag, command
-from dts.management.output import as_text, note
-from dts.management.secrets import choose_secret
+from dts.management.shell.fields import Field, Kind, find_field
+from dts.management.shell.grammar import SECRET_FILE, Arguments, Flag, command
+from dts.management.shell.output import as_text, note
+from dts.management.shell.secrets import choose_secret
 from dts.management.utils import read_secret_file, write_private
 from dts.model import check_user_id
 
 if TYPE_CHECKING:
-    from dts.management.resources import Record
-    from dts.management.session import Session
+    from dts.management.api.resources import Record
+    from dts.management.shell.session import Session
 
 SAVE = Flag("--save", f"keep name, secret and URL in {CREDENTIALS_FILE} (mode 0600)")
 LOGIN_SECRET = Flag("--secret-file", "the file with the secret", "FILE")

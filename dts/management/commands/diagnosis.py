@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from dts.client.transport import is_local
 from dts.errors import ConfigError, DtsError
-from dts.management.doctor import Finding, Verdict, check_from_inside, check_from_outside, warning
-from dts.management.doctor_local import (
+from dts.management.doctor.local import (
     BUNDLED,
     check_configuration,
     check_functions,
@@ -17,13 +16,14 @@ from dts.management.doctor_local import (
     check_modules,
     check_secret_files,
 )
-from dts.management.grammar import Arguments, Flag, command
-from dts.management.output import Column
+from dts.management.doctor.remote import Finding, Verdict, check_from_inside, check_from_outside, warning
+from dts.management.shell.grammar import Arguments, Flag, command
+from dts.management.shell.output import Column
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
     from dts.management.client import AdminClient
-    from dts.management.session import Session
+    from dts.management.shell.session import Session
 
 CONFIG = Flag("--config", "a process's configuration on this machine, to be checked as well", "FILE", short="-c")
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from dts.errors import ClientError
 from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
-from dts.management.fields import Field, Kind
-from dts.management.grammar import Arguments, command
-from dts.management.output import Column
+from dts.management.shell.fields import Field, Kind
+from dts.management.shell.grammar import Arguments, command
+from dts.management.shell.output import Column
 
 if TYPE_CHECKING:
-    from dts.management.session import Session
+    from dts.management.shell.session import Session
 
 FUNCTIONS = RecordKind(
     noun="functions",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
-from dts.management.fields import Field, Kind
-from dts.management.output import Column
+from dts.management.shell.fields import Field, Kind
+from dts.management.shell.output import Column
 
 NAMESPACES = RecordKind(
     noun="namespaces",

@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from dts.errors import InvalidInput, RequestRefused
-from dts.management.fields import Field, Kind, find_field
-from dts.management.grammar import FORCE, LIMIT, SECRET_FILE, Arguments, Command, Flag, command
-from dts.management.output import Column, limit_of
-from dts.management.secrets import Secret, choose_secret
+from dts.management.shell.fields import Field, Kind, find_field
+from dts.management.shell.grammar import FORCE, LIMIT, SECRET_FILE, Arguments, Command, Flag, command
+from dts.management.shell.output import Column, limit_of
+from dts.management.shell.secrets import Secret, choose_secret
 
 if TYPE_CHECKING:
+    from dts.management.api.resources import Record, Records
     from dts.management.client import AdminClient
-    from dts.management.resources import Record, Records
-    from dts.management.session import Session
+    from dts.management.shell.session import Session
 
 ADOPT = Flag("--force", "even if runs of a former user of that name are kept: they become the new one's")
 

@@ -13,8 +13,8 @@ from functools import partial
 from dts.broker import Consumer, Delivery
 from dts.model import LogEntry
 from dts.server.daemons._base import Daemon
-from dts.server.mail import Mailer
-from dts.wire import codec, dts_pb2, telling
+from dts.server.daemons.mail import Mailer
+from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import LOGS
 
 logger = logging.getLogger(__name__)
@@ -82,17 +82,17 @@ def read_record(delivery: Delivery) -> LogEntry:
     message = delivery.message
     record = codec.decode(dts_pb2.LogRecord, message.body, message.content_encoding, max_size=_MAX_RECORD)
     digest = hashlib.blake2b(message.body, digest_size=8).hexdigest()
-    when = telling.moment(record.time, time.time())
+    when = sanitize.moment(record.time, time.time())
     text = record.message if len(record.message) <= _MAX_TEXT else record.message[:_MAX_TEXT] + "…"
     return LogEntry(
         id=f"{int(when * 1000):014x}{digest}",
-        host=telling.name(record.host),
-        source=telling.name(record.source),
+        host=sanitize.name(record.host),
+        source=sanitize.name(record.source),
         time=when,
-        level=telling.level(record.level),
-        logger=telling.name(record.logger),
+        level=sanitize.level(record.level),
+        logger=sanitize.name(record.logger),
         message=text,
-        job=telling.job(record.job),
+        job=sanitize.job(record.job),
     )
 
 

@@ -16,10 +16,10 @@ import msgspec
 from dts.broker import Consumer, Delivery
 from dts.errors import WireError
 from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap, split_job_id
+from dts.server.attempts.plan import Attempts, Reading
+from dts.server.attempts.poison import poisoned_jobs
 from dts.server.daemons._base import Daemon
-from dts.server.daemons.attempts import Attempts, Reading
-from dts.server.poison import poisoned_jobs
-from dts.wire import codec, dts_pb2, telling
+from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def read_results(delivery: Delivery) -> Reading:
 def _check(batch: dts_pb2.ResultBatch) -> None:
     """Make sure that a batch has nothing that cannot be kept, or passed on."""
     names = batch.run, batch.function, batch.worker, batch.version
-    if split_job_id(batch.block) is None or max(map(len, names)) > telling.MAX_NAME:
+    if split_job_id(batch.block) is None or max(map(len, names)) > sanitize.MAX_NAME:
         raise WireError("it does not say which block, run, function and worker it is of")
     if not all(math.isfinite(claim.expires) and claim.fence <= _MAX_COUNT for claim in batch.claims):
         raise WireError("it claims a lease until a time that is none, or under a fence that is too high")

@@ -17,9 +17,9 @@ from dts.broker import Consumer, Delivery
 from dts.errors import WireError
 from dts.model import WorkerState
 from dts.server.daemons._base import Daemon
-from dts.server.fleet import latest_of_hosts
-from dts.server.mail import Mailer
-from dts.wire import codec, dts_pb2, telling
+from dts.server.daemons.mail import Mailer
+from dts.server.lookup.fleet import latest_of_hosts
+from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import HEARTBEATS
 
 logger = logging.getLogger(__name__)
@@ -146,32 +146,32 @@ def read_heartbeat(delivery: Delivery) -> WorkerState:
     beat = codec.decode(dts_pb2.Heartbeat, message.body, message.content_encoding, max_size=_MAX_HEARTBEAT)
     if not beat.worker or not beat.host:
         raise WireError("a heartbeat must say of which worker and host it is")
-    if max(len(beat.worker), len(beat.host)) > telling.MAX_NAME:
-        raise WireError(f"a heartbeat has a name of over {telling.MAX_NAME} characters")
+    if max(len(beat.worker), len(beat.host)) > sanitize.MAX_NAME:
+        raise WireError(f"a heartbeat has a name of over {sanitize.MAX_NAME} characters")
     if max(len(beat.routes), len(beat.functions), len(beat.running)) > _MAX_ROWS:
         raise WireError(f"a heartbeat has over {_MAX_ROWS} rows of a kind")
     now = time.time()
     return WorkerState(
         worker=beat.worker,
         host=beat.host,
-        time=min(telling.moment(beat.time, now), now),  # a clock that is ahead must not hide a silence
+        time=min(sanitize.moment(beat.time, now), now),  # a clock that is ahead must not hide a silence
         pid=beat.pid,
-        version=telling.name(beat.version),
-        started=telling.moment(beat.started, now),
-        routes=tuple(telling.name(route) for route in beat.routes),
-        cpu=telling.finite(beat.cpu_percent, low=0, high=100),
-        memory=telling.finite(beat.memory_percent, low=0, high=100),
-        disk=telling.finite(beat.disk_percent, low=0, high=100),
-        load=telling.finite(beat.load_1m, low=0, high=_MAX_LOAD),
+        version=sanitize.name(beat.version),
+        started=sanitize.moment(beat.started, now),
+        routes=tuple(sanitize.name(route) for route in beat.routes),
+        cpu=sanitize.finite(beat.cpu_percent, low=0, high=100),
+        memory=sanitize.finite(beat.memory_percent, low=0, high=100),
+        disk=sanitize.finite(beat.disk_percent, low=0, high=100),
+        load=sanitize.finite(beat.load_1m, low=0, high=_MAX_LOAD),
         children=beat.children,
         jobs_running=beat.jobs_running,
-        state=telling.name(beat.state),
-        functions={telling.name(name): _counts(counts) for name, counts in beat.functions.items()},
+        state=sanitize.name(beat.state),
+        functions={sanitize.name(name): _counts(counts) for name, counts in beat.functions.items()},
         running=tuple(
             {
-                "job": telling.name(job.job),
-                "function": telling.name(job.function),
-                "started": telling.moment(job.started, now),
+                "job": sanitize.name(job.job),
+                "function": sanitize.name(job.function),
+                "started": sanitize.moment(job.started, now),
             }
             for job in beat.running
         ),

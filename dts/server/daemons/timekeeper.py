@@ -26,18 +26,18 @@ from functools import partial
 from dts.broker import Consumer, Event
 from dts.errors import BrokerUnavailable, RouteUnavailable, StoreUnavailable
 from dts.model import Block
-from dts.server import cancel
-from dts.server.catalogue import Catalogue
+from dts.server.attempts.delays import FORGET_AFTER, Firing
+from dts.server.attempts.leases import requeue_expired
 from dts.server.daemons._base import Daemon
-from dts.server.daemons.burial import Burial
 from dts.server.damaged import jobs_of
-from dts.server.delayed import FORGET_AFTER, Firing
-from dts.server.gate import Gate
-from dts.server.leases import requeue_expired
-from dts.server.overdue import end_overdue
-from dts.server.publisher import Publisher
-from dts.server.repair import Again, Repair
-from dts.server.retention import Retention
+from dts.server.dead.settle import Burial
+from dts.server.ending import cancel
+from dts.server.ending.overdue import end_overdue
+from dts.server.ending.retention import Retention
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish.gate import Gate
+from dts.server.publish.publisher import Publisher
+from dts.server.publish.repair import Again, Repair
 from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)

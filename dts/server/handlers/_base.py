@@ -28,14 +28,14 @@ from dts.errors import (
     WireError,
 )
 from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
+from dts.server.access.limits import OverLimit
+from dts.server.access.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
+from dts.server.audit.log import EndNotRecorded, EndRefused, LogRefused, NotBegun
 from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.context import Context
-from dts.server.declare import declaration_of
-from dts.server.ingest import describe_json_error
-from dts.server.limits import OverLimit
-from dts.server.operations import EndNotRecorded, EndRefused, LogRefused, NotBegun
-from dts.server.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
-from dts.server.wording import in_words
+from dts.server.handlers.declare import declaration_of
+from dts.server.handlers.validation_messages import in_words
+from dts.server.intake.ingest import describe_json_error
 
 logger = logging.getLogger(__name__)
 

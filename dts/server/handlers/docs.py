@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dts.server.consts import CONTENT_JSON, ErrorCode
-from dts.server.declare import declares
 from dts.server.handlers._base import ApiError, DtsHandler
+from dts.server.handlers.declare import declares
 
 _ASSETS = Path(__file__).parents[1] / "static"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}

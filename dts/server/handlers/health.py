@@ -11,8 +11,8 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from dts.errors import DtsError
-from dts.server.declare import declares
 from dts.server.handlers._base import DtsHandler
+from dts.server.handlers.declare import declares
 
 logger = logging.getLogger(__name__)
 

@@ -27,16 +27,16 @@ from dts.model import (
     new_id,
     split_job_id,
 )
-from dts.server.cancel import add_blocks, cancel_job, cancel_unfinished
+from dts.server.access.limits import OverLimit
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
-from dts.server.declare import declares
+from dts.server.ending.cancel import add_blocks, cancel_job, cancel_unfinished
 from dts.server.handlers._base import ApiError, DtsHandler, signed
-from dts.server.hub import Told
-from dts.server.jobstate import waiting_fields
-from dts.server.limits import OverLimit
-from dts.server.results import STATES, part_results, result_fields
-from dts.server.slices import decode_block
-from dts.server.submission import JobParams, Submission
+from dts.server.handlers.declare import declares
+from dts.server.handlers.jobstate import waiting_fields
+from dts.server.intake.submission import JobParams, Submission
+from dts.server.lookup.hub import Told
+from dts.server.publish.slices import decode_block
+from dts.server.record.results import STATES, part_results, result_fields
 
 _SMALL = 16
 """Jobs in a block whose parts are read without a look at its outcome first."""

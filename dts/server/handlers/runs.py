@@ -11,7 +11,7 @@ from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
 from dts.model import Block, Part, Run, RunState, User, bitmap, job_id, new_id
-from dts.server.cancel import add_blocks, cancel_jobs_of_run
+from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
     CONTENT_PROTOBUF,
@@ -19,13 +19,13 @@ from dts.server.consts import (
     MAX_WAIT,
     ErrorCode,
 )
-from dts.server.declare import declares
+from dts.server.ending.cancel import add_blocks, cancel_jobs_of_run
 from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers.declare import declares
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
-from dts.server.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
-from dts.server.limits import OverLimit
-from dts.server.options import AttemptParams, own_options
-from dts.server.results import part_results, result_fields
+from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
+from dts.server.intake.options import AttemptParams, own_options
+from dts.server.record.results import part_results, result_fields
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
 

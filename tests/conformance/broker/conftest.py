@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from dts.broker import Broker, amqp_link, open_broker
+from dts.broker import Broker, open_broker
+from dts.broker.amqp import link as amqp_link
 from tests.conformance.broker.peer import Peer
 from tests.services.rabbitmq import RabbitServer, available
 

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dts.broker import Broker, Event, amqp_consumer, sqlite_consumer
+from dts.broker import Broker, Event
+from dts.broker.amqp import consumer as amqp_consumer
+from dts.broker.sqlite import consumer as sqlite_consumer
 from tests.conformance.broker.peer import Peer
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from dts.broker import Broker, Event, Message, amqp_link, open_broker
+from dts.broker import Broker, Event, Message, open_broker
+from dts.broker.amqp import link as amqp_link
 from dts.errors import BrokerUnavailable
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
 from tests.services.base import free_port

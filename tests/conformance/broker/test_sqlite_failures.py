@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dts.broker import Broker, Message, open_broker
-from dts.broker.sqlite_wake import Mailbox
+from dts.broker.sqlite.wake import Mailbox
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.store import open_store
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take

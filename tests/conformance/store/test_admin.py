@@ -17,7 +17,7 @@ from pymongo import MongoClient
 from dts.errors import DuplicateKey, LastAdministrator, LogDamaged
 from dts.model import LAST_OPERATION, DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
 from dts.store import Store
-from dts.store.abc_retention import RunNote
+from dts.store.contract.retention import RunNote
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)

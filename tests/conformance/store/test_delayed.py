@@ -85,7 +85,7 @@ async def test_only_later_attempts_than_one_are_told_for_each_block_its_own(stor
 async def test_what_was_planned_is_read_in_parts_and_told_whole(
     store: Store, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr("dts.store.shared.PLANNED_AT_ONCE", at_once)
+    monkeypatch.setattr("dts.store.contract.shared.PLANNED_AT_ONCE", at_once)
     blocks = [await a_block(store) for _ in range(3)]
     planned = {block.id: {2: jobs(0, 1, 2), 3: jobs(1, 2), 9: jobs(2)} for block in blocks[:2]}
     await store.add_delayed(

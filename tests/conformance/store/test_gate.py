@@ -11,7 +11,7 @@ import pytest
 
 from dts.model import Block
 from dts.store import Store
-from dts.store.abc_gate import Release
+from dts.store.contract.gate import Release
 from tests.conformance.store.builders import jobs, make_block, make_run, succeeded
 from tests.conformance.store.test_delayed import make_slice
 

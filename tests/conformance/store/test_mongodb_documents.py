@@ -18,7 +18,7 @@ from pymongo.database import Database
 from dts.errors import BlockConflict
 from dts.model import DeadLetter, DelayedSlice, Operation, RunState
 from dts.store import Store, open_store
-from dts.store.abc_gate import Release
+from dts.store.contract.gate import Release
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
 from tests.services.mongodb import MongoServer
 

@@ -11,8 +11,9 @@ import pytest
 
 from dts.errors import StoreUnavailable
 from dts.model import Block, Run
-from dts.store import mongo_blocks, open_store
-from dts.store.mongo_connection import Collection, MongoConnection
+from dts.store import open_store
+from dts.store.mongo import blocks as mongo_blocks
+from dts.store.mongo.connection import Collection, MongoConnection
 from tests.conformance.store.builders import make_block, make_run, succeeded
 from tests.services.mongodb import MongoReplicaSet, MongoServer, available
 

@@ -10,7 +10,7 @@ import pytest
 
 from dts.model import Block, DeadLetter, Run, Statistics, job_id, new_id
 from dts.store import Store
-from dts.store.shared import PAGE_BYTES
+from dts.store.contract.shared import PAGE_BYTES
 from tests.conformance.store.builders import at_work, failed, jobs, make_block, make_run, succeeded
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dts.model import DeadLetter, Run
 from dts.store import Store
-from dts.store.abc_retention import LETTERS_AT_ONCE, RunNote
+from dts.store.contract.retention import LETTERS_AT_ONCE, RunNote
 from tests.conformance.store.builders import make_run
 
 

@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from dts.broker import open_broker
+from dts.embedded import thread as sqlite_thread
 from dts.errors import ConfigError, StoreUnavailable
 from dts.model import DelayedSlice, KeyedRequest, RunState, new_id
-from dts.store import open_store, sqlite, sqlite_admin, sqlite_repair, sqlite_thread
+from dts.store import open_store
 from dts.store.abc import KEYS_KEPT
-from dts.store.sqlite_schema import TABLES, open_database
+from dts.store.sqlite import admin as sqlite_admin
+from dts.store.sqlite import repair as sqlite_repair
+from dts.store.sqlite import store as sqlite
+from dts.store.sqlite.schema import TABLES, open_database
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 

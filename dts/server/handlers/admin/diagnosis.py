@@ -14,9 +14,9 @@ from dts.broker import Broker
 from dts.errors import BrokerUnavailable, DtsError
 from dts.model import DEFAULT_ROUTE, Function, User, WorkerState
 from dts.server.daemons import DAEMONS, daemons_present
-from dts.server.declare import declares
-from dts.server.fleet import ALIVE, latest_of_hosts
 from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers.declare import declares
+from dts.server.lookup.fleet import ALIVE, latest_of_hosts
 from dts.wire import queues
 
 _KINDS = {"SqliteStore": "sqlite", "MongoStore": "mongodb", "SqliteBroker": "sqlite", "AmqpBroker": "amqp"}

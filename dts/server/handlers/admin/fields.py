@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from dts.server import wording
+from dts.server.handlers import validation_messages
 from dts.server.handlers._base import PageQuery
 
 Text = Annotated[str, Meta(max_length=10_000)]
@@ -22,8 +22,8 @@ Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Time = Annotated[float, Meta(description="seconds since the epoch")]
 Role = Literal["administrator", "operator", "developer", "user"]
 
-NamespaceChoice = Annotated[str, Meta(pattern=wording.NAMESPACE_CHOICE)]
-RouteName = Annotated[str, Meta(pattern=wording.ROUTE)]
+NamespaceChoice = Annotated[str, Meta(pattern=validation_messages.NAMESPACE_CHOICE)]
+RouteName = Annotated[str, Meta(pattern=validation_messages.ROUTE)]
 Secret = Annotated[str, Meta(min_length=8, max_length=1024)]
 KeyText = Annotated[str, Meta(min_length=1, max_length=20_000)]
 

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from dts.model import LogFilter, User
-from dts.server.declare import declares
 from dts.server.handlers._base import DtsHandler, PageQuery, signed
 from dts.server.handlers.admin.fields import given
+from dts.server.handlers.declare import declares
 
 Since = Annotated[float, Meta(ge=0, le=1e12)]
 

@@ -9,8 +9,9 @@ from msgspec import Meta, Struct
 
 from dts.errors import InvalidName
 from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
-from dts.server import plugins, wording
+from dts.server import plugins
 from dts.server.consts import ErrorCode
+from dts.server.handlers import validation_messages
 from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
@@ -23,12 +24,12 @@ from dts.server.handlers.admin.fields import (
     initial,
     view,
 )
-from dts.store.records import Scalar
+from dts.store.contract.records import Scalar
 
 _MEBIBYTE = 1024 * 1024
 _LEFT_ROUTES = 8  # that are remembered of a function
 
-ExceptionName = Annotated[str, Meta(pattern=wording.EXCEPTION)]
+ExceptionName = Annotated[str, Meta(pattern=validation_messages.EXCEPTION)]
 
 
 class FunctionFields(Limited, kw_only=True):

@@ -11,7 +11,7 @@ from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import Limited, Text, changes, filters, initial, view
 from dts.server.handlers.admin.functions import Functions
-from dts.store.records import Scalar
+from dts.store.contract.records import Scalar
 
 
 class NamespaceFields(Limited, kw_only=True):

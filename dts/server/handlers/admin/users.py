@@ -11,9 +11,9 @@ from msgspec import Meta
 
 from dts.errors import LastAdministrator
 from dts.model import ADMINISTRATOR, ANY_NAMESPACE, RESERVED_NAMESPACE, Namespace, User, check_user_id
-from dts.server import wording
-from dts.server.cancel import cancel_unfinished
 from dts.server.consts import ErrorCode
+from dts.server.ending.cancel import cancel_unfinished
+from dts.server.handlers import validation_messages
 from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
@@ -28,7 +28,7 @@ from dts.server.handlers.admin.fields import (
     initial,
     view,
 )
-from dts.store.records import Where, last_administrator
+from dts.store.contract.records import Where, last_administrator
 
 Grace = Annotated[float, Meta(ge=0, le=10**9)]
 
@@ -38,7 +38,7 @@ class UserFields(Limited, kw_only=True):
 
     roles: Annotated[tuple[Role, ...], Meta(min_length=1)] = ("user",)
     namespaces: tuple[NamespaceChoice, ...] = ()
-    email: Annotated[str, Meta(max_length=254, pattern=wording.EMAIL)] = ""
+    email: Annotated[str, Meta(max_length=254, pattern=validation_messages.EMAIL)] = ""
     disabled: bool = False
 
 

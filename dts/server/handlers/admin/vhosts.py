@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from dts.model import VirtualHost, check_host_id
-from dts.server import wording
 from dts.server.consts import ErrorCode
+from dts.server.handlers import validation_messages
 from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import KeyText, RouteName, Text, changes, filters, initial, view
@@ -29,9 +29,9 @@ class VirtualHostFields(Struct, forbid_unknown_fields=True, kw_only=True):
 
     address: Annotated[str, Meta(max_length=255)] = ""
     port: Annotated[int, Meta(ge=1, le=65535)] = 22
-    ssh_user: Annotated[str, Meta(pattern=wording.SSH_USER)] = "dts"
+    ssh_user: Annotated[str, Meta(pattern=validation_messages.SSH_USER)] = "dts"
     host_key: Annotated[str, Meta(max_length=10_000)] = ""
-    functions_dir: Annotated[str, Meta(max_length=4096, pattern=wording.FOLDER)] = ""
+    functions_dir: Annotated[str, Meta(max_length=4096, pattern=validation_messages.FOLDER)] = ""
     routes: tuple[RouteName, ...] = ()
     description: Text = ""
 

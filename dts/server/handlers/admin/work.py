@@ -7,14 +7,14 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import Run, RunState, User
-from dts.server.cancel import cancel_unfinished
+from dts.server.audit.log import operation_logger
 from dts.server.consts import ErrorCode
-from dts.server.declare import declares
+from dts.server.ending.cancel import cancel_unfinished
 from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.handlers.declare import declares
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
 from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunsQuery, RunView, run_fields
-from dts.server.operations import operation_logger
-from dts.server.repair import Again, Requeued
+from dts.server.publish.repair import Again, Requeued
 
 
 class AnyonesRunsQuery(RunsQuery, forbid_unknown_fields=True, kw_only=True):

@@ -1,0 +1,395 @@
+"""A connection to RabbitMQ that is made again whenever it is lost, and what every user of one needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, ConnectionLost, connect
+from dts.broker.amqp.url import AmqpUrl
+from dts.wire.queues import BOUNDED, DEAD
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 30.0
+"""Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
+
+REGISTRY_SAVED_AFTER = 1.0
+"""Seconds before a queue is used that may be new. RabbitMQ (seen with 3.10) writes its registry of quorum queues to
+disk only after half a second: killed before that, it comes back with a queue that has no leader ever again, and what
+was confirmed is lost."""
+
+LEADERLESS_TIMES, LEADERLESS_SECONDS = 3, 5.0
+"""So many requests about a queue in a row, over so many seconds at least, that were not answered by a broker which
+answers about others meanwhile: then the queue has no leader."""
+
+NOT_FOUND = 404
+"""AMQP 0-9-1 reply code: there is no such queue."""
+
+PRECONDITION_FAILED = 406
+"""AMQP 0-9-1 reply code: among others, the queue exists with other arguments."""
+
+
+def in_words(error: BaseException) -> str:
+    """Why a broker cannot be reached, for people."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nobody listens there"
+    if isinstance(error, socket.gaierror):
+        return "there is no host of that name"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionLost):
+        return f"it closed the connection: {error}" if str(error) else "it closed the connection, or speaks no AMQP"
+    return str(error) or repr(error)
+
+
+class Backoff:
+    """Seconds to wait between attempts: doubled each time up to `most`, and spread, lest all clients come at once."""
+
+    def __init__(self, first: float = 0.05, most: float = 3.0) -> None:
+        self._first = first
+        self._most = most
+        self._next = first
+
+    def reset(self) -> None:
+        """An attempt went well."""
+        self._next = self._first
+
+    async def wait(self) -> None:
+        """Wait before the next attempt."""
+        delay = self._next * random.uniform(0.5, 1.0)
+        self._next = min(self._next * 2, self._most)
+        await asyncio.sleep(delay)
+
+
+class KnownQueues:
+    """When this process first saw each queue, over all connections of a broker object.
+
+    Whoever made a queue, it may have been a moment ago and in another process: it is used only when it has been known
+    for REGISTRY_SAVED_AFTER seconds. All who wait for that wait at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._usable: set[str] = set()
+        # By queue: when it first did not answer, on which connection, and how often since then.
+        self._silent: dict[str, tuple[float, Connection, int]] = {}
+        self._answered_at = 0.0  # for whichever queue
+
+    def saw(self, queue: str, *, is_new: bool) -> None:
+        """A queue is there now; `is_new` if it was not a moment ago."""
+        if is_new:
+            self.forget(queue)
+        self._since.setdefault(queue, time.monotonic())
+
+    def forget(self, queue: str) -> None:
+        """A queue is gone: the next of that name is another."""
+        self._since.pop(queue, None)
+        self._usable.discard(queue)
+
+    def usable(self, queues: Iterable[str]) -> bool:
+        """Whether all of these may be used at once."""
+        return self._usable.issuperset(queues)
+
+    async def wait(self, queues: Iterable[str]) -> None:
+        """Wait until all of these that are there may be used."""
+        left = {queue for queue in queues if queue not in self._usable}
+        while waiting := [self._since[queue] for queue in left if queue in self._since]:
+            delay = max(waiting) + REGISTRY_SAVED_AFTER - time.monotonic()
+            if delay <= 0:
+                break
+            await asyncio.sleep(delay)
+        self._usable.update(left & self._since.keys())
+
+    def answered(self, queue: str) -> None:
+        """The broker has answered a request about a queue."""
+        self._answered_at = time.monotonic()
+        self._silent.pop(queue, None)
+
+    def silent(self, queue: str, connection: Connection | None) -> None:
+        """A request about a queue was not answered in time; says so once when no leader can be the only reason."""
+        if connection is None or not connection.is_open or connection.blocked:
+            return
+        now = time.monotonic()
+        first, before, times = self._silent.get(queue, (now, connection, 0))
+        if before is not connection:
+            first, times = now, 0
+        if times < LEADERLESS_TIMES and now - first < LEADERLESS_SECONDS:
+            times = min(times + 1, LEADERLESS_TIMES - 1)
+        elif times < LEADERLESS_TIMES and self._answered_at > first:
+            times += 1
+            if times == LEADERLESS_TIMES:
+                log.error(
+                    "queue %s does not answer while the connection is healthy: RabbitMQ has no leader for it. "
+                    "It must be deleted (rabbitmqctl delete_queue %s) to be made anew",
+                    queue,
+                    queue,
+                )
+        self._silent[queue] = first, connection, times
+
+
+class Link:
+    """Keeps one connection open from `start` to `close`. `queues` is shared by the links of a broker object."""
+
+    def __init__(self, url: AmqpUrl, purpose: str, queues: KnownQueues) -> None:
+        self._url = url
+        self._purpose = purpose
+        self.queues = queues
+        self._connection: Connection | None = None
+        self._up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has ended in whichever way."""
+        self.trouble: BaseException | None = None
+        """Why the last attempt to connect has failed; None if it has not."""
+
+    @property
+    def current(self) -> Connection | None:
+        """The connection, if it is open now."""
+        return self._connection if self._connection is not None and self._connection.is_open else None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.create_task(self._run(), name=f"amqp-{self._purpose}")
+
+    async def close(self) -> None:
+        """Close the connection and make no other. May be called twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def connection(self) -> Connection:
+        """The open connection; waits for it as long as it takes."""
+        while (connection := self.current) is None:
+            self._up.clear()
+            await self._up.wait()
+        return connection
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        failures = 0
+        while True:
+            try:
+                connection = await connect(self._url, self._purpose)
+            except AMQP_ERRORS as error:
+                level = logging.DEBUG if failures else logging.WARNING
+                log.log(level, "cannot connect to %s, will try again: %s", self._url, in_words(error))
+                failures += 1
+                self.trouble = error
+                self.tried.set()
+                await backoff.wait()
+                continue
+            except Exception:
+                log.exception("cannot connect to %s, will try again", self._url)
+                await backoff.wait()
+                continue
+            log.info("connected to %s for %s", self._url, self._purpose)
+            failures = 0
+            await self._hold(connection, backoff)
+            log.warning("lost the connection to %s for %s", self._url, self._purpose)
+            await backoff.wait()
+
+    async def _hold(self, connection: Connection, backoff: Backoff) -> None:
+        """Offer a connection for as long as it lives. One that lived for a second ends the waiting of failures."""
+        clock = asyncio.get_running_loop().time
+        since = clock()
+        self._connection = connection
+        self.trouble = None
+        self.tried.set()
+        self._up.set()
+        try:
+            await connection.connection_closed.wait()
+        finally:
+            self._connection = None
+            await connection.shut()
+        if clock() - since > 1:
+            backoff.reset()
+
+
+@asynccontextmanager
+async def scratch_channel(connection: Connection) -> AsyncIterator[Channel]:
+    """A channel for something that may fail, since a failure closes the channel that it happens on."""
+    channel: Channel = await connection.channel()
+    try:
+        yield channel
+    finally:
+        channel.discard()
+
+
+async def ensure_queues(connection: Connection, queues: Sequence[str], delivery_limit: int, known: KnownQueues) -> None:
+    """Make the queues that are not there, and the dead-letter queue before them; once per connection.
+
+    Returns when they may be used: see `KnownQueues`.
+
+    Raises:
+        AMQP_ERRORS: the broker refused or did not answer.
+    """
+    if connection.declared.issuperset(queues) and known.usable(queues):
+        return
+    needed = list(dict.fromkeys((DEAD, *queues)))
+    async with asyncio.timeout(REQUEST_TIMEOUT), connection.declaring:
+        for name in needed:
+            if name not in connection.declared:
+                began = time.monotonic()
+                try:
+                    is_new = await _declare(connection, name, _arguments(connection, name, delivery_limit))
+                except (TimeoutError, asyncio.CancelledError):  # by a deadline of ours, or of the caller's
+                    if time.monotonic() - began > 1:
+                        known.silent(name, connection)
+                    raise
+                known.saw(name, is_new=is_new)
+                connection.declared.add(name)
+    await known.wait(needed)  # the lock is free meanwhile, so that others can declare and wait as well
+
+
+def gone(connection: Connection, queue: str, known: KnownQueues) -> None:
+    """Have a queue that is not there any more made anew before it is used again."""
+    connection.declared.discard(queue)
+    known.forget(queue)
+
+
+async def _declare(connection: Connection, queue: str, arguments: dict[str, str | int]) -> bool:
+    """Declare a queue; returns whether it was not there before."""
+    is_new = not await _exists(connection, queue)
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(queue, durable=True, arguments=arguments)
+    except ChannelClosed as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        # Arguments of a queue cannot be changed: what an older configuration made is used as it is.
+        log.warning("queue %s exists with other arguments, and is used so: %s", queue, error.message)
+    return is_new
+
+
+async def difference(connection: Connection, queue: str, delivery_limit: int) -> str:
+    """How a queue's arguments differ from those that it would be made with, in the broker's words; empty if not.
+
+    Raises:
+        AMQP_ERRORS: the broker did not answer.
+    """
+    if not await _exists(connection, queue):
+        return ""
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(queue, durable=True, arguments=_arguments(connection, queue, delivery_limit))
+    except ChannelClosed as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        return str(error.message)
+    return ""
+
+
+async def _exists(connection: Connection, queue: str) -> bool:
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != NOT_FOUND:
+            raise
+        return False
+    return True
+
+
+def _arguments(connection: Connection, queue: str, delivery_limit: int) -> dict[str, str | int]:
+    if queue == DEAD:
+        # RabbitMQ 4 has a limit by default, and drops what exceeds it where there is no dead-letter exchange.
+        unlimited = {"x-delivery-limit": -1} if connection.server_version >= (4,) else {}
+        return {"x-queue-type": "quorum", **unlimited}
+    if queue in BOUNDED:
+        return {"x-queue-type": "quorum", "x-max-length": BOUNDED[queue], "x-overflow": "drop-head"}
+    return {
+        "x-queue-type": "quorum",
+        # RabbitMQ counts hand-overs after the first.
+        "x-delivery-limit": delivery_limit - 1,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": DEAD,
+        # Confirmed by the dead-letter queue before it leaves this one; RabbitMQ wants the overflow policy with it.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+class Tap(ABC):
+    """Keeps one channel open that messages come in by, over every loss of the channel or of its connection."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        self._link = link
+        self._name = name
+        self._channel: Channel | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def open(self) -> None:
+        """Begin; returns before a channel is there."""
+        self._task = asyncio.create_task(self._run(), name=self._name)
+
+    @abstractmethod
+    async def _set_up(self, connection: Connection, channel: Channel) -> None:
+        """Declare, bind and consume on a new channel. Raises AMQP_ERRORS."""
+
+    def _timed_out(self, connection: Connection) -> None:  # noqa: B027 - most need do nothing
+        """`_set_up` has taken too long."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """The channel is gone, and what came by it and is not settled."""
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Let those who wait look again: there is something, or it is closed."""
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff()
+        while True:
+            connection = await self._link.connection()
+            try:
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    self._channel = await connection.channel()
+                    await self._set_up(connection, self._channel)
+                self._ready.set()
+                since = clock()
+                await self._channel.lost.wait()
+                if clock() - since > 1:
+                    backoff.reset()
+                log.info("%s: channel lost (%s), opening another", self._name, self._channel.why)
+            except AMQP_ERRORS as error:
+                log.warning("%s: cannot open a channel, will try again: %r", self._name, error)
+                if isinstance(error, TimeoutError):
+                    self._timed_out(connection)
+            except Exception:
+                # A consumer that ends in silence would be worse than one that complains for ever.
+                log.exception("%s: cannot open a channel, will try again", self._name)
+            finally:
+                self._drop_channel()
+            await backoff.wait()
+
+    def _drop_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        self._ready.clear()
+        self._forget()
+        if channel is not None:
+            channel.discard()
+
+    async def close(self) -> None:
+        """Take no more, and give back what is not settled. May be called twice."""
+        self._closed = True
+        self._wake()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None

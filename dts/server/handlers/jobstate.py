@@ -1,0 +1,55 @@
+"""What is told of a job that has not ended: which state it is in, and what is known beyond that."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dts.model import Block, DelayedSlice, JobState
+from dts.server.lookup.hub import Hub, Told
+from dts.server.record.results import result_fields
+from dts.store import Store
+from dts.wire import codec, dts_pb2
+
+RUNNING = "limits.running"
+"""What a job waits for that may run, once others have ended."""
+
+_OF_ERRORS = ("error", "duration", "worker", "version", "started")
+
+
+async def waiting_fields(store: Store, hub: Hub, block: Block, index: int) -> dict[str, object]:
+    """The state of a job that has not ended, and what goes with it."""
+    outcome, slices, leases = await asyncio.gather(
+        store.get_outcome(block.id), store.list_delayed(block.id), store.list_leases([block.id])
+    )
+    for each in slices:
+        if each.jobs >> index & 1:
+            waits: dict[str, object] = {"waits_for": RUNNING} if each.gated else {"due": round(each.due, 6)}
+            return {"state": JobState.DELAYED.value, **waits, **_last_attempt(each, index)}
+    held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in leases)
+    if held or (outcome is not None and outcome.running >> index & 1):
+        return {"state": JobState.RUNNING.value, **_told_fields(hub.progress_of(block.id, index))}
+    if not block.published and block.not_before:
+        return {"state": JobState.DELAYED.value, "due": round(block.not_before, 6)}
+    return {"state": (JobState.QUEUED if block.published else JobState.ACCEPTED).value}
+
+
+def _told_fields(told: Told | None) -> dict[str, object]:
+    """What a running job has said of itself."""
+    fields: dict[str, object] = {}
+    if told is not None and (told.done or told.total):
+        fields["progress"] = {"done": told.done, "total": told.total}
+    if told is not None and memoryview(told.partials):
+        fields["partials"] = told.partials
+    return fields
+
+
+def _last_attempt(each: DelayedSlice, index: int) -> dict[str, object]:
+    """The number of the attempt to come, and how the last one failed."""
+    fields: dict[str, object] = {"attempt": each.attempt}
+    if each.body:
+        batch = codec.decode(dts_pb2.ResultBatch, each.body, each.content_encoding)
+        for result in batch.results:
+            if result.index == index:
+                about = result_fields(batch, result)
+                fields |= {name: about[name] for name in _OF_ERRORS}
+    return fields

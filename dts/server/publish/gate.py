@@ -1,0 +1,294 @@
+"""Keeps the limits `running`: as many jobs of a user, a namespace, a function are under way as it may have, no more.
+
+Jobs of those without such a limit never come here. Others are not published when they are accepted, or due for another
+attempt: they wait in the store as a gated slice. One timekeeper of all, who holds the gate, lets as many go as there
+is room for: the limit less what is in flight, which is what was published and has neither ended nor waits. It looks
+whenever results were recorded.
+
+A release is three steps: the slice notes which of its jobs are let go, their messages are published, and the note is
+struck out. Whoever takes the gate over publishes what such notes name, so a crash may have a job published twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from itertools import islice
+
+from dts.broker import Broker, Event, Message
+from dts.config import ServerSettings
+from dts.errors import RouteUnavailable
+from dts.model import Block, DelayedSlice, Function, bitmap
+from dts.server.access.limits import RunningLimits, Subject
+from dts.server.damaged import jobs_of
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish.slices import delayed_messages
+from dts.server.record.blocks import outcomes_of
+from dts.store import Store
+from dts.store.contract.gate import Release
+from dts.wire import dts_pb2
+from dts.wire.queues import TOPIC_GATED
+
+logger = logging.getLogger(__name__)
+
+_NAME = "gate"
+_HELD = 8.0
+_TRUSTED = 4.0
+_RENEW = 2.0
+"""Seconds for which the gate is held, for which the holder goes by that, and after which it makes sure: between the
+first two there is time for a write that was begun while it did."""
+
+_LOOK = 1.0  # seconds after which to look whether somebody new waits, however much there is to do
+_SLICES = 50  # read at once
+_SPREAD = 16
+"""Messages that the room of a limit is spread over at least: jobs in one message run one after the other."""
+
+_AT_ONCE = 10
+"""Blocks that are asked for at once: one by one, single jobs would cost a round trip each, and bodies may be large."""
+
+_NAMED = 10_000
+"""Blocks that the store is asked about by name; of more it is cheaper to have a look at all."""
+
+_DECODED = 8
+_DECODED_BYTES = 32 * 1024 * 1024
+"""Blocks that are kept decoded, and their size: a block is let go a few jobs at a time."""
+
+
+def gated(block: Block) -> DelayedSlice:
+    """How a block waits at the gate: all its jobs, for their first attempt."""
+    jobs, due = bitmap.full(block.count), max(block.created, block.not_before)
+    name = f"{block.id}.gate"
+    return DelayedSlice(name, block.id, block.run, block.user, block.function, due, jobs=jobs, gated=True)
+
+
+async def hold_back(store: Store, broker: Broker, slices: Sequence[DelayedSlice]) -> None:
+    """Have slices wait at the gate: new ones of accepted blocks, and those in the store that are due.
+
+    Raises:
+        StoreUnavailable: some may wait there; the same again is harmless.
+    """
+    if new := [each for each in slices if each.gated]:
+        await store.add_delayed(new)
+        await store.mark_published([each.block for each in new])
+    if due := [each.id for each in slices if not each.gated]:
+        await store.gate_delayed(due)
+    await broker.broadcast(TOPIC_GATED, "new")
+
+
+class Gate:
+    """Lets jobs go. Several processes may have one; it does nothing where another holds it."""
+
+    def __init__(self, store: Store, broker: Broker, catalogue: Catalogue, settings: ServerSettings) -> None:
+        self._store = store
+        self._broker = broker
+        self._catalogue = catalogue
+        self._settings = settings
+        self._limits = RunningLimits(store)
+        self._me = uuid.uuid4().hex
+        self._trusted_until = self._renew_at = -math.inf
+        self._term = 0
+        self._unsure = True
+        self._groups: list[tuple[str, str]] = []
+        self._look_at = -math.inf
+        self._flying: dict[tuple[str, str], tuple[float, set[str]]] = {}
+        self._rest = 0.0
+        self._news = asyncio.Event()
+        self._blocks: OrderedDict[str, tuple[Block, dts_pb2.JobBatch]] = OrderedDict()
+
+    def on_event(self, event: Event) -> None:
+        """Take in that results were recorded, or that jobs have come to the gate."""
+        if event.topic == TOPIC_GATED:
+            self._look_at = -math.inf
+        if self._groups or event.topic == TOPIC_GATED:
+            self._news.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it is worth while to look, at most so many seconds."""
+        # Looks in vain, at every result of somebody else, take half of the time at most.
+        await asyncio.sleep(self._rest)
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            self._look_at = -math.inf
+
+    async def close(self) -> None:
+        """Leave the gate to others.
+
+        Raises:
+            StoreUnavailable: they get it in some seconds.
+        """
+        if self._trusted_until > -math.inf:
+            self._trusted_until = -math.inf
+            await self._store.let_go(_NAME, self._me)
+
+    async def release(self) -> int:
+        """Let go as many jobs as there is room for; returns how many.
+
+        Raises:
+            BrokerUnavailable: not every message was confirmed; what was let go is published by the next call.
+            StoreUnavailable: the store does not answer; likewise.
+        """
+        self._news.clear()
+        begun = time.monotonic()
+        if begun >= self._look_at:
+            self._groups = await self._store.gated_groups()
+            self._look_at = begun + _LOOK
+        released = 0
+        if self._groups and await self._is_mine():
+            self._groups.append(self._groups.pop(0))  # who share a limit are first in turn
+            await self._finish_releases()
+            term, rooms = self._term, dict[tuple[str, str], int]()
+            for group in list(self._groups):
+                if term != self._term:  # somebody else may have been here in between: see how much room there is
+                    break
+                try:
+                    released += await self._release_group(group, rooms, term)
+                except RouteUnavailable as error:
+                    _put_off(group[1], error)
+        self._rest = 0.0 if released else min(time.monotonic() - begun, _LOOK)
+        return released
+
+    async def _is_mine(self) -> bool:
+        """Whether this process holds the gate; asks for it now and then."""
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + _RENEW
+            before = self._trusted_until
+            if await self._store.hold(_NAME, self._me, seconds=_HELD):
+                if before < now:
+                    self._term += 1
+                    self._unsure = True
+                    self._flying.clear()
+                self._trusted_until = now + _TRUSTED
+            else:
+                self._trusted_until = -math.inf
+        return time.monotonic() < self._trusted_until
+
+    async def _finish_releases(self) -> None:
+        """Publish what somebody let go who did not get to publish it."""
+        while self._unsure:
+            slices = await self._store.list_released(limit=_SLICES)
+            by_function: defaultdict[str, list[tuple[DelayedSlice, int]]] = defaultdict(list)
+            for each, unfinished in await self._unfinished(slices):
+                by_function[each.function].append((each, each.released & unfinished))
+            away = False
+            for name, jobs in by_function.items():
+                try:
+                    await self._publish(jobs, await self._catalogue.get(name), most=1)
+                except RouteUnavailable as error:
+                    away = True
+                    _put_off(name, error)
+            self._unsure = away or len(slices) == _SLICES
+            if away:
+                break
+
+    async def _release_group(self, group: tuple[str, str], rooms: dict[tuple[str, str], int], term: int) -> int:
+        """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
+        user, function_name = group
+        function = await self._catalogue.get(function_name)
+        subjects = await self._limits.of(user, function_name, function)
+        for subject in subjects:
+            if (subject.kind, subject.id) not in rooms:
+                rooms[subject.kind, subject.id] = (subject.limits.running or 0) - await self._in_flight(subject)
+        most = max(1, min((subject.limits.running or 0 for subject in subjects), default=10**9) // _SPREAD)
+        released = 0
+        while await self._is_mine() and term == self._term:
+            room = min((rooms[subject.kind, subject.id] for subject in subjects), default=10**9)
+            if room <= 0:
+                break
+            slices = await self._store.list_gated(user, function_name, limit=min(room, _SLICES))
+            for subject in subjects:
+                self._flying[subject.kind, subject.id][1].update(each.block for each in slices)
+            count = await self._release(slices, room, function, most)
+            released += count
+            for subject in subjects:
+                rooms[subject.kind, subject.id] -= count
+            if not slices:
+                self._groups.remove(group)
+                break
+        return released
+
+    async def _in_flight(self, subject: Subject) -> int:
+        """How many jobs of a subject are under way.
+
+        Blocks of which nothing was, and nothing was let go, are passed over, but for a look at all of them now and
+        then: somebody who did not know of the limit yet may have published some.
+        """
+        key, now = (subject.kind, subject.id), time.monotonic()
+        look_at, blocks = self._flying.get(key, (-math.inf, set[str]()))
+        everywhere = now >= look_at or len(blocks) > _NAMED
+        found = await self._store.jobs_in_flight(
+            **{subject.kind: subject.id}, blocks=None if everywhere else list(blocks)
+        )
+        self._flying[key] = now + _LOOK if everywhere else look_at, set(found)
+        return sum(found.values())
+
+    async def _release(self, slices: Sequence[DelayedSlice], room: int, function: Function | None, most: int) -> int:
+        """Let go up to `room` jobs of slices, the first ones first; returns how many."""
+        releases: list[Release] = []
+        for each, unfinished in await self._unfinished(slices):
+            waiting = each.jobs & unfinished
+            jobs = bitmap.from_indices(islice(bitmap.indices(waiting), room))
+            room -= jobs.bit_count()
+            releases.append(Release(each, jobs, waiting & ~jobs))
+            if room <= 0:
+                break
+        if not releases or time.monotonic() >= self._trusted_until:
+            return 0
+        done = await self._store.release_gated(releases)
+        let_go = [release for release, changed in zip(releases, done, strict=True) if changed]
+        await self._publish([(each.slice, each.slice.released | each.jobs) for each in let_go], function, most=most)
+        if len(let_go) < len(releases):
+            self._news.set()  # somebody changed the others: have another look at them
+        return sum(each.jobs.bit_count() for each in let_go)
+
+    async def _unfinished(self, slices: Sequence[DelayedSlice]) -> list[tuple[DelayedSlice, int]]:
+        """Slices, each with the jobs of its block that have not ended, as a bitmap."""
+        outcomes = await outcomes_of(self._store, (each.block for each in slices))
+        return [(each, outcomes[each.block].unfinished if each.block in outcomes else 0) for each in slices]
+
+    async def _publish(self, jobs: Sequence[tuple[DelayedSlice, int]], function: Function | None, *, most: int) -> None:
+        """Publish jobs that were let go, and strike out the note of it."""
+        unsure, self._unsure = self._unsure, True
+        messages: list[Message] = []
+        queue = ""
+        left = [(each, let_go) for each, let_go in jobs if let_go]
+        while left:
+            some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+            blocks = await asyncio.gather(*(self._block(each.block) for each, _ in some))
+            for (each, let_go), found in zip(some, blocks, strict=True):
+                if found is not None:
+                    post = delayed_messages(*found, each, function, self._settings, jobs=let_go, most=most)
+                    queue = post.queue
+                    messages += post.messages
+        if messages:
+            await self._broker.publish(queue, messages)
+        if jobs:
+            await self._store.confirm_released([each.id for each, _ in jobs], now=time.time())
+        self._unsure = unsure
+
+    async def _block(self, block_id: str) -> tuple[Block, dts_pb2.JobBatch] | None:
+        """A block with its jobs, or None if it is no longer there."""
+        if (known := self._blocks.get(block_id)) is not None:
+            self._blocks.move_to_end(block_id)
+            return known
+        block = await self._store.get_block(block_id)
+        if block is None:
+            logger.warning("jobs of block %s are dropped: the block is not in the store", block_id)
+            return None
+        self._blocks[block_id] = found = block, await jobs_of(self._store, block)
+        while len(self._blocks) > 1 and (
+            len(self._blocks) > _DECODED or sum(len(each.body) for each, _ in self._blocks.values()) > _DECODED_BYTES
+        ):
+            self._blocks.popitem(last=False)
+        return found
+
+
+def _put_off(function: str, error: RouteUnavailable) -> None:
+    """Go on with the jobs of other functions: those that were let go are noted, and published by a later call."""
+    logger.warning("jobs of %s that may go are not published now: %s", function, error)

@@ -1,0 +1,216 @@
+"""Publishes accepted blocks, off the path of the request that brought them.
+
+A block in the store is a promise; this is the fast way to keep it. When the broker is away or slow, blocks are left
+to timekeeper, which finds them by `published: false`: memory stays bounded, and nothing depends on this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from dataclasses import replace
+from typing import NamedTuple
+
+from dts.broker import Broker, Message
+from dts.config import ServerSettings
+from dts.errors import BrokerUnavailable, StoreUnavailable
+from dts.model import Block, DelayedSlice, Function
+from dts.runtime.service import Service
+from dts.server.access.limits import RunningLimits
+from dts.server.publish.gate import gated, hold_back
+from dts.server.publish.slices import block_messages
+from dts.server.record.blocks import outcomes_of
+from dts.store import Store
+from dts.wire import dts_pb2
+
+logger = logging.getLogger(__name__)
+
+_MAX_PENDING = 256
+"""Blocks waiting to be published; further ones are left to timekeeper."""
+
+_MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of messages that wait or are on their way to the broker; what does not fit is left to timekeeper."""
+
+_OVERHEAD = 512
+"""Bytes that a message takes beside its body, about."""
+
+_FRESH = 2.0
+"""Seconds in which nobody looks whether jobs have ended before they are published: about the age at which timekeeper
+takes a block for unpublished, who looks."""
+
+_TIMEOUT = 5.0
+"""Seconds that a publish may take before its blocks are left to timekeeper. What waits for a broker that is away is
+published when that is back, whatever has been cancelled since."""
+
+_GATHER = 0.1
+"""Seconds; far less than the age at which timekeeper takes a block for unpublished."""
+
+
+class _Entry(NamedTuple):
+    """A block without its body, its messages, what they take of the memory that there is, and when it came (monotonic
+    seconds)."""
+
+    block: Block
+    messages: list[Message]
+    size: int
+    function: Function | None
+    came: float
+
+
+class Publisher(Service):
+    """Turns blocks into messages, publishes them, and notes that they are published."""
+
+    def __init__(self, store: Store, broker: Broker, settings: ServerSettings) -> None:
+        super().__init__()
+        self._store = store
+        self._broker = broker
+        self._settings = settings
+        self._limits = RunningLimits(store)
+        self._pending: defaultdict[str, list[_Entry]] = defaultdict(list)
+        self._waiting = 0
+        self._held = 0
+        self._confirmed: list[str] = []
+        self._has_pending = asyncio.Event()
+        self._has_confirmed = asyncio.Event()
+        self._unsettled = 0
+        self._flushing = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def _start(self) -> None:
+        self._spawn(self._publish_all(), "publisher")
+        self._spawn(self._mark_all(), "publisher-marks")
+        self._stack.push_async_callback(self._flush)
+
+    def submit(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
+        """Publish a block soon, or leave it to timekeeper if it has a time to wait for.
+
+        `batch` has its jobs, `function` tells route and speed.
+        """
+        if block.not_before or self._waiting >= _MAX_PENDING or self._held + len(block.body) > _MAX_BYTES:
+            return
+        post = block_messages(block, batch, function, self._settings)
+        size = sum(len(message.body) + _OVERHEAD for message in post.messages)
+        if self._held + size > _MAX_BYTES:
+            return
+        self._unsettled += 1
+        self._waiting += 1
+        self._held += size
+        self._idle.clear()
+        entry = _Entry(replace(block, body=b""), post.messages, size, function, time.monotonic())
+        self._pending[post.queue].append(entry)
+        self._has_pending.set()
+
+    async def publish(
+        self, block: Block, batch: dts_pb2.JobBatch, function: Function | None, *, timeout: float
+    ) -> None:
+        """Publish what has not ended of a block now, in `timeout` seconds, and note it; or have it wait at the gate.
+
+        Raises:
+            BrokerUnavailable: not every message was confirmed.
+            StoreUnavailable: it could not be noted: the block will be published again.
+        """
+        outcome = await self._store.get_outcome(block.id)
+        left = outcome.unfinished if outcome is not None else 0
+        if left:
+            if await self._limits.of(block.user, block.function, function):
+                await hold_back(self._store, self._broker, [gated(block)])
+                return
+            post = block_messages(block, batch, function, self._settings, jobs=left)
+            await self._broker.publish(post.queue, post.messages, timeout=timeout)
+        await self._store.mark_published([block.id])
+
+    # What a loop's local variables name lives until the next turn, which may never come: the turns are methods.
+
+    async def _publish_all(self) -> None:
+        while True:
+            await self._has_pending.wait()
+            await self._publish_pending()
+
+    async def _publish_pending(self) -> None:
+        self._has_pending.clear()
+        pending, self._pending = self._pending, defaultdict(list)
+        self._waiting = 0
+        while pending:
+            await self._publish_entries(*pending.popitem())
+
+    async def _publish_entries(self, queue: str, entries: list[_Entry]) -> None:
+        try:
+            free = await self._without_ended(await self._without_limited(entries))
+            if free:
+                messages = [message for entry in free for message in entry.messages]
+                await self._broker.publish(queue, messages, timeout=_TIMEOUT)
+        except (BrokerUnavailable, StoreUnavailable) as error:
+            logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
+            self._settle(len(entries))
+        else:
+            self._settle(len(entries) - len(free))
+            if free:
+                self._confirmed.extend(entry.block.id for entry in free)
+                self._has_confirmed.set()
+        finally:
+            self._held -= sum(entry.size for entry in entries)
+
+    async def _without_limited(self, entries: list[_Entry]) -> list[_Entry]:
+        """Have those wait at the gate whose jobs may not all run at once; the others."""
+        functions = {(entry.block.user, entry.block.function): entry.function for entry in entries}
+        limited = {key for key, function in functions.items() if await self._limits.of(*key, function)}
+        if not limited:
+            return entries
+        free: list[_Entry] = []
+        held: list[DelayedSlice] = []
+        for entry in entries:
+            if (entry.block.user, entry.block.function) in limited:
+                held.append(gated(entry.block))
+            else:
+                free.append(entry)
+        await hold_back(self._store, self._broker, held)
+        return free
+
+    async def _without_ended(self, entries: list[_Entry]) -> list[_Entry]:
+        """Leave those to timekeeper that have waited, and of which jobs have ended meanwhile; the others."""
+        now = time.monotonic()
+        late = [entry.block.id for entry in entries if now - entry.came > _FRESH]
+        if not late:
+            return entries
+        outcomes = await outcomes_of(self._store, late)
+        untouched = {block for block, outcome in outcomes.items() if not outcome.ended}
+        ended = set(late) - untouched
+        return [entry for entry in entries if entry.block.id not in ended]
+
+    async def _mark_all(self) -> None:
+        while True:
+            await self._has_confirmed.wait()
+            await self._wait_for_more()
+            await self._mark_confirmed()
+
+    async def _mark_confirmed(self) -> None:
+        self._has_confirmed.clear()
+        confirmed, self._confirmed = self._confirmed, []
+        try:
+            await self._store.mark_published(confirmed)
+        except StoreUnavailable as error:
+            logger.warning("%d blocks will be published twice: %s", len(confirmed), error)
+        self._settle(len(confirmed))
+
+    async def _wait_for_more(self) -> None:
+        """Let confirmed blocks gather, so that they are marked together and out of the way of the first results."""
+        try:
+            await asyncio.wait_for(self._flushing.wait(), _GATHER)
+        except TimeoutError:
+            return
+
+    def _settle(self, count: int) -> None:
+        self._unsettled -= count
+        if self._unsettled == 0:
+            self._idle.set()
+
+    async def _flush(self) -> None:
+        """Let what is pending go out before the process ends; what does not, timekeeper finds."""
+        self._flushing.set()
+        try:
+            await asyncio.wait_for(self._idle.wait(), self._settings.shutdown_timeout / 2)
+        except TimeoutError:
+            logger.warning("blocks that are not published are left to timekeeper")

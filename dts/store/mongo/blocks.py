@@ -1,0 +1,164 @@
+"""What a MongoDB store does with blocks.
+
+A block's document never changes; what becomes of the block is its outcome's. The block is written first and decides
+which of two different blocks under a number wins; its outcome second, and with that the block is accepted. A crash
+between the two leaves a block that nobody was told is accepted and nobody publishes; the client's repeat completes it.
+
+Of a block and the cancelling of its run, each is first written for a majority and then the other is read, from the
+primary: whichever came second sees the other, also over a change of primaries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from bson import ObjectId
+
+from dts.errors import BlockConflict
+from dts.model import Block, Outcome, Run
+from dts.store.contract.shared import check_in_time, storable
+from dts.store.mongo.bodies import Bodies
+from dts.store.mongo.connection import Collection, MongoConnection, insert_new, translating
+from dts.store.mongo.documents import (
+    GUARDED,
+    Document,
+    block_document,
+    block_from,
+    empty_outcome_document,
+    outcome_from,
+    run_document,
+)
+
+
+class Blocks:
+    """Blocks: added, read, published, claimed."""
+
+    def __init__(self, connection: MongoConnection, bodies: Bodies) -> None:
+        self._connection = connection
+        self._bodies = bodies
+
+    @translating
+    async def add(self, blocks: Sequence[Block], run: Run | None) -> list[bool]:
+        """Add blocks and their run; which of them are new."""
+        # Quick, since the outcome is written after these and waits for the disk: an earlier write is there by then, if
+        # it was the same server all the time. After a fail-over it may have been rolled back.
+        incarnation = self._connection.incarnation()
+        unknown, conflicting = await self._insert(blocks, run, self._connection.quick)
+        stored = [block for block in blocks if block.id not in conflicting]
+        outcomes = [empty_outcome_document(block) for block in stored]
+        repeated = await insert_new(self._connection.collection("outcomes"), outcomes)
+        if self._connection.incarnation() != incarnation:
+            conflicting |= (await self._insert(stored, run, self._connection.collection))[1]
+        if not (unknown and len(blocks) == 1):  # nobody cancels a run before it is known by a block
+            await self._check_in_time({block.run for position, block in enumerate(stored) if position not in repeated})
+        for block in blocks:
+            if block.id in conflicting:
+                raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
+        return [position not in repeated for position in range(len(stored))]
+
+    async def _insert(
+        self, blocks: Sequence[Block], run: Run | None, collection: Callable[[str], Collection]
+    ) -> tuple[bool, set[str]]:
+        """Insert what is not there of blocks and their run.
+
+        Returns whether the run is new, and the ids of blocks that are there with another digest.
+        """
+        runs = [run_document(run)] if run else []
+        known, conflicting = await asyncio.gather(
+            insert_new(collection("runs"), runs), self._insert_blocks(blocks, collection("blocks"))
+        )
+        return bool(runs) and not known, conflicting
+
+    async def _check_in_time(self, runs: Iterable[str]) -> None:
+        for run in runs:
+            document = await self._connection.collection("runs").find_one({"_id": run}, {"state": 1})
+            check_in_time(run, document["state"] if document else None)
+
+    async def _insert_blocks(self, blocks: Sequence[Block], collection: Collection) -> set[str]:
+        documents = [block_document(block) | await self._bodies.place(block.body) for block in blocks]
+        positions = await insert_new(collection, documents)
+        if not positions:
+            return set()
+        await self._bodies.drop_of(documents[position] for position in positions)
+        repeated = [blocks[position] for position in positions]
+        digests: dict[str, bytes] = {
+            document["_id"]: document["digest"]
+            async for document in collection.find({"_id": {"$in": [block.id for block in repeated]}}, {"digest": 1})
+        }
+        return {block.id for block in repeated if digests[block.id] != block.digest}
+
+    @translating
+    async def get(self, block_id: str) -> Block | None:
+        """The block of that id."""
+        by_id = {"_id": storable(block_id)}
+        block, outcome = await asyncio.gather(
+            self._connection.collection("blocks").find_one(by_id),
+            self._connection.collection("outcomes").find_one(by_id, {"published": 1}),
+        )
+        if block is None or outcome is None:
+            return None
+        return block_from(block, await self._bodies.of(block), published=outcome["published"])
+
+    @translating
+    async def list_outcomes(self, run_id: str, limit: int, after: int) -> list[Outcome]:
+        """Outcomes of a run's blocks by number."""
+        found = self._connection.collection("outcomes").find(
+            {"run": storable(run_id), "number": {"$gt": after}}, GUARDED, sort=[("number", 1)], limit=limit
+        )
+        return [outcome_from(document) async for document in found]
+
+    @translating
+    async def mark_published(self, block_ids: Sequence[str]) -> None:
+        """Note that the broker has confirmed these blocks.
+
+        Quick: a mark that is lost costs a second publication, which is harmless.
+        """
+        await self._connection.quick("outcomes").update_many(
+            {"_id": {"$in": [storable(block_id) for block_id in block_ids]}},
+            {"$set": {"published": True, "lease": 0.0}, "$unset": {"due": ""}},
+        )
+
+    @translating
+    async def claim(self, older_than: float, limit: int, lease: float) -> list[Block]:
+        """Lease unpublished blocks, oldest first."""
+        now = time.time()
+        due = {"due": {"$lte": now}, "created": {"$lt": older_than}, "lease": {"$lte": now}}
+        found = await self._claimable(due, limit)
+        if not found:
+            return []
+        mine = {"_id": {"$in": [outcome["_id"] for outcome in found]}, "claimant": ObjectId()}
+        outcomes = self._connection.quick("outcomes")
+        await outcomes.update_many(
+            {"_id": mine["_id"], **due}, {"$set": {"lease": now + lease, "claimant": mine["claimant"]}}
+        )
+        claimed = [outcome["_id"] async for outcome in outcomes.find(mine, {"_id": 1})]
+        blocks = [
+            block_from(document, await self._bodies.of(document), published=False)
+            async for document in self._connection.collection("blocks").find({"_id": {"$in": claimed}})
+        ]
+        return sorted(blocks, key=lambda block: (max(block.created, block.not_before), block.number))
+
+    @translating
+    async def release(self, block_ids: Sequence[str]) -> None:
+        """End the leases of these blocks."""
+        await self._connection.quick("outcomes").update_many(
+            {"_id": {"$in": [storable(block_id) for block_id in block_ids]}}, {"$set": {"lease": 0.0}}
+        )
+
+    async def _claimable(self, due: Document, limit: int) -> list[Document]:
+        """The oldest outcomes of unpublished blocks whose run is neither paused nor cancelled."""
+        outcomes = self._connection.collection("outcomes")
+        runs = self._connection.collection("runs")
+        held: list[str] = []
+        while True:
+            query = {**due, "run": {"$nin": held}} if held else due
+            order = [("due", 1), ("number", 1)]
+            found = await outcomes.find(query, {"run": 1}, sort=order, limit=limit).to_list(limit)
+            in_question = {"_id": {"$in": list({outcome["run"] for outcome in found})}}
+            not_now = {"$or": [{"paused": True}, {"state": "cancelled"}]}
+            more = [run["_id"] async for run in runs.find({**in_question, **not_now}, {"_id": 1})] if found else []
+            if not more:
+                return found
+            held += more

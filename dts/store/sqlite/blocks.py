@@ -1,0 +1,96 @@
+"""What a SQLite store does with blocks, in SQL. Each function runs in a transaction that its caller makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from sqlite3 import Connection
+
+from dts.errors import BlockConflict
+from dts.model import Block, Outcome, Run
+from dts.store.contract.shared import check_in_time
+from dts.store.sqlite.rows import BLOCK, OUTCOME, RUN, block_from, block_row, marks, outcome_from, run_row
+
+_QUALIFIED_BLOCK = ", ".join(f"blocks.{column}" for column in BLOCK.split(", "))
+
+# SQLite uses a partial index only where it finds the index's condition again, term by term; INDEXED BY makes it fail
+# rather than read every block if somebody changes one of the two.
+_CLAIMABLE = """
+    FROM blocks INDEXED BY blocks_unpublished LEFT JOIN runs ON runs.id = blocks.run
+    WHERE NOT published AND count > succeeded + failed + cancelled
+        AND blocks.due <= ?2 AND blocks.created < ?1 AND leased_until <= ?2
+        AND coalesce(NOT runs.paused AND runs.state <> 'cancelled', 1)
+    ORDER BY blocks.due, blocks.number LIMIT ?3
+"""
+
+
+def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None) -> list[bool]:
+    """Add blocks and their run; which of them are new. None is added if one comes too late."""
+    if run is not None:
+        db.execute(f"INSERT INTO runs ({RUN}) VALUES ({marks(RUN)}) ON CONFLICT DO NOTHING", run_row(run))
+    added = [_add_block(db, block) for block in blocks]
+    _check_in_time(db, {block.run for block, new in zip(blocks, added, strict=True) if new})
+    return added
+
+
+def _check_in_time(db: Connection, runs: Iterable[str]) -> None:
+    for run in runs:
+        row = db.execute("SELECT state FROM runs WHERE id = ?", (run,)).fetchone()
+        check_in_time(run, row[0] if row else None)
+
+
+def _add_block(db: Connection, block: Block) -> bool:
+    added = db.execute(
+        f"INSERT INTO blocks ({BLOCK}, due) VALUES ({marks(BLOCK)}, ?) ON CONFLICT (id) DO NOTHING",
+        (*block_row(block), max(block.created, block.not_before)),
+    )
+    if added.rowcount:
+        db.execute("INSERT INTO bodies (block, body) VALUES (?, ?)", (added.lastrowid, block.body))
+        return True
+    (digest,) = db.execute("SELECT digest FROM blocks WHERE id = ?", (block.id,)).fetchone()
+    if digest != block.digest:
+        raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
+    return False
+
+
+def get_block(db: Connection, block_id: str) -> Block | None:
+    """The block of that id."""
+    row = db.execute(
+        f"SELECT {BLOCK}, body FROM blocks JOIN bodies ON bodies.block = key WHERE id = ?", (block_id,)
+    ).fetchone()
+    return block_from(row[:-1], row[-1]) if row else None
+
+
+def list_blocks(db: Connection, run_id: str, limit: int, after: int) -> list[Outcome]:
+    """Outcomes of a run's blocks by number."""
+    rows = db.execute(
+        f"SELECT {OUTCOME} FROM blocks WHERE run = ? AND number > ? ORDER BY number LIMIT ?", (run_id, after, limit)
+    )
+    return [outcome_from(row) for row in rows]
+
+
+def mark_published(db: Connection, block_ids: Sequence[str]) -> None:
+    """Note that the broker has confirmed these blocks, and that whoever claimed them is done."""
+    db.executemany(
+        "UPDATE blocks SET published = 1, leased_until = 0 WHERE id = ?", [(block_id,) for block_id in block_ids]
+    )
+
+
+def any_claimable(db: Connection, older_than: float, now: float) -> bool:
+    """Whether `claim` would find a block: spares a transaction for nothing at every tick."""
+    return db.execute(f"SELECT key {_CLAIMABLE}", (older_than, now, 1)).fetchone() is not None
+
+
+def claim(db: Connection, older_than: float, now: float, limit: int, lease: float) -> list[Block]:
+    """Lease unpublished blocks, oldest first."""
+    found = db.execute(f"SELECT key, {_QUALIFIED_BLOCK} {_CLAIMABLE}", (older_than, now, limit)).fetchall()
+    db.executemany("UPDATE blocks SET leased_until = ? WHERE key = ?", [(now + lease, key) for key, *_ in found])
+    blocks = []
+    for key, *row in found:
+        (body,) = db.execute("SELECT body FROM bodies WHERE block = ?", (key,)).fetchone()
+        blocks.append(block_from(tuple(row), body))
+    return blocks
+
+
+def release(db: Connection, block_ids: Sequence[str]) -> None:
+    """End the leases of these blocks."""
+    db.executemany("UPDATE blocks SET leased_until = 0 WHERE id = ?", [(block_id,) for block_id in block_ids])

@@ -1,0 +1,283 @@
+"""The embedded store: one SQLite file, nothing to install, several processes at once on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from sqlite3 import Connection, IntegrityError
+
+from dts.embedded.thread import DatabaseThread
+from dts.errors import ConfigError, DuplicateKey, StoreUnavailable
+from dts.model import (
+    Block,
+    Candidate,
+    DeadLetter,
+    KeyedRequest,
+    Outcome,
+    Part,
+    Run,
+    RunState,
+    Statistics,
+)
+from dts.store.abc import KEYS_KEPT
+from dts.store.contract.shared import parse_job_ids, parse_receipts, storable
+from dts.store.sqlite import blocks as sqlite_blocks
+from dts.store.sqlite import outcomes as sqlite_outcomes
+from dts.store.sqlite.admin import SqliteAdminStore
+from dts.store.sqlite.fleet import FLEET_TABLES, SqliteFleetStore
+from dts.store.sqlite.gate import TURNS, SqliteGateStore
+from dts.store.sqlite.repair import SqliteRepairStore
+from dts.store.sqlite.retention import RETENTION_TABLES, SqliteRetentionStore
+from dts.store.sqlite.rows import (
+    AMONG,
+    DEAD_LETTER,
+    RUN,
+    Row,
+    dead_letter_from,
+    dead_letter_row,
+    listed,
+    marks,
+    run_from,
+    run_row,
+)
+from dts.store.sqlite.schema import NONCES, TABLES, connect, open_database
+from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore
+
+_PREFIX = "sqlite:///"
+_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES + RETENTION_TABLES
+_PING_TIMEOUT = 2.0  # seconds, as the contract says
+
+# The indexes are named so that a change of theirs makes a statement fail, rather than read every run or block.
+_CANCELLED = """
+    SELECT id FROM runs INDEXED BY runs_by_cancelling WHERE state = 'cancelled' AND max(cancel_time, created) > ?
+    ORDER BY max(cancel_time, created) DESC LIMIT ?
+"""
+_UNSWEPT = """
+    SELECT id FROM runs INDEXED BY runs_unswept WHERE state = 'cancelled' AND NOT swept
+    UNION
+    SELECT blocks.run FROM blocks INDEXED BY blocks_unpublished CROSS JOIN runs ON runs.id = blocks.run
+        WHERE NOT published AND count > succeeded + failed + cancelled AND blocks.due < ? AND runs.state = 'cancelled'
+    LIMIT ?
+"""
+
+
+class SqliteStore(
+    SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore, SqliteGateStore, SqliteRetentionStore
+):
+    """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
+
+    Three threads, each with a connection: writes, reads, and nonces. Those are in a file of their own, beside, so that
+    a signed request neither waits for anybody's fsync nor costs one.
+
+    Raises:
+        ConfigError: the URL names no path.
+    """
+
+    def __init__(self, url: str) -> None:
+        path = url.removeprefix(_PREFIX)
+        if path == url or not path or path.endswith("/"):
+            raise ConfigError(f"store URL {url!r}: write sqlite:///path/to/store.db, or sqlite:////absolute/path.db")
+        self._path = Path(path).absolute()
+        nonces = self._path.with_name(self._path.name + "-nonces")
+        self._writer = DatabaseThread("store-writer", lambda: open_database(self._path, _TABLES), writes=True)
+        self._reader = DatabaseThread("store-reader", lambda: connect(self._path), writes=False)
+        self._nonces = DatabaseThread("store-nonces", lambda: open_database(nonces, NONCES + TURNS), writes=True)
+
+    # life
+
+    async def start(self) -> None:
+        try:
+            for thread in (self._writer, self._reader, self._nonces):
+                await thread.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        for thread in (self._nonces, self._reader, self._writer):
+            await thread.close()
+
+    async def ping(self) -> None:
+        try:
+            async with asyncio.timeout(_PING_TIMEOUT):
+                await self._reader.submit(lambda db: db.execute("PRAGMA schema_version").fetchone())
+                await self._nonces.submit(_write_something, durable=False)
+        except TimeoutError as error:
+            raise StoreUnavailable("the store's file does not answer") from error
+
+    # nonces
+
+    async def use_nonce(self, user_id: str, nonce: str, expires: float) -> bool:
+        key = storable(user_id), storable(nonce)
+        return await self._nonces.submit(lambda db: _use_nonce(db, *key, expires), durable=False)
+
+    # runs
+
+    async def add_run(self, run: Run) -> None:
+        await self._insert("runs", RUN, run_row(run), f"there is a run {run.id} already")
+
+    async def get_run(self, run_id: str) -> Run | None:
+        row = await self._one(f"SELECT {RUN} FROM runs WHERE id = ?", storable(run_id))
+        return run_from(row) if row else None
+
+    async def list_runs(
+        self, user: str | None = None, *, limit: int = 100, after: str | None = None, single: bool = True
+    ) -> list[Run]:
+        conditions = {"user = ?": user, "id < ?": after}
+        given = {text: storable(value) for text, value in conditions.items() if value is not None}
+        where = " AND ".join([*given, "1" if single else "NOT single"])
+        rows = await self._all(f"SELECT {RUN} FROM runs WHERE {where} ORDER BY id DESC LIMIT ?", *given.values(), limit)
+        return [run_from(row) for row in rows]
+
+    async def update_run(
+        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+    ) -> Run | None:
+        key, at = storable(run_id), time.time() if now is None else now
+        row = await self._writer.submit(lambda db: _update_run(db, key, state, paused, at))
+        return run_from(row) if row else None
+
+    async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
+        return [row[0] for row in await self._all(_CANCELLED, since, limit)]
+
+    async def unswept_runs(self, *, due_before: float, limit: int) -> list[str]:
+        return [row[0] for row in await self._all(_UNSWEPT, due_before, limit)]
+
+    async def note_swept(self, run_ids: Sequence[str]) -> None:
+        update = f"UPDATE runs SET swept = 1 WHERE state = 'cancelled' AND id {AMONG}"
+        await self._writer.submit(lambda db: _execute_many(db, update, [(listed(run_ids),)]))
+
+    async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
+        return await self._writer.submit(lambda db: _remember_request(db, request), durable=False)
+
+    # blocks
+
+    async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
+        return await self._writer.submit(lambda db: sqlite_blocks.add_blocks(db, blocks, run))
+
+    async def get_block(self, block_id: str) -> Block | None:
+        return await self._reader.submit(lambda db: sqlite_blocks.get_block(db, storable(block_id)))
+
+    async def list_blocks(self, run_id: str, *, limit: int = 100, after: int = -1) -> list[Outcome]:
+        return await self._reader.submit(lambda db: sqlite_blocks.list_blocks(db, storable(run_id), limit, after))
+
+    async def mark_published(self, block_ids: Sequence[str]) -> None:
+        keys = [storable(block_id) for block_id in block_ids]
+        # A mark that a power cut takes with it costs a second publication, which is harmless; an fsync costs more.
+        await self._writer.submit(lambda db: sqlite_blocks.mark_published(db, keys), durable=False)
+
+    async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
+        now = time.time()
+        if not await self._reader.submit(lambda db: sqlite_blocks.any_claimable(db, older_than, now)):
+            return []
+        return await self._writer.submit(
+            lambda db: sqlite_blocks.claim(db, older_than, now, limit, lease), durable=False
+        )
+
+    async def release_claims(self, block_ids: Sequence[str]) -> None:
+        keys = [storable(block_id) for block_id in block_ids]
+        await self._writer.submit(lambda db: sqlite_blocks.release(db, keys), durable=False)
+
+    # outcomes
+
+    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
+        durable = any(candidate.ended for candidate in candidates)
+        return await self._writer.submit(lambda db: sqlite_outcomes.record(db, candidates), durable=durable)
+
+    async def get_outcome(self, block_id: str) -> Outcome | None:
+        return await self._reader.submit(lambda db: sqlite_outcomes.get_outcome(db, storable(block_id)))
+
+    async def get_parts(self, block_id: str) -> list[Part]:
+        return await self._reader.submit(lambda db: sqlite_outcomes.get_parts(db, storable(block_id)))
+
+    async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
+        return await self._reader.submit(lambda db: sqlite_outcomes.uncollected_parts(db, storable(run_id), max_jobs))
+
+    async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
+        numbers = parse_receipts(receipts)
+        return await self._writer.submit(lambda db: sqlite_outcomes.collect(db, storable(run_id), numbers))
+
+    async def collect_jobs(self, user: str, job_ids: Iterable[str]) -> int:
+        numbers = parse_job_ids(job_ids)
+        return await self._writer.submit(lambda db: sqlite_outcomes.collect_jobs(db, storable(user), numbers))
+
+    async def run_statistics(self, run_id: str) -> Statistics:
+        return await self._reader.submit(lambda db: sqlite_outcomes.run_statistics(db, storable(run_id)))
+
+    async def user_statistics(self, user: str) -> Statistics:
+        return await self._reader.submit(lambda db: sqlite_outcomes.user_statistics(db, storable(user)))
+
+    async def retrievables(self, user: str, *, limit: int) -> list[str]:
+        return await self._reader.submit(lambda db: sqlite_outcomes.retrievables(db, storable(user), limit))
+
+    # dead letters
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        insert = f"INSERT INTO dead_letters ({DEAD_LETTER}) VALUES ({marks(DEAD_LETTER)}) ON CONFLICT DO NOTHING"
+        rows = [dead_letter_row(letter) for letter in letters]
+        await self._writer.submit(lambda db: _execute_many(db, insert, rows))
+
+    async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
+        select = f"SELECT {DEAD_LETTER} FROM dead_letters WHERE id > ? ORDER BY id LIMIT ?"
+        return [dead_letter_from(row) for row in await self._all(select, storable(after or ""), limit)]
+
+    # the common kinds of statement
+
+    async def _one(self, select: str, *values: object) -> Row | None:
+        row: Row | None = await self._reader.submit(lambda db: db.execute(select, values).fetchone())
+        return row
+
+    async def _all(self, select: str, *values: object) -> list[Row]:
+        return await self._reader.submit(lambda db: db.execute(select, values).fetchall())
+
+    async def _insert(self, table: str, columns: str, row: Row, taken: str) -> None:
+        insert = f"INSERT INTO {table} ({columns}) VALUES ({marks(columns)})"
+        try:
+            await self._writer.submit(lambda db: _execute_many(db, insert, [row]))
+        except IntegrityError as error:
+            raise DuplicateKey(taken) from error
+
+
+def _execute_many(db: Connection, statement: str, rows: Sequence[Row]) -> None:
+    db.executemany(statement, rows)
+
+
+def _use_nonce(db: Connection, user: str, nonce: str, expires: float) -> bool:
+    now = time.time()
+    db.execute("DELETE FROM nonces WHERE expires < ?", (now,))
+    added = db.execute(
+        "INSERT INTO nonces (user, nonce, expires) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (user, nonce, expires)
+    )
+    return added.rowcount == 1
+
+
+def _write_something(db: Connection) -> None:
+    """Fail if the disk is full: in the file that every signed request writes to, in a row that is of no user."""
+    db.execute("INSERT OR REPLACE INTO nonces (user, nonce, expires) VALUES ('', 'ping', ?)", (time.time(),))
+
+
+def _remember_request(db: Connection, request: KeyedRequest) -> KeyedRequest:
+    db.execute("DELETE FROM requests WHERE created < ?", (time.time() - KEYS_KEPT,))
+    key = storable(request.user), storable(request.key)
+    added = db.execute(
+        "INSERT INTO requests (user, key, run, digest, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (*key, request.run, request.digest, request.created),
+    )
+    if added.rowcount:
+        return request
+    row = db.execute("SELECT run, digest, created FROM requests WHERE user = ? AND key = ?", key).fetchone()
+    return KeyedRequest(request.user, request.key, *row)
+
+
+def _update_run(db: Connection, run_id: str, state: RunState | None, paused: bool | None, now: float) -> Row | None:
+    row: Row | None = db.execute(f"SELECT {RUN} FROM runs WHERE id = ?", (run_id,)).fetchone()
+    if row is None:
+        return None
+    run = run_from(row)
+    moved = state if state is not None and run.state.may_become(state) else run.state
+    flag = run.paused if paused is None else paused
+    db.execute("UPDATE runs SET state = ?, paused = ? WHERE id = ?", (moved.value, flag, run_id))
+    if moved is RunState.CANCELLED and run.state is not moved:
+        db.execute("UPDATE runs SET cancel_time = ? WHERE id = ?", (now, run_id))
+    return (*row[:4], moved.value, flag, *row[6:])

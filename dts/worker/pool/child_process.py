@@ -1,0 +1,431 @@
+"""The worker's end of one child process: starts it, hands it work, hears from it, sees it die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+from dts.errors import WireError
+from dts.worker.child.main import ChildOptions, Descriptors
+from dts.worker.link.board import ENDED, MAX_JOBS, STARTED, Board, Phase
+from dts.worker.link.frames import Frame, FrameReader, Kind, pack_header
+from dts.worker.pool.output import Output
+from dts.worker.pool.pace import Pace
+from dts.worker.pool.spawner import LOST, Spawner
+
+_READ_SIZE = 256 * 1024
+_STILL = 10.0
+"""Seconds without a sign of life after which a child that has work, and is at no job and no import, is stuck."""
+_STEP = 0.2
+"""Seconds that count for that from one look to the next, at most: worker and child may both have been stopped."""
+_LAST_WORDS = 0.2
+"""Seconds that a stuck child has to print its stacks."""
+REASON_CRASHED = "crashed"
+"""The code of a child that died of a signal, or had to be killed for what a function did to it."""
+_MOST_NAMED = 3  # functions that a child has run
+_DYING = 0.2
+"""Seconds from the end of a child's stream in which its death is noticed, if it has died."""
+
+
+@dataclass(slots=True, eq=False)
+class Assignment:
+    """Jobs that a child is handed at once: a message, or after a crash a part of one.
+
+    `owner` is for whoever made it. `deaths` counts the children that died of it without being at a job. `number` is
+    that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got it. `alone`
+    says that nothing may run beside it.
+
+    `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
+    it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
+    it printed since is of these jobs. `function` is its name; `told` are the last values that jobs at work have told,
+    by index in the block; `ids` those of its jobs, once somebody has asked for them.
+    """
+
+    body: bytes
+    content_encoding: str
+    owner: object
+    ticket: int = 0
+    deaths: int = 0
+    number: int | None = None
+    given: float = 0.0
+    alone: bool = False
+    first: int = 0
+    count: int = MAX_JOBS
+    beside: bool = False
+    quiet: bool = False
+    function: str = ""
+    told: dict[int, bytes] = field(default_factory=dict)
+    ids: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """Why the worker has killed a child, and the places of the jobs that are to blame; None if that is not known.
+
+    Jobs at the places in `alone` may be, or may only have been beside what is: each runs again by itself.
+    """
+
+    reason: str
+    said: str
+    places: tuple[int, ...] | None
+    alone: tuple[int, ...] = ()
+
+
+_GARBLED = (
+    "wrote to the descriptor by which it speaks to the worker, which no function may use, and was killed for that"
+)
+_WHEN_STUCK = {
+    Phase.DECODING: "when it began with a message",
+    Phase.LOADING: "while it imported a module",
+    Phase.RUNNING: "before a job or after one",
+    Phase.IDLE: "after a message, without a word of what became of that",
+}
+_SCRIBBLED = "wrote to the memory that it shares with the worker, and was killed for that"
+
+
+class ChildProcess:
+    """One child. `given` are the assignments that it has and has not finished, oldest first."""
+
+    def __init__(self, pid: int, end: asyncio.Future[int], sock: socket.socket, board: Board, lifeline: int) -> None:
+        self.pid = pid
+        """The process id, also of its process group."""
+        self.board = board
+        self.given: deque[Assignment] = deque()
+        self.ready = False
+        self.severed = False
+        """Whether it closed its end of the socket while it lived, and was killed for that."""
+        self.leaving = ""
+        """Why it ends by itself."""
+        self.retiring = ""
+        """Why it is given nothing more, and told to end when it has nothing to do."""
+        self.garbled = False
+        """Whether something that it sent or wrote down cannot be, so that nothing of it can be relied on."""
+        self.doom: Doom | None = None
+        self.stop_by: dict[int, float] = {}
+        """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
+        self.pace = Pace()
+        self.ran: Counter[str] = Counter()
+        """How many jobs it has run, by function."""
+        self.last = ""
+        """The function whose message it finished last."""
+        self.beside = 0
+        """How many of `given` are messages of an async function that it has begun."""
+        self.output: Output | None = None
+        self.on_hold = 0
+        """How many of its leases are on their way, which it may wait for."""
+        self.main_mark: tuple[float, float] | None = None
+        """When its helper thread was first seen not to run (monotonic), and the seconds of processor time that its main
+        thread had used by then."""
+        self._seen: tuple[object, ...] = ()
+        self._looked = self._still = 0.0
+        self._heard = 0  # bytes
+        self._last = 0  # the ticket of what it was given last
+        self._free_since = 0.0  # the time (monotonic) at which it last finished something
+        self._end = end
+        self._socket = sock
+        self._lifeline = lifeline
+        self._reader = FrameReader()
+        self._unsent = bytearray()
+        self._on_frame: Callable[[ChildProcess, Frame], None] = lambda child, frame: None
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def start(cls, options: ChildOptions, spawner: Spawner) -> ChildProcess:
+        """Start a child. Raises OSError when the system cannot."""
+        with ExitStack() as kept, ExitStack() as lent:
+            ours, theirs = socket.socketpair()
+            kept.callback(ours.close)
+            lent.callback(theirs.close)
+            lifeline, life = os.pipe()
+            kept.callback(os.close, life)
+            lent.callback(os.close, lifeline)
+            printed, prints = os.pipe()
+            kept.callback(os.close, printed)
+            lent.callback(os.close, prints)
+            board = Board.create()
+            kept.callback(board.close)
+            pid, end = await spawner.spawn(options, Descriptors(theirs.fileno(), board.fd, lifeline, prints))
+            kept.pop_all()
+        ours.setblocking(False)
+        child = cls(pid, end, ours, board, life)
+        child.output = Output(printed)
+        return child
+
+    def listen(self, on_frame: Callable[[ChildProcess, Frame], None]) -> None:
+        """Call `on_frame` for every frame from here on."""
+        self._on_frame = on_frame
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    def give(self, assignment: Assignment, ticket: int) -> None:
+        """Hand over an assignment under a ticket higher than all before it."""
+        assignment.ticket = self._last = ticket
+        assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
+        assignment.quiet = not self.given
+        assignment.told.clear()
+        assignment.given = time.monotonic()
+        if not self.given:
+            self.pace.began(assignment.given)
+        self.given.append(assignment)
+        number = 0 if assignment.number is None else assignment.number + 1
+        kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
+        frame = Frame(kind, ticket, assignment.body, assignment.content_encoding, number)
+        self._send(pack_header(frame), frame.body)
+
+    def go(self, ticket: int) -> None:
+        """Let the child begin with an assignment whose lease is on record."""
+        self.on_hold -= 1
+        self._send(pack_header(Frame(Kind.GO, ticket)))
+
+    @property
+    def at_work(self) -> list[Assignment]:
+        """The assignments that the child has begun; the oldest one if that cannot be told any more."""
+        claimed = self.board.claimed
+        if claimed > self._last and self.given:
+            claimed = self.given[0].ticket
+        return [assignment for assignment in self.given if assignment.ticket <= claimed]
+
+    def limit(self, *, ahead: bool) -> int:
+        """How many assignments it should have, at most, when those that are quick may have one `ahead`."""
+        if self.beside:
+            return self.beside + (not self.pace.engaged)
+        return 1 + (ahead and self.pace.quick)
+
+    def look(self, now: float) -> None:
+        """See how it gets on with what it was given."""
+        if self.beside:
+            self.pace.look_beside(now, since=None if self.given[-1].beside else self.given[-1].given)
+        else:
+            self.pace.look(now, busy=bool(self.given))
+
+    @property
+    def extra(self) -> int:
+        """How many assignments it works at beside another one."""
+        return max(self.beside - 1, 0)
+
+    def find(self, ticket: int) -> Assignment:
+        """The assignment of a ticket. Raises WireError when the child was given no such one."""
+        for assignment in self.given:
+            if assignment.ticket == ticket:
+                return assignment
+        raise WireError(f"the child speaks of assignment {ticket}, which it was not given")
+
+    @property
+    def served(self) -> bool:
+        """Whether it has finished anything before, of which something may be left."""
+        return self._free_since > 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether what is on its board can be."""
+        return self.board.is_sound(self._last)
+
+    def begun(self, assignment: Assignment, first: int, count: int) -> None:
+        """The child has told that it has begun an assignment of an async function, with its jobs at some places."""
+        assignment.first, assignment.count, assignment.beside = first, count, True
+        self.beside += 1
+        self.pace.began(time.monotonic())
+
+    def done(self, assignment: Assignment) -> None:
+        """The child has finished an assignment."""
+        self.last = assignment.function
+        self.given.remove(assignment)
+        now = self._free_since = time.monotonic()
+        self.pace.ended(now - (assignment.given if assignment.beside else self.pace.since), now)
+        self.beside -= assignment.beside
+        self.stop_by.pop(assignment.ticket, None)
+
+    def say_what_ran(self) -> str:
+        """The functions that it has run most, and which one was the last, as the end of a sentence."""
+        most = self.ran.most_common(_MOST_NAMED)
+        if not most:
+            return ""
+        named = ", ".join([f"{function} ({jobs} job{'s' * (jobs != 1)})" for function, jobs in most])
+        others = f" and {len(self.ran) - len(most)} other functions" if len(self.ran) > len(most) else ""
+        return f"; it ran {named}{others}" + f", last of all {self.last}" * (len(self.ran) > 1)
+
+    def recall(self) -> list[Assignment]:
+        """Take back the assignments that the child has not begun, oldest first."""
+        if not self.given:
+            return []
+        claimed = self.board.recall(self.given[-1].ticket)
+        if claimed is None:
+            return []
+        taken = [assignment for assignment in self.given if assignment.ticket > claimed]
+        for _ in taken:
+            self.given.pop()
+        return taken
+
+    async def wait(self) -> int:
+        """Wait for the child's end, and return how it ended: its exit status, or minus a signal, or LOST.
+
+        Whatever it sent before its death is heard first. What its functions started dies with it.
+        """
+        code = await asyncio.shield(self._end)
+        with suppress(OSError):
+            while self._read():
+                pass
+        return code
+
+    def close(self) -> None:
+        """Let go of what is shared with the child, once it has ended."""
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        os.close(self._lifeline)
+        self.board.close()
+        if self.output is not None:
+            self.output.close()
+
+    def finish(self) -> None:
+        """Tell the child that there is no more work: it ends after what it is doing."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """End the child, and what its functions started, at once."""
+        if not self._end.done():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGKILL)  # it has no group of its own yet in its first moment
+
+    def condemn(self, doom: Doom) -> None:
+        """Kill the child for a reason."""
+        if self.doom is None and not self._end.done():
+            self.doom = doom
+            self.kill()
+
+    def examine(self, now: float) -> None:
+        """Kill a child whose board cannot be, or that is stuck: it has work, or is to end, and nothing happens.
+
+        Functions do either when they use descriptors that are not theirs: one that reads them takes the work away.
+        What they leave behind may also hold up the process when its jobs have ended.
+        """
+        if not self.is_sound:
+            if not self.garbled:
+                self._distrust(_SCRIBBLED)
+            return
+        passed, self._looked = now - self._looked, now
+        seen = self._state()
+        if seen != self._seen or not self._should_move():
+            self._seen, self._still = seen, 0.0
+            return
+        self._still += min(passed, _STEP)
+        if self._still <= _STILL or self.doom is not None:
+            return
+        if self.leaving:
+            self.kill()
+            return
+        places = tuple(self.board.places(ENDED)) if self.at_work else ()
+        self.doom = Doom(REASON_CRASHED, self._say_stuck(), places)
+        self.dump()  # what it printed last is told with what becomes of its jobs
+        self._loop.call_later(_LAST_WORDS, self._end_stuck, seen)
+
+    def _state(self) -> tuple[object, ...]:
+        """What changes while it gets on."""
+        board = self.board
+        return board.claimed, board.phase, bytes(board.states), self._heard
+
+    def _should_move(self) -> bool:
+        """Whether nothing that a user's code may take its time for goes on, and there is something to do."""
+        if not self.given:
+            return bool(self.leaving)
+        return not (self.on_hold or self.board.phase is Phase.LOADING or self.board.places(STARTED))
+
+    def _say_stuck(self) -> str:
+        when = _WHEN_STUCK[self.board.phase] if self.at_work else "and did not begin its work"
+        return f"stood still for {_STILL:g} s {when}, and was killed for that"
+
+    def _end_stuck(self, seen: tuple[object, ...]) -> None:
+        if self._end.done() or self._state() == seen:
+            self.kill()
+        else:  # it goes on after all
+            self.doom = None
+
+    def _distrust(self, said: str) -> None:
+        self.garbled = True
+        self.doom = self.doom or Doom(REASON_CRASHED, said, None)
+        self.kill()
+
+    def stop(self, assignment: Assignment, positions: Iterable[int] | None, grace: float) -> None:
+        """Order that jobs of an assignment at work stop, None for all; those that do not within `grace` are killed."""
+        places = range(assignment.count) if positions is None else positions
+        self.board.stop(assignment.ticket, [assignment.first + at for at in places])
+        self.stop_by[assignment.ticket] = time.monotonic() + grace
+
+    def dump(self) -> None:
+        """Have the child print the stacks of its threads."""
+        if not self._end.done():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGUSR1)
+
+    def _on_readable(self) -> None:
+        try:
+            if not self._read():
+                self._loop.remove_reader(self._socket)
+                self._loop.call_later(_DYING, self._sever)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._loop.remove_reader(self._socket)
+
+    def _sever(self) -> None:
+        """End a child that still lives after its end of the socket was closed: a function did that."""
+        self.severed = not self._end.done() and not self.leaving
+        self.kill()
+
+    def _read(self) -> bool:
+        """Hear what has come; False at the end of the stream. Raises OSError, BlockingIOError if nothing has."""
+        data = self._socket.recv(_READ_SIZE)
+        self._heard += len(data)
+        try:
+            for frame in self._reader.feed(data):
+                self._on_frame(self, frame)
+        except WireError:
+            self._reader.broken = True
+        if self._reader.broken and not self.garbled:
+            self._distrust(_GARBLED)
+        return bool(data)
+
+    def _send(self, *parts: bytes) -> None:
+        if self._unsent:
+            self._unsent += b"".join(parts)
+            return
+        try:
+            sent = self._socket.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is dead, and its assignments are seen to when that is noticed
+            return
+        if sent < sum(map(len, parts)):
+            self._unsent += b"".join(parts)[sent:]
+            self._loop.add_writer(self._socket, self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        if not self._unsent:
+            self._loop.remove_writer(self._socket)
+
+
+def say_end(code: int) -> str:
+    """How a process ended, in words."""
+    if code == LOST:
+        return "was lost with the process that it was forked from"
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"died of {signal.Signals(-code).name}"
+    except ValueError:
+        return f"died of signal {-code}"

@@ -1,0 +1,125 @@
+"""Asks what was cancelled, and knows whether a worker may go by what it has heard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from dts.broker import Broker, Event, Subscription
+from dts.model import new_id
+from dts.runtime.service import Service
+from dts.wire.queues import TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer
+from dts.worker.queues.cancellations import Cancellations
+
+logger = logging.getLogger(__name__)
+
+_AGAIN, _AGAIN_MOST = 0.2, 1.0
+"""Seconds until it is asked again, doubled each time: who answers may be starting just now."""
+
+_AGAIN_SELDOM = 10.0
+"""Seconds until it is asked again when the worker goes on without an answer."""
+
+_QUIET = 5.0
+"""Seconds without an answer that are not worth a word: server and worker may have been started together."""
+
+
+class Inquiry(Service):
+    """Hears which runs and jobs are cancelled, and asks when some may have been missed: at its start, and after events
+    were lost.
+
+    `patience` is how many seconds it waits for an answer before it does without. `on_news` is called with the runs of
+    which something new was heard, `on_change` whenever `informed` has changed.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        patience: float,
+        on_news: Callable[[set[str]], None],
+        on_change: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__()
+        self.known = Cancellations()
+        """What is known to be cancelled."""
+        self.patience = patience
+        self._broker, self._on_news, self._on_change = broker, on_news, on_change
+        self._events: Subscription
+        self._informed = False
+        self._question = ""
+        self._answered = asyncio.Event()
+
+    @property
+    def informed(self) -> bool:
+        """Whether what is known is all, or it is in vain to wait for the rest; False from the moment of a loss."""
+        return self._informed and not self._events.missed.is_set()
+
+    async def _start(self) -> None:
+        self._events = await self._broker.subscribe([TOPIC_CANCELLED])
+        await self._stack.enter_async_context(self._events)
+        self._spawn(self._heed(self._events, self._learn, "cancellations"), "cancellations")
+        self._spawn(self._keep_informed(), "inquiry")
+
+    def _learn(self, event: Event) -> None:
+        runs = self.known.learn(event.payload)
+        if self._question and end_of_answer(self._question) in event.payload:
+            self._answered.set()
+        self._on_news(runs)
+
+    async def _keep_informed(self) -> None:
+        missed = self._events.missed
+        while True:
+            # An answer to what was asked before is not complete: what was cancelled since then may have been missed.
+            await self._events.listening()
+            missed.clear()
+            self._question = new_id()
+            self._answered.clear()
+            await self._wait_for_answer()
+            if missed.is_set():
+                continue
+            self._informed = True
+            await self._on_change()
+            await self._ask(_AGAIN_SELDOM, math.inf)
+            await missed.wait()
+            self._informed = False
+            await self._on_change()
+
+    async def _wait_for_answer(self) -> None:
+        """Ask until there is an answer, patience is at its end, or the answer would not be complete any more."""
+        missed = self._events.missed
+        quiet = min(_QUIET, self.patience)
+        if await self._ask(_AGAIN_MOST, quiet) or missed.is_set():
+            return
+        if rest := self.patience - quiet:
+            logger.warning("taking no jobs until timekeeper says which are cancelled, for %g s at most", rest)
+            if await self._ask(_AGAIN_MOST, rest):
+                logger.info("timekeeper has said which jobs are cancelled: taking jobs")
+                return
+        if self.patience and not missed.is_set():
+            logger.warning(
+                "nobody has said in %g s which runs and jobs are cancelled: taking jobs all the same; those that are"
+                " cancelled are stopped when timekeeper tells of them",
+                self.patience,
+            )
+
+    async def _ask(self, most: float, seconds: float) -> bool:
+        """Ask, `most` seconds apart at most, for some seconds or until events were missed; whether all was answered."""
+        clock = asyncio.get_running_loop().time
+        deadline, pause = clock() + seconds, _AGAIN
+        missed = self._events.missed
+        while not self._answered.is_set() and not missed.is_set() and (left := deadline - clock()) > 0:
+            await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self._question)
+            await _either(self._answered, missed, min(pause, left))
+            pause = min(2 * pause, most)
+        return self._answered.is_set()
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event, seconds: float) -> None:
+    """Wait until one of two events is set, some seconds at most."""
+    waits = [asyncio.create_task(event.wait()) for event in (one, other)]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

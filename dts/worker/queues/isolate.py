@@ -1,0 +1,30 @@
+"""Breaks a message up into messages of one job each, when whole workers may have died of it."""
+
+from __future__ import annotations
+
+from dts.broker import Message
+from dts.errors import DtsError
+from dts.wire import codec
+from dts.wire.dts_pb2 import JobBatch
+from dts.worker.child.active_batch import slice_batch
+from dts.worker.queues.in_flight import Work
+
+SUSPICIOUS = 3
+"""Times that a message was handed out before and came back, after which its jobs are run one by one."""
+
+
+def break_up(work: Work) -> list[Message]:
+    """A message for each job of a delivery that came back too often; none if it is to be run as it is."""
+    message = work.delivery.message
+    if work.delivery.count < SUSPICIOUS or message.headers.get("count") == 1:
+        return []
+    try:
+        batch = codec.decode(JobBatch, message.body, message.content_encoding)
+    except DtsError:
+        return []  # a child will say so
+    if len(batch.jobs) < 2:
+        return []
+    return [
+        Message(*codec.encode(slice_batch(batch, [position])), work.headers_of_part(1))
+        for position in range(len(batch.jobs))
+    ]

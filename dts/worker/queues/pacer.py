@@ -1,0 +1,89 @@
+"""Keeps no message from other workers that could begin it: gives back what waits here once no child is quick any more.
+
+A worker may hold as many deliveries as it has children, and as many again while its messages are quick. When every
+child is at something that takes its time, whatever no child has begun goes back to the queue. Before the broker is told
+so, all consumers that could fetch something are dismissed: otherwise it would come here again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Protocol
+
+from dts.runtime.service import Service
+from dts.worker.pool.child_process import Assignment
+from dts.worker.pool.executor import Executor
+from dts.worker.queues.consumers import Intakes
+from dts.worker.queues.in_flight import Work
+
+INTERVAL = 0.05
+"""Seconds between looks at the children."""
+
+
+class Host(Protocol):
+    """The worker."""
+
+    room: asyncio.Event
+    """Set when there may be room for more work."""
+    draining: bool
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing may be taken at all."""
+
+    @property
+    def free_slots(self) -> int:
+        """How many deliveries may be taken."""
+
+    def is_untouched(self, assignment: Assignment) -> bool:
+        """Whether it is all of a delivery of which nothing was begun."""
+
+    def part_with(self, assignments: list[Assignment]) -> list[Work]:
+        """Count deliveries no more that are given back."""
+
+    def release(self, works: list[Work]) -> None:
+        """Give back deliveries."""
+
+
+class Pacer(Service):
+    """Looks after the pace of a worker's children, and has its intakes fetch accordingly."""
+
+    def __init__(self, executor: Executor, intakes: Intakes, host: Host) -> None:
+        super().__init__()
+        self._executor, self._intakes, self._host = executor, intakes, host
+        self._freed = asyncio.Event()
+
+    async def _start(self) -> None:
+        self._spawn(self._run(), "pacer")
+
+    def wake(self) -> None:
+        """There may be room: if little is fetched now, fetch more at once."""
+        if self._intakes.tight:
+            self._freed.set()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await self._freed.wait()
+            self._freed.clear()
+            await self.look(time.monotonic())
+
+    async def look(self, now: float) -> None:
+        """Fetch more or less, and give back what waits, as it is right at a time (monotonic, seconds)."""
+        executor, host = self._executor, self._host
+        executor.look(now)
+        if host.halted or host.draining:
+            return
+        if not executor.is_engaged(now):
+            await self._intakes.adapt(ahead=executor.looks_ahead)
+            if host.free_slots > 0:
+                host.room.set()
+        elif host.free_slots <= 0:
+            leaving = host.part_with(executor.take_waiting(host.is_untouched))
+            try:
+                await self._intakes.tighten()
+            finally:  # nobody else knows of them any more
+                host.release(leaving)

@@ -1,0 +1,148 @@
+"""Heartbeats: every few seconds, how the machine is and what the worker does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+
+from dts.broker import Broker
+from dts.errors import DtsError
+from dts.model.fleet import ENDED
+from dts.runtime.service import Service
+from dts.version import __version__
+from dts.wire import codec
+from dts.wire.dts_pb2 import Heartbeat, JobBatch, RunningJob
+from dts.worker.events import Events
+from dts.worker.link.board import STARTED, find_state
+from dts.worker.pool.child_process import Assignment, ChildProcess
+from dts.worker.queues.in_flight import work_of
+from dts.worker.telemetry.shipping import publish_heartbeat
+from dts.worker.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_GOODBYE = 2.0  # seconds that the broker has to take the last heartbeat
+
+MAX_RUNNING = 100
+"""Jobs that a heartbeat names."""
+NAMED_AFTER = 0.5
+"""Seconds that a message must have been with its child before its jobs are named."""
+
+
+class Prober(Service):
+    """Publishes heartbeats until it is stopped, a last one then, and has the worker take nothing while its machine is
+    short of memory or disk.
+    """
+
+    def __init__(self, worker: Worker, broker: Broker) -> None:
+        super().__init__()
+        self._worker, self._broker = worker, broker
+        self._started = False
+        self._since = time.time()
+        self._host = socket.gethostname()
+
+    async def _start(self) -> None:
+        self._stack.push_async_callback(self._say_goodbye)
+        psutil.cpu_percent()  # counts from this call on
+        self._spawn(self._run(), "prober")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.probe()
+            except (OSError, psutil.Error) as error:
+                logger.warning("the state of this machine is not known: %s", error)
+            await asyncio.sleep(self._worker.settings.heartbeat)
+
+    async def probe(self) -> None:
+        """Measure, act on it, and tell."""
+        beat = self.measure()
+        short = shortage(beat, self._worker)
+        if short != self._worker.short_of:
+            if short:
+                logger.warning("taking no more work: this machine is short of %s", short)
+            else:
+                logger.info("taking work again")
+            await self._worker.hold(short)
+        beat.state = "draining" if self._worker.draining else short or "working"
+        await publish_heartbeat(self._broker, beat.SerializeToString())
+
+    async def _say_goodbye(self) -> None:
+        """Tell that there will be no more heartbeats, unless the worker ends since something has broken."""
+        if self._worker.failed.is_set():
+            return
+        with suppress(OSError, psutil.Error):
+            beat = self.measure()
+            beat.state, beat.children, beat.jobs_running = ENDED, 0, 0
+            del beat.running[:]
+            await publish_heartbeat(self._broker, beat.SerializeToString(), timeout=_GOODBYE)
+
+    def measure(self) -> Heartbeat:
+        """The heartbeat of this moment, without a state."""
+        worker = self._worker
+        beat = Heartbeat(
+            worker=worker.name,
+            host=self._host,
+            pid=os.getpid(),
+            version=__version__,
+            time=round(time.time(), 3),
+            started=round(self._since, 3),
+            routes=worker.routes.names,
+            cpu_percent=round(psutil.cpu_percent(), 1),
+            memory_percent=round(psutil.virtual_memory().percent, 1),
+            disk_percent=round(psutil.disk_usage(".").percent, 1),
+            load_1m=round(os.getloadavg()[0], 2),
+            children=len(worker.executor.children),
+        )
+        for function in worker.events.functions:
+            counts = beat.functions[function]
+            counts.received = worker.events.count(function, Events.RECV)
+            counts.done = worker.events.count(function, Events.DONE)
+            counts.failed = worker.events.count(function, Events.FAIL)
+            counts.replaced = worker.events.count(function, Events.REPLACED)
+        for child in worker.executor.children:
+            beat.jobs_running += len(child.board.places(STARTED)) if child.given else 0
+            beat.running.extend(list(running_jobs(child))[: MAX_RUNNING - len(beat.running)])
+        return beat
+
+
+def shortage(beat: Heartbeat, worker: Worker) -> str:
+    """What the machine has too little of: memory, disk, or nothing, which is empty."""
+    if 100 - beat.memory_percent < worker.settings.min_memory_percent:
+        return "memory"
+    if 100 - beat.disk_percent < worker.settings.min_disk_percent:
+        return "disk"
+    return ""
+
+
+def running_jobs(child: ChildProcess) -> Iterator[RunningJob]:
+    """The jobs that a child is at, unless it has got them only just now. Decodes its messages."""
+    for assignment in child.at_work:
+        yield from _running_jobs(child, assignment)
+
+
+def _running_jobs(child: ChildProcess, assignment: Assignment) -> Iterator[RunningJob]:
+    age = time.monotonic() - assignment.given
+    if age < NAMED_AFTER:
+        return
+    try:
+        jobs = codec.decode(JobBatch, assignment.body, assignment.content_encoding).jobs
+    except DtsError:
+        return
+    work = work_of(assignment)
+    first = assignment.first
+    states = child.board.states[first : first + assignment.count]
+    for position in find_state(states, STARTED)[:MAX_RUNNING]:
+        if position < len(jobs):
+            index = jobs[position].index
+            number = "" if work.number is None else f"{work.run}-{work.number + index}"
+            yield RunningJob(
+                job=number or f"{work.block}:{index}", function=work.function, started=round(time.time() - age, 3)
+            )
