@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.client.test_run import FakeServer, server
 from tests.integration.conftest import Site
-from tests.integration.test_client_run import FakeServer, server
 from tests.services.base import free_port
 
 __all__ = ["server"]  # a fixture

@@ -14,7 +14,7 @@ import pytest
 from dts.client import DailyRotatingOutputFile, DtsClient, OutputFile, cli
 from dts.errors import ClientError, ConfigError, RequestRefused, ServerUnavailable
 from dts.runtime.process import Shutdown
-from tests.integration.test_client_run import FakeServer, Handler, server
+from tests.integration.client.test_run import FakeServer, Handler, server
 
 __all__ = ["server"]  # a fixture
 

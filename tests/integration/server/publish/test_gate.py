@@ -24,7 +24,7 @@ from dts.store.contract.gate import Release
 from dts.wire import codec, dts_pb2, queues
 from tests.conformance.store.builders import make_run
 from tests.integration.conftest import Api, Site
-from tests.integration.test_server_limits import SUBJECTS
+from tests.integration.server.access.test_limits import SUBJECTS
 
 QUEUE = queues.jobs_queue("default")
 

@@ -55,7 +55,7 @@ async def start(bench: Bench, tmp_path: Path) -> AsyncIterator[Start]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "dts.worker", "-c", str(config), *arguments),
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])} | environment,
             stderr=PIPE,
         )
         started.append(process)

@@ -201,7 +201,7 @@ async def test_a_process_that_a_function_forks_can_be_terminated_at_once(bench: 
 @pytest.fixture
 async def command(bench: Bench, tmp_path: Path) -> AsyncIterator[Process]:
     """`python -m dts.worker` with two children."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dts.worker", "--processes", "2", "--functions", str(bench.functions)),
         cwd=tmp_path,
@@ -302,7 +302,7 @@ async def test_what_kills_its_process_before_any_job_is_a_dead_letter(
     (folder / "sitecustomize.py").write_text(
         "import os\nfrom dts.wire import codec\ncodec.decode = lambda *_: os._exit(5)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[2])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[4])]))
     async with Worker(bench.settings(), bench.broker):
         await bench.send("text/upper", ["a"])
         async with await bench.broker.consume(DEAD, prefetch=1) as dead, asyncio.timeout(DEADLINE):

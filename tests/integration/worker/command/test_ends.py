@@ -24,7 +24,7 @@ from dts.worker.command.systemd import Notifier
 from dts.worker.pool.spawner import Spawner
 from dts.worker.telemetry.agent import Agent
 from dts.worker.worker import Worker
-from tests.integration.test_worker_command import Start, read_until, start
+from tests.integration.worker.command.test_command import Start, read_until, start
 from tests.services.worker_bench import DEADLINE, Bench, bench, until
 
 __all__ = ["bench", "start"]

@@ -21,7 +21,7 @@ from dts.server.publish import repair
 from dts.server.publish.repair import Again, Repair, Requeued
 from dts.store import open_store
 from dts.wire import queues
-from tests.integration.test_server_waiting import Desk, success
+from tests.integration.server.handlers.test_waiting import Desk, success
 
 AFTER = 1.0
 
