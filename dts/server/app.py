@@ -18,7 +18,7 @@ from dts.model import DEFAULT_ROUTE
 from dts.runtime.service import Service
 from dts.server.access.accounts import Accounts, KeyBox
 from dts.server.access.limits import Limiter
-from dts.server.audit.checkpoint import Anchor
+from dts.server.audit.checkpoint import LogCheckpoint
 from dts.server.audit.log import OperationLog
 from dts.server.context import Context
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
@@ -88,7 +88,7 @@ class Server(Service):
 
     def _operation_log(self, store: Store, keys: KeyBox) -> OperationLog:
         folder, key = self._settings.server.key_file.parent, keys.derive("operations-anchor")
-        return OperationLog(store, keys.derive("operations"), Anchor(folder, self._settings.store.url, key))
+        return OperationLog(store, keys.derive("operations"), LogCheckpoint(folder, self._settings.store.url, key))
 
     def _bind(self) -> list[socket.socket]:
         """Take the port first: a server that cannot listen should not touch the store."""

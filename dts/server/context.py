@@ -12,7 +12,7 @@ from dts.server.audit.log import OperationLog
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
-from dts.server.lookup.log_throttle import Seldom
+from dts.server.lookup.log_throttle import LogThrottle
 from dts.server.lookup.recent_blocks import Recent
 from dts.server.publish.publisher import Publisher
 from dts.store import Store
@@ -35,4 +35,4 @@ class Context:
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     recent: Recent = field(default_factory=Recent)
-    outages: Seldom = field(default_factory=Seldom)
+    outages: LogThrottle = field(default_factory=LogThrottle)

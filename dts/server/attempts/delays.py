@@ -11,7 +11,6 @@ planned does; `daemons.attempts` has the rules.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
@@ -23,10 +22,11 @@ from dts.config import ServerSettings
 from dts.errors import RouteUnavailable
 from dts.model import DelayedSlice, Outcome, bitmap
 from dts.server.access.limits import RunningLimits
-from dts.server.damaged import jobs_of
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.gate import hold_back
 from dts.server.publish.slices import delayed_messages
+from dts.server.record.blocks import jobs_of
+from dts.server.record.digests import digest_of
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 
@@ -57,11 +57,6 @@ def delayed_slices(
         _slice(batch, results, digest_of(digest + b"%d.%d" % group), outcome, now + _delay(group[1]))
         for group, results in groups.items()
     ]
-
-
-def digest_of(body: bytes) -> bytes:
-    """What tells a message from every other."""
-    return hashlib.blake2b(body, digest_size=16).digest()
 
 
 class Firing:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
-from dts.server.attempts.delays import digest_of
 from dts.server.attempts.poison import REASON_POISON, Poison
+from dts.server.record.digests import digest_of
 from dts.server.record.results import failed_candidate
 from dts.store import Store
 from dts.wire import dts_pb2

@@ -28,10 +28,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
-from dts.server.attempts.delays import delayed_slices, digest_of
+from dts.server.attempts.delays import delayed_slices
 from dts.server.attempts.leases import claims_of, stale_jobs
 from dts.server.attempts.poison import Poison
 from dts.server.record.blocks import outcomes_of
+from dts.server.record.digests import digest_of
 from dts.store import Store
 from dts.wire import dts_pb2
 

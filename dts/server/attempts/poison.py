@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from dts.model import DEFAULT_ROUTE, Block, DeadLetter, Outcome, bitmap, job_id
-from dts.server.attempts.delays import digest_of
-from dts.server.damaged import jobs_of
+from dts.server.record.blocks import jobs_of
+from dts.server.record.digests import digest_of
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import jobs_queue

@@ -27,7 +27,7 @@ _SIZE = 64 * 1024
 """Bytes that are read of the file at most: one that is larger is not ours."""
 
 
-class AnchorBroken(DtsError):
+class CheckpointBroken(DtsError):
     """The anchor of the operation log cannot be read, or this server's key did not write it."""
 
 
@@ -39,7 +39,7 @@ class Mark:
     hash: str
 
 
-class Anchor:
+class LogCheckpoint:
     """The mark in one file. Processes of a host share it; what they write at the same time, the furthest stays."""
 
     def __init__(self, folder: Path, store_url: str, key: bytes) -> None:
@@ -52,7 +52,7 @@ class Anchor:
         """The mark, or None if there is none yet.
 
         Raises:
-            AnchorBroken: the file is there and is not what a server with this key wrote.
+            CheckpointBroken: the file is there and is not what a server with this key wrote.
         """
         return await asyncio.to_thread(self._read)
 
@@ -60,7 +60,7 @@ class Anchor:
         """Put the mark further on, unless it is that far already.
 
         Raises:
-            AnchorBroken: the file that is there is not to be trusted, and stays.
+            CheckpointBroken: the file that is there is not to be trusted, and stays.
             OSError: it cannot be written.
         """
         await asyncio.to_thread(self._advance, mark)
@@ -74,9 +74,11 @@ class Anchor:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AnchorBroken(f"the anchor {self.path.name} beside the server's key file cannot be read") from error
+            raise CheckpointBroken(
+                f"the anchor {self.path.name} beside the server's key file cannot be read"
+            ) from error
         if not genuine:
-            raise AnchorBroken(
+            raise CheckpointBroken(
                 f"the anchor {self.path.name} beside the server's key file was changed, or is of another key file"
             )
         return mark

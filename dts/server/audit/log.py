@@ -16,25 +16,15 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-import msgspec
-
-from dts.errors import DtsError, LogDamaged, StoreUnavailable
-from dts.model import Operation, User
-from dts.server.audit.checkpoint import Anchor, AnchorBroken, Mark
+from dts.errors import DtsError, StoreUnavailable
+from dts.model import Operation
+from dts.server.audit.checkpoint import CheckpointBroken, LogCheckpoint, Mark
 from dts.store import Store
 
-if TYPE_CHECKING:
-    from dts.server.handlers._base import DtsHandler
-
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 SECRET_FIELDS = frozenset({"secret", "ssh_key", "ssh_pem_cert"})
 """Names of fields whose values are never shown to anybody."""
@@ -83,7 +73,7 @@ class Verdict:
 class OperationLog:
     """Appends to the log, and verifies it."""
 
-    def __init__(self, store: Store, key: bytes, anchor: Anchor) -> None:
+    def __init__(self, store: Store, key: bytes, anchor: LogCheckpoint) -> None:
         self._store = store
         self._key = key
         self._anchor = anchor
@@ -108,7 +98,7 @@ class OperationLog:
         """What is not in the log any more that this host has seen there; empty if nothing is."""
         try:
             mark = await self._anchor.read()
-        except AnchorBroken as error:
+        except CheckpointBroken as error:
             return str(error)
         if mark is None:
             return ""
@@ -148,7 +138,7 @@ class OperationLog:
     async def _advance(self, mark: Mark) -> None:
         try:
             await self._anchor.advance(mark)
-        except (AnchorBroken, OSError) as error:
+        except (CheckpointBroken, OSError) as error:
             # Not worth refusing what administrators do: verification goes by the anchor as it is.
             logger.error("the anchor of the operation log stays behind entry %d: %s", mark.seq, error)
 
@@ -185,7 +175,7 @@ class OperationLog:
         """How far this host had seen the log."""
         try:
             mark = await self._anchor.read()
-        except AnchorBroken as error:
+        except CheckpointBroken as error:
             verdict.fault(0, str(error))
             return None
         verdict.anchor = mark.seq if mark is not None else None
@@ -227,102 +217,3 @@ def masked(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: MASK if name in SECRET_FIELDS else masked(each) for name, each in value.items()}
     return [masked(each) for each in value] if isinstance(value, list) else value
-
-
-H = TypeVar("H", bound="DtsHandler")
-
-
-def operation_logger(
-    op_type: str,
-) -> Callable[[Callable[[H, User, str, Any], Awaitable[T]]], Callable[[H, User, str, Any], Awaitable[T]]]:
-    """Decorate what carries out an admin write, called as `(handler, operator, doc_id, ops)`: it goes on record.
-
-    `{name}` in `op_type` is the handler's own name for its kind of records. In place of `ops`, what was asked for, goes
-    on record what the handler has in `on_record`, which it may set before and while it is called.
-    """
-
-    def decorate(method: Callable[[H, User, str, Any], Awaitable[T]]) -> Callable[[H, User, str, Any], Awaitable[T]]:
-        @wraps(method)
-        async def call(self: H, operator: User, doc_id: str, ops: Any) -> T:
-            kind = op_type.format(name=getattr(self, "name", ""))
-
-            def shown() -> Any:
-                return ops if self.on_record is None else self.on_record
-
-            return await recorded(
-                self, operator, kind, doc_id, ops=shown, work=lambda: method(self, operator, doc_id, ops)
-            )
-
-        return call
-
-    return decorate
-
-
-async def recorded(
-    handler: DtsHandler,
-    operator: User,
-    op_type: str,
-    doc_id: str,
-    *,
-    ops: Callable[[], Any],
-    work: Callable[[], Awaitable[T]],
-) -> T:
-    """Do some work of an operator's, on record before and after; `ops` gives what is to be seen of it at that time.
-
-    Raises:
-        NotBegun: the store does not answer; nothing was done.
-        LogDamaged: nothing can follow in the log; nothing was done.
-        LogRefused: the log does not take the entry; nothing was done.
-        EndNotRecorded: it was done, and the store went away.
-        EndRefused: it was done, and the log does not take the second entry.
-    """
-    log = handler.context.operations
-    begun = Operation(
-        timestamp=round(time.time(), 6),
-        operator=operator.id,
-        address=handler.request.remote_ip or "",
-        op_type=op_type,
-        doc_id=doc_id,
-        ops=masked(msgspec.to_builtins(ops())),
-        outcome=BEGUN,
-    )
-    begun = await _begin(log, begun)
-    try:
-        result = await work()
-    except Exception as error:
-        await _end_failure(log, _ended(begun, handler.code_of(error)))
-        raise
-    try:
-        await log.append(replace(_ended(begun, DONE), ops=masked(msgspec.to_builtins(ops()))))
-    except StoreUnavailable as error:
-        raise EndNotRecorded from error
-    except Exception as error:  # whatever a back end says to an entry that it cannot take
-        raise EndRefused from error
-    logger.info("%s: %s %.100r", operator.id, op_type, doc_id)
-    return result
-
-
-async def _begin(log: OperationLog, entry: Operation) -> Operation:
-    try:
-        return await log.append(entry)
-    except StoreUnavailable as error:
-        raise NotBegun from error
-    except LogDamaged:
-        raise
-    except Exception as error:  # whatever a back end says to an entry that it cannot take
-        raise LogRefused from error
-
-
-async def _end_failure(log: OperationLog, entry: Operation) -> None:
-    """Put on record what a write failed with. That is what the caller is told, whatever becomes of the entry."""
-    try:
-        await log.append(entry)
-    except Exception:  # as above
-        logger.exception(
-            "%s %.100r failed (%s), and the log has no end of it", entry.op_type, entry.doc_id, entry.outcome
-        )
-
-
-def _ended(begun: Operation, outcome: str) -> Operation:
-    """The second entry of a write."""
-    return replace(begun, timestamp=round(time.time(), 6), outcome=outcome, begun=begun.seq)

@@ -9,21 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from dts.broker import Broker, Consumer, Delivery
 from dts.config import Settings
 from dts.errors import (
     BrokerUnavailable,
     ConfigError,
     DtsError,
-    DuplicateKey,
-    InvalidInput,
-    NotStorable,
     StoreUnavailable,
-    WireError,
 )
 from dts.runtime.service import Service
+from dts.server.record.faults import CONTENT_FAULTS
 from dts.store import Store
 
 logger = logging.getLogger(__name__)
@@ -35,20 +30,6 @@ _SQLITE = "sqlite:///"
 _MAX_REASON = 500  # characters of why a message is a dead letter
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-
-CONTENT_FAULTS = (
-    WireError,
-    InvalidInput,
-    NotStorable,
-    DuplicateKey,
-    ValueError,
-    TypeError,
-    OverflowError,
-    RecursionError,
-    msgspec.MsgspecError,
-)
-"""What is raised over what is in a message, whenever it is tried: only for these is one given up. Anything else, as a
-lack of memory or a bug, is no fault of the messages: it ends the daemon, and they stay on their queue."""
 
 
 def check_files(settings: Settings) -> None:

@@ -29,8 +29,7 @@ from dts.model import Block
 from dts.server.attempts.delays import FORGET_AFTER, Firing
 from dts.server.attempts.leases import requeue_expired
 from dts.server.daemons._base import Daemon
-from dts.server.damaged import jobs_of
-from dts.server.dead.settle import Burial
+from dts.server.dead.settle import DeadLetterSettler
 from dts.server.ending import cancel
 from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
@@ -38,6 +37,7 @@ from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.gate import Gate
 from dts.server.publish.publisher import Publisher
 from dts.server.publish.repair import Again, Repair
+from dts.server.record.blocks import jobs_of
 from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)
@@ -181,10 +181,10 @@ class Timekeeper(Daemon):
             )
 
     async def _bury_all(self, consumer: Consumer) -> None:
-        burial = Burial(self._store, self._broker, self._catalogue, self._settings.server)
+        settler = DeadLetterSettler(self._store, self._broker, self._catalogue, self._settings.server)
         while deliveries := await consumer.receive(_RELAY_LIMIT):
             for delivery in deliveries:
-                await self._insist(partial(burial.bury, delivery), "record dead letters")
+                await self._insist(partial(settler.settle, delivery), "record dead letters")
             await consumer.ack(deliveries)
 
     def _note_question(self, question: Event) -> None:

@@ -15,12 +15,12 @@ from dts.broker import Broker, Message
 from dts.broker.abc import revived
 from dts.errors import BlockTooLate, TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, RESERVED_NAMESPACE, DeadLetter, Run, RunState, User, new_id
-from dts.server.damaged import jobs_of
 from dts.server.ending.cancel import add_blocks
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.intake.options import put_options
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.publisher import Publisher
+from dts.server.record.blocks import jobs_of
 from dts.store import Store
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import JOBS_PREFIX

@@ -15,11 +15,11 @@ from dts.broker.abc import REASON_DELIVERY_LIMIT
 from dts.config import ServerSettings
 from dts.errors import TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, DeadLetter, Outcome, bitmap
-from dts.server.attempts.delays import digest_of
-from dts.server.daemons._base import CONTENT_FAULTS
-from dts.server.damaged import jobs_of
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.slices import single_messages
+from dts.server.record.blocks import jobs_of
+from dts.server.record.digests import digest_of
+from dts.server.record.faults import CONTENT_FAULTS
 from dts.server.record.results import failed_candidate
 from dts.store import Store
 from dts.wire import codec, dts_pb2
@@ -28,7 +28,7 @@ from dts.wire.queues import JOBS_PREFIX, TOPIC_RESULTS
 logger = logging.getLogger(__name__)
 
 
-class Burial:
+class DeadLetterSettler:
     """Settles dead letters. Safe to repeat for the same one."""
 
     def __init__(self, store: Store, broker: Broker, catalogue: Catalogue, settings: ServerSettings) -> None:
@@ -37,7 +37,7 @@ class Burial:
         self._catalogue = catalogue
         self._settings = settings
 
-    async def bury(self, delivery: Delivery) -> None:
+    async def settle(self, delivery: Delivery) -> None:
         """Give the jobs of a dead letter another chance, or keep the letter and end them.
 
         Whatever is in it, those behind it do not wait: a letter that cannot be kept for what is in it is told in the

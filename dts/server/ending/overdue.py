@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from dts.model import bitmap
-from dts.server.damaged import jobs_of
-from dts.server.intake.options import deadline_of
+from dts.server.record.blocks import jobs_of
+from dts.server.record.deadlines import deadline_of
 from dts.server.record.results import failed_candidate
 from dts.store import Store
 

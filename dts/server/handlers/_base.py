@@ -27,7 +27,7 @@ from dts.errors import (
     TooLarge,
     WireError,
 )
-from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
+from dts.model import RESERVED_NAMESPACE, User
 from dts.server.access.limits import OverLimit
 from dts.server.access.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
 from dts.server.audit.log import EndNotRecorded, EndRefused, LogRefused, NotBegun
@@ -72,9 +72,6 @@ class PageQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 @stream_request_body
 class DtsHandler(RequestHandler):
     """Base of all handlers. Methods answer with `self.answer`, and raise ApiError or any DtsError."""
-
-    everybodys = False
-    """Whether this handler serves the runs and jobs of all users alike."""
 
     on_record: Mapping[str, Any] | None = None
     """What the operation log holds of a write when that is more than what was asked for: how it was before, too."""
@@ -214,56 +211,6 @@ class DtsHandler(RequestHandler):
                 f"{user.id} does not belong to the namespace {namespace}: an administrator can add it to the "
                 "user's namespaces",
             )
-
-    async def usable_function(self, user: User, name: str) -> Function:
-        """The function of that name, which the caller may run now.
-
-        Raises:
-            ApiError: there is none, or it is disabled, or the caller may not run it.
-            InvalidName: there can be none.
-        """
-        namespace, _ = parse_function_name(name)
-        if namespace == RESERVED_NAMESPACE and not user.is_administrator:
-            raise not_for(user, name)
-        self.check_member(user, namespace)
-        function = await self.context.catalogue.get(name)
-        if function is None:
-            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
-        if not function.enabled:
-            raise ApiError(ErrorCode.FUNCTION_DISABLED, f"the function {name} is disabled")
-        return function
-
-    async def unserved_route(self, name: str) -> str | None:
-        """The route of the function of that name, if no live worker serves it; or one that it had before, likewise.
-
-        Jobs stay in the queue that they were put into, until repair takes them for lost. So a route that was left
-        counts while messages wait there, which may be those of another function.
-        """
-        function = await self.context.catalogue.get(name) if name else None
-        if function is None:
-            return None
-        serves = self.context.fleet.serves
-        if not await serves(function.route):
-            return function.route
-        for route in function.left_routes:
-            if not await serves(route) and await self.context.left_routes.has_jobs(self.context.broker, route):
-                return route
-        return None
-
-    def may_see(self, user: User, run: Run) -> bool:
-        """Whether a run, and the jobs in it, are there for the caller."""
-        return self.everybodys or run.user == user.id
-
-    async def own_run(self, user: User, run_id: str) -> Run:
-        """The user's run of that id.
-
-        Raises:
-            ApiError: there is none, or it is somebody else's: nobody can tell which.
-        """
-        run = await self.context.store.get_run(run_id) if is_id(run_id) else None
-        if run is None or not self.may_see(user, run):
-            raise ApiError(ErrorCode.NOT_FOUND, f"there is no run {run_id[:80]}")
-        return run
 
     # answers
 

@@ -30,12 +30,13 @@ from dts.model import (
 from dts.server.access.limits import OverLimit
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.ending.cancel import add_blocks, cancel_job, cancel_unfinished
-from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.handlers._base import ApiError, signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.jobstate import waiting_fields
+from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.submission import JobParams, Submission
-from dts.server.lookup.hub import Told
-from dts.server.publish.slices import decode_block
+from dts.server.lookup.hub import ProgressReport
+from dts.server.record.blocks import decode_block
 from dts.server.record.results import STATES, part_results, result_fields
 
 _SMALL = 16
@@ -146,7 +147,7 @@ class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
     wait: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
-class JobsHandler(DtsHandler):
+class JobsHandler(WorkHandler):
     """`/jobs/`: submit jobs, and see what is there to fetch."""
 
     @signed
@@ -275,7 +276,7 @@ class JobsHandler(DtsHandler):
         self.answer({"cancelled": cancelled, "runs": len(runs)})
 
 
-class CollectedJobsHandler(DtsHandler):
+class CollectedJobsHandler(WorkHandler):
     """`/jobs/collected`: results that the caller has."""
 
     @signed
@@ -286,7 +287,7 @@ class CollectedJobsHandler(DtsHandler):
         self.answer({"jobs": await self.context.store.collect_jobs(user.id, ids)})
 
 
-class JobHandler(DtsHandler):
+class JobHandler(WorkHandler):
     """`/jobs/ID`: one job."""
 
     @signed
@@ -316,7 +317,7 @@ class JobHandler(DtsHandler):
         run, block, index = await self._find(user, text)
         outcome = await self._outcome(block)
         name = job_id(run.id, block.first + index)
-        told = self.context.hub.progress_of(block.id, index) or Told(0.0, 0.0)
+        told = self.context.hub.progress_of(block.id, index) or ProgressReport(0.0, 0.0)
         ended = await cancel_job(
             self.context.store,
             self.context.broker,

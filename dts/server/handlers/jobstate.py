@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from dts.model import Block, DelayedSlice, JobState
-from dts.server.lookup.hub import Hub, Told
+from dts.server.lookup.hub import Hub, ProgressReport
 from dts.server.record.results import result_fields
 from dts.store import Store
 from dts.wire import codec, dts_pb2
@@ -27,13 +27,13 @@ async def waiting_fields(store: Store, hub: Hub, block: Block, index: int) -> di
             return {"state": JobState.DELAYED.value, **waits, **_last_attempt(each, index)}
     held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in leases)
     if held or (outcome is not None and outcome.running >> index & 1):
-        return {"state": JobState.RUNNING.value, **_told_fields(hub.progress_of(block.id, index))}
+        return {"state": JobState.RUNNING.value, **_reported_fields(hub.progress_of(block.id, index))}
     if not block.published and block.not_before:
         return {"state": JobState.DELAYED.value, "due": round(block.not_before, 6)}
     return {"state": (JobState.QUEUED if block.published else JobState.ACCEPTED).value}
 
 
-def _told_fields(told: Told | None) -> dict[str, object]:
+def _reported_fields(told: ProgressReport | None) -> dict[str, object]:
     """What a running job has said of itself."""
     fields: dict[str, object] = {}
     if told is not None and (told.done or told.total):

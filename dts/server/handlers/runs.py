@@ -20,9 +20,10 @@ from dts.server.consts import (
     ErrorCode,
 )
 from dts.server.ending.cancel import add_blocks, cancel_jobs_of_run
-from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers._base import ApiError, PageQuery, signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
+from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
 from dts.server.intake.options import AttemptParams, own_options
 from dts.server.record.results import part_results, result_fields
@@ -108,7 +109,7 @@ class ResultsQuery(msgspec.Struct, forbid_unknown_fields=True):
     wait: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
-class RunsHandler(DtsHandler):
+class RunsHandler(WorkHandler):
     """`/runs/`: open a run, list them."""
 
     @signed
@@ -148,7 +149,7 @@ class RunsHandler(DtsHandler):
         self.answer([run_fields(run) for run in runs])
 
 
-class AnyRunHandler(DtsHandler):
+class AnyRunHandler(WorkHandler):
     """What can be done with a run of one's own, and with one of somebody else's by whom that is allowed."""
 
     @signed
@@ -212,7 +213,7 @@ class RunHandler(AnyRunHandler):
         await self._answer_with(await self.cancel(user, run_id))
 
 
-class BlockHandler(DtsHandler):
+class BlockHandler(WorkHandler):
     """`/runs/ID/blocks/K`: a block of a run."""
 
     @signed
@@ -284,7 +285,7 @@ class BlockHandler(DtsHandler):
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message)
 
 
-class ResultsHandler(DtsHandler):
+class ResultsHandler(WorkHandler):
     """`/runs/ID/results`: what has finished and is not collected."""
 
     @signed
@@ -335,7 +336,7 @@ class ResultsHandler(DtsHandler):
             news.set()
 
 
-class CollectedHandler(DtsHandler):
+class CollectedHandler(WorkHandler):
     """`/runs/ID/collected`: receipts handed back."""
 
     @signed

@@ -9,11 +9,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dts.errors import AuthError
 from dts.model import User
-from dts.server.audit.log import operation_logger
 from dts.server.handlers._base import DtsHandler, signed
 from dts.server.handlers.admin.fields import Secret
 from dts.server.handlers.admin.users import Grace, Users, UserView
 from dts.server.handlers.declare import declares
+from dts.server.handlers.recorded import operation_logger
 
 
 class NewSecret(Struct, forbid_unknown_fields=True):

@@ -80,17 +80,6 @@ def put_options(batch: dts_pb2.JobBatch, asked: Iterable[dts_pb2.Options | None]
             job.options.CopyFrom(options)
 
 
-def deadline_of(job: dts_pb2.Job, batch: dts_pb2.JobBatch) -> float:
-    """The time after which a job is not started; 0 for none."""
-    own: float = job.options.deadline if job.HasField("options") else 0.0
-    return own or batch.options.deadline
-
-
-def earliest_deadline(batch: dts_pb2.JobBatch) -> float:
-    """The earliest deadline among a batch's jobs; 0 for none."""
-    return min((time for job in batch.jobs if (time := deadline_of(job, batch))), default=0.0)
-
-
 def is_long(options: dts_pb2.Options, function: Function | None, *, lease_after: float, lease_unlimited: bool) -> bool:
     """Whether an attempt may outlast the broker's patience with a consumer, so that it needs a lease.
 

@@ -12,7 +12,8 @@ import msgspec
 from dts.config import ServerSettings
 from dts.model import Block, Run, RunState, User, job_id, new_id
 from dts.server.intake.ingest import Arguments, batch_from_arguments, check_arguments, new_block
-from dts.server.intake.options import AttemptParams, earliest_deadline, own_options, put_options
+from dts.server.intake.options import AttemptParams, own_options, put_options
+from dts.server.record.deadlines import earliest_deadline
 from dts.wire import dts_pb2
 
 RawArray = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array"})]

@@ -25,7 +25,7 @@ _MAX_VERSION = 64
 """Characters of a function's version that are remembered."""
 
 
-class Told(msgspec.Struct, array_like=True, frozen=True):
+class ProgressReport(msgspec.Struct, array_like=True, frozen=True):
     """What a running job said last of itself: how much is done, of how much, and what it has yielded, a JSON array.
 
     It may have yielded nothing. `version` is that of its function.
@@ -45,7 +45,7 @@ class Hub(Service):
         self._broker = broker
         self._catalogue = catalogue
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._progress: OrderedDict[str, Told] = OrderedDict()
+        self._progress: OrderedDict[str, ProgressReport] = OrderedDict()
         self._partials = 0  # bytes of them in it
 
     async def _start(self) -> None:
@@ -63,18 +63,18 @@ class Hub(Service):
                 self.wake(run_id)
 
     def _on_progress(self, payload: str) -> None:
-        news = msgspec.json.decode(payload, type=dict[str, Told])
+        news = msgspec.json.decode(payload, type=dict[str, ProgressReport])
         for job, told in news.items():
             # Raw refers to the whole payload; what is kept must not keep that.
             partials = told.partials.copy() if bytes(told.partials) != b"[]" else msgspec.Raw()
-            kept = Told(told.done, told.total, partials, told.version[:_MAX_VERSION])
+            kept = ProgressReport(told.done, told.total, partials, told.version[:_MAX_VERSION])
             self._partials += _size(kept) - _size(self._progress.get(job))
             self._progress[job] = kept
             self._progress.move_to_end(job)
         while len(self._progress) > _MAX_PROGRESS or self._partials > _MAX_PARTIALS:
             self._partials -= _size(self._progress.popitem(last=False)[1])
 
-    def progress_of(self, block: str, index: int) -> Told | None:
+    def progress_of(self, block: str, index: int) -> ProgressReport | None:
         """What a running job said last of itself; None if nothing was heard."""
         return self._progress.get(f"{block}.{index}")
 
@@ -96,5 +96,5 @@ class Hub(Service):
                 del self._waiters[run_id]
 
 
-def _size(told: Told | None) -> int:
+def _size(told: ProgressReport | None) -> int:
     return len(memoryview(told.partials)) if told is not None else 0

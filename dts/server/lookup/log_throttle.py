@@ -7,7 +7,7 @@ import time
 _EVERY = 10.0
 
 
-class Seldom:
+class LogThrottle:
     """Tells whether it is time to say something again; `seconds` pass in between."""
 
     def __init__(self, seconds: float = _EVERY) -> None:

@@ -25,10 +25,9 @@ from dts.config import ServerSettings
 from dts.errors import RouteUnavailable
 from dts.model import Block, DelayedSlice, Function, bitmap
 from dts.server.access.limits import RunningLimits, Subject
-from dts.server.damaged import jobs_of
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.slices import delayed_messages
-from dts.server.record.blocks import outcomes_of
+from dts.server.record.blocks import jobs_of, outcomes_of
 from dts.store import Store
 from dts.store.contract.gate import Release
 from dts.wire import dts_pb2

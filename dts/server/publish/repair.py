@@ -24,10 +24,10 @@ from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
 from dts.model import Block, DelayedSlice, Lease, Outcome, WorkerState, bitmap, job_id
-from dts.server.damaged import jobs_of
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import ALIVE
 from dts.server.publish.slices import delayed_messages
+from dts.server.record.blocks import jobs_of
 from dts.store import Store
 from dts.wire.queues import DEAD, RESULTS, jobs_queue
 

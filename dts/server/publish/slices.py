@@ -88,15 +88,6 @@ def slice_size(function: Function | None, *, seconds: float, max_slice: int) -> 
     return max(1, min(size, max_slice))
 
 
-def decode_block(block: Block) -> dts_pb2.JobBatch:
-    """The jobs of a stored block.
-
-    Raises:
-        WireError: the store's copy is damaged.
-    """
-    return codec.decode(dts_pb2.JobBatch, block.body, block.content_encoding)
-
-
 def _post(
     block: Block,
     batch: dts_pb2.JobBatch,

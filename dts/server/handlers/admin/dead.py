@@ -6,12 +6,12 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import DeadLetter, User
-from dts.server.audit.log import operation_logger
 from dts.server.consts import ErrorCode
 from dts.server.dead.replay import Replay, Replayed, field_of, matching_letters
 from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
+from dts.server.handlers.recorded import operation_logger
 
 
 class LetterView(Struct):

@@ -7,13 +7,14 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import Run, RunState, User
-from dts.server.audit.log import operation_logger
 from dts.server.consts import ErrorCode
 from dts.server.ending.cancel import cancel_unfinished
 from dts.server.handlers._base import ApiError, DtsHandler, signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
+from dts.server.handlers.recorded import operation_logger
 from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunsQuery, RunView, run_fields
+from dts.server.handlers.visibility import WorkHandler
 from dts.server.publish.repair import Again, Requeued
 
 
@@ -63,7 +64,7 @@ class RequeuedView(Struct):
     blocks: int
 
 
-class RequeueAdminHandler(DtsHandler):
+class RequeueAdminHandler(WorkHandler):
     """`/admin/runs/ID/requeue`: anybody's run whose messages may be lost."""
 
     everybodys = True

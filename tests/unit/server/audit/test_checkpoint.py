@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dts.server.audit.checkpoint import Anchor, AnchorBroken, Mark
+from dts.server.audit.checkpoint import CheckpointBroken, LogCheckpoint, Mark
 
 URL = "mongodb://ann:secret@db1:27017/dts?replicaSet=a"
 
 
-def an_anchor(folder: Path, *, url: str = URL, key: bytes = b"key") -> Anchor:
-    return Anchor(folder, url, key)
+def an_anchor(folder: Path, *, url: str = URL, key: bytes = b"key") -> LogCheckpoint:
+    return LogCheckpoint(folder, url, key)
 
 
 async def test_the_furthest_of_several_servers_stays(tmp_path: Path) -> None:
@@ -35,16 +35,16 @@ async def test_the_furthest_of_several_servers_stays(tmp_path: Path) -> None:
 async def test_what_no_server_wrote_is_refused_and_left_as_it_is(tmp_path: Path, text: str) -> None:
     anchor = an_anchor(tmp_path)
     anchor.path.write_text(text)
-    with pytest.raises(AnchorBroken, match="beside the server's key file"):
+    with pytest.raises(CheckpointBroken, match="beside the server's key file"):
         await anchor.read()
-    with pytest.raises(AnchorBroken):
+    with pytest.raises(CheckpointBroken):
         await anchor.advance(Mark(9, "x"))
     assert anchor.path.read_text() == text
 
 
 async def test_an_anchor_of_another_key_is_not_taken(tmp_path: Path) -> None:
     await an_anchor(tmp_path).advance(Mark(3, "x"))
-    with pytest.raises(AnchorBroken):
+    with pytest.raises(CheckpointBroken):
         await an_anchor(tmp_path, key=b"another").read()
 
 
@@ -66,5 +66,5 @@ async def test_an_anchor_is_not_moved_to_the_place_of_another(tmp_path: Path) ->
     one, other = an_anchor(tmp_path), an_anchor(tmp_path, url="mongodb://db1:27017/other")
     await one.advance(Mark(3, "x"))
     one.path.rename(other.path)
-    with pytest.raises(AnchorBroken):
+    with pytest.raises(CheckpointBroken):
         await other.read()

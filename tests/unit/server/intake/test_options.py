@@ -11,13 +11,12 @@ from dts.model import DelayedSlice, Function, Run, new_id
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.intake.options import (
     AttemptParams,
-    deadline_of,
-    earliest_deadline,
     merged_options,
     own_options,
     put_options,
 )
 from dts.server.publish.slices import Post, block_messages, delayed_messages
+from dts.server.record.deadlines import deadline_of, earliest_deadline
 from dts.wire import codec, dts_pb2
 
 NOW = 1000.0

@@ -19,7 +19,7 @@ from dts.server.access.limits import RunningLimits, Subject
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.publish import publisher as module
 from dts.server.publish.publisher import Publisher
-from dts.server.publish.slices import decode_block
+from dts.server.record.blocks import decode_block
 from dts.store import Store
 
 

@@ -14,7 +14,13 @@ from dts.model import Candidate, Function, Outcome, Part, Run, bitmap, new_id
 from dts.server.access.accounts import KeyBox
 from dts.server.intake.ingest import Arguments, batch_from_arguments, batch_from_ndjson, new_block
 from dts.server.lookup.catalogue import BUNDLED, bundled_functions
-from dts.server.publish.slices import CONCURRENT_SLICE, UNKNOWN_SLICE, block_messages, decode_block, slice_size
+from dts.server.publish.slices import (
+    CONCURRENT_SLICE,
+    UNKNOWN_SLICE,
+    block_messages,
+    slice_size,
+)
+from dts.server.record.blocks import decode_block
 from dts.server.record.results import cancelled_candidate, part_results
 from dts.wire import codec, dts_pb2
 

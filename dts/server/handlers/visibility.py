@@ -1,0 +1,64 @@
+"""Which runs, jobs and functions a request may reach."""
+
+from __future__ import annotations
+
+from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
+from dts.server.consts import ErrorCode
+from dts.server.handlers._base import ApiError, DtsHandler, not_for
+
+
+class WorkHandler(DtsHandler):
+    """Base of the handlers of runs and jobs."""
+
+    everybodys = False
+    """Whether this handler serves the runs and jobs of all users alike."""
+
+    async def usable_function(self, user: User, name: str) -> Function:
+        """The function of that name, which the caller may run now.
+
+        Raises:
+            ApiError: there is none, or it is disabled, or the caller may not run it.
+            InvalidName: there can be none.
+        """
+        namespace, _ = parse_function_name(name)
+        if namespace == RESERVED_NAMESPACE and not user.is_administrator:
+            raise not_for(user, name)
+        self.check_member(user, namespace)
+        function = await self.context.catalogue.get(name)
+        if function is None:
+            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
+        if not function.enabled:
+            raise ApiError(ErrorCode.FUNCTION_DISABLED, f"the function {name} is disabled")
+        return function
+
+    async def unserved_route(self, name: str) -> str | None:
+        """The route that jobs of a function wait for while no live worker serves it; None if there is no such route.
+
+        That is the function's own route, or one that it had before while messages wait there: jobs stay in the queue
+        that they were put into. Those messages may be another function's.
+        """
+        function = await self.context.catalogue.get(name) if name else None
+        if function is None:
+            return None
+        serves = self.context.fleet.serves
+        if not await serves(function.route):
+            return function.route
+        for route in function.left_routes:
+            if not await serves(route) and await self.context.left_routes.has_jobs(self.context.broker, route):
+                return route
+        return None
+
+    def may_see(self, user: User, run: Run) -> bool:
+        """Whether the caller may know of a run and of the jobs in it."""
+        return self.everybodys or run.user == user.id
+
+    async def own_run(self, user: User, run_id: str) -> Run:
+        """The user's run of that id.
+
+        Raises:
+            ApiError: there is none, or it is another user's: the answer is the same.
+        """
+        run = await self.context.store.get_run(run_id) if is_id(run_id) else None
+        if run is None or not self.may_see(user, run):
+            raise ApiError(ErrorCode.NOT_FOUND, f"there is no run {run_id[:80]}")
+        return run
