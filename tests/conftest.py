@@ -15,6 +15,20 @@ TEARDOWN = 60.0
 """Seconds that the fixtures of a test have to end after it failed."""
 
 
+SERVICES = frozenset({"mongodb", "amqp", "cluster", "mongo", "mongo_server", "rabbit", "rabbitmq"})
+"""Names of fixtures, and of parameters of fixtures, that start a MongoDB or a RabbitMQ."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, so that `-m "not services"` leaves what runs on any machine at once."""
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        if callspec := getattr(item, "callspec", None):
+            names |= {value for value in callspec.params.values() if isinstance(value, str)}
+        if names & SERVICES or item.path.name.startswith(("test_mongodb_", "test_rabbitmq_")):
+            item.add_marker("services")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """In CI, where `scripts/test` has installed every service, a skipped test is a failed one.
