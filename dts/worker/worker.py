@@ -20,14 +20,14 @@ from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
 from dts.wire.queues import RESULTS
-from dts.worker.child.main import ChildOptions
 from dts.worker.events import EventCounter, Events
-from dts.worker.lastwords import note_told
 from dts.worker.link.frames import Frame, Kind, knows_encoding
+from dts.worker.link.options import ChildOptions
 from dts.worker.pool.child_process import Assignment
-from dts.worker.pool.executor import Crash, Executor
+from dts.worker.pool.crash import Crash
+from dts.worker.pool.executor import Executor
 from dts.worker.pool.limits import Guard
-from dts.worker.pool.recovery import Recoverer
+from dts.worker.pool.recovery import Recoverer, note_progress
 from dts.worker.queues.cancellation_sync import Inquiry
 from dts.worker.queues.consumers import Intakes
 from dts.worker.queues.in_flight import Work, take, work_of
@@ -241,7 +241,7 @@ class Worker(Service):
             self.events.add(work.function, Events.DONE, frame.jobs - frame.failed)
             self.events.add(work.function, Events.FAIL, frame.failed)
         else:
-            note_told(assignment.told, frame)
+            note_progress(assignment.told, frame)
         self._publish(work, Message(frame.body, frame.content_encoding, work.headers(frame.jobs)))
 
     def on_done(self, assignment: Assignment) -> None:

@@ -10,7 +10,6 @@ from types import TracebackType
 from dts.errors import DtsError
 from dts.wire.dts_pb2 import Error
 from dts.worker.attempt.introspection import full_name, is_a, name_of, text_of, traceback_of
-from dts.worker.child.code import loader
 
 MAX_MESSAGE = 4 * 1024
 """Characters of an error's message."""
@@ -19,7 +18,7 @@ MAX_TRACEBACK = 8 * 1024
 
 _OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # dts/worker/
 _BUNDLED = os.path.join(_OURS, "functions", "")
-_IMPORTING = (loader.__file__, importlib.__file__, "<frozen importlib")
+_IMPORT_SYSTEM = (importlib.__file__, "<frozen importlib")
 """Beginnings of the names of files whose frames lie between the worker and a module that it imports."""
 
 
@@ -108,6 +107,10 @@ def _is_ours(filename: str) -> bool:
 
 def _after_import_system(trace: TracebackType | None) -> TracebackType | None:
     """The part of a traceback that begins in the imported module."""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTING):
+    while trace is not None and _is_of_import(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace
+
+
+def _is_of_import(filename: str) -> bool:
+    return _is_ours(filename) or filename.startswith(_IMPORT_SYSTEM)

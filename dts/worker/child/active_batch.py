@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from dts.wire.dts_pb2 import Job, JobBatch
 from dts.worker.attempt.terms import Terms, TermsOf
-from dts.worker.child.partials import Yielded
+from dts.worker.child.yielded import Yielded
+from dts.worker.link.batches import slice_batch
 from dts.worker.link.board import Board
-
-if TYPE_CHECKING:
-    from dts.worker.child.eventloop import Loop
 
 
 class Errand:
@@ -50,8 +47,9 @@ class Errand:
         self.number = number
         self.waiting = deque(range(len(self.jobs)))
         self.began = time.monotonic()
-        self.loop: Loop | None = None
-        """The event loop that its jobs run on, if they are async."""
+        self.cancel: Callable[[Errand, int, BaseException], None] | None = None
+        """Any thread: has the event loop cancel the async job at a position and report the exception; None when its
+        jobs are not async."""
         self.cancelled: set[int] = set()
         """Positions of jobs that have been told to stop, whose results nobody wants."""
         self.told: dict[int, tuple[float, float]] = {}
@@ -64,7 +62,7 @@ class Errand:
     @property
     def is_async(self) -> bool:
         """Whether its jobs run at the same time, on an event loop."""
-        return self.loop is not None
+        return self.cancel is not None
 
     def job_id(self, position: int) -> str:
         """The id of a job, `<run>-<number>`; empty when its number is not known."""
@@ -75,12 +73,3 @@ class Errand:
     def slice(self, positions: Sequence[int]) -> JobBatch:
         """A message with some of the jobs."""
         return slice_batch(self.batch, positions)
-
-
-def slice_batch(batch: JobBatch, positions: Sequence[int]) -> JobBatch:
-    """A batch like another one with the jobs at some positions of it alone."""
-    part = JobBatch(block=batch.block, run=batch.run, function=batch.function, lease=batch.lease)
-    if batch.HasField("options"):
-        part.options.CopyFrom(batch.options)
-    part.jobs.extend([batch.jobs[position] for position in positions])
-    return part

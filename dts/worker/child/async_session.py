@@ -28,8 +28,8 @@ from dts.worker.child.code.loader import Loaded
 from dts.worker.child.eventloop import Loop
 from dts.worker.child.helper import Watcher
 from dts.worker.child.outbox import MAX_PENDING, Outbox
-from dts.worker.child.partials import encoded
 from dts.worker.child.runner import Runner, soft_timeout_error, timeout_error
+from dts.worker.child.yielded import encoded
 from dts.worker.link.board import ENDED, MAX_JOBS, STARTED
 
 MAX_AGE = 30.0
@@ -192,7 +192,7 @@ class Session:
         return first if first + len(batch.jobs) <= MAX_JOBS else None
 
     def _add(self, task: Task) -> None:
-        task.errand.loop = self._kept
+        task.errand.cancel = self._kept.cancel_soon
         self._tasks.append(task)
         self._most = task.errand.terms.common.concurrency
         self._host.attend(self._tasks)

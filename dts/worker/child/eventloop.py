@@ -12,7 +12,7 @@ import uvloop
 
 from dts.worker.attempt.introspection import is_a, traceback_of
 from dts.worker.child.active_batch import Errand
-from dts.worker.context import enter, own
+from dts.worker.child.current_job import enter, own
 
 _JOB = "_dts_job"  # the attribute of a task that says which job has begun it
 
@@ -45,6 +45,10 @@ class Loop:
             if job == (errand, position):
                 self._causes[task] = cause
                 task.cancel()
+
+    def cancel_soon(self, errand: Errand, position: int, cause: BaseException) -> None:
+        """Any thread: `cancel` at the loop's next turn."""
+        self.loop.call_soon_threadsafe(self.cancel, errand, position, cause)
 
     def job_of(self, task: asyncio.Task[Any] | None) -> tuple[Errand, int] | None:
         """Any thread: the message and position of the job that a task runs, or that has begun it; None if unknown."""

@@ -84,10 +84,10 @@ class Stops:
 
     def _interrupt(self, position: int) -> None:
         errand = self._errand
-        if errand.loop is not None:
+        if errand.cancel is not None:
             if errand.states[position] == STARTED:
                 errand.cancelled.add(position)
-                errand.loop.loop.call_soon_threadsafe(errand.loop.cancel, errand, position, cancelled_error())
+                errand.cancel(errand, position, cancelled_error())
         elif position == self._runner.current:
             errand.cancelled.add(position)
             self._interrupter.interrupt(position, cancelled_error())

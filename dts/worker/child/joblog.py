@@ -13,16 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from dts.wire import sanitize
 from dts.wire.dts_pb2 import LogRecord
-from dts.worker import context
 from dts.worker.attempt.failure import clip, record_text
+from dts.worker.child import current_job
 from dts.worker.link.frames import Frame, Kind
-
-if TYPE_CHECKING:
-    from dts.worker.child.main import ChildOptions
+from dts.worker.link.options import ChildOptions
 
 MAX_RECORDS = 100
 """Records below the level ERROR that a child sends in a second, and as many at or above it; of the others, only how
@@ -63,7 +60,7 @@ class JobLog(logging.Handler):
 
     def restore(self) -> None:
         """See that what is logged still comes here, whatever a function has set up."""
-        jobs = context.logger
+        jobs = current_job.logger
         if self._of_jobs not in jobs.handlers:
             jobs.addHandler(self._of_jobs)
         if self not in _root.handlers:
@@ -92,7 +89,7 @@ class JobLog(logging.Handler):
         """Send a record, unless there are too many."""
         try:
             about = getattr(record, _ABOUT, None)
-            job = context.current_job() if about is None else sanitize.job(about)
+            job = current_job.current_id() if about is None else sanitize.job(about)
             if self._budget.spend(sanitize.level(record.levelno), job):
                 self._send_record(record, job)
             else:

@@ -17,16 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence, Sized
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-
-from dts.config import WorkerSettings
 from dts.errors import DtsError, WireError
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch, Progress
-from dts.worker import context
 from dts.worker.attempt.terms import Terms, default_terms
+from dts.worker.child import current_job
 from dts.worker.child.active_batch import Errand
 from dts.worker.child.async_session import Session, Task
 from dts.worker.child.channel import Channel
@@ -41,29 +38,16 @@ from dts.worker.child.partials import Partials
 from dts.worker.child.runner import Runner
 from dts.worker.child.splitting import Splitter
 from dts.worker.child.state.leak_check import Conduct
-from dts.worker.child.state.snapshot import MemoryLimit, Surroundings, resident_size, wants_descriptors
+from dts.worker.child.state.memory import MemoryLimit
+from dts.worker.child.state.snapshot import Surroundings, wants_descriptors
 from dts.worker.functions import FOLDER
 from dts.worker.link.board import MAX_JOBS, Board, Phase
 from dts.worker.link.frames import Frame, Kind
+from dts.worker.link.options import ChildOptions, Descriptors
+from dts.worker.link.procfs import resident_size
 
 _RUNS = (Kind.RUN, Kind.RUN_ALONE)
 _MEASURE_EVERY = 0.5  # seconds between looks at the process's memory
-
-
-class ChildOptions(msgspec.Struct, frozen=True):
-    """What a child is told when it is started: the worker's name and settings."""
-
-    name: str
-    settings: WorkerSettings
-
-
-class Descriptors(NamedTuple):
-    """The file descriptors that a child is given."""
-
-    socket: int
-    board: int
-    lifeline: int
-    output: int
 
 
 class Child:
@@ -120,7 +104,7 @@ class Child:
             return self._defaults
         task = self._make_task(frame, batch)
         errand = task.errand
-        context.begin(errand, self._runner)
+        current_job.begin(errand, self._runner.position)
         terms = errand.terms.common
         self._board.memory_limit = self._memory.set(terms.memory_limit)
         if task.on_hold:
@@ -132,7 +116,7 @@ class Child:
             self._run(task, alone=frame.kind == Kind.RUN_ALONE)
         finally:
             self._helper.watch(())
-        context.begin(None, self._runner)
+        current_job.begin(None, self._runner.position)
         return terms
 
     def _make_task(self, frame: Frame, batch: JobBatch, first: int | None = None) -> Task:

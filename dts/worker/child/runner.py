@@ -20,9 +20,10 @@ from dts.worker.attempt.retry_policy import REASON_DEADLINE, Failure, Judge
 from dts.worker.child.active_batch import Errand
 from dts.worker.child.code.loader import Loaded
 from dts.worker.child.outbox import MAX_PENDING, Ended, Outbox
-from dts.worker.child.partials import Partials, encoded
+from dts.worker.child.partials import Partials
 from dts.worker.child.state.leak_check import LOOK_EVERY, Conduct
-from dts.worker.child.state.snapshot import MemoryLimit
+from dts.worker.child.state.memory import MemoryLimit
+from dts.worker.child.yielded import encoded
 from dts.worker.link.board import ENDED, SENT, STARTED, Board
 
 _decode_args = msgspec.json.Decoder(list[Any]).decode
@@ -54,6 +55,10 @@ class Runner:
         self._partials = partials
         self._looked = 0
         self._fresh = True  # no message has been run here before
+
+    def position(self) -> int:
+        """The position of the plain job at work; -1 for none."""
+        return self.current
 
     def begin(self, function: Loaded, errand: Errand) -> Callable[..., Any]:
         """Begin with a message that nothing runs beside; returns what its jobs call."""

@@ -20,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import traceback
 from contextlib import suppress
@@ -30,13 +29,8 @@ import msgspec
 import uvloop
 
 from dts.worker.child import main as child
-
-REPORT = struct.Struct("!Bqi")
-"""What the worker is told: a code, a process id, and how that process ended: its exit status, or minus a signal."""
-READY, STARTED, FAILED, ENDED, ALIVE = range(5)
-
-QUESTION = b"?"
-"""What the worker sends to be told ALIVE."""
+from dts.worker.link.options import ChildOptions, Descriptors
+from dts.worker.link.reports import ALIVE, ENDED, FAILED, QUESTION, READY, REPORT, STARTED
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_REQUEST = 64 * 1024
@@ -51,7 +45,7 @@ class Template:
         self._children: set[int] = set()
         self._wake, self._waker = socket.socketpair()
 
-    def serve(self) -> tuple[child.ChildOptions, child.Descriptors] | None:
+    def serve(self) -> tuple[ChildOptions, Descriptors] | None:
         """Serve until the worker is gone; in a forked child, returns at once with what that is to do."""
         self._wake.setblocking(False)
         self._waker.setblocking(False)
@@ -75,7 +69,7 @@ class Template:
                 if data == QUESTION:
                     self._report(ALIVE, os.getpid(), 0)
                 elif self._fork(fds):
-                    return msgspec.json.decode(data, type=child.ChildOptions), child.Descriptors(*fds)
+                    return msgspec.json.decode(data, type=ChildOptions), Descriptors(*fds)
 
     def _fork(self, fds: list[int]) -> bool:
         """Make a child; returns whether this is it."""

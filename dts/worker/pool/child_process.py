@@ -13,9 +13,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from dts.errors import WireError
-from dts.worker.child.main import ChildOptions, Descriptors
 from dts.worker.link.board import ENDED, MAX_JOBS, STARTED, Board, Phase
 from dts.worker.link.frames import Frame, FrameReader, Kind, pack_header
+from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.pool.output import Output
 from dts.worker.pool.pace import Pace
 from dts.worker.pool.spawner import LOST, Spawner

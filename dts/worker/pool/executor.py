@@ -10,58 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from dts.runtime.service import Service
-from dts.worker.child.main import ChildOptions
-from dts.worker.link.board import ENDED, PENDING, STARTED, Phase, find_state
 from dts.worker.link.frames import Frame, Kind
-from dts.worker.pool.child_process import REASON_CRASHED, Assignment, ChildProcess, say_end
+from dts.worker.link.options import ChildOptions
+from dts.worker.pool.child_process import Assignment, ChildProcess, say_end
+from dts.worker.pool.crash import Crash, cause_of, crashes_of
 from dts.worker.pool.log_check import RecordCheck
-from dts.worker.pool.spawner import LOST, Spawner
+from dts.worker.pool.spawner import Spawner
 
 logger = logging.getLogger(__name__)
-
-REASON_KILLED, REASON_EXIT = "killed", "exit"
-"""Codes that tell how a child died: of SIGKILL that the worker has not sent, by an exit."""
-REASON_LOST, REASON_CANCELLED, REASON_LEFT = "lost", "cancelled", "left"
-"""And so: with the template, since its job was cancelled, by itself since a job has left it changed."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
 _UNMANNED = 1.0  # seconds without a child that could work after which none is expected soon
 _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """How a child died at an assignment.
-
-    `suspects` are the positions of the jobs that may have done it. `unsent` are those of all whose results have not
-    come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV". `reason` is
-    one of the codes in `dts.worker.pool.recovery`; `tail` is the last of what the process printed. `others` says
-    that there are suspects in messages that ran beside this one. `durations` are seconds for which suspects were at
-    work, by position, where that is known. `mixed` says that part of `tail` may be of jobs before these. `alone`
-    are positions of jobs that nobody blames yet, and that shall run by themselves. `version` is the function's,
-    empty if it is not known.
-    """
-
-    phase: Phase
-    suspects: list[int]
-    unsent: list[int]
-    said: str
-    reason: str = REASON_CRASHED
-    tail: str = ""
-    others: bool = False
-    durations: dict[int, float] = field(default_factory=dict)
-    mixed: bool = False
-    alone: list[int] = field(default_factory=list)
-    version: str = ""
 
 
 class Listener(Protocol):
@@ -357,14 +324,14 @@ class Executor(Service):
         crashed = child.at_work
         self._waiting.extendleft(reversed(list(child.given)[len(crashed) :]))
         child.given.clear()
-        for assignment, crash in _examine(child, crashed, code):
+        for assignment, crash in crashes_of(child, crashed, code):
             self._listener.on_crash(assignment, crash)
         if child.leaving and not child.retiring:
             self._listener.on_replaced(crashed[-1].function if crashed else child.last)
         if child.leaving and not crashed:
             logger.info("child %d was replaced: %s%s", child.pid, child.leaving, child.say_what_ran())
         elif not crashed:
-            logger.warning("child %d %s", child.pid, _cause(child, code)[0])
+            logger.warning("child %d %s", child.pid, cause_of(child, code)[0])
         self._dispatch()
 
     async def _end_children(self) -> None:
@@ -383,120 +350,6 @@ class Executor(Service):
                 for child in ending:
                     child.kill()
                 return
-
-
-def _examine(child: ChildProcess, crashed: list[Assignment], code: int) -> list[tuple[Assignment, Crash]]:
-    """Read on a dead child's board what it was doing.
-
-    The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
-    when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
-    or when the child was killed for its silence. When it was killed for garbage that it sent, results may have been
-    lost in that, so all jobs that it began are suspects. So are those of a message without a word of its end, after
-    which it has begun another one: the board does not tell of them any more, and one of them has kept it silent.
-    """
-    overtaken = [each for each in crashed if not each.beside and each.ticket < crashed[-1].ticket]
-    at_work = any(_states(child, each, STARTED) for each in crashed)
-    found = [(each, *_involved(child, each, crashed, overtaken, at_work=at_work)) for each in crashed]
-    tail = child.output.tail() if child.output is not None else ""
-    said, reason = _cause(child, code)
-    total = sum(len(suspects) + len(alone) for _, suspects, _, alone in found)
-    phase = child.board.phase if child.is_sound else Phase.RUNNING
-    return [
-        (
-            each,
-            Crash(
-                phase,
-                suspects,
-                unsent,
-                said,
-                reason,
-                tail,
-                others=total > len(suspects) + len(alone),
-                durations=_durations(child, each, suspects),
-                mixed=not each.quiet,
-                alone=alone,
-                version=child.board.version if child.is_sound and not child.garbled and each not in overtaken else "",
-            ),
-        )
-        for each, suspects, unsent, alone in found
-    ]
-
-
-def _involved(
-    child: ChildProcess,
-    each: Assignment,
-    crashed: Sequence[Assignment],
-    overtaken: Sequence[Assignment],
-    *,
-    at_work: bool,
-) -> tuple[list[int], list[int], list[int]]:
-    """Of one of a dead child's assignments: the suspects, what has no result yet, and what of it must run alone.
-
-    `at_work` tells whether it was at any job of any assignment.
-    """
-    if each in overtaken:
-        everything = list(range(each.count))
-        return everything, everything, []
-    if child.garbled:
-        return *_all_begun(child, each, only=len(crashed) == 1), []
-    started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
-    if (doom := child.doom) is not None:
-        suspects = _positions(each, doom.places or ())
-    elif child.severed or not at_work:
-        suspects = sorted(started + ended)
-    else:
-        suspects = started
-    if overtaken:
-        suspects = [position for position in suspects if position in started]
-    unsent = sorted(started + ended + _states(child, each, PENDING))
-    alone = _positions(each, doom.alone) if doom is not None else []
-    return suspects, unsent, [position for position in alone if position in unsent]
-
-
-def _positions(assignment: Assignment, places: Sequence[int]) -> list[int]:
-    """The positions in an assignment of those jobs at some places that are its own."""
-    return [at - assignment.first for at in places if 0 <= at - assignment.first < assignment.count]
-
-
-def _cause(child: ChildProcess, code: int) -> tuple[str, str]:
-    """How a child came to its end, in words and as one of the codes."""
-    if child.doom is not None:
-        return child.doom.said, child.doom.reason
-    if child.leaving:
-        return f"was replaced, since {child.leaving},", REASON_LEFT
-    if child.severed:
-        return "closed its connection to the worker and was killed for that", REASON_CRASHED
-    if code == -signal.SIGKILL:
-        said = "was killed by SIGKILL from outside, perhaps by the kernel for want of memory, or killed itself so"
-        return said, REASON_KILLED
-    return say_end(code), REASON_LOST if code == LOST else REASON_EXIT if code >= 0 else REASON_CRASHED
-
-
-def _states(child: ChildProcess, assignment: Assignment, state: int) -> list[int]:
-    """The positions of an assignment's jobs in a state."""
-    first = assignment.first
-    return find_state(child.board.states[first : first + assignment.count], state)
-
-
-def _durations(child: ChildProcess, assignment: Assignment, positions: list[int]) -> dict[int, float]:
-    """Seconds for which jobs of a dead child were at work when it died, where its board tells."""
-    if child.garbled or not child.board.timed:
-        return {}
-    now, begins, states = time.monotonic(), child.board.begins, child.board.states
-    places = {position: assignment.first + position for position in positions}
-    return {position: now - begins[place] for position, place in places.items() if states[place] == STARTED}
-
-
-def _all_begun(child: ChildProcess, assignment: Assignment, *, only: bool) -> tuple[list[int], list[int]]:
-    """Positions of jobs that a child has begun, and of all, whatever it said about their results.
-
-    Unless this is the `only` message, it may be that the board tells of another one.
-    """
-    everything = list(range(assignment.count))
-    if not only or not child.is_sound:
-        return everything, everything
-    pending = set(_states(child, assignment, PENDING))
-    return [position for position in everything if position not in pending], everything
 
 
 def _load(child: ChildProcess) -> int:

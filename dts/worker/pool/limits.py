@@ -12,10 +12,11 @@ import time
 
 from dts.runtime.service import Service
 from dts.worker.attempt.retry_policy import REASON_MEMORY, REASON_TIMEOUT
-from dts.worker.child.state.snapshot import processor_time, resident_size
 from dts.worker.link.board import ENDED, MAX_JOBS, PENDING, STARTED, UNKNOWN, Phase
+from dts.worker.link.procfs import processor_time, resident_size
 from dts.worker.pool.child_process import REASON_CRASHED, ChildProcess, Doom
-from dts.worker.pool.executor import REASON_CANCELLED, Executor
+from dts.worker.pool.crash import REASON_CANCELLED
+from dts.worker.pool.executor import Executor
 
 INTERVAL = 0.05
 """Seconds between looks at the children."""

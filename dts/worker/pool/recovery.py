@@ -10,6 +10,7 @@ is not known which run again alone, and then it is.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,13 @@ from dts.wire.dts_pb2 import FAILED, RETRY, Error, Job, JobBatch, ResultBatch
 from dts.worker.attempt.failure import clip
 from dts.worker.attempt.retry_policy import REASON_MEMORY, REASON_TIMEOUT, Failure, Judge
 from dts.worker.attempt.terms import TermsOf, default_terms
-from dts.worker.child.active_batch import slice_batch
+from dts.worker.link.batches import slice_batch
 from dts.worker.link.board import Phase
+from dts.worker.link.frames import Frame
 from dts.worker.pool.child_process import Assignment
-from dts.worker.pool.executor import REASON_CANCELLED, REASON_LEFT, REASON_LOST, Crash
+from dts.worker.pool.crash import REASON_CANCELLED, REASON_LEFT, REASON_LOST, Crash
+
+logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 """Children that may die of one message without being at a job."""
@@ -196,3 +200,16 @@ def _last_words(crash: Crash) -> str:
     """The last lines that a process printed, as they are shown in place of a traceback."""
     whose = ", some of it perhaps of jobs before this one" if crash.mixed else ""
     return f"last output of the process{whose}:\n{clip(crash.tail, 4096)}" if crash.tail.strip() else ""
+
+
+def note_progress(partials: dict[int, bytes], frame: Frame) -> None:
+    """Keep what a RUNNING frame says that jobs have yielded, a JSON array by the job's index in its block.
+
+    It goes into the job's record if its process dies before it can send that itself.
+    """
+    try:
+        batch = codec.decode(ResultBatch, frame.body, frame.content_encoding)
+    except DtsError as error:
+        logger.warning("what a child tells of jobs at work cannot be read: %s", error.message)
+        return
+    partials.update((each.index, each.partials) for each in batch.progress if each.partials)

@@ -15,8 +15,8 @@ from contextlib import suppress
 import msgspec
 
 from dts.runtime.service import Service
-from dts.worker.child import template
-from dts.worker.child.main import ChildOptions, Descriptors
+from dts.worker.link.options import ChildOptions, Descriptors
+from dts.worker.link.reports import ENDED, FAILED, QUESTION, READY, REPORT, STARTED
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Spawner(Service):
             with suppress(
                 BlockingIOError, BrokenPipeError, ConnectionResetError
             ):  # when it is full, it was asked before
-                asked.send(template.QUESTION)
+                asked.send(QUESTION)
             for _ in range(_PATIENCE):
                 await asyncio.sleep(_LOOK_EVERY)
                 if self._answers != before or self._socket is not asked:
@@ -126,7 +126,7 @@ class Spawner(Service):
     def _on_report(self) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(template.REPORT.size)
+            data = self._socket.recv(REPORT.size)
         except BlockingIOError:
             return
         except OSError:
@@ -135,17 +135,17 @@ class Spawner(Service):
             self._lose()
             return
         self._answers += 1
-        code, pid, status = template.REPORT.unpack(data)
-        if code == template.READY and self._ready is not None and not self._ready.done():
+        code, pid, status = REPORT.unpack(data)
+        if code == READY and self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
-        elif code == template.STARTED:
+        elif code == STARTED:
             end = self._ends[pid] = asyncio.get_running_loop().create_future()
             if not (asked := self._asked.popleft()).done():
                 asked.set_result((pid, end))
-        elif code == template.FAILED:
+        elif code == FAILED:
             if not (asked := self._asked.popleft()).done():
                 asked.set_exception(OSError(status, os.strerror(status)))
-        elif code == template.ENDED and not (end := self._ends.pop(pid)).done():
+        elif code == ENDED and not (end := self._ends.pop(pid)).done():
             end.set_result(status)
 
     def _lose(self) -> None:

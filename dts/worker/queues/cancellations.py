@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dts.errors import DtsError
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch
-from dts.worker.child.active_batch import slice_batch
+from dts.worker.link.batches import slice_batch
 from dts.worker.pool.child_process import Assignment
 
 MAX_REMEMBERED = 10_000

@@ -6,7 +6,7 @@ from dts.broker import Message
 from dts.errors import DtsError
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch
-from dts.worker.child.active_batch import slice_batch
+from dts.worker.link.batches import slice_batch
 from dts.worker.queues.in_flight import Work
 
 SUSPICIOUS = 3

@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TextIO
 
 from dts.errors import ProcessChanged
-from dts.worker import context
+from dts.worker.child import current_job
 from dts.worker.child.active_batch import Errand
 from dts.worker.child.state.snapshot import file_of
 
@@ -129,7 +129,7 @@ class Conduct:
 
     def _note(self) -> None:
         """Something is going to be changed, perhaps."""
-        errand, position = context.now()
+        errand, position = current_job.now()
         if errand is not None and errand.is_async and position >= 0:
             state = _state(self._limits)
             if self._last in self._found:

@@ -16,8 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from dts.worker.attempt.introspection import cause_of, is_a
@@ -29,11 +28,6 @@ started, or belong to somebody who may still ask how they ended, and which is wh
 
 _MAX_CAUSES = 100  # errors that are looked through: they may be causes of each other
 _errno: Any = OSError.__dict__["errno"]
-_TICKS = os.sysconf("SC_CLK_TCK")  # a second
-_RESERVE = 16 * 1024 * 1024  # bytes
-
-_SPARE = 4 * 1024 * 1024
-"""Bytes that are kept for the moment when a job has taken all others; never written to, so no RAM is behind them."""
 
 _SIGNALS = [
     number
@@ -216,64 +210,3 @@ def wants_descriptors(error: BaseException | None) -> bool:
             return True
         error = cause_of(error)
     return False
-
-
-class MemoryLimit:
-    """Sets how much memory the process may take, beyond what it has when it starts."""
-
-    def __init__(self) -> None:
-        self._base = _data_size()
-        self._limit = 0
-        self.spare: bytearray | None = None
-        """Let go of it before anything else when a job has failed: where there is no memory left, it is some."""
-
-    def set(self, limit: int) -> int:
-        """Allow `limit` bytes more, or any number for 0; returns what the whole process may take then, 0 for any."""
-        total = self._base + _SPARE + limit if limit else 0
-        self._limit = limit
-        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        if soft != (total or hard):
-            resource.setrlimit(resource.RLIMIT_DATA, (total or hard, hard))
-        if limit and self.spare is None:
-            self.spare = bytearray(_SPARE)
-        return total
-
-    @contextmanager
-    def relaxed(self) -> Iterator[None]:
-        """Allow some more for a moment: to report that there is none left takes memory, too."""
-        if not self._limit:
-            yield
-            return
-        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (self._base + _SPARE + self._limit + _RESERVE, hard))
-        try:
-            yield
-        finally:
-            if self.spare is None:
-                self.spare = bytearray(_SPARE)
-            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _data_size() -> int:
-    """Bytes of the process that count for RLIMIT_DATA."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[5]) * resource.getpagesize()
-
-
-def resident_size(pid: int | str = "self") -> int:
-    """Bytes of memory that a process holds; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
-
-
-def processor_time(pid: int) -> float:
-    """Seconds for which the main thread of a process has had a processor; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/task/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS

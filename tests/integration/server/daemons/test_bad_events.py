@@ -82,7 +82,7 @@ async def test_progress_is_told_by_finite_numbers(bench: Bench) -> None:
     async with Worker(bench.settings(), bench.broker):
         results = await bench.run("own/f", ["nan", "inf"], ["-1", "0"], ["1", "inf"], ["1", "2"])
     assert [result.error.type for result in results] == ["ValueError", "ValueError", "ValueError", ""]
-    assert results[0].error.message.startswith("progress is told by finite numbers that are not negative")
+    assert results[0].error.message.startswith("progress takes finite numbers from 0")
 
 
 async def test_a_worker_hears_of_cancellations_after_a_bad_event(bench: Bench) -> None:

@@ -17,10 +17,10 @@ import pytest
 from dts.config import load_settings
 from dts.errors import BrokerUnavailable
 from dts.runtime.process import Shutdown
-from dts.worker.child.main import ChildOptions, Descriptors
 from dts.worker.command import serve as command
 from dts.worker.command.signals import Signals
 from dts.worker.command.systemd import Notifier
+from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.pool.spawner import Spawner
 from dts.worker.telemetry.agent import Agent
 from dts.worker.worker import Worker

@@ -115,7 +115,7 @@ async def test_a_function_cannot_log_for_the_job_of_somebody_else(bench: Bench) 
     """Neither by a field of its records, nor by what the worker itself uses, nor by frames of its own make."""
     bench.write(
         "own/f",
-        "from dts.worker import context\nfrom dts.worker import joblog\n"
+        "from dts.worker import context\nfrom dts.worker.child import joblog\n"
         "def main(other):\n"
         "    context.logger.warning('by a field', extra={'job': other})\n"
         "    context.logger.warning('by an attribute', extra={joblog._ABOUT: other})\n"

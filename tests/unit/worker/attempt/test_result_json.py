@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dts.worker import context
 from dts.worker.attempt.failure import MAX_MESSAGE, MAX_TRACEBACK, describe, record_text
 from dts.worker.attempt.result_json import MAX_DEPTH, ResultNotJSON, ResultTooLarge, encode_value
-from dts.worker.child.partials import Yielded
+from dts.worker.child.yielded import Yielded
 
 LIMIT = 1024 * 1024
 
@@ -184,7 +184,7 @@ def test_a_yielded_value_is_not_called_a_result(value: Any) -> None:
     "told", [(10**400,), (1, 10**400), (None,), (1j,), ("much",), (-1,), (1, math.inf), (math.nan,)]
 )
 def test_progress_that_is_no_number_is_a_value_error(told: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match="progress is told by"):
+    with pytest.raises(ValueError, match="progress takes"):
         context.progress(*told)
 
 

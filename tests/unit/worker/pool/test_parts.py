@@ -24,7 +24,7 @@ from dts.worker.link import frames
 from dts.worker.link.board import ENDED, MAX_JOBS, SENT, STARTED, Board, Phase
 from dts.worker.link.frames import Frame, FrameReader, Kind, pack_header
 from dts.worker.pool.child_process import Assignment
-from dts.worker.pool.executor import Crash
+from dts.worker.pool.crash import Crash
 from dts.worker.pool.recovery import MAX_DEATHS, Recoverer, Recovery
 
 
