@@ -60,7 +60,7 @@ class Server(Service):
         keys = KeyBox.open(settings.server.key_file)
         accounts = Accounts(store, keys)
         catalogue = Catalogue(store)
-        hub = Hub(broker, catalogue)
+        hub = Hub(broker, catalogue, store)
         publisher = Publisher(store, broker, settings.server)
         context = Context(
             settings.server,

@@ -13,31 +13,27 @@ whoever tries it is NotStorable, or a ValueError, TypeError or OverflowError of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from dts.model import (
     Block,
-    Candidate,
     DeadLetter,
     Function,
-    KeptOperation,
     KeyedRequest,
-    Operation,
     Outcome,
-    Part,
     Record,
     Run,
     RunState,
-    Seal,
-    Statistics,
     User,
 )
 from dts.store.contract.fleet import FleetStore
 from dts.store.contract.gate import GateStore
+from dts.store.contract.operations import OperationStore
 from dts.store.contract.records import R, Where
 from dts.store.contract.repair import RepairStore
+from dts.store.contract.results import ResultStore
 from dts.store.contract.retention import RetentionStore
 from dts.store.contract.waiting import WaitingStore
 
@@ -45,7 +41,7 @@ KEYS_KEPT = 24 * 3600.0
 """Seconds for which `remember_request` remembers at least."""
 
 
-class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, ABC):
+class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, ABC):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
     # life
@@ -280,109 +276,6 @@ class Store(WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, AB
         """Give claimed blocks back: whoever asks next may claim those that are unpublished.
 
         Unknown ids are passed over. Need not be durable.
-        """
-
-    # outcomes
-
-    @abstractmethod
-    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
-        """Merge candidates into the outcomes of their blocks by `dts.model.merge`, durably.
-
-        Returns, in the order of the candidates, the bitmap of jobs that each of them ended: 0 for a repeat, None when
-        there is no such block. Candidates of one block may be written at once. Several processes may record results of
-        the same jobs at the same time: every job ends exactly once. `running` alone need not be durable.
-        """
-
-    @abstractmethod
-    async def get_outcome(self, block_id: str) -> Outcome | None:
-        """What became of a block so far, or None if there is no such block."""
-
-    @abstractmethod
-    async def get_parts(self, block_id: str) -> list[Part]:
-        """All parts of a block's outcome, collected ones, too, by number."""
-
-    @abstractmethod
-    async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
-        """Parts of a run that are not collected yet, in no given order, up to about `max_jobs` jobs in all.
-
-        Returns at least one part if there is any, and whole parts only, so it may exceed `max_jobs` by one part's jobs.
-        Gives fewer when their bodies are large: no more than 16 MiB in all, but for a single part.
-        """
-
-    @abstractmethod
-    async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
-        """Mark parts as collected, durably, by their receipts (`Part.receipt`); they are not given again.
-
-        Returns the number of jobs in the parts that this call marked and that were not collected one by one before.
-        Repeated and unknown receipts are passed over.
-        """
-
-    @abstractmethod
-    async def collect_jobs(self, user: str, job_ids: Iterable[str]) -> int:
-        """Mark jobs of a user that have ended as collected, durably, by their ids: they are no longer retrievable.
-
-        Returns how many were marked that had not been collected. What is no id, somebody else's job, or one that has
-        not ended is passed over. A part whose jobs are all collected is collected itself; until then it is given whole.
-        """
-
-    @abstractmethod
-    async def run_statistics(self, run_id: str) -> Statistics:
-        """How many jobs of a run are in which state."""
-
-    @abstractmethod
-    async def user_statistics(self, user: str) -> Statistics:
-        """How many jobs of a user are in which state, over all their runs."""
-
-    @abstractmethod
-    async def retrievables(self, user: str, *, limit: int) -> list[str]:
-        """Ids of up to `limit` jobs of a user that have ended and are not collected, oldest run first."""
-
-    @abstractmethod
-    async def count_unfinished(
-        self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
-    ) -> int:
-        """How many jobs have not ended, of a user, of a function, of a namespace's functions, or of all."""
-
-    # operations
-
-    @abstractmethod
-    async def append_operation(self, operation: Operation, seal: Seal) -> Operation:
-        """Append an entry to the operation log, durably, and return it with its `seq`, `previous` and `hash`.
-
-        `seal` gives the hash of an entry that has the other two; it may be called from another thread, and more than
-        once. The log stays one chain without gaps, however many processes append at the same time.
-
-        It goes on after its last entry or, where entries are missing at the end, after what `operations_head` says.
-
-        Raises:
-            LogDamaged: no number is left that could follow; somebody has made an entry of the greatest one.
-        """
-
-    @abstractmethod
-    async def list_operations(
-        self, *, where: Where | None = None, limit: int = 100, after: int | None = None, newest_first: bool = True
-    ) -> list[Operation]:
-        """Entries of the operation log in order of `seq`, from the one that follows `after`.
-
-        The names in `where` are among OPERATION_FILTERS, each with one value. What somebody has put there under
-        anything but a whole number from 1 to LAST_OPERATION is no entry: it is passed over.
-        """
-
-    @abstractmethod
-    def kept_operations(self) -> AsyncIterator[KeptOperation]:
-        """All that is kept as the operation log, for whoever verifies it: entries in order of `seq`, then the rest.
-
-        `damage` tells what no hash covers: fields that are too many or of another type, and what a list with filters
-        goes by. Entries that are appended meanwhile may be among them. Of what is no entry, a hundred at most are told.
-        """
-
-    @abstractmethod
-    async def operations_head(self) -> tuple[int, str]:
-        """`seq` and `hash` of the entry that was appended last, kept apart from the log; 0 and "" before the first.
-
-        They are 0 and "" as well when somebody has made something of them that cannot be read.
-
-        A crash may leave it one entry behind the log, and never more; the next append puts that right.
         """
 
     # dead letters

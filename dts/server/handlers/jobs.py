@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -398,11 +399,10 @@ class JobHandler(WorkHandler):
 
 
 async def wait_for_news(news: asyncio.Event, seconds: float) -> None:
-    """Wait until there may be news, at most `seconds`, and never long: an event is a hint that can be lost."""
-    try:
-        await asyncio.wait_for(news.wait(), min(seconds, 1.0))
-    except TimeoutError:
-        return
+    """Wait until there may be news, at most `seconds`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await news.wait()
 
 
 def _key_conflict() -> ApiError:

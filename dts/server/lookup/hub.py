@@ -1,18 +1,36 @@
-"""Wakes requests that wait for results, when an event says that there are some."""
+"""Wakes requests that wait for results: when an event says that there are some, and when one was lost.
+
+A request that waits costs nothing while nothing happens. Events come from porter and from whoever else ends jobs; they
+are hints that a broker may lose. So one sweep for all that wait looks into the store each second, at a bounded number
+of runs: with more runs than that, each is looked at less often, and the cost stays what it is.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
+import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
 from dts.broker import Broker, Event
+from dts.errors import StoreUnavailable
 from dts.runtime.service import Service
 from dts.server.lookup.catalogue import Catalogue
+from dts.store import Store
 from dts.wire import queues
+
+logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 1.0
+"""Seconds between two looks for results of which the event was lost."""
+
+SWEEP_RUNS = 1000
+"""Runs in one look, those that were looked at longest ago: a few milliseconds of the store."""
 
 _MAX_PROGRESS = 10_000
 """Jobs whose progress is remembered: those that spoke last."""
@@ -37,14 +55,24 @@ class ProgressReport(msgspec.Struct, array_like=True, frozen=True):
     version: str = ""
 
 
+@dataclass(slots=True)
+class _Awaited:
+    """A run that requests wait for, and how many uncollected results of it the last sweep has seen."""
+
+    waiters: set[asyncio.Event] = field(default_factory=set)
+    seen: int = 0
+
+
 class Hub(Service):
     """Listens to the broker's events, for the whole process."""
 
-    def __init__(self, broker: Broker, catalogue: Catalogue) -> None:
+    def __init__(self, broker: Broker, catalogue: Catalogue, store: Store) -> None:
         super().__init__()
         self._broker = broker
         self._catalogue = catalogue
-        self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._store = store
+        self._awaited: OrderedDict[str, _Awaited] = OrderedDict()  # the run that was looked at longest ago first
+        self._any_awaited = asyncio.Event()
         self._progress: OrderedDict[str, ProgressReport] = OrderedDict()
         self._partials = 0  # bytes of them in it
 
@@ -52,6 +80,7 @@ class Hub(Service):
         subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS, queues.TOPIC_PROGRESS])
         self._stack.push_async_callback(subscription.close)
         self._spawn(self._heed(subscription, self._on_event, "hub"), "hub")
+        self._spawn(self._sweep(), "hub-sweep")
 
     def _on_event(self, event: Event) -> None:
         if event.topic == queues.TOPIC_SPEEDS:
@@ -79,21 +108,49 @@ class Hub(Service):
         return self._progress.get(f"{block}.{index}")
 
     def wake(self, run_id: str) -> None:
-        """Wake whoever waits for results of a run."""
-        for waiter in self._waiters.get(run_id, ()):
-            waiter.set()
+        """Wake the requests that wait for results of a run."""
+        if (awaited := self._awaited.get(run_id)) is not None:
+            for waiter in awaited.waiters:
+                waiter.set()
 
     @asynccontextmanager
     async def waiter(self, run_id: str) -> AsyncIterator[asyncio.Event]:
         """An event that is set when there may be new results of a run, from the moment of entering."""
         event = asyncio.Event()
-        self._waiters[run_id].add(event)
+        awaited = self._awaited.setdefault(run_id, _Awaited())
+        awaited.waiters.add(event)
+        self._any_awaited.set()
         try:
             yield event
         finally:
-            self._waiters[run_id].discard(event)
-            if not self._waiters[run_id]:
-                del self._waiters[run_id]
+            awaited.waiters.discard(event)
+            if not awaited.waiters and self._awaited.get(run_id) is awaited:
+                del self._awaited[run_id]
+
+    async def _sweep(self) -> None:
+        """Wake, for good, the requests that no event has woken for results that are there."""
+        while True:
+            await self._any_awaited.wait()
+            await asyncio.sleep(SWEEP_SECONDS)
+            if not self._awaited:
+                self._any_awaited.clear()
+                continue
+            await self._look(list(islice(self._awaited, SWEEP_RUNS)))
+
+    async def _look(self, runs: list[str]) -> None:
+        try:
+            counts = await self._store.uncollected_counts(runs)
+        except StoreUnavailable as error:
+            # The requests that wait get the same error at their end, and are answered 503 then.
+            logger.debug("the store was not asked for results whose event may be lost: %s", error)
+            return
+        for run in runs:
+            if (awaited := self._awaited.get(run)) is None:
+                continue
+            self._awaited.move_to_end(run)
+            if (count := counts.get(run, 0)) != awaited.seen:
+                awaited.seen = count
+                self.wake(run)
 
 
 def _size(told: ProgressReport | None) -> int:

@@ -82,6 +82,16 @@ class Results:
         return ids
 
     @translating
+    async def uncollected_counts(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """How many ended jobs of runs are not collected; from an index."""
+        of_runs = {"run": {"$in": [storable(run_id) for run_id in run_ids]}, "uncollected": {"$gt": 0}}
+        sums = {"_id": "$run", "jobs": {"$sum": "$uncollected"}}
+        found = self._connection.collection("outcomes").aggregate(
+            [{"$match": of_runs}, {"$group": sums}], hint="uncollected_by_run"
+        )
+        return {document["_id"]: document["jobs"] async for document in found}
+
+    @translating
     async def collect(self, run_id: str, receipts: Mapping[int, set[int]]) -> int:
         """Mark parts as collected, given by block number; how many jobs they hold."""
         run = storable(run_id)

@@ -268,6 +268,9 @@ class MongoStore(
     async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
         return await self._results.uncollected(run_id, max_jobs)
 
+    async def uncollected_counts(self, run_ids: Sequence[str]) -> dict[str, int]:
+        return await self._results.uncollected_counts(run_ids)
+
     async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
         return await self._results.collect(run_id, parse_receipts(receipts))
 

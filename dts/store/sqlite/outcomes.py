@@ -7,7 +7,7 @@ from sqlite3 import Connection
 
 from dts.model import Candidate, Merge, Outcome, Part, Statistics, bitmap, merge
 from dts.store.contract.shared import Page, by_block, job_ids, jobs_in_block, take_jobs
-from dts.store.sqlite.rows import OUTCOME, PART, outcome_from, part_from
+from dts.store.sqlite.rows import AMONG, OUTCOME, PART, listed, outcome_from, part_from
 
 _STATISTICS = """
     SELECT coalesce(sum(count), 0),
@@ -102,6 +102,15 @@ def uncollected_parts(db: Connection, run_id: str, max_jobs: int) -> list[Part]:
             row = db.execute(f"SELECT {PART} FROM parts WHERE rowid = ?", (rowid,)).fetchone()
             parts.append(part_from(block_id, row))
     return parts
+
+
+def uncollected_counts(db: Connection, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many ended jobs of runs are not collected."""
+    rows = db.execute(
+        f"SELECT run, sum(uncollected) FROM blocks WHERE run {AMONG} AND uncollected > 0 GROUP BY run",
+        (listed(run_ids),),
+    )
+    return dict(rows.fetchall())
 
 
 def collect(db: Connection, run_id: str, receipts: Mapping[int, set[int]]) -> int:

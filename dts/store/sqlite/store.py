@@ -194,6 +194,9 @@ class SqliteStore(
     async def uncollected_parts(self, run_id: str, *, max_jobs: int) -> list[Part]:
         return await self._reader.submit(lambda db: sqlite_outcomes.uncollected_parts(db, storable(run_id), max_jobs))
 
+    async def uncollected_counts(self, run_ids: Sequence[str]) -> dict[str, int]:
+        return await self._reader.submit(lambda db: sqlite_outcomes.uncollected_counts(db, run_ids))
+
     async def collect(self, run_id: str, receipts: Iterable[str]) -> int:
         numbers = parse_receipts(receipts)
         return await self._writer.submit(lambda db: sqlite_outcomes.collect(db, storable(run_id), numbers))

@@ -246,3 +246,16 @@ async def test_many_collect_the_same_jobs_at_once(store: Store, run: Run, open_a
     both = [store.collect(run.id, ["0.0", "1.0"]), other.collect(run.id, ["1.0", "2.1"])]
     assert sum(await asyncio.gather(*calls, *both)) == len(ids)
     assert await store.retrievables("ann", limit=100) == []
+
+
+async def test_results_that_are_not_collected_are_counted_by_run(store: Store, run: Run) -> None:
+    other, idle = make_run(), make_run()
+    await store.add_blocks([make_block(other)], run=other)
+    await store.add_blocks([make_block(idle)], run=idle)
+    await store.record([succeeded(make_block(other), [3])])
+    asked = [run.id, other.id, idle.id, new_id()]
+    assert await store.uncollected_counts(asked) == {run.id: 18, other.id: 1}
+    await store.collect(run.id, ["0.0"])
+    await store.collect_jobs("ann", [job_id(other.id, 3)])
+    assert await store.uncollected_counts(asked) == {run.id: 14}
+    assert await store.uncollected_counts([]) == {}
