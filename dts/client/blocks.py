@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from dts.client.components import Batch
+from dts.client.pace import MOST_TARGET
 from dts.wire import dts_pb2
 
 FIRST_BLOCK = 64
@@ -16,9 +17,6 @@ FIRST_BLOCK = 64
 
 So the server learns early how fast the function is, and a small file is spread over the workers.
 """
-
-BODY_TARGET = 1024 * 1024
-"""Bytes at which a block is cut, before compression: enough to make requests cheap, little to hold in memory."""
 
 _JOB_OVERHEAD = 24  # bytes of a job in a JobBatch at most, beside its arguments
 
@@ -94,7 +92,8 @@ class CutBlock:
 class BlockCutter:
     """Cuts lines into blocks of growing size. `max_body` is the most bytes that a block may have in all.
 
-    `most` is how many jobs the next block may have, up to `block_size`; it may change at any time.
+    `most` is how many jobs the next block may have, up to `block_size`, and `target` how many bytes of arguments,
+    unless a single line has more. Both may change at any time.
     """
 
     def __init__(self, block_size: int, max_body: int) -> None:
@@ -102,7 +101,7 @@ class BlockCutter:
         self.most = block_size
         self._block_size = block_size
         self._max_job = max_body - 2 * _JOB_OVERHEAD
-        self._target = min(BODY_TARGET, self._max_job)
+        self.target = MOST_TARGET
         self._next_count = min(FIRST_BLOCK, block_size)
         self._args: list[bytes] = []
         self._kwargs: list[bytes] | None = None
@@ -151,13 +150,14 @@ class BlockCutter:
         args = self._args[:count]
         kwargs = None if self._kwargs is None else self._kwargs[:count]
         size = sum(map(len, args)) + (sum(map(len, kwargs)) if kwargs else 0) + _JOB_OVERHEAD * len(args)
-        if size > self._target:
+        target = min(self.target, self._max_job)
+        if size > target:
             sizes = self._sizes(args, kwargs)
             if sizes[0] > self._max_job:
                 self._bad.append((self._lines[0], f"the line's arguments are over the limit of {self._max_job} bytes"))
                 self._drop(1)
                 return None
-            count = max(1, bisect_right(list(accumulate(sizes)), self._target))
+            count = max(1, bisect_right(list(accumulate(sizes)), target))
             size = sum(sizes[:count])
         lines = self._lines[:count]
         self._drop(count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -19,8 +20,13 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.tcpclient import TCPClient
 
+from dts.client.traffic import Traffic
+
 _MAX_IDLE = 15.0
 """Seconds after which an idle connection is not used again: less than any server or proxy on the way keeps one."""
+
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
+"""Seconds without traffic before the first probe, seconds between probes, and how many may stay unanswered."""
 
 _NOT_TLS = "WRONG_VERSION_NUMBER"
 """What OpenSSL calls an answer that is not TLS at all."""
@@ -44,12 +50,13 @@ class ConnectionLost(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer as it came."""
+    """An answer as it came; `seconds` is how long its body took."""
 
     status: int
     reason: str
     headers: HTTPHeaders
     body: bytes
+    seconds: float
 
 
 class Connections:
@@ -85,36 +92,61 @@ class Connections:
         *,
         connect_timeout: float,
         timeout: float,
+        traffic: Traffic | None = None,
+        fresh: bool = False,
     ) -> Response:
         """Make a request for `target` (path and query) and return its answer, whatever its status.
 
+        `traffic` watches it; with `fresh` it goes over a new connection.
+
         Raises:
-            TimeoutError: it was not there after `timeout` seconds.
+            TimeoutError: no byte has moved for `timeout` seconds.
             ConnectError: no connection in `connect_timeout` seconds, or none at all; NoTls if it is none of TLS.
             ssl.SSLCertVerificationError: the server's certificate is not trusted.
             StaleConnection: try again, on another connection.
             ConnectionLost: the server may have acted on the request or not.
         """
-        async with self._slots, asyncio.timeout(timeout):
-            stream, used = self._take_idle(), True
-            if stream is None:
-                # A little less than there is in all, so that it is known what took so long.
-                stream, used = await self._connect(min(connect_timeout, timeout * 0.9)), False
-            self._busy.add(stream)
-            answer, keep = _Answer(), False
+        traffic = traffic or Traffic()
+        loop = asyncio.get_running_loop()
+        start = RequestStartLine(method, target, "HTTP/1.1")
+        async with self._slots, asyncio.timeout(None) as deadline:
+            traffic.begin(timeout, lambda: deadline.reschedule(loop.time()))
             try:
-                keep = await self._exchange(stream, answer, RequestStartLine(method, target, "HTTP/1.1"), headers, body)
-            except StreamClosedError as error:
-                if used and answer.start is None:
-                    raise StaleConnection("a kept connection was closed") from error
-                raise ConnectionLost(*(error.real_error.args if error.real_error else ())) from error
+                stream = None if fresh else self._take_idle()
+                used = stream is not None
+                if stream is None:
+                    # A little less than there is in all, so that it is known what took so long.
+                    stream = await self._connect(min(connect_timeout, timeout * 0.9))
+                return await self._exchange_on(stream, start, headers, body, traffic, used=used)
             finally:
-                self._busy.discard(stream)
-                if keep:
-                    self._idle.append((time.monotonic(), stream))
-                else:
-                    stream.close()
-            return answer.response()
+                traffic.end()
+
+    async def _exchange_on(
+        self,
+        stream: IOStream,
+        start: RequestStartLine,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        traffic: Traffic,
+        *,
+        used: bool,
+    ) -> Response:
+        """Make a request on a connection, which is kept if it can be; `used` says that it has served before."""
+        self._busy.add(stream)
+        answer, keep = _Answer(traffic), False
+        try:
+            keep = await self._exchange(stream, answer, start, headers, body)
+        except StreamClosedError as error:
+            if used and answer.start is None:
+                raise StaleConnection("a kept connection was closed") from error
+            raise ConnectionLost(*(error.real_error.args if error.real_error else ())) from error
+        finally:
+            self._busy.discard(stream)
+            if keep:
+                self._idle.append((time.monotonic(), stream))
+            else:
+                stream.close()
+        return answer.response()
 
     def _take_idle(self) -> IOStream | None:
         """The connection that was used last, if it is still good."""
@@ -141,6 +173,7 @@ class Connections:
             kind = NoTls if isinstance(cause, ssl.SSLError) and cause.reason == _NOT_TLS else ConnectError
             raise kind(*cause.args) from cause
         stream.set_nodelay(True)
+        _keep_alive(stream)
         return stream
 
     async def _start_tls(self, stream: IOStream, tls: ssl.SSLContext) -> IOStream:
@@ -165,12 +198,22 @@ class Connections:
         fields = HTTPHeaders({"Host": self._netloc, **headers})
         if body is not None:
             fields["Content-Length"] = str(len(body))
+        answer.traffic.sending(stream, len(body or b""))
         connection.write_headers(start, fields, body)
         connection.finish()
         is_open = await connection.read_response(answer)
         if not answer.finished:
             raise StreamClosedError
         return is_open and not stream.closed() and answer.keeps_alive
+
+
+def _keep_alive(stream: IOStream) -> None:
+    """Have the kernel find out that the other side is gone while nothing is sent: on a long wait for results."""
+    sock = stream.socket
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _is_quiet(stream: IOStream) -> bool:
@@ -185,7 +228,8 @@ def _is_quiet(stream: IOStream) -> bool:
 class _Answer(HTTPMessageDelegate):
     """Gathers an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, traffic: Traffic) -> None:
+        self.traffic = traffic
         self.start: ResponseStartLine | None = None
         self.finished = False
         self._headers = HTTPHeaders()
@@ -193,10 +237,12 @@ class _Answer(HTTPMessageDelegate):
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         assert isinstance(start_line, ResponseStartLine)
-        self.start, self._headers = start_line, headers
+        self.start, self._headers, self._began = start_line, headers, time.monotonic()
+        self.traffic.received_some(1)
 
     def data_received(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
+        self.traffic.received_some(len(chunk))
 
     def finish(self) -> None:
         self.finished = True
@@ -210,4 +256,5 @@ class _Answer(HTTPMessageDelegate):
     def response(self) -> Response:
         """What was gathered."""
         assert self.start is not None
-        return Response(self.start.code, self.start.reason, self._headers, b"".join(self._chunks))
+        seconds = time.monotonic() - self._began
+        return Response(self.start.code, self.start.reason, self._headers, b"".join(self._chunks), seconds)

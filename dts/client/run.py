@@ -17,11 +17,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
 from dts.client.blocks import BlockCutter, CutBlock, SentBlock
 from dts.client.components import Batch, DataSource
+from dts.client.pace import Pace
 from dts.client.processors import ResultProcessor
 from dts.client.rows import Results, bad_lines, pieces
 from dts.client.transport import MAX_ANSWER, Transport
@@ -44,6 +46,7 @@ _FIRST_PAGE = 16  # results
 _MAX_PAGE = 20_000  # results
 _PAGE_GROWTH = 4  # times as many results as in the page before at most: the next ones may be larger
 _PAGE_TARGET = 4 * 1024 * 1024  # bytes of a page of results, decompressed
+_PAGE_SECONDS = 3.0  # seconds that a page of results may take on the line
 _CHUNK = 1024 * 1024  # bytes of results, decompressed, that are handed over at once, unless one alone has more
 _RECEIPT_SIZE = 40  # bytes of a receipt in a request at most
 _MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missing results are given up
@@ -174,6 +177,7 @@ class RunSession:
         self._detach = detach
         self._notify = notify
         self._slots = asyncio.Semaphore(coroutines)
+        self._pace = Pace(coroutines)
         self._batches: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
         self._outstanding = _Outstanding()
         self._uploading = 0
@@ -264,6 +268,7 @@ class RunSession:
                 if batch is not None:
                     cutter.add(batch)
                     self.progress.lines = cutter.lines_seen
+                cutter.target = self._pace.target
                 for block in cutter.cut(everything=batch is None):
                     await self._upload(uploads, block)
                 await self._report_bad(cutter.take_bad())
@@ -321,15 +326,18 @@ class RunSession:
         if encoded.content_encoding:
             headers["Content-Encoding"] = encoded.content_encoding
         path = self._path(f"/blocks/{number}")
-        if not await self._unless_cancelled(self._store(path, encoded.body, headers)):
+        if not await self._unless_cancelled(self._store(path, encoded.body, headers, size)):
             self._outstanding.forget(number)
         self._uploading -= size
         self._slots.release()
         self._changed.set()
 
-    async def _store(self, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+    async def _store(self, path: str, body: bytes, headers: Mapping[str, str], size: int) -> None:
         """Have a block stored, and cut the next ones as large as limits allow by now."""
-        answer = await self._transport.request("PUT", path, body=body, headers=headers)
+        answer = await self._transport.request(
+            "PUT", path, body=body, headers=headers, turn=partial(self._pace.turn, size)
+        )
+        self._cutter.target = self._pace.target
         with suppress(msgspec.MsgspecError):  # that of an earlier server
             self._cutter.most = self._info.most_jobs(msgspec.json.decode(answer.body, type=_Stored).result.block_jobs)
 
@@ -345,9 +353,9 @@ class RunSession:
             if not self._outstanding.blocks:
                 await self._wait_for_more()
                 continue
-            page = await self._next_page()
+            page, seconds = await self._next_page()
             cut_off = self._cut_off
-            count = await self._take(page) if page.parts else await self._look_after()
+            count = await self._take(page, seconds) if page.parts else await self._look_after()
             if self._cut_off > cut_off:
                 await self._end_if_cancelled()
             if self._outstanding.blocks and count < self._page_size:
@@ -367,7 +375,8 @@ class RunSession:
         if not self._cancelled and not self._all_sent and await self._was_cancelled():
             self._end_sending()
 
-    async def _next_page(self) -> dts_pb2.ResultPage:
+    async def _next_page(self) -> tuple[dts_pb2.ResultPage, float]:
+        """The next results, and how many seconds they took on the line."""
         answer = await self._transport.request(
             "GET",
             self._path("/results"),
@@ -375,9 +384,9 @@ class RunSession:
             headers={"Accept": PROTOBUF},
             wait=LONG_POLL,
         )
-        return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER)
+        return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER), answer.seconds
 
-    async def _take(self, page: dts_pb2.ResultPage) -> int:
+    async def _take(self, page: dts_pb2.ResultPage, seconds: float) -> int:
         """Hand a page's results over, then tell the server so; returns how many jobs the page was for.
 
         Few bytes of a page can be many when they are decompressed, so that is done for a little at a time.
@@ -398,7 +407,7 @@ class RunSession:
         await self._hand_back([part.receipt for part in page.parts])
         self._finished_polls = 0
         if jobs:
-            fitting = int(_PAGE_TARGET / max(size / jobs, 1))
+            fitting = int(min(_PAGE_TARGET / max(size / jobs, 1), jobs * _PAGE_SECONDS / max(seconds, 0.001)))
             self._page_size = max(1, min(fitting, self._page_size * _PAGE_GROWTH, _MAX_PAGE))
         return count
 

@@ -15,30 +15,41 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from socket import gaierror
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
 from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request
 from dts.client.connections import ConnectError, Connections, NoTls, Response, StaleConnection
-from dts.errors import ConfigError, RequestRefused, ServerUnavailable
+from dts.client.pace import Turn
+from dts.client.server_url import is_local, split_url
+from dts.client.traffic import Traffic
+from dts.errors import RequestRefused, ServerUnavailable
 from dts.version import __version__
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 120.0
-"""Seconds for a request and its answer: enough for a block of 8 MiB over a line of 1 Mbit/s."""
+"""Seconds in which no byte of a request or its answer moves, before the try is given up."""
+
+RACE_AFTER = 5.0
+"""Seconds of the same, before the request is made over a new connection, too: the old one may have died silently."""
 
 MAX_ANSWER = 256 * 1024 * 1024  # bytes; a page of results is far smaller, a single result need not be
+
+Turns = Callable[[], AbstractAsyncContextManager[Turn]]
+"""Waits for the turn of an upload, such as `pace.turn` does."""
 
 _FIRST_DELAY = 0.1  # seconds
 _MAX_DELAY = 5.0  # seconds
 _PATIENCE = 5.0  # seconds without an answer after which a person is told
-_SLOWEST_UPLOAD = 128 * 1024  # bytes a second; a line of 1 Mbit/s
+_LONG_UPLOAD = 10.0  # seconds of an upload, though it gets on, after which a person is told how fast the line is
+_LOOK_INTERVAL = 1.0  # seconds between two looks at a request
 _SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
 _MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
 _REMINDER = 60.0  # seconds after which a person is told again which limit holds requests up
@@ -52,10 +63,11 @@ _NOT_ACCEPTED_STATUS = frozenset({_OVER_LIMIT})  # 503 may come of a store that 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful answer: its status (2xx) and its body."""
+    """A successful answer: its status (2xx) and its body, which took so many seconds to come once it began to."""
 
     status: int
     body: bytes
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,8 @@ class _Call:
     body: bytes | None
     headers: Mapping[str, str]
     wait: float
+    repeatable: bool
+    turn: Turns | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +134,7 @@ class Transport:
         notify: Callable[[str], None] = logger.warning,
     ) -> None:
         self.server_url = server_url.rstrip("/")
-        self._origin, self._prefix = _split_url(server_url)
+        self._origin, self._prefix = split_url(server_url)
         self._authenticator = KeccakAuthenticator(credentials)
         self._max_clients = max_clients
         self._give_up_after = give_up_after
@@ -132,6 +146,7 @@ class Transport:
         self._held: dict[int, str] = {}
         self._told_of_limit = -math.inf
         self._told_of_silence = -math.inf
+        self._told_of_pause = -math.inf
 
     @property
     def held_by(self) -> str:
@@ -186,16 +201,17 @@ class Transport:
         query: Mapping[str, object] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
         wait: float = 0.0,
         give_up_after: float | None = None,
         repeatable: bool = True,
+        turn: Turns | None = None,
     ) -> Answer:
         """Make a request, again and again until the server has answered it.
 
-        `timeout` is in seconds and for one try, which may take `wait` seconds more: for so long the server was asked
-        to hold its answer back. With `repeatable` False a request is only tried again when the server has certainly
-        not acted on it.
+        `timeout` (REQUEST_TIMEOUT) is how many seconds of a try may pass in which no byte moves, and `wait` seconds
+        more: for so long the server was asked to hold its answer back. With `repeatable` False a request is only tried
+        again when the server has certainly not acted on it. `turn` says when the body may be uploaded, and learns how it went.
 
         Raises:
             RequestRefused: the server answered 3xx or 4xx; 429 only if waiting would take longer than may be waited.
@@ -203,26 +219,26 @@ class Transport:
                 not repeatable and the server may have acted on it.
         """
         raw_query = urlencode(query) if query else ""
-        call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, wait)
+        call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, wait, repeatable, turn)
         limit = self._give_up_after if give_up_after is None else give_up_after
         try:
-            return await self._until_answered(call, timeout, limit, repeatable=repeatable)
+            return await self._until_answered(call, REQUEST_TIMEOUT if timeout is None else timeout, limit)
         finally:
             self._held.pop(id(call), None)
 
-    async def _until_answered(self, call: _Call, timeout: float, limit: float | None, *, repeatable: bool) -> Answer:
+    async def _until_answered(self, call: _Call, timeout: float, limit: float | None) -> Answer:
         away_since: float | None = None
         delay = _FIRST_DELAY
         while True:
             began = time.monotonic()
             left = limit - (0.0 if away_since is None else began - away_since) if limit else timeout
-            outcome = await self._try_aloud(call, min(timeout, max(left, _SHORTEST_TRY)))
+            outcome = await self._try_in_turn(call, min(timeout, max(left, _SHORTEST_TRY)))
             if isinstance(outcome, Answer):
                 self._is_back()
                 return outcome
-            if outcome.stale and repeatable:
+            if outcome.stale and call.repeatable:
                 continue
-            if not repeatable and outcome.taken:
+            if not call.repeatable and outcome.taken:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
             if away_since is None:
                 away_since = outcome.away_since(began, call.wait)
@@ -248,27 +264,61 @@ class Transport:
         if left <= 0:
             raise ServerUnavailable(f"{self._describe(failure)}; gave up after {limit:g} s")
 
-    async def _try_aloud(self, call: _Call, timeout: float) -> Answer | _Failure:
-        """Try a request, and tell when the answer takes long."""
-        patience = _PATIENCE + call.wait + len(call.body or b"") / _SLOWEST_UPLOAD
-        watch = _Watch(patience, self._look_at_silence)
-        try:
-            return await self._try(call, timeout + call.wait)
-        finally:
-            watch.stop()
+    async def _try_in_turn(self, call: _Call, timeout: float) -> Answer | _Failure:
+        """Try a request when it is its turn."""
+        async with nullcontext(None) if call.turn is None else call.turn() as upload:
+            return await self._race(call, timeout, upload)
 
-    async def _try(self, call: _Call, timeout: float) -> Answer | _Failure:
+    async def _race(self, call: _Call, timeout: float, upload: Turn | None) -> Answer | _Failure:
+        """Try a request; when nothing moves, over a new connection, too. The first answer counts."""
+        still = asyncio.Event()
+        tries = [asyncio.create_task(self._try(call, timeout, upload, still))]
+        try:
+            if call.repeatable:
+                racing = asyncio.create_task(still.wait())
+                await asyncio.wait([*tries, racing], return_when=asyncio.FIRST_COMPLETED)
+                racing.cancel()
+                if not tries[0].done():
+                    logger.info("%s %s is repeated over a new connection", call.method, call.path)
+                    tries.append(asyncio.create_task(self._try(call, timeout, upload, still, fresh=True)))
+            return await _first_answer(tries)
+        finally:
+            for each in tries:
+                each.cancel()
+
+    async def _try(
+        self, call: _Call, timeout: float, upload: Turn | None, still: asyncio.Event, *, fresh: bool = False
+    ) -> Answer | _Failure:
+        """Make a request once; `still` is set when nothing has moved for a while."""
+        traffic = Traffic(
+            call.wait,
+            interval=min(_LOOK_INTERVAL, _PATIENCE, RACE_AFTER),
+            on_look=lambda traffic: self._look_at(traffic, still),
+            on_pause=self._stood_still,
+        )
         body = b"" if call.body is None and call.method in _WITH_BODY else call.body
         target = f"{call.path}{'?' if call.query else ''}{call.query}"
         signature = self._authenticator.sign(Request(call.method, call.path, call.query, body or b""))
         headers = {**call.headers, "Authorization": signature, "User-Agent": f"dts-client/{__version__}"}
         try:
             response = await self._connections().fetch(
-                call.method, target, headers, body, connect_timeout=CONNECT_TIMEOUT, timeout=timeout
+                call.method,
+                target,
+                headers,
+                body,
+                connect_timeout=CONNECT_TIMEOUT,
+                timeout=timeout,
+                traffic=traffic,
+                fresh=fresh,
             )
         except OSError as error:
-            return self._on_error(error)
+            failure = self._on_error(error)
+            if upload is not None and failure.taken and not failure.stale:
+                upload.stalled()
+            return failure
         self._heard = time.monotonic()
+        if upload is not None:
+            upload.answered(traffic.seconds)
         return self._on_response(response)
 
     def _connections(self) -> Connections:
@@ -294,7 +344,7 @@ class Transport:
     def _on_response(self, response: Response) -> Answer | _Failure:
         status = response.status
         if 200 <= status < 300:
-            return Answer(status, response.body)
+            return Answer(status, response.body, response.seconds)
         code, message = _parse_error(response)
         if status in _HOPELESS_STATUS:
             message = f"{self.server_url} answered with {message}: is it a DTS server?"
@@ -342,64 +392,49 @@ class Transport:
             self._away = None
             self._notify("server is back")
 
-    def _look_at_silence(self) -> float:
-        """A request is late: tell, if none of the others was answered meanwhile. Returns when to look again."""
+    def _look_at(self, traffic: Traffic, still: asyncio.Event) -> None:
+        """See whether a request gets on, and say whose fault it is if not: the line's or the server's."""
+        quiet = traffic.quiet
+        if quiet >= max(RACE_AFTER, traffic.sending_took):  # what a slow line has taken may wait in a buffer on its way
+            still.set()
         now = time.monotonic()
-        pause = max(self._heard + _PATIENCE, self._told_of_silence + _REMINDER) - now
-        if self._away is not None:
-            return _PATIENCE
-        if pause > 0:
-            return pause
-        self._told_of_silence = now
-        self._away = _Failure("", silent=True)
-        self._notify(f"server {self.server_url} has not answered for {_PATIENCE:g} s; waiting")
-        return _PATIENCE
+        if self._away is not None or now - self._told_of_silence < _REMINDER:
+            return
+        if quiet >= _PATIENCE and now - self._heard >= _PATIENCE:  # none of the others was answered either
+            self._told_of_silence = now
+            self._away = _Failure("", silent=True)
+            self._notify(f"{self._silence(traffic)}; waiting")
+        elif not quiet and traffic.unsent and traffic.seconds >= _LONG_UPLOAD:
+            self._told_of_silence = now
+            rate = (traffic.size - traffic.unsent) / traffic.seconds / 1024
+            self._notify(f"the line to {self.server_url} is slow: it takes {rate:.0f} KiB/s of a block")
+
+    def _silence(self, traffic: Traffic) -> str:
+        if traffic.unsent:
+            return f"the line to {self.server_url} has taken nothing for {_PATIENCE:g} s"
+        return f"server {self.server_url} has not answered for {_PATIENCE:g} s"
+
+    def _stood_still(self, seconds: float) -> None:
+        """This process did not run for so long: neither the line nor the server is to blame."""
+        now = time.monotonic()
+        if now - self._told_of_pause > 1.0:  # every request under way has noticed it
+            self._notify(f"this client stood still for {seconds:.0f} s (suspended, or its machine is overloaded)")
+        self._told_of_pause = now
 
 
-class _Watch:
-    """Calls `look` after `pause` seconds, then after as many as `look` returns, until it is stopped."""
-
-    def __init__(self, pause: float, look: Callable[[], float]) -> None:
-        self._look = look
-        self._begin(pause)
-
-    def stop(self) -> None:
-        self._handle.cancel()
-
-    def _begin(self, pause: float) -> None:
-        self._handle = asyncio.get_running_loop().call_later(pause, self._end)
-
-    def _end(self) -> None:
-        self._begin(self._look())
-
-
-def check_server_url(url: str) -> str:
-    """The URL of a server, as it is.
+async def _first_answer(tries: list[asyncio.Task[Answer | _Failure]]) -> Answer | _Failure:
+    """What the first of some tries of a request came to that was answered, else how the last one failed.
 
     Raises:
-        ConfigError: it is not one; says what it should look like.
+        RequestRefused: as the first one did.
     """
-    _split_url(url)
-    return url
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL says that its server is on this machine."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _split_url(url: str) -> tuple[str, str]:
-    """The URL's origin and its path prefix, without a slash at the end."""
-    try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna")  # as it is looked up; fails for what no host can be called
-        valid = parts.scheme in ("http", "https") and bool(host) and b" " not in host and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or parts.username is not None or parts.query or parts.fragment:
-        raise ConfigError(f"{url!r} is not the URL of a server: write http://host:port or https://host[:port][/prefix]")
-    return f"{parts.scheme}://{parts.netloc}", quote(parts.path.rstrip("/"), safe="/%")
+    pending = set(tries)
+    while True:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        outcomes = [each.result() for each in done]
+        answers = [each for each in outcomes if isinstance(each, Answer)]
+        if answers or not pending:
+            return answers[0] if answers else outcomes[-1]
 
 
 def _parse_error(response: Response) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from functools import partial
 
 from dts.client.credentials import HELP as CREDENTIALS_HELP
 from dts.client.credentials import load_server_url
+from dts.client.server_url import check_server_url
 from dts.client.stdio import tidy_streams
-from dts.client.transport import check_server_url
 from dts.management.commands import ALL_COMMANDS
 from dts.management.shell.grammar import Grammar
 from dts.management.shell.help import render_help

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dts.client.transport import is_local
+from dts.client.server_url import is_local
 from dts.errors import ConfigError, DtsError
 from dts.management.doctor.local import (
     BUNDLED,

@@ -7,8 +7,9 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dts.client.blocks import BODY_TARGET, BlockCutter, CutBlock
+from dts.client.blocks import BlockCutter, CutBlock
 from dts.client.components import Batch
+from dts.client.pace import MOST_TARGET
 from dts.model import bitmap
 
 MAX_BODY = 8 * 1024 * 1024
@@ -47,7 +48,7 @@ def test_a_small_block_size_is_kept_to() -> None:
 
 
 def test_a_block_is_cut_when_it_has_bytes_enough() -> None:
-    blocks, _ = cut(Batch([b"x" * (BODY_TARGET // 3)] * 5), Batch([b"y" * (BODY_TARGET * 2)]))
+    blocks, _ = cut(Batch([b"x" * (MOST_TARGET // 3)] * 5), Batch([b"y" * (MOST_TARGET * 2)]))
     assert [len(block.args) for block in blocks] == [2, 2, 1, 1]
 
 
