@@ -211,7 +211,8 @@ class Transport:
 
         `timeout` (REQUEST_TIMEOUT) is how many seconds of a try may pass in which no byte moves, and `wait` seconds
         more: for so long the server was asked to hold its answer back. With `repeatable` False a request is only tried
-        again when the server has certainly not acted on it. `turn` says when the body may be uploaded, and learns how it went.
+        again when the server has certainly not acted on it. `turn` says when the body may be uploaded, and learns how
+        it went.
 
         Raises:
             RequestRefused: the server answered 3xx or 4xx; 429 only if waiting would take longer than may be waited.
