@@ -22,11 +22,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class NotJSON(DtsError):
-    """The value is not one of JSON's. `culprit` is what is of a type that JSON does not have, if that is why."""
+    """The value is not one of JSON's. If the reason is its type, `culprit` is the value and `place` where it is."""
 
-    def __init__(self, message: str, culprit: object = None) -> None:
+    def __init__(self, message: str, culprit: object = None, place: str = "") -> None:
         super().__init__(message)
         self.culprit = culprit
+        self.place = place
 
 
 class TooDeep(NotJSON):
@@ -71,7 +72,7 @@ def _check(value: Any, place: str, levels: int) -> None:
     if value is None or issubclass(kind, (str, int, float)):
         return
     if not issubclass(kind, (dict, list, tuple)):
-        raise NotJSON(f"{place} is of type {kind.__name__}, which is not a JSON value", value)
+        raise NotJSON(f"{place} is of type {kind.__name__}, which is not a JSON value", value, place)
     if not levels:
         raise TooDeep(f"{place:.80} is nested more than {MAX_DEPTH} levels deep, or contains itself")
     if issubclass(kind, dict):

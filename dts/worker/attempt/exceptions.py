@@ -1,16 +1,16 @@
-"""Exceptions that functions raise to say what shall become of their job, and that are raised in them."""
+"""The exceptions by which functions decide about their job, and those that DTS raises in functions."""
 
 from __future__ import annotations
 
 MAX_DELAY = 30 * 86400
-"""Seconds that a function may have its next attempt wait: who waits for the result should live to see it."""
+"""The longest delay of a Retry in seconds: results are kept for days, so a longer wait would outlive its run."""
 
 
 class Retry(Exception):
-    """Raised by a function: this attempt came to nothing, try again after `delay` seconds.
+    """Raised by a function: this attempt failed, try again after `delay` seconds.
 
-    Without a delay the usual backoff applies; a subclass may have one as an attribute. It is bounded by the job's
-    `max_attempts`; where nobody has set any, by the worker's `retry_limit`.
+    Without a delay the usual backoff applies; a subclass may set it as an attribute. There are at most `max_attempts`
+    attempts; where that is not set, the worker's `retry_limit`.
 
     Raises:
         ValueError: the delay is negative, or over `MAX_DELAY`.
@@ -29,15 +29,15 @@ class Retry(Exception):
 
 
 class Fail(Exception):
-    """Raised by a function: this job has failed, and no other attempt would help."""
+    """Raised by a function: this job has failed for good and is not tried again."""
 
 
 class SoftTimeout(Exception):
-    """Raised in a function whose attempt has run for `soft_timeout` seconds: clean up and end."""
+    """Raised in a function when its attempt has run for `soft_timeout` seconds: clean up and end."""
 
 
 class TimedOut(Exception):
-    """What an async attempt ended by that its loop has cancelled at its hard limit, so that none beside it suffers."""
+    """How an async attempt ends at its hard timeout: its task is cancelled, so that concurrent jobs go on."""
 
 
 class Cancelled(BaseException):

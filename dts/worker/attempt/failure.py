@@ -1,4 +1,4 @@
-"""An exception of a user's code as the Error message that its caller gets: bounded, and always valid UTF-8."""
+"""Describes an exception of a user's code as the Error message that its caller gets: bounded, valid UTF-8."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _IMPORT_SYSTEM = (importlib.__file__, "<frozen importlib")
 
 
 def describe(error: BaseException) -> Error:
-    """What a caller is told of an exception that a function raised, whatever that does when it is asked.
+    """The Error message for an exception that a function raised, whatever the exception's own code does meanwhile.
 
-    The traceback begins in the function: the frames of the code that called it are left out.
+    The traceback begins in the function: the frames of the worker are left out.
     """
     try:
         return Error(
@@ -33,12 +33,12 @@ def describe(error: BaseException) -> Error:
             message=clip(_message(error), MAX_MESSAGE),
             traceback=clip(format_traceback(error, _in_function(error)), MAX_TRACEBACK),
         )
-    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and can do anything
         return Error(type=type_name(error), message=f"its description raised {name_of(type(broken))}")
 
 
 def describe_ours(error: DtsError) -> Error:
-    """What a caller is told when DTS ended a job; the traceback is that of the cause in the user's code, if any."""
+    """The Error message when DTS itself ended a job; the traceback is that of the cause in the user's code, if any."""
     cause = error.__cause__
     text = ""
     if cause is not None:
@@ -79,7 +79,7 @@ def format_traceback(error: BaseException, trace: TracebackType | None) -> str:
 
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
-    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
+    except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and can do anything
         return f"the traceback cannot be shown: {name_of(type(broken))}\n"
 
 

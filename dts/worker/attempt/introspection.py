@@ -1,7 +1,7 @@
-"""Questions about exceptions and types of a user's code that run none of that code, or bear what it does.
+"""Inspects exceptions and types of a user's code without running that code, or survives what that code does.
 
-A class may answer for its name, its module or its `__class__` by code of its own, and a text may be of a subclass of
-`str` with methods of its own. So types are asked by the descriptors of `type` itself, and texts are made plain.
+A class can compute its name, its module or its `__class__`, and a text can be of a subclass of `str` that overrides
+methods. So types are read through the descriptors of `type` itself, and texts are converted to plain `str`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any, cast
 
 _name, _qualname, _module, _mro = (type.__dict__[f"__{name}__"] for name in ("name", "qualname", "module", "mro"))
 _trace, _cause, _context = (BaseException.__dict__[f"__{name}__"] for name in ("traceback", "cause", "context"))
-_FUNCTIONS = "dts.worker.functions."
+FUNCTIONS = "dts.worker.functions."
+"""What the full name of a function's module begins with."""
 
 
 def is_a(value: object, *kinds: type) -> bool:
-    """Whether a value is of one of these types, which are plain classes, whatever it says of itself."""
+    """Whether a value is of one of these types, which are plain classes, whatever its `__class__` claims."""
     return issubclass(type(value), kinds)
 
 
 def plain(text: str) -> str:
-    """The characters of a text, without what a subclass makes of them."""
+    """A text as a plain `str`, without the methods of a subclass."""
     return str.__str__(text)
 
 
@@ -31,26 +32,31 @@ def name_of(kind: type) -> str:
 
 
 def full_name(kind: type) -> str:
-    """The name of a type with its module, that of a function without its package; the name alone of a built-in."""
+    """The name of a type with its module (of a function's module `ns.func`); of a built-in type the name alone."""
     qualname, module = plain(_qualname.__get__(kind)), _module.__get__(kind)
     if not is_a(module, str) or module == "builtins":
         return qualname
-    return f"{plain(module).removeprefix(_FUNCTIONS)}.{qualname}"
+    return f"{plain(module).removeprefix(FUNCTIONS)}.{qualname}"
+
+
+def bases_of(kind: type) -> Sequence[type]:
+    """A type and all types that it derives from."""
+    return cast(Sequence[type], _mro.__get__(kind))
 
 
 def names_of(kind: type) -> set[str]:
-    """The names of a type and of its bases, each with its module and without."""
+    """The names of a type and of its bases: alone, with the module, and as errors show them."""
     names = set()
-    for base in cast(Sequence[type], _mro.__get__(kind)):
+    for base in bases_of(kind):
         module = _module.__get__(base)
-        names.add(name_of(base))
+        names |= {name_of(base), full_name(base)}
         if is_a(module, str):
             names.add(f"{plain(module)}.{plain(_qualname.__get__(base))}")
     return names
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says; when it cannot, how that failed."""
+    """The message of an exception; when its `__str__` fails, a text that says so."""
     try:
         return plain(str(error))
     except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and it may do anything
@@ -58,21 +64,21 @@ def text_of(error: BaseException) -> str:
 
 
 def show(error: BaseException) -> str:
-    """An exception in a line."""
+    """An exception as one line: type and message."""
     return f"{full_name(type(error))}: {text_of(error)}"
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """Where an exception was raised."""
+    """The traceback of an exception."""
     return cast("TracebackType | None", _trace.__get__(error))
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """What an exception was raised from, or while it was handled."""
+    """The cause of an exception, else the exception that was being handled when it was raised."""
     return cast("BaseException | None", _cause.__get__(error) or _context.__get__(error))
 
 
 def forget_traceback(error: BaseException) -> None:
-    """Let go of the frames in which an exception was raised, and of what is in them, as far as it keeps them."""
+    """Release the frames that an exception keeps, and the objects in them."""
     setter: Any = _trace
     setter.__set__(error, None)

@@ -1,4 +1,4 @@
-"""What a function may return: a JSON value, of a size that can travel."""
+"""Encodes what a function returns: it must be a JSON value, of a size that a message can carry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 
 from dts.errors import DtsError
 from dts.wire.jsonvalue import MAX_DEPTH, NotJSON, TooDeep, encode_json
+from dts.worker.attempt.introspection import full_name, names_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -21,7 +22,7 @@ class ResultTooLarge(DtsError):
 
 
 def encode_value(value: Any, max_size: int, what: str = "result") -> bytes:
-    """The JSON text of a function's result, or `what` else messages call it.
+    """The JSON text of a function's result; `what` is what messages call the value.
 
     Raises:
         ResultNotJSON: it is not a JSON value; the message says what is wrong, and where.
@@ -35,7 +36,7 @@ def encode_value(value: Any, max_size: int, what: str = "result") -> bytes:
     except TooDeep:
         raise ResultNotJSON(f"the {what} is nested more than {MAX_DEPTH} levels deep, or contains itself") from None
     except NotJSON as error:
-        raise ResultNotJSON(f"{error.message}{_hint(error.culprit)}") from None
+        raise ResultNotJSON(_explain(error)) from None
     except UnicodeEncodeError as error:
         raise ResultNotJSON(
             f"the {what} holds a lone surrogate, which no Unicode text can: {error.object[error.start : error.end]!a}"
@@ -49,12 +50,41 @@ def encode_value(value: Any, max_size: int, what: str = "result") -> bytes:
     return text
 
 
-def _hint(value: object) -> str:
-    kind = type(value)
+def _explain(error: NotJSON) -> str:
+    """What is wrong with a value, with the module of its type, and what to return in its place."""
+    if not error.place:
+        return error.message
+    kind = type(error.culprit)
+    return f"{error.place} is of type {full_name(kind)}, which is not a JSON value{_cure(kind)}"
+
+
+_CURES = (
+    ("datetime.datetime", "return value.isoformat()"),
+    ("datetime.date", "return value.isoformat()"),
+    ("datetime.time", "return value.isoformat()"),
+    ("datetime.timedelta", "return value.total_seconds()"),
+    ("decimal.Decimal", "return str(value), which keeps all digits, or float(value)"),
+    ("fractions.Fraction", "return str(value) or float(value)"),
+    ("uuid.UUID", "return str(value)"),
+    ("pathlib.PurePath", "return str(path)"),
+    ("enum.Enum", "return member.value"),
+    ("numpy.generic", "return value.item()"),
+    ("numpy.ndarray", "return array.tolist()"),
+    ("pandas.Series", "return series.tolist()"),
+    ("pandas.DataFrame", "return frame.to_dict('records')"),
+    ("pandas.core.series.Series", "return series.tolist()"),
+    ("pandas.core.frame.DataFrame", "return frame.to_dict('records')"),
+    ("complex", "return [value.real, value.imag]"),
+    ("set", "return a sorted list"),
+    ("frozenset", "return a sorted list"),
+    ("bytes", "decode it to text"),
+    ("bytearray", "decode it to text"),
+)
+"""What to return in place of a value of a type, by the type's name; the first one that fits counts."""
+
+
+def _cure(kind: type) -> str:
     if hasattr(kind, "__await__"):
         return ": write `async def main`, or await it"
-    if issubclass(kind, (set, frozenset)):
-        return ": return a sorted list"
-    if issubclass(kind, (bytes, bytearray)):
-        return ": decode it to text"
-    return ""
+    names = names_of(kind)
+    return next((f": {cure}" for name, cure in _CURES if name in names), "")

@@ -246,7 +246,7 @@ class Session:
         self._begun += 1
         try:
             if errand.terms.strict:
-                value = await self._call_with_limits(position, errand)
+                value = await self._call_with_limits(lane, position, errand)
             else:
                 value = encode_value(
                     await self._call(*_decode_args(job.args or b"[]"), **_decode_kwargs(job.kwargs or b"{}")),
@@ -283,13 +283,16 @@ class Session:
                 task.errand.waiting.clear()
         return changed
 
-    async def _call_with_limits(self, position: int, errand: Errand) -> bytes:
+    async def _call_with_limits(self, lane: asyncio.Task[Any], position: int, errand: Errand) -> bytes:
         job = errand.jobs[position]
         timers = self._set_timers(position, errand, errand.terms.of(job))
         try:
             arguments = _decode_args(job.args or b"[]")
             result = await self._call(*arguments, **_decode_kwargs(job.kwargs or b"{}"))
-            return encode_value(result, self._runner.max_result)
+            value = encode_value(result, self._runner.max_result)
+            if self._kept.is_overdue(lane):  # it has swallowed the cancel
+                raise asyncio.CancelledError
+            return value
         finally:
             for timer in timers:
                 timer.cancel()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
 import uvloop
 
+from dts.worker.attempt.exceptions import TimedOut
 from dts.worker.attempt.introspection import is_a, traceback_of
 from dts.worker.child.active_batch import Errand
 from dts.worker.child.current_job import enter, own
@@ -59,10 +60,14 @@ class Loop:
         self.tasks[task] = errand, position
         enter(errand, position)
 
+    def is_overdue(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a job has passed its hard timeout, so that it has failed whatever it returns or raises."""
+        return type(self._causes.get(task)) is TimedOut
+
     def explain(self, task: asyncio.Task[Any], error: BaseException) -> BaseException:
-        """What is reported of an exception that ended a job: for a cancel the reason for it, if that is known."""
+        """The exception to report for one that ended a job: instead of a cancel the reason for it, if that is known."""
         cause = self._causes.get(task)
-        if cause is None or not is_a(error, asyncio.CancelledError):
+        if cause is None or not (is_a(error, asyncio.CancelledError) or type(cause) is TimedOut):
             return error
         cause.__traceback__ = traceback_of(error)
         return cause
@@ -73,10 +78,11 @@ class Loop:
         self._causes.pop(task, None)
 
 
-def _make_task(
-    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], context: Context | None = None
-) -> asyncio.Task[T]:
-    """A task that remembers which job has begun it: before Python 3.12 nobody else can ask for its context."""
-    task = asyncio.Task(work, loop=loop, context=context)
+def _make_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:
+    """A task that remembers which job began it: before Python 3.12 the context of a task cannot be read.
+
+    Which `options` a loop passes on (name, context, eager_start) depends on the versions of Python and uvloop.
+    """
+    task = asyncio.Task(work, loop=loop, **options)
     setattr(task, _JOB, own())
     return task

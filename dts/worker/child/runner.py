@@ -16,7 +16,7 @@ from dts.wire.dts_pb2 import Error, Job
 from dts.worker.attempt.exceptions import Cancelled, SoftTimeout, TimedOut
 from dts.worker.attempt.introspection import forget_traceback
 from dts.worker.attempt.result_json import ResultNotJSON, encode_value
-from dts.worker.attempt.retry_policy import REASON_DEADLINE, Failure, Judge
+from dts.worker.attempt.retry_policy import REASON_DEADLINE, Failure, RetryPolicy
 from dts.worker.child.active_batch import Errand
 from dts.worker.child.code.loader import Loaded
 from dts.worker.child.outbox import MAX_PENDING, Ended, Outbox
@@ -50,7 +50,7 @@ class Runner:
         """Bytes of a result, at most."""
         self._board = board
         self._grace = settings.cancel_grace
-        self._judge = Judge(settings)
+        self._policy = RetryPolicy(settings)
         self._memory = memory
         self._partials = partials
         self._looked = 0
@@ -105,7 +105,7 @@ class Runner:
             position = errand.waiting.popleft()
             errand.states[position] = ENDED
             job = errand.jobs[position]
-            failure = self._judge.judge(error, job, errand.terms.of(job))
+            failure = self._policy.decide(error, job, errand.terms.of(job))
             outbox.ended.append((position, job, b"", failure, 0.0, 0.0, b""))
 
     def _run_plain(self, main: Callable[..., Any], errand: Errand, outbox: Outbox) -> None:
@@ -221,7 +221,7 @@ class Runner:
         failure, job = None, errand.jobs[position]
         if position not in errand.cancelled:
             with self._memory.relaxed():
-                failure = self._judge.judge(error, job, errand.terms.of(job))
+                failure = self._policy.decide(error, job, errand.terms.of(job))
         forget_traceback(error)
         return failure
 

@@ -21,7 +21,7 @@ from dts.errors import DtsError
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, RETRY, Error, Job, JobBatch, ResultBatch
 from dts.worker.attempt.failure import clip
-from dts.worker.attempt.retry_policy import REASON_MEMORY, REASON_TIMEOUT, Failure, Judge
+from dts.worker.attempt.retry_policy import REASON_MEMORY, REASON_TIMEOUT, Failure, RetryPolicy
 from dts.worker.attempt.terms import TermsOf, default_terms
 from dts.worker.link.batches import slice_batch
 from dts.worker.link.board import Phase
@@ -77,7 +77,7 @@ class Recoverer:
         self._worker = worker
         self._poison_after = settings.poison_after
         self._defaults = default_terms(settings)
-        self._judge = Judge(settings)
+        self._policy = RetryPolicy(settings)
 
     def recover(self, assignment: Assignment, crash: Crash) -> Recovery:
         """Decide."""
@@ -139,7 +139,8 @@ class Recoverer:
         else:
             kind, said = "MemoryLimit", f"the process of the job {crash.said} of {its.memory_limit} bytes{when}"
         told = Error(type=kind, message=said, reason=crash.reason, traceback=_last_words(crash))
-        return self._judge.weigh(told, {kind, "TimeoutError" if kind == "Timeout" else "MemoryError"}, job, its)
+        counts_as = TimeoutError if kind == "Timeout" else MemoryError
+        return self._policy.decide_by_kind(told, [counts_as], job, its)
 
     def _killer(self, job: Job, crash: Crash) -> Failure:
         """A job that has killed its process: tried again, until it is known to be poison."""

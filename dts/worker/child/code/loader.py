@@ -18,8 +18,10 @@ the file: less long, since a job waits, but longer when it sees it change.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import time
@@ -28,13 +30,13 @@ from dataclasses import dataclass, field, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, MethodType, ModuleType
 from typing import Any
 
 import dts.worker
 from dts.errors import DtsError, FunctionMissing, ImportFailed, MainMissing
 from dts.model import parse_function_name
-from dts.worker.attempt.introspection import name_of, text_of
+from dts.worker.attempt.introspection import is_a, name_of, text_of
 from dts.worker.child.code.import_effects import Imprint, watch
 from dts.worker.child.code.sources import PACKAGE, Source, Survey, Surveyor, find_namespace
 from dts.worker.child.code.writers import is_open_for_writing
@@ -422,13 +424,23 @@ def _import(name: str, module_name: str) -> ModuleType:
         raise ImportFailed(f"the module of {name} raised {said}") from error
 
 
-def _kind(main: Callable[..., Any]) -> tuple[bool, bool]:
-    """Whether `main` is async, and whether it is a generator, as far as it tells."""
-    while hasattr(main, "func"):  # functools.partial
-        main = main.func
-    import inspect
+def _kind(main: Any) -> tuple[bool, bool]:
+    """Whether `main` is async, and whether it is a generator, as far as it tells.
 
-    made = (main, getattr(main, "__call__", None))  # noqa: B004
-    if any(map(inspect.isasyncgenfunction, made)):
+    An object may answer every attribute that it is asked for, with another such object, so only what real functions
+    and `functools.partial` hold is followed. Of another callable its class says what a call does.
+    """
+    while is_a(main, functools.partial):
+        main = functools.partial.func.__get__(main)
+    if not _is_function(main):
+        main = inspect.getattr_static(type(main), "__call__", None)
+    if not _is_function(main):
+        return False, False
+    if inspect.isasyncgenfunction(main):
         return True, True
-    return any(map(inspect.iscoroutinefunction, made)), any(map(inspect.isgeneratorfunction, made))
+    return inspect.iscoroutinefunction(main), inspect.isgeneratorfunction(main)
+
+
+def _is_function(value: object) -> bool:
+    """Whether it is a function or method of Python's, or of a compiler that has code objects, such as Cython."""
+    return is_a(value, MethodType) or inspect.getattr_static(type(value), "__code__", None) is not None

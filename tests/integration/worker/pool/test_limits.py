@@ -108,6 +108,27 @@ async def test_a_soft_timeout_cancels_an_async_job(bench: Bench) -> None:
     assert [value(result) for result in results[1:]] == [0, 0.01]
 
 
+CATCHES = {
+    "returns": "return 'late'",
+    "raises": "raise ValueError('late')",
+    "goes_on": "await asyncio.sleep(0.05); return 'late'",
+    "not_json": "return {1}",
+}
+
+
+@pytest.mark.parametrize("how", CATCHES)
+async def test_an_async_job_past_its_timeout_has_failed_of_that_whatever_it_catches(bench: Bench, how: str) -> None:
+    bench.write(
+        "own/f",
+        "import asyncio\nasync def main(n):\n    try: await asyncio.sleep(60 if n == 1 else 0.01)\n"
+        f"    except BaseException: {CATCHES[how]}\n    return n\n",
+    )
+    async with Worker(bench.settings(cancel_grace=20), bench.broker):
+        results = await bench.run("own/f", [0], [1], [2], options=Options(timeout=0.3))
+    assert [result.error.type for result in results] == ["", "Timeout", ""]
+    assert "longer than its timeout of 0.3 s" in results[1].error.message
+
+
 async def test_a_module_that_is_imported_for_ever_fails_its_jobs(bench: Bench) -> None:
     bench.write("own/f", "import time\nwhile True: time.sleep(1)")
     async with Worker(bench.settings(), bench.broker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import pytest
@@ -11,7 +12,8 @@ from dts.errors import FunctionMissing, ImportFailed
 from dts.wire import codec
 from dts.wire.dts_pb2 import Job, JobBatch, Options
 from dts.worker import Fail, Retry
-from dts.worker.attempt.retry_policy import Judge
+from dts.worker.attempt.exceptions import TimedOut
+from dts.worker.attempt.retry_policy import RetryPolicy
 from dts.worker.attempt.terms import TermsOf, default_terms
 from dts.worker.child.active_batch import Errand
 from dts.worker.child.outbox import Outbox
@@ -61,6 +63,20 @@ def test_jobs_without_limits_are_not_looked_at() -> None:
         (ValueError(), 1, {"max_attempts": 2, "retry_on": ["builtins.ValueError"]}, True),
         (ValueError(), 1, {"max_attempts": 2, "retry_on": ["OSError"]}, False),
         (ConnectionResetError(), 1, {"max_attempts": 2, "retry_on": ["OSError"]}, True),
+        (json.JSONDecodeError("x", "", 0), 1, {"max_attempts": 2, "retry_on": ["json.JSONDecodeError"]}, True),
+        (json.JSONDecodeError("x", "", 0), 1, {"max_attempts": 2, "retry_on": ["json.decoder.JSONDecodeError"]}, True),
+        (TimeoutError(), 1, {"max_attempts": 2, "retry_on": ["asyncio.TimeoutError"]}, True),
+        (TimeoutError(), 1, {"max_attempts": 2, "retry_on": ["asyncio.CancelledError"]}, False),
+        (ConnectionResetError(), 1, {"max_attempts": 2, "retry_on": ["socket.error"]}, True),
+        (TimedOut(), 1, {"max_attempts": 2, "retry_on": ["Timeout"]}, True),
+        (TimedOut(), 1, {"max_attempts": 2, "retry_on": ["asyncio.TimeoutError"]}, True),
+        (ValueError(), 1, {"max_attempts": 2, "retry_on": ["no.such.Error", "json.nothing", ".", ""]}, False),
+        (ExceptionGroup("", [KeyError(), OSError()]), 1, {"max_attempts": 2, "retry_on": ["OSError"]}, True),
+        (ExceptionGroup("", [KeyError()]), 1, {"max_attempts": 2, "retry_on": ["OSError"]}, False),
+        (ExceptionGroup("", [ExceptionGroup("", [OSError()])]), 1, {"max_attempts": 2, "retry_on": ["OSError"]}, True),
+        (ExceptionGroup("", [OSError(), Fail("x")]), 1, {"max_attempts": 2, "retry_on": ["OSError"]}, False),
+        (ExceptionGroup("", [ValueError(), Retry(delay=0)]), 1, {}, True),
+        (ExceptionGroup("", [Fail("x"), Retry(delay=0)]), 1, {}, False),
         (SystemExit(1), 1, {"max_attempts": 2}, True),
         (Fail("x"), 1, {"max_attempts": 2}, False),
         (Retry(delay=0), 1, {}, True),
@@ -75,17 +91,22 @@ def test_which_attempts_are_worth_another(
 ) -> None:
     batch = make_batch(1, **options)
     terms = TermsOf(batch, default_terms(WorkerSettings()))
-    failure = Judge(WorkerSettings()).judge(error, Job(attempt=attempt, kills=1), terms.common)
+    failure = RetryPolicy(WorkerSettings()).decide(error, Job(attempt=attempt, kills=1), terms.common)
     assert (failure.delay is not None) == again
     assert failure.kills == 1
     if isinstance(error, Retry) and error.delay is not None:
         assert failure.delay == error.delay
 
 
+def test_of_several_retries_in_a_group_the_longest_delay_counts() -> None:
+    group = ExceptionGroup("", [Retry(delay=3), ExceptionGroup("", [Retry(delay=7), Retry()])])
+    assert RetryPolicy(WorkerSettings()).decide(group, Job(attempt=1), default_terms(WorkerSettings())).delay == 7
+
+
 def test_backoff_doubles_up_to_a_cap_and_has_full_jitter() -> None:
-    judge = Judge(WorkerSettings(backoff_base=1, backoff_cap=100))
+    policy = RetryPolicy(WorkerSettings(backoff_base=1, backoff_cap=100))
     for attempt, bound in ((0, 1), (1, 1), (2, 2), (5, 16), (60, 100), (2000, 100)):
-        delays = [judge.backoff(Job(attempt=attempt)) for _ in range(300)]
+        delays = [policy.backoff(Job(attempt=attempt)) for _ in range(300)]
         assert 0 <= min(delays) < 0.2 * bound
         assert 0.8 * bound < max(delays) <= bound
 
@@ -120,8 +141,8 @@ class Soon(Retry):
     ],
 )
 def test_a_retry_of_ones_own_waits_as_long_as_it_says_if_that_can_be(error: Retry, delay: float | None) -> None:
-    judge = Judge(WorkerSettings(backoff_base=0, backoff_cap=0))
-    found = judge.judge(error, Job(attempt=1), default_terms(WorkerSettings())).delay
+    policy = RetryPolicy(WorkerSettings(backoff_base=0, backoff_cap=0))
+    found = policy.decide(error, Job(attempt=1), default_terms(WorkerSettings())).delay
     assert found == (delay or 0.0), "without a delay it is the usual backoff"
     assert type(found) in (float, int)
 

@@ -73,6 +73,34 @@ def test_async_functions_are_told_apart() -> None:
     assert not dynamic_load("demo/sleep").is_async
 
 
+ANSWERS_ALL = "class All:\n    def __getattr__(self, name): return All()\n    def __call__(self, *a): return 1\n"
+LIES = "class All:\n    __class__ = functools.partial\n    func = property(lambda s: s)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_async", "is_generator"),
+    [
+        ("import xmlrpc.client\nmain = xmlrpc.client.ServerProxy('http://127.0.0.1:9').add", False, False),
+        ("from unittest.mock import MagicMock\nmain = MagicMock()", False, False),
+        ("from unittest.mock import AsyncMock\nmain = AsyncMock()", False, False),
+        (ANSWERS_ALL + "main = All()", False, False),
+        (f"import functools\n{LIES}    def __call__(self): return 1\nmain = All()", False, False),
+        ("import functools\nasync def f(a): pass\nmain = functools.partial(functools.partial(f), 1)", True, False),
+        ("class C:\n    async def __call__(self): yield\nmain = C()", True, True),
+        ("class C:\n    @classmethod\n    def m(cls): yield\nmain = C.m", False, True),
+        ("class C:\n    async def m(self): pass\nmain = C().m", True, False),
+        ("main = len", False, False),
+        ("class main:\n    pass", False, False),
+    ],
+)
+def test_what_kind_main_is_can_be_told_of_any_callable(
+    loader: Loader, tmp_path: Path, code: str, *, is_async: bool, is_generator: bool
+) -> None:
+    write(tmp_path, "own/f.py", code)
+    loaded = loader.load("own/f")
+    assert (loaded.is_async, loaded.is_generator) == (is_async, is_generator)
+
+
 def test_a_function_of_the_configured_directory_is_importable_as_one_of_ours(loader: Loader, tmp_path: Path) -> None:
     write(tmp_path, "own/hello.py", "def main(name): return 'hello ' + name")
     loaded = loader.load("own/hello")
