@@ -18,6 +18,7 @@ from dts.broker.abc import (
     QueueDepth,
     Subscription,
 )
+from dts.broker.amqp.batch import Batch
 from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection
 from dts.broker.amqp.consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsumer, AmqpSubscription
 from dts.broker.amqp.link import (
@@ -108,22 +109,19 @@ class AmqpBroker(Broker):
     async def _publish_once(self, queue: str, messages: list[Message]) -> list[Message]:
         """Publish and return the messages that are not known to be stored.
 
-        When the caller gives up, the channel stays: a late confirm finds the batch by its tag, and nobody waits for it.
-        A connection that is truly dead falls to the heartbeats, while one that is only blocked would be replaced by
-        another that is blocked as well.
+        When the caller gives up, the channel stays. A connection that is truly dead falls to the heartbeats, while one
+        that is only blocked would be replaced by another that is blocked as well.
         """
         connection = await self._outward.connection()
+        batch = Batch(messages)
         try:
             await ensure_queues(connection, [queue], self._url.delivery_limit, self._queues)
             channel = await self._confirmed.get(connection)
-            batch = await channel.publish("", queue, messages, mandatory=True)
-        except AMQP_ERRORS as error:
-            log.info("cannot publish to %s now: %r", queue, error)
-            return messages
-        try:
-            await batch.done
+            await channel.publish(queue, batch)
             if not batch.remaining():  # a queue without a leader may refuse messages as well
                 self._queues.answered(queue)
+        except AMQP_ERRORS as error:
+            log.info("cannot publish to %s now: %r", queue, error)
         finally:
             if batch.returned:
                 gone(connection, queue, self._queues)
@@ -175,7 +173,7 @@ class AmqpBroker(Broker):
         try:
             async with asyncio.timeout(BROADCAST_TIMEOUT):
                 channel = await self._events.get(connection)
-                await channel.publish(EVENTS_EXCHANGE, topic, [Message(payload.encode())], mandatory=False)
+                await channel.send(EVENTS_EXCHANGE, topic, Message(payload.encode()))
         except AMQP_ERRORS as error:
             log.debug("event on %s lost: %r", topic, error)
             return False

@@ -20,7 +20,7 @@ import socket
 import ssl
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,23 +193,40 @@ class Channel(aioamqp.channel.Channel):  # type: ignore[misc]
 
     # Writing
 
-    async def publish(self, exchange: str, routing_key: str, messages: Sequence[Message], *, mandatory: bool) -> Batch:
-        """Write messages, as few large writes, and return the batch to wait for. Needs confirm mode.
+    async def send(self, exchange: str, routing_key: str, message: Message) -> None:
+        """Write one message that nobody needs a confirm for. The channel must not be in confirm mode.
 
         Raises:
             AMQP_ERRORS: the channel cannot be used.
         """
-        batch = Batch(messages)
-        method = self._publish_method(exchange, routing_key, mandatory)
-        while True:
-            # While a blocked broker reads nothing, nothing is added to what waits in memory.
-            await self.protocol._drain()
-            if self.lost.is_set() or not self.protocol.is_open:
-                batch.finish()
-                return batch
-            more = self._write_some(method, batch)
-            if not more:
-                return batch
+        await self.protocol._drain()
+        if self.lost.is_set() or not self.protocol.is_open:
+            raise ConnectionLost()
+        method = self._publish_method(exchange, routing_key, mandatory=False)
+        self._write(b"".join((method, *self._content(message))))
+
+    async def publish(self, queue: str, batch: Batch) -> None:
+        """Write a batch of messages to a queue in few large writes, and wait until the broker has answered for each.
+
+        Needs confirm mode. A caller that stops waiting gives the batch up: nothing is kept of it, and a late answer is
+        passed over. A batch that ends with its channel has messages left: see `Batch.remaining`.
+
+        Raises:
+            AMQP_ERRORS: the channel cannot be used.
+        """
+        method = self._publish_method("", queue, mandatory=True)
+        more = True
+        try:
+            while more:
+                # While a blocked broker reads nothing, nothing is added to what waits in memory.
+                await self.protocol._drain()
+                if self.lost.is_set() or not self.protocol.is_open:
+                    return
+                more = self._write_some(method, batch)
+            await batch.done
+        finally:
+            for tag in batch.open:
+                self._batches.pop(tag, None)
 
     def _write_some(self, method: bytes, batch: Batch) -> bool:
         """Write about WRITE_SIZE bytes of a batch. Tags count what is written, so nothing is awaited in here."""
@@ -229,12 +246,12 @@ class Channel(aioamqp.channel.Channel):  # type: ignore[misc]
             self._write(b"".join(parts))
         return size >= WRITE_SIZE
 
-    def _publish_method(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+    def _publish_method(self, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
         arguments = struct.pack(">HHH", _BASIC, _BASIC_PUBLISH, 0)
         arguments += _short_string(exchange) + _short_string(routing_key) + bytes([mandatory])
         return self._frame(_METHOD, arguments)
 
-    def _content(self, message: Message, tag: int) -> Iterable[bytes]:
+    def _content(self, message: Message, tag: int = 0) -> Iterable[bytes]:
         """The header frame, with the tag as message id to know a returned message by, and the body frames."""
         flags = _FLAG_DELIVERY_MODE | _FLAG_MESSAGE_ID
         properties = b""
