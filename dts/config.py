@@ -62,6 +62,15 @@ class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         return {route.name: route.url for route in self.route}
 
 
+class FleetSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What servers, daemons and workers have in common: the file with the key that their messages are sealed with.
+
+    Unless it is named it is `fleet.key` beside the server's `key_file`.
+    """
+
+    key_file: Path | None = None
+
+
 class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is logged, to stderr."""
 
@@ -188,11 +197,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     store: StoreSettings = field(default_factory=StoreSettings)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     daemons: DaemonsSettings = field(default_factory=DaemonsSettings)
     mail: MailSettings = field(default_factory=MailSettings)
+
+    @property
+    def fleet_key_file(self) -> Path:
+        """Where the fleet's key is."""
+        return self.fleet.key_file or self.server.key_file.with_name("fleet.key")
 
 
 def load_config_file(path: str | os.PathLike[str] | None, *, dev: bool = False) -> dict[str, Any]:

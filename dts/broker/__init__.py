@@ -17,8 +17,10 @@ from dts.broker.abc import (
     origin,
     revived,
 )
+from dts.broker.sealed import SealedBroker
 from dts.errors import ConfigError
 from dts.wire.queues import jobs_queue
+from dts.wire.seal import Seal
 
 __all__ = [
     "Broker",
@@ -35,16 +37,19 @@ __all__ = [
 ]
 
 
-def open_broker(url: str, routes: Mapping[str, str] | None = None) -> Broker:
+def open_broker(url: str, routes: Mapping[str, str] | None = None, *, seal: Seal | None = None) -> Broker:
     """The broker for a URL: `amqp://user:password@host:5672/vhost`, or `sqlite:///path/to/queue.db`.
 
-    `routes` has the URLs of brokers by the route whose jobs are with them.
+    `routes` has the URLs of brokers by the route whose jobs are with them. With a `seal` all messages and events carry
+    it, and others are refused; every process of a fleet has the same one.
 
     The caller starts it. Back ends are imported on use, so that nobody needs the packages of the one they do not use.
 
     Raises:
         ConfigError: no back end serves such a URL.
     """
+    if seal is not None:
+        return SealedBroker(open_broker(url, routes), seal)
     if routes:
         from dts.broker.routed import RoutedBroker
 

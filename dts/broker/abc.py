@@ -62,13 +62,15 @@ class Delivery:
     """One hand-over of a message to a consumer.
 
     `count` is how often the message was handed out before, as far as the back end knows; 0 for the first time. `tag`
-    means something to the consumer that it came from only.
+    means something to the consumer that it came from only. `refused` is why a dead letter is not genuine, empty if it
+    is: then somebody outside the fleet may have published it, and nothing that it says may be acted on.
     """
 
     message: Message
     queue: str
     tag: object
     count: int = 0
+    refused: str = ""
 
     @property
     def redelivered(self) -> bool:
@@ -202,6 +204,11 @@ class Subscription(ABC):
 
 class Broker(ABC):
     """A way to the queues. One object serves a whole process; all its methods may be called concurrently."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Which back end it is, by the scheme of its URL: sqlite or amqp."""
 
     @property
     def parts(self) -> tuple[Broker, ...]:

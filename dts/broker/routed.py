@@ -40,6 +40,10 @@ class RoutedBroker(Broker):
         self._stack = AsyncExitStack()
 
     @property
+    def kind(self) -> str:
+        return self._main.kind
+
+    @property
     def parts(self) -> tuple[Broker, ...]:
         return (self._main, *dict.fromkeys(self._others.values()))
 

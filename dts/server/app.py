@@ -15,6 +15,7 @@ from dts.broker import Broker, open_broker
 from dts.config import Settings
 from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.model import DEFAULT_ROUTE
+from dts.runtime.fleet_key import make_fleet_key
 from dts.runtime.service import Service
 from dts.server.access.accounts import Accounts, KeyBox
 from dts.server.access.limits import Limiter
@@ -52,12 +53,14 @@ class Server(Service):
         check_files(settings)
         sockets = self._bind()
         self._stack.callback(_close_all, sockets)
-        store, broker = open_store(settings.store.url), open_broker(settings.broker.url, settings.broker.routes)
+        keys = KeyBox.open(settings.server.key_file)
+        seal = make_fleet_key(settings.fleet_key_file, keys.derive("fleet"))  # the same on every server
+        store = open_store(settings.store.url)
+        broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
         self._stack.push_async_callback(store.close)
         self._stack.push_async_callback(broker.close)
         await broker.start()
         self._spawn(self._declare_queues(broker), "server-queues")
-        keys = KeyBox.open(settings.server.key_file)
         accounts = Accounts(store, keys)
         catalogue = Catalogue(store)
         hub = Hub(broker, catalogue, store)

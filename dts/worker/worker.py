@@ -15,7 +15,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from dts.broker import Broker, Consumer, Delivery, Message
+from dts.broker import Broker, Consumer, Delivery, Message, open_broker
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
@@ -56,7 +56,14 @@ class Worker(Service):
     `drain_timeout` seconds at most, or until `hurry` is set. What is not done by then goes back to the queue.
     """
 
-    def __init__(self, settings: WorkerSettings, broker: Broker, *, hurry: asyncio.Event | None = None) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        *,
+        hurry: asyncio.Event | None = None,
+        open_broker: Callable[[str], Broker] = open_broker,
+    ) -> None:
         super().__init__()
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
         self.events = EventCounter()
@@ -66,7 +73,7 @@ class Worker(Service):
         self.settings = settings
         self.short_of = ""
         """What the machine has too little of to take more work: memory or disk; empty for nothing."""
-        self.routes = Routes(settings, broker)
+        self.routes = Routes(settings, broker, open_broker)
         self._broker = broker
         self._hurry = hurry or asyncio.Event()
         self._works: set[Work] = set()
@@ -409,7 +416,14 @@ class Worker(Service):
 class InternationalWorker(Worker):
     """A worker of the route `international` alone."""
 
-    def __init__(self, settings: WorkerSettings, broker: Broker, *, hurry: asyncio.Event | None = None) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        *,
+        hurry: asyncio.Event | None = None,
+        open_broker: Callable[[str], Broker] = open_broker,
+    ) -> None:
         super().__init__(_international(settings), broker, hurry=hurry)
 
     async def adopt(self, settings: WorkerSettings) -> None:

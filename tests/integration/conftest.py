@@ -14,7 +14,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
 from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
-from dts.broker import Broker, Message, open_broker
+from dts.broker import Broker, Message
 from dts.config import Settings, load_settings
 from dts.model import Run, User, job_id, new_id
 from dts.server.access.accounts import KeyBox
@@ -23,6 +23,7 @@ from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.services import mongodb, rabbitmq
+from tests.services.fleet import open_sealed
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,6 @@ async def site(settings: Settings) -> AsyncIterator[Site]:
     async with (
         Server(settings) as server,
         open_store(settings.store.url) as store,
-        open_broker(settings.broker.url) as broker,
+        open_sealed(settings) as broker,
     ):
         yield Site(f"http://127.0.0.1:{server.port}", settings, store, broker)

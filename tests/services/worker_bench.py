@@ -19,6 +19,7 @@ from dts.model import new_id
 from dts.wire import codec
 from dts.wire.dts_pb2 import RETRY, SUCCEEDED, JobBatch, Options, Result, ResultBatch
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer, jobs_queue
+from tests.services.fleet import a_fleet_key
 
 DEADLINE = 30.0
 """Seconds after which a test that waits has failed."""
@@ -157,7 +158,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     functions = tmp_path / "functions"
     functions.mkdir()
     async with (
-        open_broker(f"sqlite:///{tmp_path}/queue.db") as broker,
+        open_broker(f"sqlite:///{tmp_path}/queue.db", seal=a_fleet_key(tmp_path / "fleet.key")) as broker,
         await broker.consume(RESULTS, prefetch=1000) as results,
         await broker.subscribe([TOPIC_CANCELLED_WHICH]) as questions,
     ):

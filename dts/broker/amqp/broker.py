@@ -62,6 +62,10 @@ class AmqpBroker(Broker):
         self._events = SharedChannel(_declare_events)
         self._taps: set[Tap] = set()
 
+    @property
+    def kind(self) -> str:
+        return "amqp"
+
     async def start(self) -> None:
         # It tells each channel that opens or closes at INFO, and every ping opens one.
         logging.getLogger("aioamqp").setLevel(logging.WARNING)

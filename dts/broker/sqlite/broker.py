@@ -67,6 +67,10 @@ class SqliteBroker(Broker):
         self._subscriptions: set[SqliteSubscription] = set()
         self._upkeep: asyncio.Task[None] | None = None
 
+    @property
+    def kind(self) -> str:
+        return "sqlite"
+
     async def start(self) -> None:
         folder = self._url.path.parent
         try:

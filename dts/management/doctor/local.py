@@ -22,6 +22,10 @@ _KEY_ADVICE = (
 )
 """What to do about a key file that others may have read."""
 
+_FLEET_KEY_ADVICE = (
+    "and change the key (docs/security.md): whoever has it and can reach the broker can give orders to every worker"
+)
+
 BUNDLED = Path(dts.__file__).parent / "worker" / "functions"
 
 
@@ -73,6 +77,7 @@ def _check_key_files(settings: Settings) -> list[Finding]:
     secret_advice = "and give the first administrator a new secret: dts-admin rotate"
     return [
         *check_private(server.key_file, "key files", _KEY_ADVICE),
+        *check_private(settings.fleet_key_file, "key files", _FLEET_KEY_ADVICE),
         *check_private(server.admin_secret_file, "key files", secret_advice),
     ]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from dts.auth import WINDOW, Claim, KeccakAuthenticator, Request, derive_key, new_secret
 from dts.errors import AuthError, ConfigError, DuplicateKey
 from dts.model import ADMINISTRATOR, User
+from dts.runtime.private_files import create_private
 from dts.server.lookup.cache import Cache
 from dts.store import Store
 
@@ -41,7 +40,7 @@ class KeyBox:
             ConfigError: the file cannot be read or made, or does not hold a key.
         """
         try:
-            _create_private(path, Fernet.generate_key())
+            create_private(path, Fernet.generate_key())
             return cls(path.read_bytes().strip())
         except (OSError, ValueError) as error:
             raise ConfigError(f"the server's key file {path} cannot be used: {error}") from error
@@ -152,26 +151,7 @@ def _is_genuine(claim: Claim, request: Request, found: tuple[User, list[bytes]] 
 def _first_secret(path: Path) -> tuple[bool, str]:
     """The secret in a file, and whether it was made just now because there was none."""
     try:
-        created = _create_private(path, new_secret().encode() + b"\n")
+        created = create_private(path, new_secret().encode() + b"\n")
         return created, path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the administrator's secret file {path} cannot be used: {error}") from error
-
-
-def _create_private(path: Path, content: bytes) -> bool:
-    """Make a file with mode 0600 unless it is there, whole or not at all; whether it was made."""
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # fails if another process was faster, and never shows half a file
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
-    return True

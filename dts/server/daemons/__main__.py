@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dts.broker import open_broker
 from dts.config import Settings
 from dts.errors import ConfigError, StoreUnavailable
+from dts.runtime.fleet_key import find_fleet_key
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, Shutdown, run
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
@@ -45,8 +46,12 @@ def main() -> int:
 
 
 async def _start(settings: Settings, stack: AsyncExitStack, shutdown: Shutdown) -> list[Daemon]:
-    """Start the configured daemons on the stack; none if the process is told to end before the store is there."""
-    store, broker = open_store(settings.store.url), open_broker(settings.broker.url, settings.broker.routes)
+    """Start the configured daemons on the stack; none if the process is told to end before key and store are there."""
+    seal = await find_fleet_key(settings, shutdown.requested)
+    if seal is None:
+        return []
+    store = open_store(settings.store.url)
+    broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
     stack.push_async_callback(store.close)
     stack.push_async_callback(broker.close)
     if not await _wait_for_store(store, shutdown):

@@ -15,6 +15,7 @@ from dts.broker import Broker, Message
 from dts.broker.abc import revived
 from dts.errors import BlockTooLate, TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, RESERVED_NAMESPACE, DeadLetter, Run, RunState, User, new_id
+from dts.server.dead.settle import HEADER_REFUSED
 from dts.server.ending.cancel import add_blocks
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.intake.options import put_options
@@ -78,6 +79,8 @@ class Replay:
         """
         if not letter.queue:
             problem = "nobody knows which queue it came from"
+        elif HEADER_REFUSED in letter.headers:
+            problem = "it has no valid seal of this fleet, so nobody knows who published it"
         elif letter.queue.startswith(JOBS_PREFIX):
             problem = await self._replay_jobs(letter)
         else:

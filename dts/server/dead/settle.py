@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from dts.broker import Broker, Delivery, origin
+from dts.broker import Broker, Delivery, Message, origin
 from dts.broker.abc import REASON_DELIVERY_LIMIT
 from dts.config import ServerSettings
 from dts.errors import TooLarge, WireError
@@ -27,6 +27,9 @@ from dts.wire.queues import JOBS_PREFIX, TOPIC_RESULTS
 
 logger = logging.getLogger(__name__)
 
+HEADER_REFUSED = "x-dts-refused"
+"""Header of a kept dead letter that had no valid seal: it cannot be replayed, since that would seal it."""
+
 
 class DeadLetterSettler:
     """Settles dead letters. Safe to repeat for the same one."""
@@ -40,6 +43,7 @@ class DeadLetterSettler:
     async def settle(self, delivery: Delivery) -> None:
         """Give the jobs of a dead letter another chance, or keep the letter and end them.
 
+        One that is not sealed by the fleet is kept, and its jobs are left alone: anybody may have published it.
         Whatever is in it, those behind it do not wait: a letter that cannot be kept for what is in it is told in the
         log, and gone.
 
@@ -51,6 +55,9 @@ class DeadLetterSettler:
         message = delivery.message
         came = origin(message)
         queue = came.queue if came else ""
+        if delivery.refused:
+            await self._keep(_letter(message, queue, f"refused: {delivery.refused}", {HEADER_REFUSED: 1}))
+            return
         reason = (came.reason if came else "") or REASON_DELIVERY_LIMIT
         block_id = str(message.headers.get("block", ""))
         outcome = await self._store.get_outcome(block_id) if queue.startswith(JOBS_PREFIX) else None
@@ -62,16 +69,7 @@ class DeadLetterSettler:
                 logger.exception("the jobs of a dead letter of %s cannot go on singly, they fail", outcome.function)
             else:
                 return
-        letter = DeadLetter(
-            digest_of(f"{queue}\0{reason}\0".encode() + message.body).hex(),
-            queue,
-            reason,
-            message.body,
-            message.content_encoding,
-            dict(message.headers),
-            time.time(),
-        )
-        await self._keep(letter)
+        await self._keep(_letter(message, queue, reason, {}))
         if outcome is not None:
             jobs = _indices(batch, message.headers) & outcome.unfinished
             await self._end(outcome, jobs, reason)
@@ -111,6 +109,18 @@ class DeadLetterSettler:
         await self._store.record([failed])
         await self._store.release_jobs({outcome.block: jobs})
         await self._broker.broadcast(TOPIC_RESULTS, outcome.run)
+
+
+def _letter(message: Message, queue: str, reason: str, marks: dict[str, str | int]) -> DeadLetter:
+    return DeadLetter(
+        digest_of(f"{queue}\0{reason}\0".encode(errors="replace") + message.body).hex(),
+        queue,
+        reason,
+        message.body,
+        message.content_encoding,
+        {**message.headers, **marks},
+        time.time(),
+    )
 
 
 def _decode(delivery: Delivery) -> dts_pb2.JobBatch | None:

@@ -85,18 +85,19 @@ class Reloader:
         self._settings = replace(
             settings,
             broker=self._settings.broker,
+            fleet=self._settings.fleet,
             worker=replace(settings.worker, name=self._settings.worker.name),
         )
 
 
-NEED_RESTART = ("broker.url", "worker.name")
+NEED_RESTART = ("broker.url", "fleet.key_file", "worker.name")
 """Settings that a running worker keeps."""
 
 
 def changes(old: Settings, new: Settings) -> list[str]:
     """The names of the settings of a worker that differ, such as `worker.processes`."""
     found = []
-    for section in ("broker", "logging", "worker"):
+    for section in ("broker", "fleet", "logging", "worker"):
         before, after = getattr(old, section), getattr(new, section)
         names = before.__struct_fields__
         found += [f"{section}.{name}" for name in names if getattr(before, name) != getattr(after, name)]

@@ -15,6 +15,7 @@ from dts.broker import open_broker
 from dts.config import Settings, WorkerSettings
 from dts.errors import BrokerError, ConfigError
 from dts.runtime import process
+from dts.runtime.fleet_key import find_fleet_key, read_fleet_key
 from dts.runtime.process import Shutdown
 from dts.wire import sanitize
 from dts.worker.command.reload import Reloader
@@ -44,6 +45,9 @@ async def check(settings: Settings) -> int:
     if folder and not Path(folder).is_dir():  # noqa: ASYNC240 - nothing else runs
         raise ConfigError(f"[worker.functions] {folder!r} is not a directory")
     code = process.EXIT_OK
+    if not settings.broker.url.startswith("sqlite:") and read_fleet_key(settings.fleet_key_file) is None:
+        print(f"key file {settings.fleet_key_file}: is not there: copy it from a server", file=sys.stderr)  # noqa: T201
+        code = process.EXIT_FAILED
     for url in dict.fromkeys([settings.broker.url, *(route.broker for route in settings.worker.route)]):
         if not url:
             continue
@@ -78,8 +82,12 @@ async def serve(
     """
     level = check_settings(settings.worker)
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(open_broker(settings.broker.url))
-        worker = Worker(settings.worker, broker, hurry=shutdown.hurry)
+        seal = await find_fleet_key(settings, shutdown.requested)
+        if seal is None:
+            return process.EXIT_OK
+        open_sealed = partial(open_broker, seal=seal)
+        broker = await stack.enter_async_context(open_sealed(settings.broker.url))
+        worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed)
         shipper, notifier, prober = LogShipper(broker), Notifier(), Prober(worker, broker)
         agent = Agent(settings.worker.log_files, level, shipper)
         for each in (shipper, agent, prober, notifier):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -24,8 +25,11 @@ class _Far(NamedTuple):
 class Routes(Service):
     """Opens the brokers that routes have of their own; results go to the worker's broker all the same."""
 
-    def __init__(self, settings: WorkerSettings, broker: Broker) -> None:
+    def __init__(
+        self, settings: WorkerSettings, broker: Broker, open_broker: Callable[[str], Broker] = open_broker
+    ) -> None:
         super().__init__()
+        self._open_broker = open_broker
         self._routes = _routes_of(settings)
         self._broker = broker
         self._brokers: dict[str, _Far] = {}  # by their URLs
@@ -66,7 +70,7 @@ class Routes(Service):
         if not url or url in self._brokers:
             return
         async with AsyncExitStack() as opening:
-            broker = await opening.enter_async_context(open_broker(url))
+            broker = await opening.enter_async_context(self._open_broker(url))
             publisher = Publisher(broker)
             publisher.failed = self.failed
             await opening.enter_async_context(publisher)

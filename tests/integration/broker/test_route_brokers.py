@@ -23,6 +23,7 @@ from dts.store import Store, open_store
 from dts.wire.queues import DEAD, jobs_queue
 from dts.worker.worker import Worker
 from tests.services.base import free_port
+from tests.services.fleet import open_sealed
 
 FLAKY = """
 from dts.worker import context
@@ -89,7 +90,7 @@ def queued(folder: Path, name: str) -> list[str]:
 
 
 async def test_a_job_of_the_route_and_its_next_attempt_go_to_its_broker(fleet: Fleet) -> None:
-    async with open_broker(fleet.settings.broker.url) as broker, fleet.worker(broker):
+    async with open_sealed(fleet.settings) as broker, fleet.worker(broker):
         job = await fleet.client.get(await fleet.client.submit("own/flaky", "word"), wait=20)
         assert (job["state"], job["result"], job["attempt"]) == ("succeeded", "WORD", 2)
         at_home = await fleet.client.get(await fleet.client.submit("text/upper", "word"), wait=20)
@@ -108,7 +109,7 @@ async def test_jobs_wait_with_their_broker(fleet: Fleet) -> None:
 
 async def test_what_died_with_that_broker_is_buried(fleet: Fleet) -> None:
     job = await fleet.client.submit("own/flaky", "word")
-    async with open_broker(fleet.settings.broker.routes["far"]) as far:
+    async with open_sealed(fleet.settings, fleet.settings.broker.routes["far"]) as far:
         async with await far.consume(jobs_queue("far"), prefetch=1) as consumer:
             await consumer.reject(await consumer.receive(), "nobody wants it")
         ended = await fleet.client.get(job, wait=20)
@@ -146,7 +147,7 @@ async def test_jobs_under_a_limit_wait_for_no_broker_but_their_own(
         far = [await fleet.client.submit("own/flaky", "word") for _ in range(3)]
         near = [await fleet.client.submit("own/near", "word") for _ in range(3)]
         settings = structs.replace(fleet.settings.worker, route=())
-        async with open_broker(fleet.settings.broker.url) as broker, Worker(settings, broker):
+        async with open_sealed(fleet.settings) as broker, Worker(settings, broker):
             for job in near:
                 assert (await fleet.client.get(job, wait=20))["state"] == "succeeded"
         assert {(await fleet.client.get(job))["state"] for job in far} <= {"queued", "delayed"}

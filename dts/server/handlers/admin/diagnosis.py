@@ -19,7 +19,7 @@ from dts.server.handlers.declare import declares
 from dts.server.lookup.fleet import ALIVE, latest_of_hosts
 from dts.wire import queues
 
-_KINDS = {"SqliteStore": "sqlite", "MongoStore": "mongodb", "SqliteBroker": "sqlite", "AmqpBroker": "amqp"}
+_STORES = {"SqliteStore": "sqlite", "MongoStore": "mongodb"}
 
 
 class BackEnd(Struct):
@@ -112,7 +112,10 @@ class DiagnosisAdminHandler(DtsHandler):
     async def get(self, user: User) -> None:
         """Store, broker, queues, daemons, workers, and the functions that may run for long."""
         context, now = self.context, time.time()
-        store, broker = await asyncio.gather(_look_at(context.store), _look_at(context.broker))
+        kind = type(context.store).__name__
+        store, broker = await asyncio.gather(
+            _look_at(context.store, _STORES.get(kind, kind)), _look_at(context.broker, context.broker.kind)
+        )
         functions = await context.store.list_functions() if store.state == "ok" else []
         states = await context.store.list_heartbeats() if store.state == "ok" else []
         present = await _daemons_present(context.broker) if broker.state == "ok" else []
@@ -166,14 +169,13 @@ class _Pingable(Protocol):
     def ping(self) -> Awaitable[None]: ...
 
 
-async def _look_at(back_end: _Pingable) -> BackEnd:
-    name = type(back_end).__name__
+async def _look_at(back_end: _Pingable, kind: str) -> BackEnd:
     began = time.monotonic()
     try:
         await back_end.ping()
     except DtsError as error:
-        return BackEnd(_KINDS.get(name, name), str(error), 0.0)
-    return BackEnd(_KINDS.get(name, name), "ok", round(time.monotonic() - began, 6))
+        return BackEnd(kind, str(error), 0.0)
+    return BackEnd(kind, "ok", round(time.monotonic() - began, 6))
 
 
 def _jobs_queues(functions: Iterable[Function]) -> list[str]:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from pymongo import MongoClient
 
-from dts.broker import Message, open_broker
+from dts.broker import Message
 from dts.client import DtsClient
 from dts.config import load_settings
 from dts.errors import RunCancelled
@@ -24,6 +24,7 @@ from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, check_refusal
+from tests.services.fleet import open_sealed
 from tests.services.mongodb import MongoServer
 
 LINES = b'{"args": [1]}\n' * 3
@@ -52,7 +53,7 @@ async def site(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async with (
         Server(settings) as server,
         open_store(settings.store.url) as store,
-        open_broker(settings.broker.url) as broker,
+        open_sealed(settings) as broker,
     ):
         yield Site(f"http://127.0.0.1:{server.port}", settings, store, broker)
 

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from dts.broker import open_broker
 from dts.config import Settings, load_settings
 from dts.model import Function, first_id, new_id
 from dts.server.app import Server
 from dts.store import open_store
 from tests.integration.conftest import Api, Site, check_refusal
+from tests.services.fleet import open_sealed
 from tests.services.mongodb import MongoServer
 
 
@@ -212,7 +212,7 @@ async def sites(tmp_path: Path, mongo: MongoServer) -> AsyncIterator[list[Site]]
         Server(settings) as one,
         Server(settings) as other,
         open_store(settings.store.url) as store,
-        open_broker(settings.broker.url) as broker,
+        open_sealed(settings) as broker,
     ):
         yield [Site(f"http://127.0.0.1:{server.port}", settings, store, broker) for server in (one, other)]
 

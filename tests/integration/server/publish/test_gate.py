@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from dts.broker import Message, open_broker
+from dts.broker import Message
 from dts.config import Settings
 from dts.model import Candidate, DelayedSlice, Function, Limits, User, bitmap
 from dts.server.app import Server
@@ -25,6 +25,7 @@ from dts.wire import codec, dts_pb2, queues
 from tests.conformance.store.builders import make_run
 from tests.integration.conftest import Api, Site
 from tests.integration.server.access.test_limits import SUBJECTS
+from tests.services.fleet import open_sealed
 
 QUEUE = queues.jobs_queue("default")
 
@@ -191,7 +192,7 @@ async def site(settings: Settings, request: pytest.FixtureRequest) -> AsyncItera
     async with (
         Server(settings) as server,
         open_store(settings.store.url) as store,
-        open_broker(settings.broker.url) as broker,
+        open_sealed(settings) as broker,
     ):
         yield Site(f"http://127.0.0.1:{server.port}", settings, store, broker)
 

@@ -34,6 +34,8 @@ Start = Callable[..., Coroutine[Any, Any, Process]]
 CONFIG = """\
 [broker]
 url = "sqlite:///{folder}/queue.db"
+[fleet]
+key_file = "{folder}/fleet.key"
 [worker]
 name = "w"
 processes = 1

@@ -205,7 +205,12 @@ async def command(bench: Bench, tmp_path: Path) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dts.worker", "--processes", "2", "--functions", str(bench.functions)),
         cwd=tmp_path,
-        env=os.environ | {"DTS_BROKER_URL": f"sqlite:///{tmp_path}/queue.db", "PYTHONPATH": str(root)},
+        env=os.environ
+        | {
+            "DTS_BROKER_URL": f"sqlite:///{tmp_path}/queue.db",
+            "DTS_FLEET_KEY_FILE": f"{tmp_path}/fleet.key",
+            "PYTHONPATH": str(root),
+        },
     )
     yield process
     if process.returncode is None:
