@@ -179,7 +179,9 @@ class MongoReplicaSet(Managed):
     NAME = "dts"
 
     def __init__(self, members: int = 3) -> None:
-        self.members = [MongoServer("--replSet", self.NAME, "--oplogSize", "64") for _ in range(members)]
+        # Test commands are those for fail points, which `replication` sets.
+        options = "--replSet", self.NAME, "--oplogSize", "64", "--setParameter", "enableTestCommands=1"
+        self.members = [MongoServer(*options) for _ in range(members)]
 
     def url(self, database: str = "dts") -> str:
         """The URL for `dts.store.open_store`."""
@@ -217,6 +219,25 @@ class MongoReplicaSet(Managed):
                     return member
             time.sleep(0.05)
         raise MongoError(f"no member of the replica set became primary within {timeout:.0f} s")
+
+    def stop_replication(self) -> MongoServer:
+        """Have the others take nothing from the primary any more, though they stand by it; returns the primary."""
+        primary = self.primary()
+        for member in self.members:
+            if member is not primary:
+                self._set_replication(member, "alwaysOn")
+        return primary
+
+    def resume_replication(self) -> None:
+        """Have all members that run take again what the primary has."""
+        for member in self.members:
+            if member.running:
+                self._set_replication(member, "off")
+
+    def _set_replication(self, member: MongoServer, stopped: str) -> None:
+        client: MongoClient[dict[str, object]]
+        with MongoClient("127.0.0.1", member.port, directConnection=True) as client:
+            client.admin.command({"configureFailPoint": "stopReplProducer", "mode": stopped})
 
     def stop(self) -> None:
         """End all members and remove their folders. May be called twice."""

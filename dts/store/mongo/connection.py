@@ -18,6 +18,7 @@ from pymongo.errors import (
     PyMongoError,
     WriteConcernError,
 )
+from pymongo.read_concern import ReadConcern
 
 from dts.errors import ConfigError, NotStorable, StoreError, StoreUnavailable
 from dts.store.mongo.documents import Document
@@ -159,6 +160,18 @@ class MongoConnection:
     def quick(self, name: str) -> Collection:
         """The same collection, but its writes may be lost in a power cut or a fail-over."""
         return self.collection(name).with_options(write_concern=WriteConcern(1))
+
+    def committed(self, name: str) -> Collection:
+        """The same collection, but only what a majority has is read from it: no fail-over takes that back.
+
+        For what users are told. A change that is computed from what is read, and guarded by it, reads what the primary
+        has: that may be a moment newer.
+        """
+        return self.collection(name).with_options(read_concern=ReadConcern("majority"))
+
+    def replicated(self, name: str) -> Collection:
+        """The same collection, but its writes do not wait for the disk of the majority that has them."""
+        return self.collection(name).with_options(write_concern=WriteConcern("majority", j=False))
 
     def incarnation(self) -> object:
         """Which life of which server takes writes: what was the same before some writes and after them, took them all.

@@ -28,13 +28,13 @@ class Results:
     @translating
     async def outcome(self, block_id: str) -> Outcome | None:
         """What became of a block so far."""
-        document = await self._connection.collection("outcomes").find_one({"_id": storable(block_id)}, GUARDED)
+        document = await self._connection.committed("outcomes").find_one({"_id": storable(block_id)}, GUARDED)
         return outcome_from(document) if document else None
 
     @translating
     async def parts(self, block_id: str) -> list[Part]:
         """All parts of a block by number."""
-        document = await self._connection.collection("outcomes").find_one(
+        document = await self._connection.committed("outcomes").find_one(
             {"_id": storable(block_id)}, {"batches": ALL_BATCHES}
         )
         batches = unpack(document["batches"]) if document else ()
@@ -52,7 +52,7 @@ class Results:
             return []
         page = Page(max_jobs)
         parts: list[Part] = []
-        found = self._connection.collection("outcomes").find(
+        found = self._connection.committed("outcomes").find(
             {"_id": {"$in": enough}}, _with_open_batches(bodies=True), sort=[("number", 1)]
         )
         async for document in found:
@@ -65,7 +65,7 @@ class Results:
 
     async def _with_uncollected(self, of: Document, order: Sequence[str], jobs: int) -> list[str]:
         """The ids of so many outcomes that they have `jobs` uncollected jobs, or of all there are; from an index."""
-        found = self._connection.collection("outcomes").find(
+        found = self._connection.committed("outcomes").find(
             {**of, "uncollected": {"$gt": 0}},
             {"uncollected": 1},
             sort=[(field, 1) for field in order],
@@ -86,7 +86,7 @@ class Results:
         """How many ended jobs of runs are not collected; from an index."""
         of_runs = {"run": {"$in": [storable(run_id) for run_id in run_ids]}, "uncollected": {"$gt": 0}}
         sums = {"_id": "$run", "jobs": {"$sum": "$uncollected"}}
-        found = self._connection.collection("outcomes").aggregate(
+        found = self._connection.committed("outcomes").aggregate(
             [{"$match": of_runs}, {"$group": sums}], hint="uncollected_by_run"
         )
         return {document["_id"]: document["jobs"] async for document in found}
@@ -153,7 +153,7 @@ class Results:
             state: f"${state}" for state in ("succeeded", "failed", "cancelled")
         }
         sums = {name: {"$sum": value} for name, value in states.items()}
-        found = self._connection.collection("outcomes").aggregate([{"$match": of}, {"$group": {"_id": None, **sums}}])
+        found = self._connection.committed("outcomes").aggregate([{"$match": of}, {"$group": {"_id": None, **sums}}])
         for document in await found.to_list(1):
             del document["_id"]
             return Statistics(**document)
@@ -164,7 +164,7 @@ class Results:
         """Ids of a user's jobs that have ended and are not collected."""
         order = ["run", "number"]
         enough = await self._with_uncollected({"user": storable(user)}, order, limit)
-        found = self._connection.collection("outcomes").find(
+        found = self._connection.committed("outcomes").find(
             {"_id": {"$in": enough}},
             _with_open_batches(bodies=False) | {"run": 1, "first": 1},
             sort=[(field, 1) for field in order],

@@ -138,7 +138,9 @@ class MongoStore(
         key = {"user": storable(user_id), "nonce": storable(nonce)}
         document = {"_id": key, "expires": datetime.fromtimestamp(expires, UTC)}
         try:
-            await self._connection.quick("nonces").insert_one(document)
+            # A fail-over must not take it back, or the request could be repeated. Once anything durable was done for
+            # the request, the nonce is durable, too, since it was written before.
+            await self._connection.replicated("nonces").insert_one(document)
         except DuplicateKeyError:
             return False
         return True
@@ -311,14 +313,14 @@ class MongoStore(
 
     @translating
     async def _get(self, collection: str, key: str) -> Document | None:
-        document: Document | None = await self._connection.collection(collection).find_one({"_id": storable(key)})
+        document: Document | None = await self._connection.committed(collection).find_one({"_id": storable(key)})
         return document
 
     @translating
     async def _list(
         self, collection: str, query: Document, *, limit: int = 0, order: int = ASCENDING
     ) -> list[Document]:
-        found = self._connection.collection(collection).find(query, sort=[("_id", order)], limit=limit)
+        found = self._connection.committed(collection).find(query, sort=[("_id", order)], limit=limit)
         documents: list[Document] = await found.to_list(None)
         return documents
 

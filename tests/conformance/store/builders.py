@@ -50,6 +50,11 @@ def failed(block: Block, indices: Iterable[int], body: bytes = b"failures") -> C
     return Candidate(block.id, body, "", failed=bitmap.from_indices(indices))
 
 
+def cancelled(block: Block, indices: Iterable[int], body: bytes = b"cancelled") -> Candidate:
+    """A candidate that says that these jobs were cancelled."""
+    return Candidate(block.id, body, "", cancelled=bitmap.from_indices(indices))
+
+
 def at_work(block: Block, indices: Iterable[int]) -> Candidate:
     """A candidate that says that these jobs are running."""
     return Candidate(block.id, running=bitmap.from_indices(indices))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from dts.errors import StoreUnavailable
-from dts.model import Block, Run
+from dts.model import Block, Run, RunState
 from dts.store import open_store
 from dts.store.mongo import blocks as mongo_blocks
 from dts.store.mongo.connection import Collection, MongoConnection
-from tests.conformance.store.builders import make_block, make_run, succeeded
+from tests.conformance.store.builders import cancelled, make_block, make_run, succeeded
 from tests.services.mongodb import MongoReplicaSet, MongoServer, available
 
 ACTORS = 8
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -111,3 +114,47 @@ async def test_another_life_of_a_server_is_told_from_the_one_before() -> None:
             assert connection.incarnation() != before
         finally:
             connection.close()
+
+
+async def test_what_is_told_outlives_a_fail_over(replica_set: MongoReplicaSet) -> None:
+    run = make_run(block_size=1, state=RunState.CLOSED)
+    block = make_block(run)
+    async with open_store(replica_set.url()) as store:
+        await store.add_blocks([block], run=run)
+        primary = replica_set.stop_replication()
+        with pytest.raises(StoreUnavailable):  # the primary has it, and no majority
+            await store.record([cancelled(block, [0])])
+        outcome = await store.get_outcome(block.id)
+        assert outcome is not None
+        assert outcome.unfinished == 1
+        assert await store.get_parts(block.id) == []
+        assert await store.uncollected_parts(run.id, max_jobs=10) == []
+        assert (await store.run_statistics(run.id)).cancelled == (await store.user_statistics("ann")).cancelled == 0
+        assert await store.retrievables("ann", limit=10) == []
+        primary.kill()
+        replica_set.resume_replication()
+        replica_set.primary()
+        assert await until_available(lambda: store.record([succeeded(block, [0])])) == [1]
+        assert (await store.run_statistics(run.id)).succeeded == 1
+
+
+async def test_a_nonce_is_used_up_only_when_a_fail_over_cannot_take_it_back(replica_set: MongoReplicaSet) -> None:
+    async with open_store(replica_set.url()) as store:
+        expires = time.time() + 600
+        replica_set.stop_replication()
+        with pytest.raises(StoreUnavailable):
+            await store.use_nonce("ann", "1", expires)
+        replica_set.resume_replication()
+        assert await until_available(lambda: store.use_nonce("ann", "2", expires))
+        replica_set.primary().kill()
+        replica_set.primary()
+        assert not await until_available(lambda: store.use_nonce("ann", "2", expires))
+
+
+async def until_available(call: Callable[[], Awaitable[T]]) -> T:
+    """What a call gives once the store answers."""
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            continue
