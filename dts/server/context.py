@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from dts.broker import Broker
 from dts.config import ServerSettings
+from dts.runtime.log_throttle import LogThrottle
 from dts.server.access.accounts import Accounts
 from dts.server.access.limits import Limiter
 from dts.server.audit.log import OperationLog
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
-from dts.server.lookup.log_throttle import LogThrottle
 from dts.server.lookup.recent_blocks import Recent
 from dts.server.publish.publisher import Publisher
 from dts.store import Store

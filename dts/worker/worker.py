@@ -1,7 +1,9 @@
-"""The worker: consumes jobs, has them run, publishes their results, acks.
+"""The worker: takes messages off the queues, has children run their jobs, publishes the results, then acks.
 
-A delivery is acked when every result of it is confirmed by the broker; until then it is this worker's, and comes back
-to the queue when the worker dies. So a job may run twice, and none is lost.
+    consumers ─▶ Worker.take ─▶ Executor.submit ─▶ a child ─▶ Worker.on_… ─▶ Deliveries ─▶ publisher, settler
+
+A delivery is acked when the broker has confirmed all its results; until then the worker holds it, and it comes back to
+the queue when the worker dies. So a job may run twice, and none is lost.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 
 from msgspec.structs import replace
 
@@ -19,7 +20,6 @@ from dts.broker import Broker, Consumer, Delivery, Message, open_broker
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
-from dts.wire.queues import RESULTS
 from dts.worker.events import EventCounter, Events
 from dts.worker.link.frames import Frame, Kind, knows_encoding
 from dts.worker.link.options import ChildOptions
@@ -28,10 +28,12 @@ from dts.worker.pool.crash import Crash
 from dts.worker.pool.executor import Executor
 from dts.worker.pool.limits import Guard
 from dts.worker.pool.recovery import Recoverer, note_progress
-from dts.worker.queues.cancellation_sync import Inquiry
-from dts.worker.queues.consumers import Intakes
-from dts.worker.queues.in_flight import Work, take, work_of
-from dts.worker.queues.isolate import break_up
+from dts.worker.queues.cancellation_sync import CancellationSync
+from dts.worker.queues.cancellations import stop_cancelled
+from dts.worker.queues.consumers import Consumers
+from dts.worker.queues.deliveries import Deliveries
+from dts.worker.queues.in_flight import InFlight, in_flight
+from dts.worker.queues.isolate import isolate
 from dts.worker.queues.pacer import Pacer
 from dts.worker.queues.publisher import Publisher
 from dts.worker.queues.routes import Routes
@@ -54,6 +56,8 @@ class Worker(Service):
 
     Draining takes no more, gives back what no child has begun, lets children finish and publishes their results, for
     `drain_timeout` seconds at most, or until `hurry` is set. What is not done by then goes back to the queue.
+
+    A message comes in by `take` and leaves by `Deliveries`. An error while it is handled costs that message alone.
     """
 
     def __init__(
@@ -68,29 +72,26 @@ class Worker(Service):
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
         self.events = EventCounter()
         self.draining = False
-        processes = _processes(settings)
-        self.executor = Executor(ChildOptions(self.name, settings), processes, self)
         self.settings = settings
         self.short_of = ""
         """What the machine has too little of to take more work: memory or disk; empty for nothing."""
-        self.routes = Routes(settings, broker, open_broker)
-        self._broker = broker
-        self._hurry = hurry or asyncio.Event()
-        self._works: set[Work] = set()
         self.room = asyncio.Event()
         """Set when there may be room for more work."""
-        self._inquiry = Inquiry(broker, settings.timekeeper_timeout, self._learn_cancelled, self._follow_halt)
-        self._cancelled = self._inquiry.known
-        self._intakes = Intakes(self.routes, processes, self, paused=True)
-        self._pacer = Pacer(self.executor, self._intakes, self)
-        self._publisher = Publisher(broker)
-        self._settler = Settler()
+        processes = _processes(settings)
+        self.executor = Executor(ChildOptions(self.name, settings), processes, self)
+        self.routes = Routes(settings, broker, open_broker)
+        self._hurry = hurry or asyncio.Event()
+        self._sync = CancellationSync(broker, settings.timekeeper_timeout, self._on_cancelled, self._follow_halt)
+        self._cancelled = self._sync.known
+        self._consumers = Consumers(self.routes, processes, self, paused=True)
+        self._pacer = Pacer(self.executor, self._consumers, self)
+        publisher, settler = Publisher(broker), Settler()
+        self.deliveries = Deliveries(self.routes, publisher, settler, self.events, self._on_settled)
         self._recoverer = Recoverer(self.name, settings)
-        self._guard = Guard(self.executor)
         self._on_log: Callable[[bytes], None] = lambda record: None
         self._parts = (
-            *(self._publisher, self._settler, self.executor, self._guard),
-            *(self._inquiry, self.routes, self._intakes, self._pacer),
+            *(publisher, settler, self.executor, Guard(self.executor)),
+            *(self._sync, self.routes, self._consumers, self._pacer),
         )
         for part in self._parts:
             part.failed = self.failed  # the worker cannot do without any of them
@@ -105,8 +106,6 @@ class Worker(Service):
             "worker %s: routes %s, %d processes", self.name, " ".join(self.routes.names), self.executor.processes
         )
 
-    # what others may ask of it
-
     async def adopt(self, settings: WorkerSettings) -> None:
         """Use other settings, all but the name, for what begins from here on. Children are replaced when they are idle.
 
@@ -115,36 +114,36 @@ class Worker(Service):
         """
         _check(settings)
         processes = _processes(settings)
-        await self._intakes.adopt(settings, processes)
+        await self._consumers.adopt(settings, processes)
         before, self.settings = self.settings, settings
         self._recoverer = Recoverer(self.name, settings)
-        self._inquiry.patience = settings.timekeeper_timeout
+        self._sync.patience = settings.timekeeper_timeout
         if _of_children(before) != _of_children(settings):
             self.executor.renew(ChildOptions(self.name, settings))
         if processes != self.executor.processes:
             self.executor.resize(processes)
         self.room.set()
 
-    async def hold(self, short_of: str) -> None:
-        """Take nothing new while the machine is short of something, and give back what is not begun; empty to go on."""
-        self.short_of = short_of
-        await self._follow_halt()
-
     def send_logs_to(self, on_log: Callable[[bytes], None]) -> None:
-        """Hand encoded log records of functions to somebody."""
+        """Hand on encoded log records of functions from here on."""
         self._on_log = on_log
 
     @property
     def idle(self) -> bool:
-        """Whether no delivery is in its hands."""
-        return not self._works
+        """Whether it holds no delivery."""
+        return not self.deliveries
 
-    # taking work
+    # when it takes work
+
+    async def set_shortage(self, short_of: str) -> None:
+        """Take nothing new while the machine is short of something, and give back what is not begun; empty to go on."""
+        self.short_of = short_of
+        await self._follow_halt()
 
     @property
     def halted(self) -> bool:
         """Whether nothing may be taken: the machine is short of something, or what was cancelled may not be known."""
-        return bool(self.short_of) or not self._inquiry.informed
+        return bool(self.short_of) or not self._sync.informed
 
     async def _follow_halt(self) -> None:
         """Fetch nothing while nothing may be taken, and give back what is not begun; go on afterwards.
@@ -152,202 +151,150 @@ class Worker(Service):
         What came before the events of a broker that is away may have been cancelled since, and comes again anyway.
         """
         if self.halted:
-            await self._intakes.pause()
+            await self._consumers.pause()
             await self._give_back(self.executor.take_back())
         else:
-            await self._intakes.resume()
+            await self._consumers.resume()
             self.room.set()
 
     @property
     def free_slots(self) -> int:
         """How many deliveries may be taken: messages that run beside others take no slot."""
-        return 0 if self.halted else self.executor.capacity - len(self._works)
+        return 0 if self.halted else self.executor.capacity - len(self.deliveries)
 
-    @property
-    def taken(self) -> int:
-        """How many deliveries it has taken and is not done with."""
-        return len(self._works)
-
-    def in_hand(self, consumers: set[Consumer]) -> int:
-        """Deliveries of some consumers that are not settled."""
-        return sum([not (work.settled or work.leaving) and work.consumer in consumers for work in self._works])
-
-    def is_at(self, consumer: Consumer) -> bool:
-        """Whether there is anything left to do for a delivery of a consumer, or to tell its broker."""
-        return self._settler.is_at(consumer) or any(work.consumer is consumer for work in self._works)
+    # from the broker to a child
 
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         """Have the jobs of deliveries run."""
         for delivery in deliveries:
             if self.halted:  # since they were asked for
-                self._settler.release(consumer, delivery)
-            else:
-                self._take(consumer, delivery)
+                self.deliveries.release_unseen(consumer, delivery)
+                continue
+            held = InFlight.of(delivery, consumer)
+            self.deliveries.add(held)
+            try:
+                self._take(held)
+            except Exception as error:  # noqa: BLE001 - whatever is in a message, it must not end the worker
+                self.deliveries.fail(held, error)
 
-    def _take(self, consumer: Consumer, delivery: Delivery) -> None:
-        message = delivery.message
-        work = take(delivery, consumer)
-        self._works.add(work)
-        if self._cancelled.has_run(work.run):
-            self._close(work)
+    def _take(self, held: InFlight) -> None:
+        message = held.delivery.message
+        if self._cancelled.is_run_cancelled(held.run):
+            self.deliveries.close(held)
         elif not knows_encoding(message.content_encoding):
-            self._reject(work, f"unknown content encoding {message.content_encoding!r}")
-        elif delivery.count and (singles := break_up(work)):
-            logger.warning("a message of %s came back %d times: one job at a time", work.function, delivery.count)
+            self.deliveries.reject(held, f"unknown content encoding {message.content_encoding!r}")
+        elif held.delivery.count and (singles := isolate(held)):
+            logger.warning(
+                "a message of %s, run %s, came back %d times: its jobs are published again, each by itself",
+                *(held.function, held.run, held.delivery.count),
+            )
             for single in singles:
-                self._give_away(work, single)
-            self._close(work)
+                self.deliveries.give_away(held, single)
+            self.deliveries.close(held)
         else:
-            count = message.headers.get("count")
-            work.received = count if isinstance(count, int) else 1
-            self.events.add(work.function, Events.RECV, work.received)
-            whole = Assignment(message.body, message.content_encoding, work, number=work.number, function=work.function)
+            self.deliveries.count_received(held)
+            whole = Assignment(message.body, message.content_encoding, held, number=held.number, function=held.function)
             self._submit(whole)
 
     def _submit(self, assignment: Assignment) -> None:
         """Have an assignment run, without jobs that were cancelled."""
-        work = work_of(assignment)
-        if self._cancelled.concerns(work.run):
-            sifted = self._cancelled.sift(work.run, assignment)
-            if sifted is None:
-                return self._close(work)
-            assignment = sifted
-        self.executor.submit(assignment)
+        held = in_flight(assignment)
+        try:
+            sifted = self._cancelled.sift(held.run, assignment) if self._cancelled.concerns(held.run) else assignment
+        except Exception as error:  # noqa: BLE001 - whatever is in a message, it must not keep others from their turn
+            self.deliveries.fail(held, error)
+            return
+        if sifted is None:
+            self.deliveries.close(held)
+        else:
+            self.executor.submit(sifted)
 
-    def _learn_cancelled(self, runs: set[str]) -> None:
-        if any(work.run in runs for work in self._works):
+    def _on_cancelled(self, runs: set[str]) -> None:
+        if self.deliveries.has_run(runs):
             self._stop_cancelled(runs)
 
     def _stop_cancelled(self, runs: set[str]) -> None:
         """Stop what has been cancelled of some runs."""
         for assignment in self.executor.take_back():
             self._submit(assignment)
-        missed = False
-        for child in self.executor.children:
-            at_work = child.at_work
-            for assignment in list(child.given):
-                run = work_of(assignment).run
-                if run not in runs:
-                    continue
-                whole, found = self._cancelled.has_run(run), self._cancelled.positions(run, assignment)[0]
-                if not whole and not found:
-                    continue
-                if assignment in at_work:
-                    child.stop(assignment, None if whole else found, self.settings.cancel_grace)
-                else:  # the child was choosing at this instant
-                    missed = True
-        if missed:
+        if stop_cancelled(self.executor.children, self._cancelled, runs, self.settings.cancel_grace):
             asyncio.get_running_loop().call_later(_CHOOSING, self._stop_cancelled, runs)
 
-    # what becomes of it: the executor's listener
+    # from a child to the broker: the executor's listener
 
     def on_results(self, assignment: Assignment, frame: Frame) -> None:
         """Publish results on their way from a child."""
-        work = work_of(assignment)
+        held = in_flight(assignment)
         if frame.kind != Kind.RUNNING:
-            self.events.add(work.function, Events.DONE, frame.jobs - frame.failed)
-            self.events.add(work.function, Events.FAIL, frame.failed)
+            self.events.add(held.function, Events.DONE, frame.jobs - frame.failed)
+            self.events.add(held.function, Events.FAIL, frame.failed)
         else:
             note_progress(assignment.told, frame)
-        self._publish(work, Message(frame.body, frame.content_encoding, work.headers(frame.jobs)))
+        self.deliveries.publish_results(held, Message(frame.body, frame.content_encoding, held.headers(frame.jobs)))
 
     def on_done(self, assignment: Assignment) -> None:
         """An assignment is finished, though its results may not be confirmed yet."""
-        self._close(work_of(assignment))
+        self.deliveries.close(in_flight(assignment))
 
     def on_dead(self, assignment: Assignment, reason: str) -> None:
         """Send a message that no child can read to the dead letters."""
-        self._reject(work_of(assignment), reason)
+        self.deliveries.reject(in_flight(assignment), reason)
+
+    def on_failed(self, assignment: Assignment, error: Exception) -> None:
+        """Give back a message that could not be handed to a child, or whose answers could not be handled."""
+        self.deliveries.fail(in_flight(assignment), error)
 
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
-        """Publish jobs that a child has not begun and others may do sooner."""
-        work = work_of(assignment)
-        self._uncount(work, frame.jobs)
-        self._give_away(work, Message(frame.body, frame.content_encoding, work.headers_of_part(frame.jobs)))
+        """Publish jobs that a child has not begun and other workers may run sooner."""
+        held = in_flight(assignment)
+        message = Message(frame.body, frame.content_encoding, held.headers_of_part(frame.jobs))
+        self.deliveries.give_away(held, message, frame.jobs)
 
     def on_begun(self, assignment: Assignment) -> None:
-        """There is room for more work, beside what has begun."""
-        run = work_of(assignment).run
-        if self._cancelled.concerns(run):  # told before it was known where the child has put the jobs
+        """Take more work, beside what a child has begun."""
+        run = in_flight(assignment).run
+        if self._cancelled.concerns(run):  # heard before it was known where the child has put the jobs
             self._stop_cancelled({run})
         self.room.set()
         if self.free_slots > 0:
-            self._intakes.look()
+            self._consumers.check_prefetch()
 
     def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
         """Publish a lease; once it is on record the delivery needs no longer be held, and the jobs may begin."""
-        work = work_of(assignment)
-        work.open += 1
-        message = Message(frame.body, frame.content_encoding, work.headers(frame.jobs))
-        self._publisher.put(RESULTS, message, partial(self._on_claimed, work, go))
+        held = in_flight(assignment)
+        self.deliveries.claim(held, Message(frame.body, frame.content_encoding, held.headers(frame.jobs)), go)
 
     def on_ready(self) -> None:
-        """There is room for more work, by a child more."""
-        self.room.set()
-        self._pacer.wake()
+        """Take more work, for a child more."""
+        self._on_settled()
 
     def on_replaced(self, function: str) -> None:
-        """A child was replaced after jobs of a function."""
+        """Count a child that was replaced after jobs of a function."""
         self.events.add(function, Events.REPLACED, 1)
 
     def on_log(self, frame: Frame) -> None:
-        """Pass on what a function has logged."""
+        """Hand on what a function has logged."""
         self._on_log(frame.body)
 
     def on_crash(self, assignment: Assignment, crash: Crash) -> None:
-        """A child died: its job comes back or has failed, the others run again."""
-        work = work_of(assignment)
-        work.begun = True
+        """See to the jobs of a child that died: the one to blame comes back or has failed, the others run again."""
+        held = in_flight(assignment)
+        held.begun = True
         recovery = self._recoverer.recover(assignment, crash)
-        logger.warning("a child %s at a message of %s, run %s: %s", crash.said, work.function, work.run, recovery)
+        logger.warning("a child %s at a message of %s, run %s: %s", crash.said, held.function, held.run, recovery)
         if recovery.dead:
-            self._reject(work, recovery.dead)
+            self.deliveries.reject(held, recovery.dead)
             return
         if recovery.part is not None:
-            self.events.add(work.function, Events.FAIL, recovery.results)
-            self._publish(work, Message(*recovery.part, work.headers(recovery.results)))
-        work.open += len(recovery.again)
+            self.events.add(held.function, Events.FAIL, recovery.results)
+            self.deliveries.publish_results(held, Message(*recovery.part, held.headers(recovery.results)))
+        held.open += len(recovery.again)
         for part in recovery.again:
             self._submit(part)
-        self._close(work)
+        self.deliveries.close(held)
 
-    def _publish(self, work: Work, message: Message) -> None:
-        work.open += 1
-        self._publisher.put(RESULTS, message, partial(self._close, work))
-
-    def _give_away(self, work: Work, message: Message) -> None:
-        work.open += 1
-        publisher = self.routes.publisher(work.consumer) or self._publisher
-        publisher.put(work.delivery.queue, message, partial(self._close, work))
-
-    def _on_claimed(self, work: Work, go: Callable[[], None]) -> None:
-        if not work.settled:
-            work.settled = True
-            self._settler.ack(work.consumer, work.delivery)
-        go()
-        self._close(work)
-
-    # settling
-
-    def _close(self, work: Work) -> None:
-        """One thing that a delivery waits for is there; after the last one it is acked."""
-        work.open -= 1
-        if work.open == 0 and not work.closed:
-            if not work.settled:
-                self._settler.ack(work.consumer, work.delivery)
-            self._let_go(work)
-
-    def _reject(self, work: Work, reason: str) -> None:
-        if work.closed:
-            return
-        logger.error("a message of %s goes to the dead letters: %s", work.function or "no function", reason)
-        if not work.settled:
-            self._settler.reject(work.consumer, work.delivery, reason)
-        self._let_go(work)
-
-    def _let_go(self, work: Work) -> None:
-        work.settled = work.closed = True
-        self._works.discard(work)
+    def _on_settled(self) -> None:
+        """There is room for more work."""
         self.room.set()
         self._pacer.wake()
 
@@ -356,7 +303,7 @@ class Worker(Service):
     async def _drain(self) -> None:
         """Take no more and finish what is begun, as far as time allows."""
         self.draining = True
-        await self._intakes.cease()
+        await self._consumers.cease()
         finishing = asyncio.create_task(self._finish(), name="drain")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         try:
@@ -371,46 +318,21 @@ class Worker(Service):
         if finishing in done:
             finishing.result()
         else:
-            logger.warning("not drained: %d messages go back to the queue", len(self._works))
+            logger.warning("not drained: %d messages go back to the queue", len(self.deliveries))
 
     async def _finish(self) -> None:
         await self._give_back(self.executor.take_back())
         await self.executor.wait_idle()
-        for publisher in (self._publisher, *self.routes.publishers):
-            await publisher.wait_idle()
-        await self._settler.wait_idle()
+        await self.deliveries.wait_idle()
 
     async def _give_back(self, assignments: list[Assignment]) -> None:
         """Give back the deliveries that nothing has been done for; of others, finish what a crash has left."""
-        self.release(self.part_with([each for each in assignments if self.is_untouched(each)]))
+        self.deliveries.release(
+            self.deliveries.part_with([each for each in assignments if in_flight(each).is_untouched])
+        )
         for assignment in assignments:
-            if not work_of(assignment).leaving:
+            if not in_flight(assignment).leaving:
                 self.executor.submit(assignment)
-
-    def is_untouched(self, assignment: Assignment) -> bool:
-        """Whether it is all of a delivery of which nothing was begun."""
-        work = work_of(assignment)
-        return work.open == 1 and not (work.settled or work.begun)
-
-    def part_with(self, assignments: list[Assignment]) -> list[Work]:
-        """Count deliveries no more that are given back."""
-        works = [work_of(assignment) for assignment in assignments]
-        for work in works:
-            work.leaving = True
-            self._uncount(work, work.received)
-        return works
-
-    def _uncount(self, work: Work, jobs: int) -> None:
-        """Count jobs no more as received, as somebody else is to run them."""
-        jobs = min(jobs, work.received)
-        work.received -= jobs
-        self.events.add(work.function, Events.RECV, -jobs)
-
-    def release(self, works: list[Work]) -> None:
-        """Give back deliveries."""
-        for work in works:
-            self._settler.release(work.consumer, work.delivery)
-            self._let_go(work)
 
 
 class InternationalWorker(Worker):

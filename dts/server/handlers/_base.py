@@ -261,7 +261,7 @@ class DtsHandler(RequestHandler):
         method, path = self.request.method, self.request.path
         if describe_error(value, status)[0] is ErrorCode.INTERNAL_ERROR:
             logger.error("%s %s failed", method, path, exc_info=value)
-        elif isinstance(value, StoreUnavailable | BrokerUnavailable) and self.context.outages.is_news():
+        elif isinstance(value, StoreUnavailable | BrokerUnavailable) and self.context.outages.is_due():
             logger.warning("%s %s was answered 503: %s", method, path, value.__cause__ or value)
 
     def compute_etag(self) -> None:

@@ -58,7 +58,7 @@ class ReadyHandler(DtsHandler):
         try:
             await ping
         except DtsError as error:
-            if self.context.outages.is_news():
+            if self.context.outages.is_due():
                 logger.warning("the %s does not answer: %s", part, error)
             return "unavailable"
         return "ok"

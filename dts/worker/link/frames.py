@@ -1,4 +1,4 @@
-"""What the worker and its children say to each other: frames on a stream socket.
+"""The frames that the worker and its children send each other on a stream socket.
 
 A frame is a header of fixed size and a body of as many bytes as the header says. A child sends READY once; then the
 worker sends RUN or RUN_ALONE, maybe several before the first one has ended. For each of them, whose ticket the answers
@@ -20,12 +20,14 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
+from dts.errors import WireError
 from dts.wire import codec
 
 _MARK = 0xD75A
-_HEADER = struct.Struct("!HBBHIIQ")
+_HEADER = struct.Struct("!HBBHIQQ")
 HEADER_SIZE = _HEADER.size
-_MAX_BODY = 2**30  # bytes
+MAX_BODY = 2**30
+"""Bytes of a frame's body."""
 
 _ENCODINGS = (codec.IDENTITY, codec.DEFLATE)
 _ENCODING_CODES = {name: code for code, name in enumerate(_ENCODINGS)}
@@ -47,7 +49,7 @@ class Kind(IntEnum):
     DEAD = 5
     """Child: the body of that RUN is not a batch of jobs; the body says why."""
     GIVEN = 6
-    """Child: an encoded JobBatch with jobs of that RUN which it has not begun, for somebody else to run."""
+    """Child: an encoded JobBatch with jobs of that RUN which it has not begun, for another child or worker to run."""
     CLAIM = 7
     """Child: an encoded ResultBatch with the leases under which it wants to run jobs, or goes on to run them."""
     GO = 8
@@ -88,9 +90,11 @@ def knows_encoding(content_encoding: str) -> bool:
 
 
 def pack_header(frame: Frame) -> bytes:
-    """The header that goes before the frame's body."""
+    """The header that goes before the frame's body. Raises WireError for a body that is too large to be one."""
+    if len(frame.body) > MAX_BODY:
+        raise WireError(f"a message of {len(frame.body)} bytes cannot be handed to a child: the limit is {MAX_BODY}")
     encoding = _ENCODING_CODES[frame.content_encoding]
-    return _HEADER.pack(_MARK, frame.kind, encoding, frame.failed, frame.jobs, len(frame.body), frame.ticket)
+    return _HEADER.pack(_MARK, frame.kind, encoding, frame.failed, len(frame.body), frame.jobs, frame.ticket)
 
 
 class FrameReader:
@@ -110,8 +114,8 @@ class FrameReader:
         frames = []
         start = 0
         while len(buffer) - start >= HEADER_SIZE:
-            mark, kind, encoding, failed, jobs, size, ticket = _HEADER.unpack_from(buffer, start)
-            if mark != _MARK or kind > _LAST_KIND or encoding >= len(_ENCODINGS) or size > _MAX_BODY:
+            mark, kind, encoding, failed, size, jobs, ticket = _HEADER.unpack_from(buffer, start)
+            if mark != _MARK or kind > _LAST_KIND or encoding >= len(_ENCODINGS) or size > MAX_BODY:
                 self.broken = True
                 break
             end = start + HEADER_SIZE + size

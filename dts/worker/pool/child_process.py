@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 from dts.errors import WireError
 from dts.worker.link.board import ENDED, MAX_JOBS, STARTED, Board, Phase
-from dts.worker.link.frames import Frame, FrameReader, Kind, pack_header
+from dts.worker.link.frames import Frame, Kind, pack_header
 from dts.worker.link.options import ChildOptions, Descriptors
+from dts.worker.pool.frame_stream import FrameStream
 from dts.worker.pool.output import Output
 from dts.worker.pool.pace import Pace
 from dts.worker.pool.spawner import LOST, Spawner
 
-_READ_SIZE = 256 * 1024
+_MOST_DIGITS = 4  # of a place on the board
 _STILL = 10.0
 """Seconds without a sign of life after which a child that has work, and is at no job and no import, is stuck."""
 _STEP = 0.2
@@ -66,7 +67,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Doom:
+class KillReason:
     """Why the worker has killed a child, and the places of the jobs that are to blame; None if that is not known.
 
     Jobs at the places in `alone` may be, or may only have been beside what is: each runs again by itself.
@@ -107,7 +108,7 @@ class ChildProcess:
         """Why it is given nothing more, and told to end when it has nothing to do."""
         self.garbled = False
         """Whether something that it sent or wrote down cannot be, so that nothing of it can be relied on."""
-        self.doom: Doom | None = None
+        self.kill_reason: KillReason | None = None
         self.stop_by: dict[int, float] = {}
         """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
         self.pace = Pace()
@@ -125,14 +126,11 @@ class ChildProcess:
         thread had used by then."""
         self._seen: tuple[object, ...] = ()
         self._looked = self._still = 0.0
-        self._heard = 0  # bytes
         self._last = 0  # the ticket of what it was given last
         self._free_since = 0.0  # the time (monotonic) at which it last finished something
         self._end = end
-        self._socket = sock
         self._lifeline = lifeline
-        self._reader = FrameReader()
-        self._unsent = bytearray()
+        self._stream = FrameStream(sock, self._handle, self._on_garbled, self._on_stream_end)
         self._on_frame: Callable[[ChildProcess, Frame], None] = lambda child, frame: None
         self._loop = asyncio.get_running_loop()
 
@@ -161,10 +159,19 @@ class ChildProcess:
     def listen(self, on_frame: Callable[[ChildProcess, Frame], None]) -> None:
         """Call `on_frame` for every frame from here on."""
         self._on_frame = on_frame
-        self._loop.add_reader(self._socket, self._on_readable)
+        self._stream.listen()
+
+    def _handle(self, frame: Frame) -> None:
+        self._on_frame(self, frame)
 
     def give(self, assignment: Assignment, ticket: int) -> None:
-        """Hand over an assignment under a ticket higher than all before it."""
+        """Hand over an assignment under a ticket higher than all before it.
+
+        Raises WireError, or whatever else its content causes, before anything has changed.
+        """
+        number = 0 if assignment.number is None else assignment.number + 1
+        kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
+        header = pack_header(Frame(kind, ticket, assignment.body, assignment.content_encoding, number))
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         assignment.quiet = not self.given
@@ -173,15 +180,12 @@ class ChildProcess:
         if not self.given:
             self.pace.began(assignment.given)
         self.given.append(assignment)
-        number = 0 if assignment.number is None else assignment.number + 1
-        kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
-        frame = Frame(kind, ticket, assignment.body, assignment.content_encoding, number)
-        self._send(pack_header(frame), frame.body)
+        self._stream.send(header, assignment.body)
 
     def go(self, ticket: int) -> None:
         """Let the child begin with an assignment whose lease is on record."""
         self.on_hold -= 1
-        self._send(pack_header(Frame(Kind.GO, ticket)))
+        self._stream.send(pack_header(Frame(Kind.GO, ticket)))
 
     @property
     def at_work(self) -> list[Assignment]:
@@ -226,9 +230,16 @@ class ChildProcess:
         """Whether what is on its board can be."""
         return self.board.is_sound(self._last)
 
-    def begun(self, assignment: Assignment, first: int, count: int) -> None:
-        """The child has told that it has begun an assignment of an async function, with its jobs at some places."""
-        assignment.first, assignment.count, assignment.beside = first, count, True
+    def begun(self, assignment: Assignment, frame: Frame) -> None:
+        """Note where on the board the child has put the jobs of an async function's assignment that it has begun.
+
+        Raises:
+            WireError: there is no such range of places.
+        """
+        first = int(frame.body) if frame.body.isdigit() and len(frame.body) <= _MOST_DIGITS else MAX_JOBS
+        if assignment.beside or first + frame.jobs > MAX_JOBS:
+            raise WireError("the child has begun an assignment at places that are not on its board")
+        assignment.first, assignment.count, assignment.beside = first, frame.jobs, True
         self.beside += 1
         self.pace.began(time.monotonic())
 
@@ -269,15 +280,13 @@ class ChildProcess:
         """
         code = await asyncio.shield(self._end)
         with suppress(OSError):
-            while self._read():
+            while self._stream.read():
                 pass
         return code
 
     def close(self) -> None:
         """Let go of what is shared with the child, once it has ended."""
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
+        self._stream.close()
         os.close(self._lifeline)
         self.board.close()
         if self.output is not None:
@@ -286,7 +295,7 @@ class ChildProcess:
     def finish(self) -> None:
         """Tell the child that there is no more work: it ends after what it is doing."""
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            self._stream.finish()
 
     def kill(self) -> None:
         """End the child, and what its functions started, at once."""
@@ -296,10 +305,10 @@ class ChildProcess:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)  # it has no group of its own yet in its first moment
 
-    def condemn(self, doom: Doom) -> None:
+    def kill_for(self, kill_reason: KillReason) -> None:
         """Kill the child for a reason."""
-        if self.doom is None and not self._end.done():
-            self.doom = doom
+        if self.kill_reason is None and not self._end.done():
+            self.kill_reason = kill_reason
             self.kill()
 
     def examine(self, now: float) -> None:
@@ -310,7 +319,7 @@ class ChildProcess:
         """
         if not self.is_sound:
             if not self.garbled:
-                self._distrust(_SCRIBBLED)
+                self.distrust(_SCRIBBLED)
             return
         passed, self._looked = now - self._looked, now
         seen = self._state()
@@ -318,20 +327,20 @@ class ChildProcess:
             self._seen, self._still = seen, 0.0
             return
         self._still += min(passed, _STEP)
-        if self._still <= _STILL or self.doom is not None:
+        if self._still <= _STILL or self.kill_reason is not None:
             return
         if self.leaving:
             self.kill()
             return
         places = tuple(self.board.places(ENDED)) if self.at_work else ()
-        self.doom = Doom(REASON_CRASHED, self._say_stuck(), places)
+        self.kill_reason = KillReason(REASON_CRASHED, self._say_stuck(), places)
         self.dump()  # what it printed last is told with what becomes of its jobs
         self._loop.call_later(_LAST_WORDS, self._end_stuck, seen)
 
     def _state(self) -> tuple[object, ...]:
         """What changes while it gets on."""
         board = self.board
-        return board.claimed, board.phase, bytes(board.states), self._heard
+        return board.claimed, board.phase, bytes(board.states), self._stream.received
 
     def _should_move(self) -> bool:
         """Whether nothing that a user's code may take its time for goes on, and there is something to do."""
@@ -347,11 +356,12 @@ class ChildProcess:
         if self._end.done() or self._state() == seen:
             self.kill()
         else:  # it goes on after all
-            self.doom = None
+            self.kill_reason = None
 
-    def _distrust(self, said: str) -> None:
+    def distrust(self, said: str) -> None:
+        """Kill a child of which nothing can be relied on, not even which jobs it was at."""
         self.garbled = True
-        self.doom = self.doom or Doom(REASON_CRASHED, said, None)
+        self.kill_reason = self.kill_reason or KillReason(REASON_CRASHED, said, None)
         self.kill()
 
     def stop(self, assignment: Assignment, positions: Iterable[int] | None, grace: float) -> None:
@@ -366,57 +376,17 @@ class ChildProcess:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGUSR1)
 
-    def _on_readable(self) -> None:
-        try:
-            if not self._read():
-                self._loop.remove_reader(self._socket)
-                self._loop.call_later(_DYING, self._sever)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._loop.remove_reader(self._socket)
+    def _on_stream_end(self) -> None:
+        self._loop.call_later(_DYING, self._sever)
 
     def _sever(self) -> None:
         """End a child that still lives after its end of the socket was closed: a function did that."""
         self.severed = not self._end.done() and not self.leaving
         self.kill()
 
-    def _read(self) -> bool:
-        """Hear what has come; False at the end of the stream. Raises OSError, BlockingIOError if nothing has."""
-        data = self._socket.recv(_READ_SIZE)
-        self._heard += len(data)
-        try:
-            for frame in self._reader.feed(data):
-                self._on_frame(self, frame)
-        except WireError:
-            self._reader.broken = True
-        if self._reader.broken and not self.garbled:
-            self._distrust(_GARBLED)
-        return bool(data)
-
-    def _send(self, *parts: bytes) -> None:
-        if self._unsent:
-            self._unsent += b"".join(parts)
-            return
-        try:
-            sent = self._socket.sendmsg(parts)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # it is dead, and its assignments are seen to when that is noticed
-            return
-        if sent < sum(map(len, parts)):
-            self._unsent += b"".join(parts)[sent:]
-            self._loop.add_writer(self._socket, self._on_writable)
-
-    def _on_writable(self) -> None:
-        try:
-            del self._unsent[: self._socket.send(self._unsent)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._unsent.clear()
-        if not self._unsent:
-            self._loop.remove_writer(self._socket)
+    def _on_garbled(self) -> None:
+        if not self.garbled:
+            self.distrust(_GARBLED)
 
 
 def say_end(code: int) -> str:

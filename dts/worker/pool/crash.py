@@ -98,8 +98,8 @@ def _involved(
     if child.garbled:
         return *_all_begun(child, each, only=len(crashed) == 1), []
     started, ended = _states(child, each, STARTED), _states(child, each, ENDED)
-    if (doom := child.doom) is not None:
-        suspects = _positions(each, doom.places or ())
+    if (kill_reason := child.kill_reason) is not None:
+        suspects = _positions(each, kill_reason.places or ())
     elif child.severed or not at_work:
         suspects = sorted(started + ended)
     else:
@@ -107,7 +107,7 @@ def _involved(
     if overtaken:
         suspects = [position for position in suspects if position in started]
     unsent = sorted(started + ended + _states(child, each, PENDING))
-    alone = _positions(each, doom.alone) if doom is not None else []
+    alone = _positions(each, kill_reason.alone) if kill_reason is not None else []
     return suspects, unsent, [position for position in alone if position in unsent]
 
 
@@ -118,8 +118,8 @@ def _positions(assignment: Assignment, places: Sequence[int]) -> list[int]:
 
 def cause_of(child: ChildProcess, code: int) -> tuple[str, str]:
     """How a child came to its end, in words and as one of the codes."""
-    if child.doom is not None:
-        return child.doom.said, child.doom.reason
+    if child.kill_reason is not None:
+        return child.kill_reason.said, child.kill_reason.reason
     if child.leaving:
         return f"was replaced, since {child.leaving},", REASON_LEFT
     if child.severed:

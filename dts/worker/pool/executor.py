@@ -16,6 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from dts.errors import WireError
+from dts.runtime.backoff import Backoff
 from dts.runtime.service import Service
 from dts.worker.link.frames import Frame, Kind
 from dts.worker.link.options import ChildOptions
@@ -32,7 +34,7 @@ _STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
 
 
 class Listener(Protocol):
-    """Hears what becomes of assignments. Each ends with exactly one of on_done, on_dead, on_crash, or is given back."""
+    """Hears what becomes of assignments. Each ends with on_done, on_dead, on_crash or on_failed, or is given back."""
 
     def on_results(self, assignment: Assignment, frame: Frame) -> None:
         """Part of its results have come."""
@@ -45,6 +47,9 @@ class Listener(Protocol):
 
     def on_crash(self, assignment: Assignment, crash: Crash) -> None:
         """Its child died."""
+
+    def on_failed(self, assignment: Assignment, error: Exception) -> None:
+        """It could not be handed to a child, or what came of it could not be handled. Others may follow, in vain."""
 
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
         """Jobs of it shall be run by somebody else."""
@@ -226,7 +231,11 @@ class Executor(Service):
 
     def _give(self, child: ChildProcess, assignment: Assignment) -> None:
         self._tickets += 1
-        child.give(assignment, self._tickets)
+        try:
+            child.give(assignment, self._tickets)
+        except Exception as error:  # noqa: BLE001 - whatever is in a message, it must not end the worker
+            self._listener.on_failed(assignment, error)
+            self._changed.set()
 
     def _on_frame(self, child: ChildProcess, frame: Frame) -> None:
         if frame.kind == Kind.READY and not child.ready:
@@ -241,6 +250,14 @@ class Executor(Service):
             self._on_word(child, frame)
             return
         assignment = child.find(frame.ticket)
+        try:
+            self._on_answer(child, assignment, frame)
+        except WireError:
+            raise  # the child's fault, which is killed for it
+        except Exception as error:  # noqa: BLE001 - what came of a message must not end the worker either
+            self._listener.on_failed(assignment, error)
+
+    def _on_answer(self, child: ChildProcess, assignment: Assignment, frame: Frame) -> None:
         if frame.kind in (Kind.RESULTS, Kind.DONE):
             child.ran[assignment.function] += frame.jobs
         if frame.kind in (Kind.RESULTS, Kind.RUNNING):
@@ -254,7 +271,7 @@ class Executor(Service):
             self._listener.on_claim(assignment, frame, partial(child.go, frame.ticket))
             return
         if frame.kind == Kind.BEGUN:
-            child.begun(assignment, int(frame.body), frame.jobs)
+            child.begun(assignment, frame)
             self._dispatch()
             self._listener.on_begun(assignment)
             return
@@ -282,7 +299,7 @@ class Executor(Service):
 
     async def _keep_child(self) -> None:
         """Have one child alive at all times."""
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while not self._stopping and self._keepers <= self.processes:
             try:
                 child = await ChildProcess.start(self.options, self._spawner)
@@ -291,11 +308,11 @@ class Executor(Service):
             else:
                 said, ready = await self._live_with(child)
             if ready or self._stopping:
-                pause = _FIRST_PAUSE
+                backoff.reset()
                 continue
+            pause = backoff.next_pause()
             logger.error("a child %s before it was ready; the next attempt is in %.1f s", said, pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
         self._keepers -= 1
 
     async def _live_with(self, child: ChildProcess) -> tuple[str, bool]:
@@ -304,7 +321,7 @@ class Executor(Service):
         try:
             child.listen(self._on_frame)
             code = await child.wait()
-            self._bury(child, code)
+            self._on_end(child, code)
             return say_end(code), child.ready
         finally:
             child.kill()
@@ -312,8 +329,8 @@ class Executor(Service):
                 self._children.remove(child)
             child.close()
 
-    def _bury(self, child: ChildProcess, code: int) -> None:
-        """See to what a dead child had been given."""
+    def _on_end(self, child: ChildProcess, code: int) -> None:
+        """See to the assignments of a child that has died."""
         self._starting.discard(child)
         self._leaving.discard(child)
         if child in self._children:
@@ -324,8 +341,7 @@ class Executor(Service):
         crashed = child.at_work
         self._waiting.extendleft(reversed(list(child.given)[len(crashed) :]))
         child.given.clear()
-        for assignment, crash in crashes_of(child, crashed, code):
-            self._listener.on_crash(assignment, crash)
+        _report_crash(self._listener, child, crashed, code)
         if child.leaving and not child.retiring:
             self._listener.on_replaced(crashed[-1].function if crashed else child.last)
         if child.leaving and not crashed:
@@ -354,3 +370,14 @@ class Executor(Service):
 
 def _load(child: ChildProcess) -> int:
     return len(child.given) - child.extra
+
+
+def _report_crash(listener: Listener, child: ChildProcess, crashed: list[Assignment], code: int) -> None:
+    left = list(crashed)
+    try:
+        for assignment, crash in crashes_of(child, crashed, code):
+            listener.on_crash(assignment, crash)
+            left.remove(assignment)
+    except Exception as error:  # noqa: BLE001 - a message that cannot be taken apart must not end the worker
+        for assignment in left:
+            listener.on_failed(assignment, error)

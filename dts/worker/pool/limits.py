@@ -8,18 +8,21 @@ can, each that may be it runs again alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from dts.runtime.service import Service
 from dts.worker.attempt.retry_policy import REASON_MEMORY, REASON_TIMEOUT
 from dts.worker.link.board import ENDED, MAX_JOBS, PENDING, STARTED, UNKNOWN, Phase
 from dts.worker.link.procfs import processor_time, resident_size
-from dts.worker.pool.child_process import REASON_CRASHED, ChildProcess, Doom
+from dts.worker.pool.child_process import REASON_CRASHED, ChildProcess, KillReason
 from dts.worker.pool.crash import REASON_CANCELLED
 from dts.worker.pool.executor import Executor
 
+logger = logging.getLogger(__name__)
+
 INTERVAL = 0.05
-"""Seconds between looks at the children."""
+"""Seconds between checks of the children."""
 
 _SILENT = 0.5
 """Seconds without a run of its helper thread after which some thread of a child holds the interpreter's lock."""
@@ -32,7 +35,7 @@ _MEMORY_SLACK = 32 * 1024 * 1024
 
 
 class Guard(Service):
-    """Looks at the boards of all children every so often."""
+    """Checks the boards of all children every INTERVAL seconds."""
 
     def __init__(self, executor: Executor) -> None:
         super().__init__()
@@ -46,19 +49,28 @@ class Guard(Service):
             await asyncio.sleep(INTERVAL)
             now = time.monotonic()
             for child in (*self._executor.children, *self._executor.leaving):
-                child.examine(now)
-                if child.given and child.doom is None and not child.garbled and (doom := judge(child, now)) is not None:
-                    child.condemn(doom)
+                self._check(child, now)
+
+    def _check(self, child: ChildProcess, now: float) -> None:
+        try:
+            child.examine(now)
+            if child.given and child.kill_reason is None and not child.garbled:
+                reason = reason_to_kill(child, now)
+                if reason is not None:
+                    child.kill_for(reason)
+        except Exception as error:
+            logger.error("child %d cannot be watched, and is replaced", child.pid, exc_info=error)
+            child.distrust(f"could not be watched ({error!r}), and was killed for that")
 
 
-def judge(child: ChildProcess, now: float) -> Doom | None:
+def reason_to_kill(child: ChildProcess, now: float) -> KillReason | None:
     """Why a child must be killed now, if it must."""
     board = child.board
     silent = is_silent(child, now)
     if board.phase is Phase.LOADING and 0 < board.loading_limit < now:
         # A thread that is left of an earlier message would keep any import from getting on: elsewhere it may not hang.
         spared = silent and child.served and not child.at_work[0].alone
-        return Doom(REASON_CRASHED if spared else REASON_TIMEOUT, _LATE, ())
+        return KillReason(REASON_CRASHED if spared else REASON_TIMEOUT, _LATE, ())
     if board.phase is not Phase.RUNNING:
         return None
     if board.timed:
@@ -66,10 +78,10 @@ def judge(child: ChildProcess, now: float) -> Doom | None:
         if late:
             return blame(child, late, now, silent=silent)
     if child.stop_by and (stubborn := _stubborn(child, now)):
-        return Doom(REASON_CANCELLED, "was killed since it was cancelled and did not end", tuple(stubborn))
+        return KillReason(REASON_CANCELLED, "was killed since it was cancelled and did not end", tuple(stubborn))
     if board.memory_limit and resident_size(child.pid) > board.memory_limit + _MEMORY_SLACK:
         said = "was killed since it took more than its memory limit"
-        return Doom(REASON_MEMORY, said, tuple(board.places(STARTED)))
+        return KillReason(REASON_MEMORY, said, tuple(board.places(STARTED)))
     return None
 
 
@@ -86,22 +98,22 @@ def is_silent(child: ChildProcess, now: float) -> bool:
     return True
 
 
-def blame(child: ChildProcess, late: tuple[int, ...], now: float, *, silent: bool) -> Doom:
+def blame(child: ChildProcess, late: tuple[int, ...], now: float, *, silent: bool) -> KillReason:
     """Which jobs are to blame that some have passed their limit, and which run again alone since they may be."""
     board, at_work = child.board, child.at_work
     blocker = board.blocker
     begun = MAX_JOBS - bytes(board.states).count(PENDING)
     if begun == 1 and len(at_work) == 1 and at_work[0].alone:
-        return Doom(REASON_TIMEOUT, _LATE, late)  # it is the only one that can be
+        return KillReason(REASON_TIMEOUT, _LATE, late)  # it is the only one that can be
     if silent:
         is_async = blocker is not None or any([assignment.beside for assignment in at_work])
         if not is_async and _main_is_busy(child, now):
-            return Doom(REASON_TIMEOUT, _LATE, late)
+            return KillReason(REASON_TIMEOUT, _LATE, late)
     elif blocker is None or blocker in late:
-        return Doom(REASON_TIMEOUT, _LATE, late if blocker is None else (blocker,))
+        return KillReason(REASON_TIMEOUT, _LATE, late if blocker is None else (blocker,))
     elif blocker != UNKNOWN:
-        return Doom(REASON_TIMEOUT, _LATE, (), alone=(blocker,))  # its own time is not up
-    return Doom(REASON_TIMEOUT, _LATE, (), alone=(*late, *board.places(ENDED)))
+        return KillReason(REASON_TIMEOUT, _LATE, (), alone=(blocker,))  # its own time is not up
+    return KillReason(REASON_TIMEOUT, _LATE, (), alone=(*late, *board.places(ENDED)))
 
 
 def _main_is_busy(child: ChildProcess, now: float) -> bool:

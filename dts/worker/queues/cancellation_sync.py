@@ -1,4 +1,4 @@
-"""Asks what was cancelled, and knows whether a worker may go by what it has heard."""
+"""Keeps what the worker knows of cancelled runs and jobs complete: listens, and asks when it may have missed some."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from dts.broker import Broker, Event, Subscription
 from dts.model import new_id
+from dts.runtime.backoff import Backoff
 from dts.runtime.service import Service
 from dts.wire.queues import TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer
 from dts.worker.queues.cancellations import Cancellations
@@ -16,21 +17,20 @@ from dts.worker.queues.cancellations import Cancellations
 logger = logging.getLogger(__name__)
 
 _AGAIN, _AGAIN_MOST = 0.2, 1.0
-"""Seconds until it is asked again, doubled each time: who answers may be starting just now."""
+"""Seconds until the question is repeated, doubled each time: the timekeeper may be starting just now."""
 
 _AGAIN_SELDOM = 10.0
-"""Seconds until it is asked again when the worker goes on without an answer."""
+"""Seconds until the question is repeated when the worker has begun to work without an answer."""
 
 _QUIET = 5.0
-"""Seconds without an answer that are not worth a word: server and worker may have been started together."""
+"""Seconds without an answer that are not logged: server and worker may have been started together."""
 
 
-class Inquiry(Service):
-    """Hears which runs and jobs are cancelled, and asks when some may have been missed: at its start, and after events
-    were lost.
+class CancellationSync(Service):
+    """Learns which runs and jobs are cancelled; asks the timekeeper at its start, and after events were lost.
 
-    `patience` is how many seconds it waits for an answer before it does without. `on_news` is called with the runs of
-    which something new was heard, `on_change` whenever `informed` has changed.
+    `patience` is how many seconds it waits for an answer before the worker works without one. `on_news` is called with
+    the runs of which something new was learnt, `on_change` whenever `informed` has changed.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Inquiry(Service):
 
     @property
     def informed(self) -> bool:
-        """Whether what is known is all, or it is in vain to wait for the rest; False from the moment of a loss."""
+        """Whether all is known, or nobody has answered in time; False from the moment when events are lost."""
         return self._informed and not self._events.missed.is_set()
 
     async def _start(self) -> None:
         self._events = await self._broker.subscribe([TOPIC_CANCELLED])
         await self._stack.enter_async_context(self._events)
         self._spawn(self._heed(self._events, self._learn, "cancellations"), "cancellations")
-        self._spawn(self._keep_informed(), "inquiry")
+        self._spawn(self._keep_informed(), "cancellation sync")
 
     def _learn(self, event: Event) -> None:
         runs = self.known.learn(event.payload)
@@ -92,26 +92,25 @@ class Inquiry(Service):
         if await self._ask(_AGAIN_MOST, quiet) or missed.is_set():
             return
         if rest := self.patience - quiet:
-            logger.warning("taking no jobs until timekeeper says which are cancelled, for %g s at most", rest)
+            logger.warning("taking no jobs until the timekeeper says which are cancelled, for %g s at most", rest)
             if await self._ask(_AGAIN_MOST, rest):
-                logger.info("timekeeper has said which jobs are cancelled: taking jobs")
+                logger.info("the timekeeper has said which jobs are cancelled: taking jobs")
                 return
         if self.patience and not missed.is_set():
             logger.warning(
-                "nobody has said in %g s which runs and jobs are cancelled: taking jobs all the same; those that are"
-                " cancelled are stopped when timekeeper tells of them",
+                "no timekeeper has said within %g s which runs and jobs are cancelled: taking jobs all the same;"
+                " cancelled ones are stopped when a timekeeper reports them. Is one running?",
                 self.patience,
             )
 
     async def _ask(self, most: float, seconds: float) -> bool:
-        """Ask, `most` seconds apart at most, for some seconds or until events were missed; whether all was answered."""
+        """Ask every `most` seconds or sooner, until there is an answer or events were missed; whether there is one."""
         clock = asyncio.get_running_loop().time
-        deadline, pause = clock() + seconds, _AGAIN
+        deadline, backoff = clock() + seconds, Backoff(_AGAIN, most)
         missed = self._events.missed
         while not self._answered.is_set() and not missed.is_set() and (left := deadline - clock()) > 0:
             await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self._question)
-            await _either(self._answered, missed, min(pause, left))
-            pause = min(2 * pause, most)
+            await _either(self._answered, missed, min(backoff.next_pause(), left))
         return self._answered.is_set()
 
 

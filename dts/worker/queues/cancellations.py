@@ -1,14 +1,16 @@
-"""What the worker has heard of cancelled runs and jobs."""
+"""Which runs and jobs are cancelled, as far as the worker has heard, and how their jobs at work are stopped."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from dts.errors import DtsError
 from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch
 from dts.worker.link.batches import slice_batch
-from dts.worker.pool.child_process import Assignment
+from dts.worker.pool.child_process import Assignment, ChildProcess
+from dts.worker.queues.in_flight import in_flight
 
 MAX_REMEMBERED = 10_000
 """Runs that are remembered; the oldest are forgotten, their jobs have been passed over by then."""
@@ -45,7 +47,7 @@ class Cancellations:
                 known.popitem(last=False)
         return touched
 
-    def has_run(self, run: str) -> bool:
+    def is_run_cancelled(self, run: str) -> bool:
         """Whether a run was cancelled as a whole."""
         return run in self._runs
 
@@ -61,7 +63,7 @@ class Cancellations:
         try:
             batch = codec.decode(JobBatch, assignment.body, assignment.content_encoding)
         except DtsError:
-            return [], None  # a child will say so
+            return [], None  # the child finds that out, too
         first = assignment.number
         return [at for at, job in enumerate(batch.jobs) if first + job.index in numbers], batch
 
@@ -77,3 +79,25 @@ class Cancellations:
             return None
         assignment.body, assignment.content_encoding = codec.encode(slice_batch(batch, left))
         return assignment
+
+
+def stop_cancelled(children: Sequence[ChildProcess], cancelled: Cancellations, runs: set[str], grace: float) -> bool:
+    """Order the jobs at work of some runs to stop that are cancelled; those that do not within `grace` s are killed.
+
+    Returns whether to try again in a moment, since a child was choosing its next message at this instant.
+    """
+    again = False
+    for child in children:
+        at_work = child.at_work
+        for assignment in list(child.given):
+            run = in_flight(assignment).run
+            if run not in runs:
+                continue
+            whole, found = cancelled.is_run_cancelled(run), cancelled.positions(run, assignment)[0]
+            if not whole and not found:
+                continue
+            if assignment in at_work:
+                child.stop(assignment, None if whole else found, grace)
+            else:
+                again = True
+    return again

@@ -1,19 +1,21 @@
-"""A delivery in the worker's hands."""
+"""A delivery that the worker holds, and what is still to be done for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from dts.broker import Consumer, Delivery
+from dts.model.ranges import MAX_NUMBER
+from dts.wire import sanitize
 from dts.worker.pool.child_process import Assignment
 
 
 @dataclass(slots=True, eq=False)
-class Work:
-    """A delivery, and what is still to be done for it.
+class InFlight:
+    """A delivery from its receipt until it is settled.
 
     `open` counts what it waits for: assignments to end, results and given-away jobs to be confirmed. `settled` is set
-    when it is acked, at its end or when its jobs are under a lease; `closed` when nothing is left to wait for.
+    when it is acked: at its end, or when its jobs are under a lease; `closed` when nothing is left to wait for.
     `begun` says that a child has died at it, so that what is left is not the delivery any more; `leaving` that it is
     about to be given back; `received` how many of its jobs count as received.
     """
@@ -22,7 +24,8 @@ class Work:
     consumer: Consumer
     run: str
     function: str
-    number: int | None = None
+    block: str
+    number: int | None
     open: int = 1
     settled: bool = False
     closed: bool = False
@@ -30,10 +33,30 @@ class Work:
     leaving: bool = False
     received: int = 0
 
+    @classmethod
+    def of(cls, delivery: Delivery, consumer: Consumer) -> InFlight:
+        """A delivery that was just received, with what can be used of its headers: on a queue may be anything."""
+        headers = delivery.message.headers
+        number = headers.get("number", headers.get("first_number"))
+        return cls(
+            delivery,
+            consumer,
+            run=sanitize.name(headers.get("run")),
+            function=sanitize.name(headers.get("function")),
+            block=sanitize.name(headers.get("block")),
+            number=number if isinstance(number, int) and 0 <= number <= MAX_NUMBER else None,
+        )
+
     @property
-    def block(self) -> str | int:
-        """The id of the block that its jobs belong to."""
-        return self.delivery.message.headers.get("block", "")
+    def count(self) -> int:
+        """How many jobs it has, as far as its headers say."""
+        count = self.delivery.message.headers.get("count")
+        return count if isinstance(count, int) and 0 <= count <= MAX_NUMBER else 1
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of it was begun, so that it can be given back as it came."""
+        return self.open == 1 and not (self.settled or self.begun)
 
     def headers_of_part(self, count: int) -> dict[str, str | int]:
         """Headers of a message with `count` of its jobs, whichever they are."""
@@ -45,20 +68,7 @@ class Work:
         return {"block": self.block, "run": self.run, "function": self.function, "count": count}
 
 
-def take(delivery: Delivery, consumer: Consumer) -> Work:
-    """The work of a new delivery."""
-    headers = delivery.message.headers
-    number = headers.get("number", headers.get("first_number"))
-    return Work(
-        delivery,
-        consumer,
-        run=str(headers.get("run", "")),
-        function=str(headers.get("function", "")),
-        number=number if isinstance(number, int) else None,
-    )
-
-
-def work_of(assignment: Assignment) -> Work:
-    """The work that an assignment is part of."""
-    assert isinstance(assignment.owner, Work)
+def in_flight(assignment: Assignment) -> InFlight:
+    """The delivery that an assignment is part of."""
+    assert isinstance(assignment.owner, InFlight)
     return assignment.owner

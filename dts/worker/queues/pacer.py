@@ -13,18 +13,19 @@ from contextlib import suppress
 from typing import Protocol
 
 from dts.runtime.service import Service
-from dts.worker.pool.child_process import Assignment
 from dts.worker.pool.executor import Executor
-from dts.worker.queues.consumers import Intakes
-from dts.worker.queues.in_flight import Work
+from dts.worker.queues.consumers import Consumers
+from dts.worker.queues.deliveries import Deliveries
+from dts.worker.queues.in_flight import in_flight
 
 INTERVAL = 0.05
 """Seconds between looks at the children."""
 
 
 class Host(Protocol):
-    """The worker."""
+    """The worker, as far as its pace goes."""
 
+    deliveries: Deliveries
     room: asyncio.Event
     """Set when there may be room for more work."""
     draining: bool
@@ -37,22 +38,13 @@ class Host(Protocol):
     def free_slots(self) -> int:
         """How many deliveries may be taken."""
 
-    def is_untouched(self, assignment: Assignment) -> bool:
-        """Whether it is all of a delivery of which nothing was begun."""
-
-    def part_with(self, assignments: list[Assignment]) -> list[Work]:
-        """Count deliveries no more that are given back."""
-
-    def release(self, works: list[Work]) -> None:
-        """Give back deliveries."""
-
 
 class Pacer(Service):
-    """Looks after the pace of a worker's children, and has its intakes fetch accordingly."""
+    """Looks after the pace of a worker's children, and has its consumers fetch accordingly."""
 
-    def __init__(self, executor: Executor, intakes: Intakes, host: Host) -> None:
+    def __init__(self, executor: Executor, consumers: Consumers, host: Host) -> None:
         super().__init__()
-        self._executor, self._intakes, self._host = executor, intakes, host
+        self._executor, self._consumers, self._host = executor, consumers, host
         self._freed = asyncio.Event()
 
     async def _start(self) -> None:
@@ -60,7 +52,7 @@ class Pacer(Service):
 
     def wake(self) -> None:
         """There may be room: if little is fetched now, fetch more at once."""
-        if self._intakes.tight:
+        if self._consumers.tight:
             self._freed.set()
 
     async def _run(self) -> None:
@@ -78,12 +70,12 @@ class Pacer(Service):
         if host.halted or host.draining:
             return
         if not executor.is_engaged(now):
-            await self._intakes.adapt(ahead=executor.looks_ahead)
+            await self._consumers.adapt(ahead=executor.looks_ahead)
             if host.free_slots > 0:
                 host.room.set()
         elif host.free_slots <= 0:
-            leaving = host.part_with(executor.take_waiting(host.is_untouched))
+            leaving = host.deliveries.part_with(executor.take_waiting(lambda each: in_flight(each).is_untouched))
             try:
-                await self._intakes.tighten()
-            finally:  # nobody else knows of them any more
-                host.release(leaving)
+                await self._consumers.tighten()
+            finally:  # nothing else refers to them any more
+                host.deliveries.release(leaving)

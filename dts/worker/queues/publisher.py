@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from dts.broker import Broker, Message
 from dts.errors import BrokerUnavailable
+from dts.runtime.backoff import Backoff
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 
 logger = logging.getLogger(__name__)
@@ -20,8 +22,15 @@ MAX_MESSAGES = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts
 
 
+class _Post(NamedTuple):
+    queue: str
+    message: Message
+    on_confirmed: Callable[[], None]
+    on_refused: Callable[[Exception], None]
+
+
 class Publisher(Service):
-    """Publishes messages in order, and calls what was given with each when that is on stable storage.
+    """Publishes messages in order, and reports for each when it is on stable storage.
 
     Nobody waits: a child gets its next work while its last results are on their way.
     """
@@ -29,17 +38,28 @@ class Publisher(Service):
     def __init__(self, broker: Broker) -> None:
         super().__init__()
         self._broker = broker
-        self._waiting: deque[tuple[str, Message, Callable[[], None]]] = deque()
+        self._waiting: deque[_Post] = deque()
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._outage = OutageLog(logger)
 
     async def _start(self) -> None:
         self._spawn(self._run(), "publisher")
 
-    def put(self, queue: str, message: Message, on_confirmed: Callable[[], None]) -> None:
-        """Publish a message as soon as can be."""
-        self._waiting.append((queue, message, on_confirmed))
+    def put(
+        self,
+        queue: str,
+        message: Message,
+        on_confirmed: Callable[[], None],
+        on_refused: Callable[[Exception], None],
+    ) -> None:
+        """Publish a message as soon as possible.
+
+        Then one of the two is called; `on_refused` when no attempt could ever succeed, such as at a message that the
+        broker's protocol cannot carry.
+        """
+        self._waiting.append(_Post(queue, message, on_confirmed, on_refused))
         self._idle.clear()
         self._ready.set()
 
@@ -51,26 +71,38 @@ class Publisher(Service):
         waiting = self._waiting
         while True:
             await self._ready.wait()
-            queue = waiting[0][0]
-            messages: list[Message] = []
-            confirmed: list[Callable[[], None]] = []
-            while waiting and len(messages) < MAX_MESSAGES and waiting[0][0] == queue:
-                _, message, on_confirmed = waiting.popleft()
-                messages.append(message)
-                confirmed.append(on_confirmed)
-            await self._publish(queue, messages)
-            for on_confirmed in confirmed:
-                on_confirmed()
+            queue = waiting[0].queue
+            posts: list[_Post] = []
+            while waiting and len(posts) < MAX_MESSAGES and waiting[0].queue == queue:
+                posts.append(waiting.popleft())
+            await self._publish(queue, posts)
             if not waiting:
                 self._ready.clear()
                 self._idle.set()
 
-    async def _publish(self, queue: str, messages: list[Message]) -> None:
-        pause = _FIRST_PAUSE
+    async def _publish(self, queue: str, posts: Sequence[_Post]) -> None:
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
-                return await self._broker.publish(queue, messages)
+                await self._broker.publish(queue, [post.message for post in posts])
             except BrokerUnavailable as error:
-                logger.warning("%d messages to %s wait: %s", len(messages), queue, error.message)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+                self._outage.failed(
+                    "%d messages to %s wait, and are published when the broker takes them: %s",
+                    *(len(posts), queue, error.message),
+                )
+            except Exception as error:  # noqa: BLE001 - a message may hold what no broker can carry
+                return await self._find_refused(queue, posts, error)
+            else:
+                self._outage.worked("the broker takes messages to %s again", queue)
+                for post in posts:
+                    post.on_confirmed()
+                return
+            await backoff.wait()
+
+    async def _find_refused(self, queue: str, posts: Sequence[_Post], error: Exception) -> None:
+        """Of messages that could not be published together, publish those that can be by themselves."""
+        if len(posts) > 1:
+            for post in posts:
+                await self._publish(queue, [post])
+        else:
+            posts[0].on_refused(error)

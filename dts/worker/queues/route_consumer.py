@@ -10,23 +10,33 @@ fetch something are dismissed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from dts.broker import Consumer, Delivery
 from dts.config import RouteSettings
+from dts.runtime.backoff import Backoff
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
+from dts.worker.queues.deliveries import Deliveries
 from dts.worker.queues.routes import Routes
 
+logger = logging.getLogger(__name__)
+
 LOOK_EVERY = 1.0
-"""Seconds between looks whether fewer consumers would do."""
+"""Seconds between checks whether fewer consumers would do."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds after a failure to receive
 
 MAX_PREFETCH = 4096
 """Deliveries that the consumers of one route may hold together."""
 
 
 class Taker(Protocol):
-    """Who the deliveries are for."""
+    """The worker, as far as it takes deliveries."""
 
+    deliveries: Deliveries
+    """Those that it has taken, of any route, and that are not settled."""
     room: asyncio.Event
     """Set when there may be room where there was none."""
 
@@ -34,25 +44,15 @@ class Taker(Protocol):
     def free_slots(self) -> int:
         """How many deliveries may be taken now; none while it must not take any."""
 
-    @property
-    def taken(self) -> int:
-        """How many deliveries it has taken, of any route, and is not done with."""
-
-    def in_hand(self, consumers: set[Consumer]) -> int:
-        """Deliveries of these consumers that are not settled."""
-
-    def is_at(self, consumer: Consumer) -> bool:
-        """Whether there is anything left to do for a delivery of a consumer, or to tell its broker."""
-
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         """Take deliveries; there may be more than there are slots, or there may be none any more."""
 
 
-class Intake(Service):
+class RouteConsumer(Service):
     """The consumers of one route. `slots` is the prefetch of the first one, unless the route has a prefetch itself.
 
     One that is started `paused` fetches nothing until it is to resume. All but the stop can be asked for by one task at
-    a time; the intake itself adds and dismisses consumers meanwhile.
+    a time; this object itself adds and dismisses consumers meanwhile.
     """
 
     def __init__(self, routes: Routes, route: RouteSettings, slots: int, taker: Taker, *, paused: bool = False) -> None:
@@ -63,11 +63,12 @@ class Intake(Service):
         self._ahead: Consumer | None = None  # the one of them that fetches ahead
         self._leaving: set[Consumer] = set()
         self._consuming: dict[Consumer, asyncio.Task[None]] = {}
-        self._looking = asyncio.Event()
+        self._checking = asyncio.Event()
         self._settled = asyncio.Event()  # set while no consumer is leaving
         self._settled.set()
         self._paused = paused
         self._ceased = False
+        self._outage = OutageLog(logger)
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._close_all)
@@ -80,9 +81,9 @@ class Intake(Service):
     def _is_still(self) -> bool:
         return self._ceased or self._paused
 
-    def look(self) -> None:
-        """There may be room for more than the consumers may hold."""
-        self._looking.set()
+    def check_prefetch(self) -> None:
+        """Add a consumer if there is room for more than the consumers may hold."""
+        self._checking.set()
 
     async def pause(self) -> None:
         """Fetch no more, and give back what was fetched and not taken; what was taken can be settled still."""
@@ -94,7 +95,7 @@ class Intake(Service):
         """Fetch again."""
         self._paused = False
         if not self._active:
-            await self._add(max(1, self._slots - self._taker.taken))
+            await self._add(max(1, self._slots - len(self._taker.deliveries)))
 
     async def tighten(self) -> bool:
         """Fetch nothing while no child will begin anything soon; returns whether any consumer was dismissed for that.
@@ -102,7 +103,7 @@ class Intake(Service):
         One that can fetch nothing stays, and does so when one of its deliveries is settled. So does one whose prefetch
         is the user's.
         """
-        spare = [each for each, size in self._active.items() if size > self._taker.in_hand({each})]
+        spare = [each for each, size in self._active.items() if size > self._taker.deliveries.held_of({each})]
         if self.route.prefetch or self._is_still() or not spare:
             return False
         for consumer in spare:
@@ -113,9 +114,9 @@ class Intake(Service):
         """Fetch what there is room for, and more `ahead` while messages are quick."""
         free = self._taker.free_slots > 0
         if not self._active and free:
-            await self._add(max(1, self._slots - self._taker.taken))
+            await self._add(max(1, self._slots - len(self._taker.deliveries)))
         if free:
-            self.look()
+            self.check_prefetch()
         if ahead and self._ahead is None and self._active and not self.route.prefetch:
             self._ahead = await self._add(self._slots)
         elif not ahead and self._ahead is not None:
@@ -158,22 +159,29 @@ class Intake(Service):
 
     async def _consume(self, consumer: Consumer) -> None:
         """Hand over deliveries as long as there are slots for them."""
-        taker = self._taker
+        taker, backoff = self._taker, Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             while (free := taker.free_slots) <= 0:
                 taker.room.clear()
                 await taker.room.wait()
             # Consumers that receive at the same time may take more together than there are slots; prefetch bounds it.
-            deliveries = await consumer.receive(max(free // len(self._consuming), 1))
+            try:
+                deliveries = await consumer.receive(max(free // len(self._consuming), 1))
+            except Exception as error:  # noqa: BLE001 - a message that the broker's own code cannot read, for instance
+                self._outage.failed("%s: no message can be received, trying again: %r", self.route.name, error)
+                await backoff.wait()
+                continue
             if not deliveries:
                 return  # it was cancelled, or the broker was closed
+            self._outage.worked("%s: messages can be received again", self.route.name)
+            backoff.reset()
             taker.take(consumer, deliveries)
 
     async def _dismiss(self, consumer: Consumer) -> None:
         """Have a consumer fetch no more; it is closed when what is in the worker's hands is settled."""
         task = self._consuming.pop(consumer, None)
         if task is None:
-            return  # somebody is at it already: a pause, or the tidying
+            return  # it is dismissed already, by a pause or by _tidy
         self._active.pop(consumer, None)
         if consumer is self._ahead:
             self._ahead = None
@@ -185,13 +193,13 @@ class Intake(Service):
 
     def _counts(self) -> tuple[int, int]:
         """How many deliveries the consumers may hold together, and how many of them are in the worker's hands."""
-        return sum(self._active.values()), self._taker.in_hand(set(self._active))
+        return sum(self._active.values()), self._taker.deliveries.held_of(set(self._active))
 
     async def _follow(self) -> None:
         """Add consumers while all that there are may hold is at work, and there is room for more."""
         while True:
-            await self._looking.wait()
-            self._looking.clear()
+            await self._checking.wait()
+            self._checking.clear()
             most, held = self._counts()
             if held < most or self._taker.free_slots <= 0 or not self._active or most >= MAX_PREFETCH:
                 continue
@@ -201,7 +209,7 @@ class Intake(Service):
         """Close consumers that are not needed any more, and take away the last ones when the others would do."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            for consumer in [consumer for consumer in self._leaving if not self._taker.is_at(consumer)]:
+            for consumer in [consumer for consumer in self._leaving if not self._taker.deliveries.has_any_of(consumer)]:
                 await consumer.close()
                 self._leaving.discard(consumer)
             if not self._leaving:

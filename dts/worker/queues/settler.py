@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from dts.broker import Consumer, Delivery
 from dts.errors import BrokerError
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,13 @@ class Settler(Service):
         super().__init__()
         self._acks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._releases: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
+        self._nacks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._rejects: list[tuple[Consumer, Delivery, str]] = []
-        self._at: set[Consumer] = set()  # those of which something is being settled
+        self._at: set[Consumer] = set()  # of which something is being settled now
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._outage = OutageLog(logger)
 
     async def _start(self) -> None:
         self._spawn(self._run(), "settler")
@@ -40,19 +43,24 @@ class Settler(Service):
         self._wake()
 
     def release(self, consumer: Consumer, delivery: Delivery) -> None:
-        """Somebody else shall do the work of a delivery, of which nothing was begun."""
+        """Give back a delivery of which nothing was begun; that does not count."""
         self._releases[consumer].append(delivery)
         self._wake()
 
+    def nack(self, consumer: Consumer, delivery: Delivery) -> None:
+        """Give back a delivery that could not be handled; the broker counts that."""
+        self._nacks[consumer].append(delivery)
+        self._wake()
+
     def reject(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
-        """Nobody can do the work of a delivery."""
+        """Send a delivery to the dead letters."""
         self._rejects.append((consumer, delivery, reason))
         self._wake()
 
-    def is_at(self, consumer: Consumer) -> bool:
-        """Whether a delivery of a consumer is to be settled, or is being so."""
+    def has_any_of(self, consumer: Consumer) -> bool:
+        """Whether a delivery of a consumer is to be settled, or is being settled."""
         rejecting = any(consumer is each for each, _, _ in self._rejects)
-        return rejecting or any(consumer in kept for kept in (self._at, self._acks, self._releases))
+        return rejecting or any(consumer in kept for kept in (self._at, self._acks, self._releases, self._nacks))
 
     async def wait_idle(self) -> None:
         """Wait until everything is settled."""
@@ -66,23 +74,31 @@ class Settler(Service):
         while True:
             await self._ready.wait()
             self._ready.clear()
-            acks, releases, rejects = dict(self._acks), dict(self._releases), list(self._rejects)
-            self._at = {*acks, *releases, *(consumer for consumer, _, _ in rejects)}
-            for kept in (self._acks, self._releases, self._rejects):
+            acks, releases, nacks = dict(self._acks), dict(self._releases), dict(self._nacks)
+            rejects = list(self._rejects)
+            self._at = {*acks, *releases, *nacks, *(consumer for consumer, _, _ in rejects)}
+            for kept in (self._acks, self._releases, self._nacks, self._rejects):
                 kept.clear()
             for consumer, deliveries in acks.items():
-                await _try(consumer.ack, deliveries)
+                await self._try(consumer.ack, deliveries)
             for consumer, deliveries in releases.items():
-                await _try(consumer.release, deliveries)
+                await self._try(consumer.release, deliveries)
+            for consumer, deliveries in nacks.items():
+                await self._try(consumer.nack, deliveries)
             for consumer, delivery, reason in rejects:
-                await _try(consumer.reject, [delivery], reason)
+                await self._try(consumer.reject, [delivery], reason)
             self._at.clear()
             if not self._ready.is_set():
                 self._idle.set()
 
-
-async def _try(settle: Callable[..., Awaitable[None]], deliveries: list[Delivery], *rest: str) -> None:
-    try:
-        await settle(deliveries, *rest)
-    except BrokerError as error:
-        logger.warning("%d messages could not be settled: %s", len(deliveries), error.message)
+    async def _try(self, settle: Callable[..., Awaitable[None]], deliveries: list[Delivery], *rest: str) -> None:
+        try:
+            await settle(deliveries, *rest)
+        except BrokerError as error:
+            self._outage.failed(
+                "%d messages could not be settled, and are handed out again; results of a second time are passed over:"
+                " %s",
+                *(len(deliveries), error.message),
+            )
+        else:
+            self._outage.worked("messages can be settled again")

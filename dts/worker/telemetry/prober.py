@@ -22,7 +22,7 @@ from dts.wire.dts_pb2 import Heartbeat, JobBatch, RunningJob
 from dts.worker.events import Events
 from dts.worker.link.board import STARTED, find_state
 from dts.worker.pool.child_process import Assignment, ChildProcess
-from dts.worker.queues.in_flight import work_of
+from dts.worker.queues.in_flight import in_flight
 from dts.worker.telemetry.shipping import publish_heartbeat
 from dts.worker.worker import Worker
 
@@ -70,7 +70,7 @@ class Prober(Service):
                 logger.warning("taking no more work: this machine is short of %s", short)
             else:
                 logger.info("taking work again")
-            await self._worker.hold(short)
+            await self._worker.set_shortage(short)
         beat.state = "draining" if self._worker.draining else short or "working"
         await publish_heartbeat(self._broker, beat.SerializeToString())
 
@@ -136,13 +136,13 @@ def _running_jobs(child: ChildProcess, assignment: Assignment) -> Iterator[Runni
         jobs = codec.decode(JobBatch, assignment.body, assignment.content_encoding).jobs
     except DtsError:
         return
-    work = work_of(assignment)
+    held = in_flight(assignment)
     first = assignment.first
     states = child.board.states[first : first + assignment.count]
     for position in find_state(states, STARTED)[:MAX_RUNNING]:
         if position < len(jobs):
             index = jobs[position].index
-            number = "" if work.number is None else f"{work.run}-{work.number + index}"
+            number = "" if held.number is None else f"{held.run}-{held.number + index}"
             yield RunningJob(
-                job=number or f"{work.block}:{index}", function=work.function, started=round(time.time() - age, 3)
+                job=number or f"{held.block}:{index}", function=held.function, started=round(time.time() - age, 3)
             )

@@ -353,4 +353,4 @@ async def test_a_worker_that_gets_no_answer_about_cancelled_runs_says_so_and_wor
     bench.cancelled = None
     async with Worker(bench.settings(timekeeper_timeout=0.3), bench.broker):
         assert value((await bench.run("text/upper", ["a"]))[0]) == "A"
-    assert caplog.text.count("nobody has said in 0.3 s which runs and jobs are cancelled") == 1
+    assert caplog.text.count("no timekeeper has said within 0.3 s which runs and jobs are cancelled") == 1

@@ -357,13 +357,13 @@ async def test_what_no_child_has_begun_is_given_back_when_the_machine_is_short(b
         await until((bench.functions / "gatebegun").exists)
         waiting = [await bench.send("text/upper", [f"{n}"]) for n in range(3)]
         await until(lambda: worker.free_slots == 0)
-        await worker.hold("memory")
+        await worker.set_shortage("memory")
         async with Worker(bench.settings(name="other"), bench.broker) as other:
             assert [value((await bench.wait(run, 1))[0]) for run in waiting] == ["0", "1", "2"]
             assert other.events.total(Events.DONE) == 3
         gate.touch()
         assert value((await bench.wait(begun, 1))[0]) == 1
-        await worker.hold("")
+        await worker.set_shortage("")
         assert value((await bench.run("text/upper", ["again"]))[0]) == "AGAIN"
     assert sum(len(batch.results) for batch in bench.batches) == 5
     await bench.wait_empty()

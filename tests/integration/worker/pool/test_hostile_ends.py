@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from dts.broker import Message
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch, Options
 from dts.worker.queues.publisher import Publisher
 from dts.worker.worker import Worker
@@ -98,8 +97,8 @@ async def test_a_slow_import_and_a_lease_that_is_waited_for_are_nothing_to_be_ki
     bench.write("own/f", "import time\ntime.sleep(1.2)\ndef main(): time.sleep(0.8); return 'done'\n")
     put = Publisher.put
 
-    def put_later(self: Publisher, queue: str, message: Message, confirmed: Callable[[], None]) -> None:
-        asyncio.get_running_loop().call_later(0.8, put, self, queue, message, confirmed)
+    def put_later(self: Publisher, *post: Any) -> None:
+        asyncio.get_running_loop().call_later(0.8, put, self, *post)
 
     async with Worker(bench.settings(), bench.broker) as worker:
         await bench.run("text/upper", ["a"])

@@ -14,7 +14,7 @@ import pytest
 from dts.broker import Broker, Event, Subscription, open_broker
 from dts.model import new_id
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED_WHICH, end_of_answer, jobs_queue
-from dts.worker.queues.cancellation_sync import Inquiry
+from dts.worker.queues.cancellation_sync import CancellationSync
 from dts.worker.worker import Worker
 from tests.services.rabbitmq import RabbitServer, available
 from tests.services.worker_bench import Bench, bench, until
@@ -94,62 +94,62 @@ def ether() -> Ether:
 
 
 @pytest.fixture
-async def inquiry(ether: Ether) -> AsyncIterator[Inquiry]:
-    """An inquiry that asks it."""
+async def sync(ether: Ether) -> AsyncIterator[CancellationSync]:
+    """An sync that asks it."""
 
     async def on_change() -> None:
         return None
 
-    async with Inquiry(cast("Broker", ether), 60.0, lambda runs: None, on_change) as started:
+    async with CancellationSync(cast("Broker", ether), 60.0, lambda runs: None, on_change) as started:
         yield started
 
 
 async def test_who_may_have_missed_something_is_not_informed_until_it_is_answered_anew(
-    ether: Ether, inquiry: Inquiry
+    ether: Ether, sync: CancellationSync
 ) -> None:
     await until(lambda: bool(ether.asked))
-    assert not inquiry.informed
+    assert not sync.informed
     first = ether.asked[-1]
     ether.answer(first)
-    await until(lambda: inquiry.informed)
+    await until(lambda: sync.informed)
 
     ether.missed.set()
-    assert not inquiry.informed, "from that moment"
+    assert not sync.informed, "from that moment"
     await until(lambda: ether.asked[-1] != first)
     ether.answer(first)
     await asyncio.sleep(0.05)
-    assert not inquiry.informed, "that was an answer to what it asked before"
+    assert not sync.informed, "that was an answer to what it asked before"
     run = new_id()
     ether.answer(ether.asked[-1], run)
-    await until(lambda: inquiry.informed)
-    assert inquiry.known.has_run(run)
+    await until(lambda: sync.informed)
+    assert sync.known.is_run_cancelled(run)
 
 
-async def test_nothing_is_asked_before_the_answer_could_be_heard(ether: Ether, inquiry: Inquiry) -> None:
+async def test_nothing_is_asked_before_the_answer_could_be_heard(ether: Ether, sync: CancellationSync) -> None:
     await until(lambda: bool(ether.asked))
     first = ether.asked[-1]
     ether.answer(first)
-    await until(lambda: inquiry.informed)
+    await until(lambda: sync.informed)
     ether.there.clear()
-    inquiry.patience = 0.05
+    sync.patience = 0.05
     ether.missed.set()
     await asyncio.sleep(0.3)
     assert ether.asked[-1] == first
-    assert not inquiry.informed, "patience begins when the broker is back"
+    assert not sync.informed, "patience begins when the broker is back"
     ether.there.set()
-    await until(lambda: inquiry.informed)
+    await until(lambda: sync.informed)
     assert ether.asked[-1] != first
 
 
-async def test_what_is_missed_while_it_asks_makes_the_answer_worthless(ether: Ether, inquiry: Inquiry) -> None:
+async def test_what_is_missed_while_it_asks_makes_the_answer_worthless(ether: Ether, sync: CancellationSync) -> None:
     await until(lambda: bool(ether.asked))
     first = ether.asked[-1]
     ether.missed.set()
     ether.answer(first)
     await until(lambda: ether.asked[-1] != first)
-    assert not inquiry.informed
+    assert not sync.informed
     ether.answer(ether.asked[-1])
-    await until(lambda: inquiry.informed)
+    await until(lambda: sync.informed)
 
 
 @pytest.fixture

@@ -47,9 +47,9 @@ async def taken_by_nobody(bench: Bench, routes: Iterable[str]) -> None:
 async def test_routes_that_change_while_the_machine_becomes_short_are_paused_all_of_them(bench: Bench) -> None:
     async with Worker(bench.settings(routes=("first", "second", "third")), bench.broker) as worker:
         after = bench.settings(routes=("second", "third", "fourth"))
-        await asyncio.gather(worker.hold("memory"), worker.adopt(after))
+        await asyncio.gather(worker.set_shortage("memory"), worker.adopt(after))
         await taken_by_nobody(bench, ("first", "second", "third", "fourth"))
-        await asyncio.gather(worker.hold(""), worker.adopt(bench.settings(routes=("third", "fifth"))))
+        await asyncio.gather(worker.set_shortage(""), worker.adopt(bench.settings(routes=("third", "fifth"))))
         for route in ("third", "fifth"):
             run = await bench.send("text/upper", ["a"], route=route)
             assert value((await bench.wait(run, 1))[0]) == "A"

@@ -154,8 +154,8 @@ def test_tokens_name_runs_and_jobs_and_others_are_passed_over() -> None:
     cancelled = Cancellations()
     assert cancelled.learn("r1 r2-5 user:somebody function:a/b-7") == {"r1", "r2"}
     assert cancelled.learn("r1 r2-5 r2-6") == {"r2"}
-    assert cancelled.has_run("r1")
-    assert not cancelled.has_run("r2")
+    assert cancelled.is_run_cancelled("r1")
+    assert not cancelled.is_run_cancelled("r2")
     assert cancelled.concerns("r2")
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from dts.broker import Consumer, Delivery, Message
 from dts.config import RouteSettings
-from dts.worker.queues import route_consumer as intake_module
-from dts.worker.queues.route_consumer import Intake
+from dts.worker.queues import route_consumer
+from dts.worker.queues.route_consumer import RouteConsumer
 from dts.worker.queues.settler import Settler
 
 
@@ -55,19 +55,29 @@ class FakeRoutes:
         return self.made[-1]
 
 
+class FakeDeliveries:
+    """As many as a test says."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def held_of(self, consumers: set[Consumer]) -> int:
+        return self.held if consumers else 0
+
+    def has_any_of(self, consumer: Consumer) -> bool:
+        return bool(self.held)
+
+
 class FakeTaker:
-    """Has as many free slots, and as many deliveries in hand, as it is told."""
+    """Has as many free slots, and holds as many deliveries, as a test says."""
 
     def __init__(self) -> None:
         self.room = asyncio.Event()
         self.free_slots = 10
-        self.held = self.taken = 0
-
-    def in_hand(self, consumers: set[Consumer]) -> int:
-        return self.held if consumers else 0
-
-    def is_at(self, consumer: Consumer) -> bool:
-        return bool(self.held)
+        self.deliveries = FakeDeliveries()
 
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         raise AssertionError("there is nothing to take")
@@ -80,19 +90,19 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_pause_and_the_tidying_may_dismiss_the_same_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(route_consumer, "LOOK_EVERY", 0.01)
     routes, taker = FakeRoutes(), FakeTaker()
-    async with Intake(routes, RouteSettings("default"), 2, taker) as intake:  # type: ignore[arg-type]
-        taker.held = 2
-        intake.look()
+    async with RouteConsumer(routes, RouteSettings("default"), 2, taker) as fetching:  # type: ignore[arg-type]
+        taker.deliveries.held = 2
+        fetching.check_prefetch()
         await until(lambda: len(routes.made) == 2)
-        taker.free_slots = taker.held = 0  # short of memory: one consumer would do, and a pause comes
-        await intake.pause()
+        taker.free_slots = taker.deliveries.held = 0  # short of memory: one consumer would do, and a pause comes
+        await fetching.pause()
         await until(lambda: all(consumer.closed for consumer in routes.made))
         assert [consumer.cancels for consumer in routes.made] == [1, 1]
-        assert not intake.failed.is_set()
+        assert not fetching.failed.is_set()
         taker.free_slots = 2
-        await intake.resume()
+        await fetching.resume()
         assert len(routes.made) == 3, "it goes on"
 
 
@@ -105,15 +115,15 @@ async def test_a_consumer_is_at_the_settlers_until_its_broker_has_been_told() ->
 
     first, second = SlowToHear(), FakeConsumer()
     async with Settler() as settler:
-        assert not settler.is_at(first)
+        assert not settler.has_any_of(first)
         settler.ack(first, Delivery(Message(b""), "q", 1))
-        assert settler.is_at(first)
+        assert settler.has_any_of(first)
         await asyncio.sleep(0)
         settler.reject(second, Delivery(Message(b""), "q", 2), "no good")
-        assert (settler.is_at(first), settler.is_at(second)) == (True, True)
+        assert (settler.has_any_of(first), settler.has_any_of(second)) == (True, True)
         told.set()
         await settler.wait_idle()
-        assert (settler.is_at(first), settler.is_at(second)) == (False, False)
+        assert (settler.has_any_of(first), settler.has_any_of(second)) == (False, False)
 
 
 async def test_a_consumer_that_comes_when_the_end_has_come_is_closed_at_once() -> None:
@@ -127,12 +137,12 @@ async def test_a_consumer_that_comes_when_the_end_has_come_is_closed_at_once() -
         return await consume(route, prefetch)
 
     routes.consume = slowly  # type: ignore[method-assign]
-    intake = Intake(routes, RouteSettings("default"), 2, FakeTaker(), paused=True)  # type: ignore[arg-type]
-    async with intake:
+    fetching = RouteConsumer(routes, RouteSettings("default"), 2, FakeTaker(), paused=True)  # type: ignore[arg-type]
+    async with fetching:
         assert not asked.is_set(), "one that is paused from the start asks for none"
-        resuming = asyncio.create_task(intake.resume())
+        resuming = asyncio.create_task(fetching.resume())
         await asked.wait()
-        await intake.cease()
+        await fetching.cease()
         given.set()
         await resuming
         assert [consumer.closed for consumer in routes.made] == [True]
