@@ -153,16 +153,17 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The daemons. Times are in seconds.
 
-    `relay_after` is the age at which timekeeper publishes what its server did not; every `retention_interval` it looks
-    for runs that are kept no longer. After `repair_after` it takes a job for lost that nobody has, see
-    docs/administration.md. Stethoscope mails when cpu, memory or disk of a host have been over their
-    percentage for `high_for`, and when a host was silent for `silence`; workers that were silent for `forget_hosts` are
-    forgotten. Timekeeper keeps the latest `keep_dead` dead letters for `keep_dead_for`. Logtracer keeps `keep_logs`
-    records for `keep_logs_for`, and mails those at `log_mail_level` or above, one mail in `log_mail_interval`.
+    `relay_after` is for how long a server that has died is taken to publish what it accepted, before timekeeper does;
+    every `retention_interval` that looks for runs that are kept no longer. After `repair_after` it takes a job for lost
+    that nobody has, see docs/administration.md. Stethoscope mails when cpu, memory or disk of a host have been over
+    their percentage for `high_for`, and when a host was silent for `silence`; workers that were silent for
+    `forget_hosts` are forgotten. Timekeeper keeps the latest `keep_dead` dead letters for `keep_dead_for`. Logtracer
+    keeps `keep_logs` records for `keep_logs_for`, and mails those at `log_mail_level` or above, one mail in
+    `log_mail_interval`.
     """
 
     run: tuple[str, ...] = ("porter", "timekeeper", "stethoscope", "logtracer")
-    relay_after: Seconds = 2.0
+    relay_after: Seconds = 10.0
     relay_interval: Seconds = 0.5
     repair_after: Annotated[float, Meta(ge=1)] = 60.0
     retention_interval: Seconds = 60.0

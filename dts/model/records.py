@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -71,6 +72,20 @@ class Block:
     published: bool = False
     not_before: float = 0.0
     deadline: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A process's right to publish some blocks, alone, for `seconds` from when it asked.
+
+    `holder` names the process: a claim is extended and given back under the name that it was taken by. `taken` is when
+    the process was about to ask (its own monotonic seconds): the claim ends by the store's clock, and not before
+    `taken` + `seconds` by the process's.
+    """
+
+    holder: str
+    seconds: float
+    taken: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)

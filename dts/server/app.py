@@ -29,6 +29,7 @@ from dts.server.lookup.fleet import Fleet
 from dts.server.lookup.hub import Hub
 from dts.server.openapi import describe
 from dts.server.plugins.runner import PluginRunner
+from dts.server.publish.claims import Claims
 from dts.server.publish.publisher import Publisher
 from dts.server.routes import ROUTES
 from dts.store import Store, open_store
@@ -64,7 +65,8 @@ class Server(Service):
         accounts = Accounts(store, keys)
         catalogue = Catalogue(store)
         hub = Hub(broker, catalogue, store)
-        publisher = Publisher(store, broker, settings.server)
+        claims = Claims(store, settings.daemons.relay_after)
+        publisher = Publisher(store, broker, settings.server, claims)
         context = Context(
             settings.server,
             store,
@@ -78,7 +80,7 @@ class Server(Service):
             Fleet(store),
             msgspec.json.encode(describe(ROUTES)),
         )
-        for service in (hub, publisher, PluginRunner(context)):
+        for service in (hub, claims, publisher, PluginRunner(context)):
             service.failed = self.failed  # the server cannot do without any of them
             await service.start()
             self._stack.push_async_callback(service.stop)

@@ -19,6 +19,7 @@ from typing import Self
 
 from dts.model import (
     Block,
+    Claim,
     DeadLetter,
     Function,
     KeyedRequest,
@@ -232,8 +233,12 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
     # blocks
 
     @abstractmethod
-    async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
+    async def add_blocks(
+        self, blocks: Sequence[Block], *, run: Run | None = None, claim: Claim | None = None
+    ) -> list[bool]:
         """Add blocks, each with its empty outcome, durably; with `run`, that run, too, before them.
+
+        With `claim`, new blocks are claimed from the start, by the server that is going to publish them.
 
         A block that is there already with the same digest is a repeat: nothing is changed, False in its place. Of equal
         blocks that are added at once, one is new.
@@ -263,20 +268,30 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
         """
 
     @abstractmethod
-    async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
-        """Claim up to `limit` unpublished blocks that were created before `older_than`, oldest first.
+    async def claim_unpublished(self, claim: Claim, *, limit: int) -> list[Block]:
+        """Claim up to `limit` unpublished blocks, oldest first.
 
-        `older_than` is in seconds since the epoch. Blocks of a paused or a cancelled run are passed over, blocks whose
-        jobs have all ended, and those whose `not_before` has not come. A claimed block is not given to anybody else for
-        `lease` seconds, whatever becomes of the claimant.
+        Blocks that are claimed are passed over, those of a paused or a cancelled run, those whose jobs have all ended,
+        and those whose `not_before` has not come. Costs the same however many are passed over.
         """
 
     @abstractmethod
-    async def release_claims(self, block_ids: Sequence[str]) -> None:
-        """Give claimed blocks back: whoever asks next may claim those that are unpublished.
+    async def extend_claims(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
+        """Claim blocks anew that `claim.holder` has claimed; the ids of those that were still unpublished and its own.
+
+        A claim that has ended is extended as well, unless another process has claimed the block since. Need not be
+        durable.
+        """
+
+    @abstractmethod
+    async def release_claims(self, block_ids: Sequence[str], holder: str) -> None:
+        """Give back blocks that `holder` has claimed: whoever asks next may claim them.
 
         Unknown ids are passed over. Need not be durable.
         """
+
+    async def recheck_holds(self) -> None:
+        """Make sure that no block or slice is passed over whose run is no longer paused, whatever broke off before."""
 
     # dead letters
 

@@ -167,7 +167,7 @@ def settings(tmp_path: Path) -> Settings:
                 "max_body": 200_000,
                 "max_slice": 4,
             },
-            "daemons": {"relay_after": 0.2, "relay_interval": 0.05},
+            "daemons": {"relay_interval": 0.05},
         },
     )
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 
 from dts.broker import Consumer, Event
-from dts.errors import BrokerUnavailable, RouteUnavailable, StoreUnavailable
+from dts.errors import RouteUnavailable, StoreUnavailable
 from dts.model import Block
 from dts.server.attempts.delays import FORGET_AFTER, Firing
 from dts.server.attempts.leases import requeue_expired
@@ -34,6 +34,7 @@ from dts.server.ending import cancel
 from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
 from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish.claims import Claims
 from dts.server.publish.gate import Gate
 from dts.server.publish.publisher import Publisher
 from dts.server.publish.repair import Again, Repair
@@ -48,8 +49,6 @@ _RELAY_BYTES = 16 * 1024 * 1024
 """Blocks that are claimed at once: few at first, more while they are small, at most `_RELAY_LIMIT`."""
 
 _RELAY_TIMEOUT = 10.0
-_RELAY_LEASE = 30.0
-"""Seconds in which a claimed block is published, or given to the next who asks."""
 
 _SWEEP_INTERVAL = 5.0
 _REMIND_INTERVAL = 5.0
@@ -66,7 +65,10 @@ class Timekeeper(Daemon):
 
     async def _start(self) -> None:
         self._catalogue = Catalogue(self._store)
-        self._publisher = Publisher(self._store, self._broker, self._settings.server)
+        self._claims = Claims(self._store, self._settings.daemons.relay_after)
+        await self._claims.start()
+        self._stack.push_async_callback(self._claims.stop)
+        self._publisher = Publisher(self._store, self._broker, self._settings.server, self._claims)
         self._firing = Firing(self._store, self._broker, self._catalogue, self._settings.server)
         self._repair = Repair(
             Again(self._store, self._broker, self._catalogue, self._settings.server),
@@ -110,9 +112,8 @@ class Timekeeper(Daemon):
     async def _relay(self) -> None:
         """Publish what was accepted and is not published, oldest first, until there is no more."""
         limit = _RELAY_FIRST
-        while blocks := await self._store.claim_unpublished(
-            older_than=time.time() - self._settings.daemons.relay_after, limit=limit, lease=_RELAY_LEASE
-        ):
+        while blocks := await self._store.claim_unpublished(claim := self._claims.new(), limit=limit):
+            self._claims.hold((block.id for block in blocks), claim)
             size = sum(len(block.body) for block in blocks)
             limit = min(2 * limit, _RELAY_LIMIT) if 2 * size <= _RELAY_BYTES else max(1, limit // 2)
             await self._relay_claimed(blocks)
@@ -120,22 +121,24 @@ class Timekeeper(Daemon):
     async def _relay_claimed(self, blocks: list[Block]) -> None:
         """Publish claimed blocks one by one; each leaves the memory when it is published."""
         blocks.reverse()
-        while blocks:
-            block = blocks[-1]
-            if not block.not_before:
-                logger.info("relaying block %s that was accepted but not published", block.id)
-            function = await self._catalogue.get(block.function)
-            try:
-                await self._publisher.publish(
-                    block, await jobs_of(self._store, block), function, timeout=_RELAY_TIMEOUT
-                )
-            except RouteUnavailable as error:  # the others must not wait for it; its claim ends by itself
-                logger.warning("block %s is not relayed now: %s", block.id, error)
-            except BrokerUnavailable:
-                with suppress(StoreUnavailable):  # the leases end by themselves, later
-                    await self._store.release_claims([block.id for block in blocks])
-                raise
-            blocks.pop()
+        try:
+            while blocks:
+                await self._relay_block(blocks[-1])
+                blocks.pop()
+        finally:
+            self._claims.release(block.id for block in blocks)
+
+    async def _relay_block(self, block: Block) -> None:
+        if not await self._claims.sure_of([block.id]):
+            return
+        if not block.not_before:
+            logger.info("relaying block %s that was accepted but not published", block.id)
+        function = await self._catalogue.get(block.function)
+        try:
+            await self._publisher.publish(block, await jobs_of(self._store, block), function, timeout=_RELAY_TIMEOUT)
+        except RouteUnavailable as error:  # the others must not wait for it; its claim ends by itself
+            logger.warning("block %s is not relayed now: %s", block.id, error)
+        self._claims.settle([block.id])
 
     async def _fire(self) -> None:
         await self._firing.fire()
@@ -167,6 +170,7 @@ class Timekeeper(Daemon):
         await self._reminder.remind()
 
     async def _forget(self) -> None:
+        await self._store.recheck_holds()
         await self._store.forget_delayed(time.time() - FORGET_AFTER)
         await self._store.forget_cancelled(time.time() - cancel.REMEMBER)
         keep, seconds = self._settings.daemons.keep_dead, self._settings.daemons.keep_dead_for

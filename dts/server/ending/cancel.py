@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
 from dts.errors import BlockTooLate
-from dts.model import Block, Outcome, Run, RunState, bitmap, job_id
+from dts.model import Block, Claim, Outcome, Run, RunState, bitmap, job_id
 from dts.server.record.blocks import outcomes_of
 from dts.server.record.results import cancelled_candidate
 from dts.store import Store
@@ -43,7 +43,9 @@ async def cancel_jobs_of_run(store: Store, run_id: str) -> int:
     return cancelled
 
 
-async def add_blocks(store: Store, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
+async def add_blocks(
+    store: Store, blocks: Sequence[Block], *, run: Run | None = None, claim: Claim | None = None
+) -> list[bool]:
     """Store blocks of one run, as `Store.add_blocks` does; when they come too late, end what was stored of them.
 
     Raises:
@@ -52,7 +54,7 @@ async def add_blocks(store: Store, blocks: Sequence[Block], *, run: Run | None =
         StoreUnavailable: they may or may not be stored; the same again is harmless.
     """
     try:
-        return await store.add_blocks(blocks, run=run)
+        return await store.add_blocks(blocks, run=run, claim=claim)
     except BlockTooLate:
         await _cancel_late_blocks(store, blocks[0].run, [block.id for block in blocks])
         raise

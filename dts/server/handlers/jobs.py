@@ -241,15 +241,17 @@ class JobsHandler(WorkHandler):
         functions = {name: await self.usable_function(user, name) for name in submission.functions}
         blocks = submission.blocks(self.context.settings)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
+        new = [block for block, _ in blocks]
         try:
             async with self.context.limiter.jobs(user, counted):
-                added = await add_blocks(self.context.store, [block for block, _ in blocks], run=submission.run)
+                claim = self.context.publisher.claim()
+                added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
-        self.context.recent.add(submission.run, (block for block, _ in blocks))
-        for (block, batch), new in zip(blocks, added, strict=True):
-            if new:
-                self.context.publisher.submit(block, batch, functions[block.function])
+        self.context.recent.add(submission.run, new)
+        for (block, batch), is_new in zip(blocks, added, strict=True):
+            if is_new:
+                self.context.publisher.submit(block, batch, functions[block.function], claim)
         await asyncio.sleep(0)  # the jobs are on their way before the answer is
         return all(added)
 

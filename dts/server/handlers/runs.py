@@ -250,7 +250,8 @@ class BlockHandler(WorkHandler):
                 raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
             function = await self.usable_function(user, run.function)
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
-                [added] = await add_blocks(self.context.store, [block])
+                claim = None if run.paused else self.context.publisher.claim()
+                [added] = await add_blocks(self.context.store, [block], claim=claim)
         except BlockTooLate as error:
             self.context.hub.wake(run.id)
             raise ApiError(ErrorCode.RUN_NOT_OPEN, error.message) from error
@@ -259,8 +260,8 @@ class BlockHandler(WorkHandler):
             if repeated is None or repeated.digest != block.digest:
                 raise
             return False
-        if added and not run.paused:
-            self.context.publisher.submit(block, batch, function)
+        if added and claim is not None:
+            self.context.publisher.submit(block, batch, function, claim)
         return added
 
     def _batch(self, run: Run) -> dts_pb2.JobBatch:

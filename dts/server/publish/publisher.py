@@ -1,7 +1,8 @@
 """Publishes accepted blocks, off the path of the request that brought them.
 
-A block in the store is a promise; this is the fast way to keep it. When the broker is away or slow, blocks are left
-to timekeeper, which finds them by `published: false`: memory stays bounded, and nothing depends on this process.
+A block in the store is a promise; this is the fast way to keep it. The block is claimed from its insert on, so nobody
+else publishes it while this process is at it. What does not fit into memory, or waits too long for a broker that is
+away, is released to timekeeper: memory stays bounded, and nothing depends on this process.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import NamedTuple
 from dts.broker import Broker, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import Block, DelayedSlice, Function
+from dts.model import Block, Claim, DelayedSlice, Function
 from dts.runtime.service import Service
 from dts.server.access.limits import RunningLimits
+from dts.server.publish.claims import Claims
 from dts.server.publish.gate import gated, hold_back
 from dts.server.publish.slices import block_messages
 from dts.server.record.blocks import outcomes_of
@@ -37,19 +39,18 @@ _OVERHEAD = 512
 """Bytes that a message takes beside its body, about."""
 
 _FRESH = 2.0
-"""Seconds in which nobody looks whether jobs have ended before they are published: about the age at which timekeeper
-takes a block for unpublished, who looks."""
+"""Seconds in which a block is published without a look whether jobs of it were cancelled meanwhile."""
 
-_TIMEOUT = 5.0
-"""Seconds that a publish may take before its blocks are left to timekeeper. What waits for a broker that is away is
-published when that is back, whatever has been cancelled since."""
+_TIMEOUT = 60.0
+"""Seconds that a publish may take before its blocks are left to timekeeper. Most messages of a broker that is merely
+slow are stored by then, and published once more, so this is the time after which a broker counts as broken."""
 
-_GATHER = 0.1
-"""Seconds; far less than the age at which timekeeper takes a block for unpublished."""
+_GATHER = 0.1  # seconds
+_MARK_AGAIN = 1.0  # seconds
 
 
 class _Entry(NamedTuple):
-    """A block without its body, its messages, what they take of the memory that there is, and when it came (monotonic
+    """A block without its body, its messages, the bytes of memory that they take, and when it came (monotonic
     seconds)."""
 
     block: Block
@@ -62,8 +63,9 @@ class _Entry(NamedTuple):
 class Publisher(Service):
     """Turns blocks into messages, publishes them, and notes that they are published."""
 
-    def __init__(self, store: Store, broker: Broker, settings: ServerSettings) -> None:
+    def __init__(self, store: Store, broker: Broker, settings: ServerSettings, claims: Claims) -> None:
         super().__init__()
+        self._claims = claims
         self._store = store
         self._broker = broker
         self._settings = settings
@@ -84,17 +86,24 @@ class Publisher(Service):
         self._spawn(self._mark_all(), "publisher-marks")
         self._stack.push_async_callback(self._flush)
 
-    def submit(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None) -> None:
+    def claim(self) -> Claim:
+        """The claim to insert blocks with that are to be submitted."""
+        return self._claims.new()
+
+    def submit(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None, claim: Claim) -> None:
         """Publish a block soon, or leave it to timekeeper if it has a time to wait for.
 
-        `batch` has its jobs, `function` tells route and speed.
+        `batch` has its jobs, `function` tells route and speed. It was inserted under `claim`.
         """
         if block.not_before or self._waiting >= _MAX_PENDING or self._held + len(block.body) > _MAX_BYTES:
+            self._claims.release([block.id])
             return
         post = block_messages(block, batch, function, self._settings)
         size = sum(len(message.body) + _OVERHEAD for message in post.messages)
         if self._held + size > _MAX_BYTES:
+            self._claims.release([block.id])
             return
+        self._claims.hold([block.id], claim)
         self._unsettled += 1
         self._waiting += 1
         self._held += size
@@ -137,18 +146,24 @@ class Publisher(Service):
             await self._publish_entries(*pending.popitem())
 
     async def _publish_entries(self, queue: str, entries: list[_Entry]) -> None:
+        ids = [entry.block.id for entry in entries]
         try:
             free = await self._without_ended(await self._without_limited(entries))
+            mine = await self._claims.sure_of([entry.block.id for entry in free])
+            free = [entry for entry in free if entry.block.id in mine]
             if free:
                 messages = [message for entry in free for message in entry.messages]
                 await self._broker.publish(queue, messages, timeout=_TIMEOUT)
         except (BrokerUnavailable, StoreUnavailable) as error:
             logger.warning("%d blocks are left to timekeeper: %s", len(entries), error)
             self._settle(len(entries))
+            self._claims.release(ids)
         else:
             self._settle(len(entries) - len(free))
-            if free:
-                self._confirmed.extend(entry.block.id for entry in free)
+            published = [entry.block.id for entry in free]
+            self._claims.release(set(ids) - set(published))
+            if published:
+                self._confirmed += published
                 self._has_confirmed.set()
         finally:
             self._held -= sum(entry.size for entry in entries)
@@ -192,8 +207,13 @@ class Publisher(Service):
         try:
             await self._store.mark_published(confirmed)
         except StoreUnavailable as error:
-            logger.warning("%d blocks will be published twice: %s", len(confirmed), error)
-        self._settle(len(confirmed))
+            logger.warning("that %d blocks are published is not noted yet, trying again: %s", len(confirmed), error)
+            self._confirmed += confirmed
+            self._has_confirmed.set()
+            await asyncio.sleep(_MARK_AGAIN)
+        else:
+            self._claims.settle(confirmed)
+            self._settle(len(confirmed))
 
     async def _wait_for_more(self) -> None:
         """Let confirmed blocks gather, so that they are marked together and out of the way of the first results."""

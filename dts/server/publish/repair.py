@@ -15,6 +15,7 @@ import asyncio
 import logging
 import math
 import time
+import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,7 @@ class Again:
     """Publishes jobs again that are with the broker already, or were."""
 
     def __init__(self, store: Store, broker: Broker, catalogue: Catalogue, settings: ServerSettings) -> None:
+        self.holder = uuid.uuid4().hex
         self.store = store
         self.broker = broker
         self._catalogue = catalogue
@@ -156,7 +158,7 @@ class Again:
                 block = await self.store.get_block(outcome.block) if left else None
                 if block is None or not block.published:
                     continue  # what is not published yet, timekeeper publishes
-                await self.store.claim_published({block.id: _HOLD})
+                await self.store.claim_published({block.id: _HOLD}, self.holder)
                 jobs += await self.publish(outcome, left)
                 blocks += 1
         return Requeued(jobs, blocks)
@@ -272,7 +274,7 @@ class Repair:
         self._places.pop(route, None)
 
     async def _publish(self, lost: Mapping[str, tuple[Outcome, int]]) -> int:
-        claimed = await self._store.claim_published({block: self._backoff(block) for block in lost})
+        claimed = await self._store.claim_published({block: self._backoff(block) for block in lost}, self._again.holder)
         counts: defaultdict[str, int] = defaultdict(int)
         left = list(claimed)
         try:
@@ -281,7 +283,7 @@ class Repair:
                 counts[outcome.run] += await self._again.publish(outcome, jobs)
                 self._count(left.pop())
         except BrokerUnavailable:
-            await self._store.release_claims(left)
+            await self._store.release_claims(left, self._again.holder)
             raise
         finally:
             for run, count in counts.items():

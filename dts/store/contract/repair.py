@@ -22,10 +22,11 @@ class RepairStore(ABC):
         """
 
     @abstractmethod
-    async def claim_published(self, seconds: Mapping[str, float]) -> list[str]:
+    async def claim_published(self, seconds: Mapping[str, float], holder: str) -> list[str]:
         """Claim published blocks for so many seconds each; the ids of those that nobody had claimed.
 
-        Of several who ask at the same time one gets a block. `release_claims` gives it back. Need not be durable.
+        Of several who ask at the same time one gets a block. `release_claims` gives it back under the same `holder`.
+        Need not be durable.
         """
 
     @abstractmethod

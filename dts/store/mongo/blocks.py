@@ -11,13 +11,12 @@ primary: whichever came second sees the other, also over a change of primaries.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from bson import ObjectId
 
 from dts.errors import BlockConflict
-from dts.model import Block, Outcome, Run
+from dts.model import Block, Claim, Outcome, Run
 from dts.store.contract.shared import check_in_time, storable
 from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import Collection, MongoConnection, insert_new, translating
@@ -30,24 +29,27 @@ from dts.store.mongo.documents import (
     outcome_from,
     run_document,
 )
+from dts.store.mongo.holds import Holds
 
 
 class Blocks:
     """Blocks: added, read, published, claimed."""
 
-    def __init__(self, connection: MongoConnection, bodies: Bodies) -> None:
+    def __init__(self, connection: MongoConnection, bodies: Bodies, holds: Holds) -> None:
         self._connection = connection
         self._bodies = bodies
+        self._holds = holds
 
     @translating
-    async def add(self, blocks: Sequence[Block], run: Run | None) -> list[bool]:
+    async def add(self, blocks: Sequence[Block], run: Run | None, claim: Claim | None) -> list[bool]:
         """Add blocks and their run; which of them are new."""
         # Quick, since the outcome is written after these and waits for the disk: an earlier write is there by then, if
         # it was the same server all the time. After a fail-over it may have been rolled back.
         incarnation = self._connection.incarnation()
         unknown, conflicting = await self._insert(blocks, run, self._connection.quick)
         stored = [block for block in blocks if block.id not in conflicting]
-        outcomes = [empty_outcome_document(block) for block in stored]
+        claimed = self._claimed(claim) if claim is not None else {}
+        outcomes = [empty_outcome_document(block) | claimed for block in stored]
         repeated = await insert_new(self._connection.collection("outcomes"), outcomes)
         if self._connection.incarnation() != incarnation:
             conflicting |= (await self._insert(stored, run, self._connection.collection))[1]
@@ -117,23 +119,21 @@ class Blocks:
         """
         await self._connection.quick("outcomes").update_many(
             {"_id": {"$in": [storable(block_id) for block_id in block_ids]}},
-            {"$set": {"published": True, "lease": 0.0}, "$unset": {"due": ""}},
+            {"$set": {"published": True, "lease": 0.0}, "$unset": {"due": "", "claimant": ""}},
         )
 
     @translating
-    async def claim(self, older_than: float, limit: int, lease: float) -> list[Block]:
-        """Lease unpublished blocks, oldest first."""
-        now = time.time()
-        due = {"due": {"$lte": now}, "created": {"$lt": older_than}, "lease": {"$lte": now}}
-        found = await self._claimable(due, limit)
+    async def claim(self, claim: Claim, limit: int) -> list[Block]:
+        """Claim unpublished blocks, oldest first."""
+        now = self._connection.now()
+        free = {"due": {"$lte": now}, "lease": {"$lte": now}}
+        found = await self._holds.find("outcomes", free, order="due", limit=limit, index="free", fields={"run": 1})
         if not found:
             return []
-        mine = {"_id": {"$in": [outcome["_id"] for outcome in found]}, "claimant": ObjectId()}
+        among, mark = {"_id": {"$in": [outcome["_id"] for outcome in found]}}, ObjectId()
         outcomes = self._connection.quick("outcomes")
-        await outcomes.update_many(
-            {"_id": mine["_id"], **due}, {"$set": {"lease": now + lease, "claimant": mine["claimant"]}}
-        )
-        claimed = [outcome["_id"] async for outcome in outcomes.find(mine, {"_id": 1})]
+        await outcomes.update_many({**among, **free}, {"$set": {**self._claimed(claim), "mark": mark}})
+        claimed = [outcome["_id"] async for outcome in outcomes.find({**among, "mark": mark}, {"_id": 1})]
         blocks = [
             block_from(document, await self._bodies.of(document), published=False)
             async for document in self._connection.collection("blocks").find({"_id": {"$in": claimed}})
@@ -141,24 +141,22 @@ class Blocks:
         return sorted(blocks, key=lambda block: (max(block.created, block.not_before), block.number))
 
     @translating
-    async def release(self, block_ids: Sequence[str]) -> None:
-        """End the leases of these blocks."""
-        await self._connection.quick("outcomes").update_many(
-            {"_id": {"$in": [storable(block_id) for block_id in block_ids]}}, {"$set": {"lease": 0.0}}
-        )
+    async def extend(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
+        """Extend claims of a holder; the ids of blocks that were still its own."""
+        outcomes = self._connection.quick("outcomes")
+        mine = {**self._of_holder(block_ids, claim.holder), "published": False}
+        await outcomes.update_many(mine, {"$set": self._claimed(claim)})
+        return [outcome["_id"] async for outcome in outcomes.find(mine, {"_id": 1})]
 
-    async def _claimable(self, due: Document, limit: int) -> list[Document]:
-        """The oldest outcomes of unpublished blocks whose run is neither paused nor cancelled."""
-        outcomes = self._connection.collection("outcomes")
-        runs = self._connection.collection("runs")
-        held: list[str] = []
-        while True:
-            query = {**due, "run": {"$nin": held}} if held else due
-            order = [("due", 1), ("number", 1)]
-            found = await outcomes.find(query, {"run": 1}, sort=order, limit=limit).to_list(limit)
-            in_question = {"_id": {"$in": list({outcome["run"] for outcome in found})}}
-            not_now = {"$or": [{"paused": True}, {"state": "cancelled"}]}
-            more = [run["_id"] async for run in runs.find({**in_question, **not_now}, {"_id": 1})] if found else []
-            if not more:
-                return found
-            held += more
+    @translating
+    async def release(self, block_ids: Sequence[str], holder: str) -> None:
+        """End claims of a holder."""
+        outcomes, mine = self._connection.quick("outcomes"), self._of_holder(block_ids, holder)
+        await outcomes.update_many(mine, {"$set": {"lease": 0.0}, "$unset": {"claimant": ""}})
+
+    def _claimed(self, claim: Claim) -> Document:
+        """The fields of an outcome that is claimed from now on."""
+        return {"claimant": storable(claim.holder), "lease": self._connection.now() + claim.seconds}
+
+    def _of_holder(self, block_ids: Sequence[str], holder: str) -> Document:
+        return {"_id": {"$in": [storable(block_id) for block_id in block_ids]}, "claimant": storable(holder)}

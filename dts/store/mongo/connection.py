@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -124,6 +126,7 @@ class MongoConnection:
         self._url = url
         self._client: AsyncIOMotorClient[Document] | None = None
         self._database: AsyncIOMotorDatabase[Document] | None = None
+        self._ahead = 0.0
 
     def open(self) -> None:
         """Make the client, in a running event loop. Nothing is sent yet."""
@@ -191,9 +194,13 @@ class MongoConnection:
             return object()
         return servers[0].address, lives[0], servers[0].election_id
 
+    def now(self) -> float:
+        """The server's time in seconds since the epoch, as of the last `ping`: one for the claims of all processes."""
+        return time.time() + self._ahead
+
     @translating
     async def ping(self) -> None:
-        """Make sure that the server answers, within two seconds.
+        """Make sure that the server answers, within two seconds, and see what time it has.
 
         Raises:
             ConfigError: it does not let us in.
@@ -202,13 +209,14 @@ class MongoConnection:
         database = self.collection("users").database
         try:
             async with asyncio.timeout(_PING_TIMEOUT):
-                await database.command("ping")
+                answer = await database.command("hello")
         except TimeoutError as error:
             raise StoreUnavailable("MongoDB does not answer") from error
         except OperationFailure as error:
             if error.code in _REFUSED_CODES:
                 raise ConfigError(f"MongoDB refuses the user or password in the store's URL: {error}") from error
             raise
+        self._ahead = answer["localTime"].replace(tzinfo=UTC).timestamp() - time.time()
 
 
 async def insert_new(collection: Collection, documents: Sequence[Document]) -> set[int]:

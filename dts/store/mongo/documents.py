@@ -1,10 +1,11 @@
 """Documents of a MongoDB store from and to the model's records, and nothing else.
 
 An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
-to be published) and `lease` for claims, `open` while jobs have not ended; `at_work` and `uncollected` count jobs, for
-statistics from an index; `collected` and `closed` say what clients have, and `collects` and `collectors` guard their
-changes; `taken` is the bitmap of jobs that were collected one by one, absent before the first. `batches` has the parts,
-see `mongo_parts`; it is last, because MongoDB reads a document from its start.
+to be published), `lease`, `claimant` and `mark` for claims, `held` (see `holds`), `open` while jobs have not ended;
+`at_work` and `uncollected` count jobs, for statistics from an index; `collected` and `closed` say what clients have,
+and `collects` and `collectors` guard their changes; `taken` is the bitmap of jobs that were collected one by one,
+absent before the first. `batches` has the parts, see `parts`; it is last, because MongoDB reads a document from its
+start.
 
 A run's document has `cancel_time` once it was cancelled, and `swept` once its jobs have ended thereafter. One that an
 earlier version cancelled has neither.

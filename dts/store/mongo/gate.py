@@ -17,6 +17,7 @@ from dts.store.contract.gate import Release
 from dts.store.contract.shared import spacing, storable
 from dts.store.mongo.connection import Collection, MongoConnection, translating
 from dts.store.mongo.documents import Document
+from dts.store.mongo.holds import Holds
 from dts.store.mongo.waiting import MADE, bitmap_bytes, has_fired, slice_from
 
 GATE_INDEXES: dict[str, list[IndexModel]] = {
@@ -31,6 +32,7 @@ class MongoGateStore(Store):
     """The part of a MongoDB store that is about limits. Not a store by itself."""
 
     _connection: MongoConnection
+    _holds: Holds
 
     # the gate
 
@@ -43,28 +45,21 @@ class MongoGateStore(Store):
     @translating
     async def gated_groups(self) -> list[tuple[str, str]]:
         group = {"_id": {"user": "$user", "function": "$function"}}
-        found = self._connection.collection("delayed").aggregate([{"$match": _GATED}, {"$group": group}], hint="gated")
+        found = self._connection.collection("delayed").aggregate(
+            [{"$match": _GATED}, {"$group": group}], hint="at_gate"
+        )
         return [(document["_id"]["user"], document["_id"]["function"]) async for document in found]
 
     @translating
     async def list_gated(self, user: str, function: str, *, limit: int) -> list[DelayedSlice]:
-        slices, runs = self._connection.collection("delayed"), self._connection.collection("runs")
         query: Document = {"user": storable(user), "function": storable(function), **_GATED}
-        held: list[str] = []
-        while True:
-            if held:
-                query["run"] = {"$nin": held}
-            found = await slices.find(query, sort=[("since", ASCENDING)], limit=limit, hint="gated").to_list(limit)
-            in_question = {"_id": {"$in": list({document["run"] for document in found})}, "paused": True}
-            more = [run["_id"] async for run in runs.find(in_question, {"_id": 1})] if found else []
-            if not more:
-                return [slice_from(document) for document in found]
-            held += more
+        found = await self._holds.find("delayed", query, order="since", limit=limit, index="at_gate")
+        return [slice_from(document) for document in found]
 
     @translating
     async def list_released(self, *, limit: int) -> list[DelayedSlice]:
         found = self._connection.collection("delayed").find(
-            {**_GATED, "released": {"$gt": b""}}, limit=limit, hint="gated"
+            {**_GATED, "released": {"$gt": b""}}, limit=limit, hint="at_gate"
         )
         return [slice_from(document) async for document in found]
 

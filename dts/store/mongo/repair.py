@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -14,10 +13,11 @@ from dts.store.abc import Store
 from dts.store.contract.shared import storable
 from dts.store.mongo.connection import MongoConnection, translating
 from dts.store.mongo.documents import GUARDED, Document, outcome_from
+from dts.store.mongo.holds import Holds
 
 PUBLISHED = IndexModel(
-    [("function", ASCENDING), ("_id", ASCENDING)],
-    name="published",
+    [("function", ASCENDING), ("held", ASCENDING), ("_id", ASCENDING)],
+    name="at_broker",
     partialFilterExpression={"open": True, "published": True},
 )
 """Of outcomes."""
@@ -27,51 +27,40 @@ class MongoRepairStore(Store):
     """The part of a MongoDB store that is about lost messages. Not a store by itself."""
 
     _connection: MongoConnection
+    _holds: Holds
 
     @translating
     async def published_blocks(
         self, *, function: str, older_than: float, limit: int = 100, after: str = ""
     ) -> list[Outcome]:
-        outcomes, runs = self._connection.collection("outcomes"), self._connection.collection("runs")
         query: Document = {
             "function": storable(function),
             "open": True,
             "published": True,
             "created": {"$lt": older_than},
-            "lease": {"$lte": time.time()},
+            "lease": {"$lte": self._connection.now()},
             "_id": {"$gt": storable(after)},
         }
-        held: list[str] = []
-        while True:
-            if held:
-                query["run"] = {"$nin": held}
-            found = await outcomes.find(
-                query, GUARDED, sort=[("_id", ASCENDING)], limit=limit, hint="published"
-            ).to_list(limit)
-            in_question = {"_id": {"$in": list({document["run"] for document in found})}}
-            not_now = {"$or": [{"paused": True}, {"state": "cancelled"}]}
-            more = [run["_id"] async for run in runs.find({**in_question, **not_now}, {"_id": 1})] if found else []
-            if not more:
-                return [outcome_from(document) for document in found]
-            held += more
+        found = await self._holds.find("outcomes", query, order="_id", limit=limit, index="at_broker", fields=GUARDED)
+        return [outcome_from(document) for document in found]
 
     @translating
-    async def claim_published(self, seconds: Mapping[str, float]) -> list[str]:
+    async def claim_published(self, seconds: Mapping[str, float], holder: str) -> list[str]:
         if not seconds:
             return []
-        now, claimant = time.time(), ObjectId()
+        now, mark, claimed = self._connection.now(), ObjectId(), {"claimant": storable(holder)}
         outcomes = self._connection.quick("outcomes")
         await outcomes.bulk_write(
             [
                 UpdateOne(
                     {"_id": storable(block), "published": True, "lease": {"$lte": now}},
-                    {"$set": {"lease": now + lease, "claimant": claimant}},
+                    {"$set": {**claimed, "lease": now + lease, "mark": mark}},
                 )
                 for block, lease in seconds.items()
             ],
             ordered=False,
         )
-        mine = {"_id": {"$in": [storable(block) for block in seconds]}, "claimant": claimant}
+        mine = {"_id": {"$in": [storable(block) for block in seconds]}, "mark": mark}
         return [document["_id"] async for document in outcomes.find(mine, {"_id": 1})]
 
     @translating

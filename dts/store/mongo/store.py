@@ -15,6 +15,7 @@ from dts.errors import DuplicateKey
 from dts.model import (
     Block,
     Candidate,
+    Claim,
     DeadLetter,
     KeyedRequest,
     Outcome,
@@ -32,6 +33,7 @@ from dts.store.mongo.connection import MongoConnection, insert_new, translating
 from dts.store.mongo.documents import Document, dead_letter_document, dead_letter_from, run_document, run_from
 from dts.store.mongo.fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo.gate import GATE_INDEXES, MongoGateStore
+from dts.store.mongo.holds import Holds
 from dts.store.mongo.outcomes import Recorder
 from dts.store.mongo.repair import PUBLISHED, MongoRepairStore
 from dts.store.mongo.results import Results
@@ -76,7 +78,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         PUBLISHED,
         _index("deadline", name="deadline", partialFilterExpression={"deadline": {"$gt": 0}}),
         _index(
-            "due", "number", "run", "created", "lease", name="due", partialFilterExpression={"due": {"$exists": True}}
+            "held", "due", "number", "run", "lease", name="free", partialFilterExpression={"due": {"$exists": True}}
         ),
     ],
     "requests": [_index("expires", expireAfterSeconds=0)],
@@ -89,6 +91,10 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
+_OUTDATED = {"outcomes": ("due", "published"), "delayed": ("due", "gated")}
+"""Indexes of earlier versions that others have taken the place of."""
+
+
 class MongoStore(
     MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore, MongoGateStore, MongoRetentionStore
 ):
@@ -97,7 +103,8 @@ class MongoStore(
     def __init__(self, url: str) -> None:
         self._connection = MongoConnection(url)
         self._bodies = Bodies(self._connection)
-        self._blocks = Blocks(self._connection, self._bodies)
+        self._holds = Holds(self._connection)
+        self._blocks = Blocks(self._connection, self._bodies, self._holds)
         self._recorder = Recorder(self._connection, self._bodies)
         self._results = Results(self._connection, self._bodies)
 
@@ -117,6 +124,9 @@ class MongoStore(
         await self._mark_runs()
         for name, indexes in INDEXES.items():
             await self._connection.collection(name).create_indexes(indexes)
+        for name, outdated in _OUTDATED.items():
+            for index in (await self._connection.collection(name).index_information()).keys() & set(outdated):
+                await self._connection.collection(name).drop_index(index)
         await self._mark_operations()
 
     async def _mark_runs(self) -> None:
@@ -185,6 +195,8 @@ class MongoStore(
         document = await self._connection.collection("runs").find_one_and_update(
             {"_id": storable(run_id)}, [{"$set": changes}], return_document=ReturnDocument.AFTER
         )
+        if document is not None and (paused is not None or state is RunState.CANCELLED):
+            await self._holds.follow([document["_id"]])
         return run_from(document) if document else None
 
     @translating
@@ -206,7 +218,8 @@ class MongoStore(
         left = runs.find({**_CANCELLED, "swept": None}, {"_id": 1}, limit=limit, hint="unswept")
         found = {document["_id"] async for document in left}
         waiting = self._connection.collection("outcomes").aggregate(
-            [{"$match": {"due": {"$lt": due_before}}}, {"$group": {"_id": "$run"}}], hint="due"
+            [{"$match": {"held": {"$in": [None, True]}, "due": {"$lt": due_before}}}, {"$group": {"_id": "$run"}}],
+            hint="free",
         )
         ids = [document["_id"] async for document in waiting] if len(found) < limit else []
         for start in range(0, len(ids), _RUNS_AT_ONCE):
@@ -238,8 +251,10 @@ class MongoStore(
 
     # blocks
 
-    async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
-        return await self._blocks.add(blocks, run)
+    async def add_blocks(
+        self, blocks: Sequence[Block], *, run: Run | None = None, claim: Claim | None = None
+    ) -> list[bool]:
+        return await self._blocks.add(blocks, run, claim)
 
     async def get_block(self, block_id: str) -> Block | None:
         return await self._blocks.get(block_id)
@@ -250,11 +265,18 @@ class MongoStore(
     async def mark_published(self, block_ids: Sequence[str]) -> None:
         await self._blocks.mark_published(block_ids)
 
-    async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
-        return await self._blocks.claim(older_than, limit, lease)
+    async def claim_unpublished(self, claim: Claim, *, limit: int) -> list[Block]:
+        return await self._blocks.claim(claim, limit)
 
-    async def release_claims(self, block_ids: Sequence[str]) -> None:
-        await self._blocks.release(block_ids)
+    async def extend_claims(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
+        return await self._blocks.extend(block_ids, claim)
+
+    async def release_claims(self, block_ids: Sequence[str], holder: str) -> None:
+        await self._blocks.release(block_ids, holder)
+
+    @translating
+    async def recheck_holds(self) -> None:
+        await self._holds.recheck()
 
     # outcomes
 

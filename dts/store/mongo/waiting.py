@@ -19,6 +19,7 @@ from dts.store.abc import Store
 from dts.store.contract.shared import counts_from_text, counts_to_text, planned_by_pages, storable
 from dts.store.mongo.connection import MongoConnection, insert_new, translating
 from dts.store.mongo.documents import GUARDED, Document, outcome_from
+from dts.store.mongo.holds import Holds
 
 _WAITS = {"waits": True}
 
@@ -32,12 +33,12 @@ def _index(*fields: str, **options: Any) -> IndexModel:
 
 WAITING_INDEXES: dict[str, list[IndexModel]] = {
     "delayed": [
-        _index("due", "run", "lease", name="due", partialFilterExpression=_WAITS),
+        _index("held", "due", "run", "lease", name="free", partialFilterExpression=_WAITS),
         _index("block", name="by_block", partialFilterExpression=_WAITS),
         _index("run", "count", name="by_run", partialFilterExpression=_WAITS),
         _index("user", "count", name="by_user", partialFilterExpression=_WAITS),
         _index("function", "block", "count", name="of_function", partialFilterExpression=_WAITS),
-        _index("user", "function", "since", name="gated", partialFilterExpression={"since": {"$gt": 0}}),
+        _index("user", "function", "held", "since", name="at_gate", partialFilterExpression={"since": {"$gt": 0}}),
         _index("block", "attempt", name="made", partialFilterExpression={"attempt": {"$gt": 0}}),
         _index("fired", name="fired", partialFilterExpression={"fired": {"$exists": True}}),
     ],
@@ -53,6 +54,7 @@ class MongoWaitingStore(Store):
     """The part of a MongoDB store that is about jobs that wait. Not a store by itself."""
 
     _connection: MongoConnection
+    _holds: Holds
 
     # delayed slices
 
@@ -64,28 +66,16 @@ class MongoWaitingStore(Store):
     @translating
     async def claim_delayed(self, *, now: float, limit: int, lease: float) -> list[DelayedSlice]:
         free = {**_WAITS, "due": {"$lte": now}, "lease": {"$lte": now}}
-        ids = await self._claimable(free, limit)
-        if not ids:
+        found = await self._holds.find("delayed", free, order="due", limit=limit, index="free", fields={"run": 1})
+        if not found:
             return []
+        ids = [document["_id"] for document in found]
         mine = {"_id": {"$in": ids}, "claimant": ObjectId()}
         slices = self._connection.quick("delayed")
         await slices.update_many(
             {"_id": mine["_id"], **free}, {"$set": {"lease": now + lease, "claimant": mine["claimant"]}}
         )
         return [slice_from(document) async for document in slices.find(mine, sort=[("due", ASCENDING)])]
-
-    async def _claimable(self, free: Document, limit: int) -> list[str]:
-        """The ids of the slices that are due for the longest time and whose run is not paused."""
-        slices, runs = self._connection.collection("delayed"), self._connection.collection("runs")
-        held: list[str] = []
-        while True:
-            query = {**free, "run": {"$nin": held}} if held else free
-            found = await slices.find(query, {"run": 1}, sort=[("due", ASCENDING)], limit=limit).to_list(limit)
-            in_question = {"_id": {"$in": list({document["run"] for document in found})}, "paused": True}
-            more = [run["_id"] async for run in runs.find(in_question, {"_id": 1})] if found else []
-            if not more:
-                return [document["_id"] for document in found]
-            held += more
 
     @translating
     async def finish_delayed(self, ids: Sequence[str], *, now: float) -> None:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 
 from dts.errors import BlockConflict
-from dts.model import Block, Outcome, Run
+from dts.model import Block, Claim, Outcome, Run
 from dts.store.contract.shared import check_in_time
 from dts.store.sqlite.rows import BLOCK, OUTCOME, RUN, block_from, block_row, marks, outcome_from, run_row
-
-_QUALIFIED_BLOCK = ", ".join(f"blocks.{column}" for column in BLOCK.split(", "))
 
 # SQLite uses a partial index only where it finds the index's condition again, term by term; INDEXED BY makes it fail
 # rather than read every block if somebody changes one of the two.
 _CLAIMABLE = """
-    FROM blocks INDEXED BY blocks_unpublished LEFT JOIN runs ON runs.id = blocks.run
-    WHERE NOT published AND count > succeeded + failed + cancelled
-        AND blocks.due <= ?2 AND blocks.created < ?1 AND leased_until <= ?2
-        AND coalesce(NOT runs.paused AND runs.state <> 'cancelled', 1)
-    ORDER BY blocks.due, blocks.number LIMIT ?3
+    FROM blocks INDEXED BY blocks_unpublished
+    WHERE NOT published AND count > succeeded + failed + cancelled AND held = 0 AND due <= ?1 AND leased_until <= ?1
+    ORDER BY due, number LIMIT ?2
 """
 
 
-def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None) -> list[bool]:
+def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None, claim: Claim | None) -> list[bool]:
     """Add blocks and their run; which of them are new. None is added if one comes too late."""
     if run is not None:
         db.execute(f"INSERT INTO runs ({RUN}) VALUES ({marks(RUN)}) ON CONFLICT DO NOTHING", run_row(run))
-    added = [_add_block(db, block) for block in blocks]
+    claimed = ("", 0.0) if claim is None else (claim.holder, time.time() + claim.seconds)
+    added = [_add_block(db, block, *claimed) for block in blocks]
     _check_in_time(db, {block.run for block, new in zip(blocks, added, strict=True) if new})
     return added
 
@@ -38,10 +36,11 @@ def _check_in_time(db: Connection, runs: Iterable[str]) -> None:
         check_in_time(run, row[0] if row else None)
 
 
-def _add_block(db: Connection, block: Block) -> bool:
+def _add_block(db: Connection, block: Block, claimant: str, leased_until: float) -> bool:
     added = db.execute(
-        f"INSERT INTO blocks ({BLOCK}, due) VALUES ({marks(BLOCK)}, ?) ON CONFLICT (id) DO NOTHING",
-        (*block_row(block), max(block.created, block.not_before)),
+        f"INSERT INTO blocks ({BLOCK}, due, claimant, leased_until, held) VALUES ({marks(BLOCK)}, ?, ?, ?, "
+        "coalesce((SELECT paused OR state = 'cancelled' FROM runs WHERE id = ?), 0)) ON CONFLICT (id) DO NOTHING",
+        (*block_row(block), max(block.created, block.not_before), claimant, leased_until, block.run),
     )
     if added.rowcount:
         db.execute("INSERT INTO bodies (block, body) VALUES (?, ?)", (added.lastrowid, block.body))
@@ -71,19 +70,23 @@ def list_blocks(db: Connection, run_id: str, limit: int, after: int) -> list[Out
 def mark_published(db: Connection, block_ids: Sequence[str]) -> None:
     """Note that the broker has confirmed these blocks, and that whoever claimed them is done."""
     db.executemany(
-        "UPDATE blocks SET published = 1, leased_until = 0 WHERE id = ?", [(block_id,) for block_id in block_ids]
+        "UPDATE blocks SET published = 1, leased_until = 0, claimant = '' WHERE id = ?",
+        [(block_id,) for block_id in block_ids],
     )
 
 
-def any_claimable(db: Connection, older_than: float, now: float) -> bool:
+def any_claimable(db: Connection) -> bool:
     """Whether `claim` would find a block: spares a transaction for nothing at every tick."""
-    return db.execute(f"SELECT key {_CLAIMABLE}", (older_than, now, 1)).fetchone() is not None
+    return db.execute(f"SELECT key {_CLAIMABLE}", (time.time(), 1)).fetchone() is not None
 
 
-def claim(db: Connection, older_than: float, now: float, limit: int, lease: float) -> list[Block]:
-    """Lease unpublished blocks, oldest first."""
-    found = db.execute(f"SELECT key, {_QUALIFIED_BLOCK} {_CLAIMABLE}", (older_than, now, limit)).fetchall()
-    db.executemany("UPDATE blocks SET leased_until = ? WHERE key = ?", [(now + lease, key) for key, *_ in found])
+def claim(db: Connection, claim: Claim, limit: int) -> list[Block]:
+    """Claim unpublished blocks, oldest first."""
+    now = time.time()
+    found = db.execute(f"SELECT key, {BLOCK} {_CLAIMABLE}", (now, limit)).fetchall()
+    claimed = claim.holder, now + claim.seconds
+    update = "UPDATE blocks SET claimant = ?, leased_until = ? WHERE key = ?"
+    db.executemany(update, [(*claimed, key) for key, *_ in found])
     blocks = []
     for key, *row in found:
         (body,) = db.execute("SELECT body FROM bodies WHERE block = ?", (key,)).fetchone()
@@ -91,6 +94,14 @@ def claim(db: Connection, older_than: float, now: float, limit: int, lease: floa
     return blocks
 
 
-def release(db: Connection, block_ids: Sequence[str]) -> None:
-    """End the leases of these blocks."""
-    db.executemany("UPDATE blocks SET leased_until = 0 WHERE id = ?", [(block_id,) for block_id in block_ids])
+def extend(db: Connection, block_ids: Sequence[str], claim: Claim) -> list[str]:
+    """Extend claims of a holder; the ids of blocks that were still its own."""
+    update = "UPDATE blocks SET leased_until = ? WHERE id = ? AND claimant = ? AND NOT published"
+    until = time.time() + claim.seconds
+    return [block for block in block_ids if db.execute(update, (until, block, claim.holder)).rowcount == 1]
+
+
+def release(db: Connection, block_ids: Sequence[str], holder: str) -> None:
+    """End claims of a holder."""
+    update = "UPDATE blocks SET leased_until = 0, claimant = '' WHERE id = ? AND claimant = ?"
+    db.executemany(update, [(block_id, holder) for block_id in block_ids])

@@ -12,7 +12,7 @@ from dts.store.abc import Store
 from dts.store.contract.gate import Release
 from dts.store.contract.shared import storable, turn
 from dts.store.sqlite.rows import AMONG, Row, listed
-from dts.store.sqlite.waiting import DELAYED, FINISH, QUALIFIED_DELAYED, bitmap_bytes, slice_from
+from dts.store.sqlite.waiting import DELAYED, FINISH, bitmap_bytes, slice_from
 
 TURNS = """
 CREATE TABLE turns (subject TEXT PRIMARY KEY, due INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -22,9 +22,8 @@ CREATE INDEX turns_by_time ON turns (due);
 _GATED = "fired IS NULL AND gated"
 
 _LIST = f"""
-    SELECT {QUALIFIED_DELAYED} FROM delayed INDEXED BY delayed_gated LEFT JOIN runs ON runs.id = delayed.run
-    WHERE {_GATED} AND delayed.user = ? AND delayed.function = ? AND coalesce(NOT runs.paused, 1)
-    ORDER BY due LIMIT ?
+    SELECT {DELAYED} FROM delayed INDEXED BY delayed_gated
+    WHERE {_GATED} AND user = ? AND function = ? AND held = 0 ORDER BY due LIMIT ?
 """
 _RELEASE = f"UPDATE delayed SET jobs = ?, count = ?, released = ? WHERE id = ? AND {_GATED} AND jobs = ?"
 

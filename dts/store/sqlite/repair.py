@@ -14,18 +14,16 @@ from dts.store.contract.shared import storable
 from dts.store.sqlite.rows import AMONG, OUTCOME, listed, outcome_from
 
 _PUBLISHED = f"""
-    SELECT {", ".join(f"blocks.{column}" for column in OUTCOME.split(", "))}
-    FROM blocks INDEXED BY blocks_published LEFT JOIN runs ON runs.id = blocks.run
-    WHERE blocks.function = ? AND count > succeeded + failed + cancelled AND published
-        AND blocks.created < ? AND leased_until <= ? AND blocks.id > ?
-        AND coalesce(NOT runs.paused AND runs.state <> 'cancelled', 1)
-    ORDER BY blocks.id LIMIT ?
+    SELECT {OUTCOME} FROM blocks INDEXED BY blocks_published
+    WHERE function = ? AND count > succeeded + failed + cancelled AND published AND held = 0
+        AND created < ? AND leased_until <= ? AND id > ?
+    ORDER BY id LIMIT ?
 """
 _DELAYED = f"""
     SELECT block, jobs, released FROM delayed INDEXED BY delayed_of_block WHERE fired IS NULL AND block {AMONG}
 """
 _LEASED = f"SELECT block, job FROM leases WHERE +expires IS NOT NULL AND block {AMONG}"  # by block, that is
-_CLAIM = "UPDATE blocks SET leased_until = ? WHERE id = ? AND published AND leased_until <= ?"
+_CLAIM = "UPDATE blocks SET leased_until = ?, claimant = ? WHERE id = ? AND published AND leased_until <= ?"
 
 
 class SqliteRepairStore(Store):
@@ -41,19 +39,19 @@ class SqliteRepairStore(Store):
         rows = await self._reader.submit(lambda db: db.execute(_PUBLISHED, values).fetchall())
         return [outcome_from(row) for row in rows]
 
-    async def claim_published(self, seconds: Mapping[str, float]) -> list[str]:
-        return await self._writer.submit(lambda db: _claim(db, seconds), durable=False) if seconds else []
+    async def claim_published(self, seconds: Mapping[str, float], holder: str) -> list[str]:
+        return await self._writer.submit(lambda db: _claim(db, seconds, holder), durable=False) if seconds else []
 
     async def waiting_jobs(self, block_ids: Sequence[str]) -> dict[str, int]:
         return await self._reader.submit(lambda db: _waiting(db, listed(block_ids)))
 
 
-def _claim(db: Connection, seconds: Mapping[str, float]) -> list[str]:
+def _claim(db: Connection, seconds: Mapping[str, float], holder: str) -> list[str]:
     now = time.time()
     return [
         block
         for block, lease in seconds.items()
-        if db.execute(_CLAIM, (now + lease, storable(block), now)).rowcount == 1
+        if db.execute(_CLAIM, (now + lease, holder, storable(block), now)).rowcount == 1
     ]
 
 

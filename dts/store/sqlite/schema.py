@@ -1,9 +1,10 @@
 """The tables of a SQLite store, and opening its files.
 
 A block's row holds what changes of it, its outcome, with four bitmaps: jobs that ended, jobs that run, parts that are
-collected, and jobs that were collected one by one (`taken`); the row is small, so that writing it back is cheap. What
-never changes and may be large is apart: the block's body in `bodies`, each part of the outcome in a row of `parts`,
-with its body last, where SQLite can leave it unread.
+collected, and jobs that were collected one by one (`taken`); `held` says that its run is paused or cancelled, so that
+no look for work meets it. The row is small, so that writing it back is cheap. What never changes and may be large is
+apart: the block's body in `bodies`, each part of the outcome in a row of `parts`, with its body last, where SQLite can
+leave it unread.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from dts.embedded.thread import primary_code, translated, when_unlocked
 from dts.errors import ConfigError, StoreUnavailable
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -46,6 +47,22 @@ _UPGRADES = {
             ALTER TABLE delayed ADD COLUMN made_offset INTEGER NOT NULL DEFAULT 0;
             ALTER TABLE delayed ADD COLUMN made BLOB NOT NULL DEFAULT x'';
             UPDATE delayed SET made = jobs WHERE fired IS NULL
+        """,
+    },
+    6: {
+        "blocks": """
+            ALTER TABLE blocks ADD COLUMN claimant TEXT NOT NULL DEFAULT '';
+            ALTER TABLE blocks ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+            UPDATE blocks SET held = 1 WHERE count > succeeded + failed + cancelled
+                AND run IN (SELECT id FROM runs WHERE paused OR state = 'cancelled');
+            DROP INDEX IF EXISTS blocks_unpublished;
+            DROP INDEX IF EXISTS blocks_published
+        """,
+        "delayed": """
+            ALTER TABLE delayed ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+            UPDATE delayed SET held = 1 WHERE fired IS NULL AND run IN (SELECT id FROM runs WHERE paused);
+            DROP INDEX IF EXISTS delayed_free;
+            DROP INDEX IF EXISTS delayed_gated
         """,
     },
 }
@@ -90,14 +107,14 @@ CREATE TABLE blocks (
     succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
     at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
     ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x'',
-    taken BLOB NOT NULL DEFAULT x''
+    taken BLOB NOT NULL DEFAULT x'', claimant TEXT NOT NULL DEFAULT '', held INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX blocks_by_run ON blocks (run, number, published, not_before, count, succeeded, failed, cancelled, at_work);
 CREATE INDEX blocks_by_user ON blocks (user, published, not_before, count, succeeded, failed, cancelled, at_work);
-CREATE INDEX blocks_unpublished ON blocks (due, number)
+CREATE INDEX blocks_unpublished ON blocks (held, due, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
-CREATE INDEX blocks_published ON blocks (function, id) WHERE count > succeeded + failed + cancelled AND published;
+CREATE INDEX blocks_published ON blocks (function, held, id) WHERE count > succeeded + failed + cancelled AND published;
 CREATE INDEX blocks_overdue ON blocks (deadline)
     WHERE deadline > 0 AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_uncollected ON blocks (user, run, number) WHERE uncollected > 0;

@@ -13,6 +13,7 @@ from dts.errors import ConfigError, DuplicateKey, StoreUnavailable
 from dts.model import (
     Block,
     Candidate,
+    Claim,
     DeadLetter,
     KeyedRequest,
     Outcome,
@@ -54,11 +55,16 @@ _CANCELLED = """
     SELECT id FROM runs INDEXED BY runs_by_cancelling WHERE state = 'cancelled' AND max(cancel_time, created) > ?
     ORDER BY max(cancel_time, created) DESC LIMIT ?
 """
+_HOLD_BLOCKS = """
+    UPDATE blocks SET held = ? WHERE run = ? AND count > succeeded + failed + cancelled AND held <> ?
+"""
+_HOLD_SLICES = "UPDATE delayed SET held = ? WHERE run = ? AND fired IS NULL AND held <> ?"
 _UNSWEPT = """
     SELECT id FROM runs INDEXED BY runs_unswept WHERE state = 'cancelled' AND NOT swept
     UNION
     SELECT blocks.run FROM blocks INDEXED BY blocks_unpublished CROSS JOIN runs ON runs.id = blocks.run
-        WHERE NOT published AND count > succeeded + failed + cancelled AND blocks.due < ? AND runs.state = 'cancelled'
+        WHERE NOT published AND count > succeeded + failed + cancelled AND held IN (0, 1) AND blocks.due < ?
+            AND runs.state = 'cancelled'
     LIMIT ?
 """
 
@@ -153,8 +159,10 @@ class SqliteStore(
 
     # blocks
 
-    async def add_blocks(self, blocks: Sequence[Block], *, run: Run | None = None) -> list[bool]:
-        return await self._writer.submit(lambda db: sqlite_blocks.add_blocks(db, blocks, run))
+    async def add_blocks(
+        self, blocks: Sequence[Block], *, run: Run | None = None, claim: Claim | None = None
+    ) -> list[bool]:
+        return await self._writer.submit(lambda db: sqlite_blocks.add_blocks(db, blocks, run, claim))
 
     async def get_block(self, block_id: str) -> Block | None:
         return await self._reader.submit(lambda db: sqlite_blocks.get_block(db, storable(block_id)))
@@ -167,17 +175,18 @@ class SqliteStore(
         # A mark that a power cut takes with it costs a second publication, which is harmless; an fsync costs more.
         await self._writer.submit(lambda db: sqlite_blocks.mark_published(db, keys), durable=False)
 
-    async def claim_unpublished(self, *, older_than: float, limit: int, lease: float) -> list[Block]:
-        now = time.time()
-        if not await self._reader.submit(lambda db: sqlite_blocks.any_claimable(db, older_than, now)):
+    async def claim_unpublished(self, claim: Claim, *, limit: int) -> list[Block]:
+        if not await self._reader.submit(sqlite_blocks.any_claimable):
             return []
-        return await self._writer.submit(
-            lambda db: sqlite_blocks.claim(db, older_than, now, limit, lease), durable=False
-        )
+        return await self._writer.submit(lambda db: sqlite_blocks.claim(db, claim, limit), durable=False)
 
-    async def release_claims(self, block_ids: Sequence[str]) -> None:
+    async def extend_claims(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
         keys = [storable(block_id) for block_id in block_ids]
-        await self._writer.submit(lambda db: sqlite_blocks.release(db, keys), durable=False)
+        return await self._writer.submit(lambda db: sqlite_blocks.extend(db, keys, claim), durable=False)
+
+    async def release_claims(self, block_ids: Sequence[str], holder: str) -> None:
+        keys = [storable(block_id) for block_id in block_ids]
+        await self._writer.submit(lambda db: sqlite_blocks.release(db, keys, holder), durable=False)
 
     # outcomes
 
@@ -281,6 +290,9 @@ def _update_run(db: Connection, run_id: str, state: RunState | None, paused: boo
     moved = state if state is not None and run.state.may_become(state) else run.state
     flag = run.paused if paused is None else paused
     db.execute("UPDATE runs SET state = ?, paused = ? WHERE id = ?", (moved.value, flag, run_id))
+    stopped = flag or moved is RunState.CANCELLED
+    db.execute(_HOLD_BLOCKS, (stopped, run_id, stopped))
+    db.execute(_HOLD_SLICES, (flag, run_id, flag))
     if moved is RunState.CANCELLED and run.state is not moved:
         db.execute("UPDATE runs SET cancel_time = ? WHERE id = ?", (now, run_id))
     return (*row[:4], moved.value, flag, *row[6:])

@@ -18,10 +18,10 @@ CREATE TABLE delayed (
     fences TEXT NOT NULL, content_encoding TEXT NOT NULL, body BLOB NOT NULL,
     leased_until REAL NOT NULL DEFAULT 0, fired REAL,
     gated INTEGER NOT NULL DEFAULT 0, released BLOB NOT NULL DEFAULT x'',
-    made_offset INTEGER NOT NULL DEFAULT 0, made BLOB NOT NULL DEFAULT x''
+    made_offset INTEGER NOT NULL DEFAULT 0, made BLOB NOT NULL DEFAULT x'', held INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX delayed_free ON delayed (due) WHERE fired IS NULL AND NOT gated;
-CREATE INDEX delayed_gated ON delayed (user, function, due) WHERE fired IS NULL AND gated;
+CREATE INDEX delayed_free ON delayed (held, due) WHERE fired IS NULL AND NOT gated;
+CREATE INDEX delayed_gated ON delayed (user, function, held, due) WHERE fired IS NULL AND gated;
 CREATE INDEX delayed_of_block ON delayed (block, count) WHERE fired IS NULL;
 CREATE INDEX delayed_by_run ON delayed (run, count) WHERE fired IS NULL;
 CREATE INDEX delayed_by_user ON delayed (user, count) WHERE fired IS NULL;
@@ -44,7 +44,7 @@ DELAYED = (
     "id, block, run, user, function, due, jobs, count, attempt, kills, fences, content_encoding, body, gated, released"
 )
 _INSERTED = f"{DELAYED}, made_offset, made"
-QUALIFIED_DELAYED = ", ".join(f"delayed.{column}" for column in DELAYED.split(", "))
+_DUE = "FROM delayed INDEXED BY delayed_free WHERE fired IS NULL AND NOT gated AND held = 0 AND due <= ?1"
 LEASE = "block, job, run, worker, fence, attempt, expires, lost"
 
 FINISH = "UPDATE delayed SET fired = ?, jobs = x'', count = 0, body = x'', gated = 0, released = x''"
@@ -72,8 +72,8 @@ class SqliteWaitingStore(Store):
         return await self._writer.submit(lambda db: [_add_slice(db, each) for each in slices]) if slices else []
 
     async def claim_delayed(self, *, now: float, limit: int, lease: float) -> list[DelayedSlice]:
-        due = "SELECT 1 FROM delayed WHERE fired IS NULL AND NOT gated AND due <= ? AND leased_until <= ? LIMIT 1"
-        if not await self._reader.submit(lambda db: db.execute(due, (now, now)).fetchone()):
+        due = f"SELECT 1 {_DUE} AND leased_until <= ?1 LIMIT 1"
+        if not await self._reader.submit(lambda db: db.execute(due, (now,)).fetchone()):
             return []  # spares a transaction for nothing at every look
         return await self._writer.submit(lambda db: _claim(db, now, limit, lease), durable=False)
 
@@ -184,8 +184,11 @@ def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
 
 
 def _add_slice(db: Connection, each: DelayedSlice) -> bool:
-    insert = f"INSERT INTO delayed ({_INSERTED}) VALUES ({marks(_INSERTED)}) ON CONFLICT (id) DO NOTHING"
-    return db.execute(insert, _slice_row(each)).rowcount == 1
+    insert = (
+        f"INSERT INTO delayed ({_INSERTED}, held) VALUES ({marks(_INSERTED)}, "
+        "coalesce((SELECT paused FROM runs WHERE id = ?), 0)) ON CONFLICT (id) DO NOTHING"
+    )
+    return db.execute(insert, (*_slice_row(each), each.run)).rowcount == 1
 
 
 def _planned(db: Connection, after: Mapping[str, int], limit: int) -> list[tuple[str, int, int]]:
@@ -200,12 +203,7 @@ def _planned(db: Connection, after: Mapping[str, int], limit: int) -> list[tuple
 
 
 def _claim(db: Connection, now: float, limit: int, lease: float) -> list[DelayedSlice]:
-    rows = db.execute(
-        f"SELECT {QUALIFIED_DELAYED} FROM delayed INDEXED BY delayed_free LEFT JOIN runs ON runs.id = delayed.run "
-        "WHERE fired IS NULL AND NOT gated AND due <= ? AND leased_until <= ? AND coalesce(NOT runs.paused, 1) "
-        "ORDER BY due LIMIT ?",
-        (now, now, limit),
-    ).fetchall()
+    rows = db.execute(f"SELECT {DELAYED} {_DUE} AND leased_until <= ?1 ORDER BY due LIMIT ?2", (now, limit)).fetchall()
     db.executemany("UPDATE delayed SET leased_until = ? WHERE id = ?", [(now + lease, row[0]) for row in rows])
     return [slice_from(row) for row in rows]
 

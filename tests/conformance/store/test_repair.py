@@ -51,14 +51,14 @@ async def test_a_published_block_is_claimed_once_until_its_time_is_over(store: S
     short, long, open_ = (make_block(run, number, created=100.0) for number in range(3))
     await store.add_blocks([replace(short, published=True), replace(long, published=True), open_], run=run)
     wanted = {short.id: 0.3, long.id: 60.0, open_.id: 60.0, "unknown": 60.0}
-    claims = await asyncio.gather(*(store.claim_published(wanted) for _ in range(4)))
+    claims = await asyncio.gather(*(store.claim_published(wanted, "me") for _ in range(4)))
     assert sorted(block for claimed in claims for block in claimed) == sorted([short.id, long.id])
     assert await store.published_blocks(function=FUNCTION, older_than=200.0) == []
     await asyncio.sleep(0.4)
     assert [each.block for each in await store.published_blocks(function=FUNCTION, older_than=200.0)] == [short.id]
-    await store.release_claims([long.id])
-    assert sorted(await store.claim_published(wanted)) == sorted([short.id, long.id])
-    assert await store.claim_published({}) == []
+    await store.release_claims([long.id], "me")
+    assert sorted(await store.claim_published(wanted, "me")) == sorted([short.id, long.id])
+    assert await store.claim_published({}, "me") == []
 
 
 async def test_jobs_that_are_delayed_or_leased_wait_without_a_message(store: Store) -> None:

@@ -183,7 +183,7 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, 5])
+@pytest.mark.parametrize("version", [1, 2, 4, 5, 6])
 async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
     run = make_run()
@@ -215,8 +215,14 @@ def _make_older(path: Path, version: int) -> None:
     """Take out of a file what a version did not have."""
     file = sqlite3.connect(path)
     file.executescript(
-        "DROP INDEX delayed_made; ALTER TABLE delayed DROP COLUMN made; ALTER TABLE delayed DROP COLUMN made_offset;"
+        "DROP INDEX delayed_free; DROP INDEX delayed_gated; ALTER TABLE delayed DROP COLUMN held;"
+        "DROP INDEX blocks_unpublished; DROP INDEX blocks_published;"
+        "ALTER TABLE blocks DROP COLUMN held; ALTER TABLE blocks DROP COLUMN claimant;"
     )
+    if version <= 5:
+        file.executescript(
+            "DROP INDEX delayed_made;ALTER TABLE delayed DROP COLUMN made; ALTER TABLE delayed DROP COLUMN made_offset;"
+        )
     if version <= 4:
         file.executescript(
             "DROP INDEX runs_by_cancelling; DROP INDEX runs_unswept;"
@@ -230,7 +236,7 @@ def _make_older(path: Path, version: int) -> None:
         )
     if version == 1:
         file.executescript(
-            "DROP INDEX delayed_free; DROP INDEX delayed_gated; DROP INDEX delayed_of_block; DROP TABLE holders;"
+            "DROP INDEX delayed_of_block; DROP TABLE holders;"
             "ALTER TABLE delayed DROP COLUMN gated; ALTER TABLE delayed DROP COLUMN released;"
             "CREATE INDEX delayed_due ON delayed (due) WHERE fired IS NULL"
         )
@@ -254,7 +260,7 @@ async def test_a_page_of_published_blocks_costs_the_same_however_many_there_are(
     statement = vars(sqlite_repair)["_PUBLISHED"]
     plan = [row[-1] for row in file.execute(f"EXPLAIN QUERY PLAN {statement}", ("text/upper", 0, 0, "", 100))]
     file.close()
-    assert "USING INDEX blocks_published (function=? AND id>?)" in plan[0]
+    assert "USING INDEX blocks_published (function=? AND held=? AND id>?)" in plan[0]
     assert not [step for step in plan if "TEMP B-TREE" in step]
 
 
@@ -264,7 +270,7 @@ async def test_a_look_for_runs_to_sweep_reads_no_other_runs_and_no_finished_bloc
     file.close()
     assert [step for step in plan if step.startswith(("SCAN", "SEARCH"))] == [
         "SCAN runs USING INDEX runs_unswept",
-        "SEARCH blocks USING INDEX blocks_unpublished (due<?)",
+        "SEARCH blocks USING INDEX blocks_unpublished (held=? AND due<?)",
         "SEARCH runs USING PRIMARY KEY (id=?)",
     ]
 

@@ -65,7 +65,7 @@ async def the_fleet(folder: Path, *, far: str, limits: Limits | None = None) -> 
         "store": {"url": f"sqlite:///{folder}/store.db"},
         "broker": {"url": f"sqlite:///{folder}/queue.db", "route": [{"name": "far", "url": far}]},
         "server": {"port": 0, "key_file": f"{folder}/key", "admin_secret_file": f"{folder}/secret"},
-        "daemons": {"relay_interval": 0.05, "relay_after": 0.1},
+        "daemons": {"relay_interval": 0.05},
         "worker": {
             "processes": 1,
             "name": "w",

@@ -47,7 +47,7 @@ async def site(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "store": {"url": store_url},
         "broker": {"url": f"sqlite:///{tmp_path}/queue.db"},
         "server": {"port": 0, "key_file": f"{tmp_path}/key", "admin_secret_file": f"{tmp_path}/secret"},
-        "daemons": {"relay_after": 0.2, "relay_interval": 0.05},
+        "daemons": {"relay_interval": 0.05},
     }
     settings = load_settings(None, environment={}, flags=flags)
     async with (

@@ -99,7 +99,7 @@ async def desk(urls: tuple[str, str]) -> AsyncIterator[Desk]:
     settings: Settings = load_settings(
         None,
         environment={},
-        flags={"daemons": {"relay_after": 0.1, "relay_interval": 0.05}, "server": {"max_slice": 4}},
+        flags={"daemons": {"relay_interval": 0.05}, "server": {"max_slice": 4}},
     )
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(urls[0]))

@@ -28,7 +28,7 @@ AFTER = 1.0
 
 @pytest.fixture
 def settings() -> Settings:
-    daemons = {"relay_after": 0.1, "relay_interval": 0.05, "repair_after": AFTER}
+    daemons = {"relay_interval": 0.05, "repair_after": AFTER}
     return load_settings(None, environment={}, flags={"daemons": daemons, "server": {"max_slice": 4}})
 
 

@@ -18,6 +18,7 @@ from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, User,
 from dts.server.access.limits import RunningLimits, Subject
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.publish import publisher as module
+from dts.server.publish.claims import Claims
 from dts.server.publish.publisher import Publisher
 from dts.server.record.blocks import decode_block
 from dts.store import Store
@@ -68,7 +69,11 @@ class Recorder:
 
 
 def a_publisher(recorder: Recorder) -> Publisher:
-    return Publisher(cast("Store", recorder), cast("Broker", recorder), ServerSettings())
+    return Publisher(cast("Store", recorder), cast("Broker", recorder), ServerSettings(), a_claims(recorder))
+
+
+def a_claims(recorder: Recorder) -> Claims:
+    return Claims(cast("Store", recorder), 60.0)
 
 
 def a_small_block(jobs: int = 3) -> Block:
@@ -88,7 +93,7 @@ async def test_blocks_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyP
     async with a_publisher(recorder) as publisher:
         for number in range(20):
             block = a_block(100_000)
-            publisher.submit(block, decode_block(block), None)
+            publisher.submit(block, decode_block(block), None, publisher.claim())
             if number == 0:
                 await asyncio.sleep(0.01)  # it is on its way, and counts all the same
         recorder.free.set()
@@ -104,7 +109,7 @@ async def test_there_is_room_again_when_blocks_are_out_or_left_to_timekeeper(mon
         for number in range(6):
             recorder.away = number < 3
             block = a_block(100_000)
-            publisher.submit(block, decode_block(block), None)
+            publisher.submit(block, decode_block(block), None, publisher.claim())
             await asyncio.sleep(0.01)
     assert len(recorder.marked) == 3
 
@@ -129,7 +134,7 @@ async def test_an_idle_publisher_holds_nothing() -> None:
         module.block_messages = watched  # type: ignore[assignment]
         try:
             block = a_block(1000)
-            publisher.submit(block, decode_block(block), None)
+            publisher.submit(block, decode_block(block), None, publisher.claim())
         finally:
             module.block_messages = original
         async with asyncio.timeout(5):
@@ -157,7 +162,7 @@ async def test_limits_are_asked_for_once_and_nobody_else_pays_for_them(monkeypat
     async with a_publisher(recorder) as publisher:
         for _ in range(20):
             block = a_block(100)
-            publisher.submit(block, decode_block(block), None)
+            publisher.submit(block, decode_block(block), None, publisher.claim())
     assert (len(recorder.marked), asked, slices) == (20, ["alice"], [])
 
 
@@ -168,7 +173,7 @@ async def test_who_has_a_limit_waits_at_the_gate() -> None:
     blocks = [a_block(100) for _ in range(3)]
     async with a_publisher(recorder) as publisher:
         for block in blocks:
-            publisher.submit(block, decode_block(block), None)
+            publisher.submit(block, decode_block(block), None, publisher.claim())
     assert recorder.published == []
     assert [(each.block, each.jobs, each.gated) for each in recorder.gated] == [(block.id, 1, True) for block in blocks]
     assert recorder.marked == [block.id for block in blocks]
@@ -192,12 +197,12 @@ async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_en
     recorder = Recorder()
     first, ended, late = a_small_block(), a_small_block(), a_small_block()
     async with a_publisher(recorder) as publisher:
-        publisher.submit(first, decode_block(first), None)
+        publisher.submit(first, decode_block(first), None, publisher.claim())
         async with asyncio.timeout(5):
             await recorder.first.wait()  # and the others wait behind it
         assert recorder.asked == [], "a fresh block costs no read"
         for block in (ended, late):
-            publisher.submit(block, decode_block(block), None)
+            publisher.submit(block, decode_block(block), None, publisher.claim())
         recorder.ended = {ended.id: 0b001}
         monkeypatch.setattr(module, "_FRESH", 0.0)
         recorder.free.set()
