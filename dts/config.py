@@ -112,6 +112,8 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A worker. `processes` 0 is one child a processor; `functions` empty means the bundled functions directory.
 
+    Children run as `child_user`, for which the worker must run as root; empty for the worker's own user.
+
     Sizes are in bytes, times in seconds; 0 stands for no limit. What is below `drain_timeout` has its place in
     docs/worker.md. `soft_timeout` to `recycle_after` hold for functions and jobs that do not say otherwise.
     """
@@ -148,6 +150,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "WARNING"
     job_log_level: str = "INFO"
     log_files: tuple[str, ...] = ()
+    child_user: str = ""
 
 
 class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from dts.config import Settings, load_settings
 from dts.runtime.logs import set_up_logging
+from dts.runtime.process import keep_private
 from dts.version import __version__
 
 EXIT_CODES = """\
@@ -34,7 +35,7 @@ def process_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
 def load_process_settings(
     options: argparse.Namespace, flags: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Settings:
-    """The settings that a process was started with; sets up its logging, too.
+    """The settings that a process was started with. Sets up its logging, and keeps its memory private.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -44,4 +45,5 @@ def load_process_settings(
         given.setdefault("logging", {})["level"] = options.log_level
     settings = load_settings(options.config, dev=options.dev, flags=given)
     set_up_logging(settings.logging.level)
+    keep_private()  # only now, since the file may be a descriptor of this process, as in -c <(…)
     return settings

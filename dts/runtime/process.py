@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 """The command line or the configuration is wrong."""
+
+_PR_SET_DUMPABLE = 4
 
 _STREAMS = (
     (0, "stdin", os.O_RDONLY, "r"),
@@ -58,6 +61,16 @@ class Shutdown:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def keep_private() -> None:
+    """Let no other process of the same user read this one's memory, environment and descriptors (prctl(2), Linux).
+
+    A worker's functions may run as its user: without this they could read the keys and URLs of the processes of DTS in
+    /proc, or trace them. For a debugger it takes root. It ends with an exec, so that children start as usual.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def fill_closed_streams() -> frozenset[int]:

@@ -46,7 +46,7 @@ _OF_PARENT = (
     *("heartbeat", "min_memory_percent", "min_disk_percent", "log_files"),
     "timekeeper_timeout",
 )
-"""Settings that make no difference to children."""
+"""Settings that make no difference to children, and are not sent to them: broker URLs are among them."""
 
 _CHOOSING = 0.02  # seconds after which a child that was choosing its next work has surely chosen
 
@@ -78,7 +78,7 @@ class Worker(Service):
         self.room = asyncio.Event()
         """Set when there may be room for more work."""
         processes = _processes(settings)
-        self.executor = Executor(ChildOptions(self.name, settings), processes, self)
+        self.executor = Executor(ChildOptions(self.name, _of_children(settings)), processes, self)
         self.routes = Routes(settings, broker, open_broker)
         self._hurry = hurry or asyncio.Event()
         self._sync = CancellationSync(broker, settings.timekeeper_timeout, self._on_cancelled, self._follow_halt)
@@ -119,7 +119,7 @@ class Worker(Service):
         self._recoverer = Recoverer(self.name, settings)
         self._sync.patience = settings.timekeeper_timeout
         if _of_children(before) != _of_children(settings):
-            self.executor.renew(ChildOptions(self.name, settings))
+            self.executor.renew(ChildOptions(self.name, _of_children(settings)))
         if processes != self.executor.processes:
             self.executor.resize(processes)
         self.room.set()
@@ -370,4 +370,5 @@ def _check(settings: WorkerSettings) -> None:
 def _of_children(settings: WorkerSettings) -> WorkerSettings:
     """Settings with all at its default that children do not look at."""
     default = WorkerSettings()
-    return replace(settings, **{name: getattr(default, name) for name in _OF_PARENT})
+    functions = settings.functions and os.path.abspath(settings.functions)  # a child may be in another folder
+    return replace(settings, functions=functions, **{name: getattr(default, name) for name in _OF_PARENT})

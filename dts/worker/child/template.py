@@ -1,13 +1,13 @@
 """The process that children are forked from: started clean, single-threaded, with everything imported.
 
-    python -m dts.worker.child.template SOCKET
+    python -m dts.worker.child.template SOCKET [USER]
 
 A fresh interpreter needs 100 ms to become a child, a fork of this one a few. It never runs a function, nor an event
 loop. The worker asks for a child by a datagram with the child's options and file descriptors; it is told the process
 id, and later how that process ended. It may ask whether this process is at work, too. When a child has ended, all
 that its functions have started and left behind is killed: by its process group, and what has left that, too, since
 this process is the one that the kernel hands orphans to. When the worker is gone, all children are killed, and then
-this process ends.
+this process ends. With a USER, which takes root, this process and its children run as that one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import ctypes
 import gc
 import inspect
 import os
+import pwd
 import select
 import signal
 import socket
@@ -32,6 +33,7 @@ from dts.worker.child import main as child
 from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.link.reports import ALIVE, ENDED, FAILED, QUESTION, READY, REPORT, STARTED
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_REQUEST = 64 * 1024
 _PRELOADED = (asyncio, inspect, traceback, uvloop)  # what children import late; it would cost each of them 50 ms
@@ -133,6 +135,24 @@ def become_subreaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def become_user(name: str) -> None:
+    """Have this process run as another user from here on, with the groups and the home of that one.
+
+    Raises:
+        KeyError: there is no such user.
+        PermissionError: this process does not run as root.
+    """
+    user = pwd.getpwnam(name)
+    os.initgroups(name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    os.environ |= {"HOME": user.pw_dir, "USER": name, "LOGNAME": name}
+    if not os.access(".", os.R_OK | os.X_OK):  # it may be the worker's alone, with its keys
+        os.chdir("/")
+    # The kernel has made /proc/self root's, and children must find their own state there.
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
 def _ended() -> int | None:
     """A child process that has ended and is not reaped yet."""
     try:
@@ -144,7 +164,7 @@ def _ended() -> int | None:
 
 def _own_children() -> list[int]:
     """All child processes of this one."""
-    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
         return [int(pid) for pid in file.read().split()]
 
 
@@ -163,6 +183,8 @@ def main(arguments: list[str]) -> int:
     worker.set_inheritable(False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, _ignore)  # it ends with the worker, not by what a service manager sends to all
+    for user in arguments[1:]:
+        become_user(user)
     become_subreaper()
     gc.collect()
     gc.freeze()

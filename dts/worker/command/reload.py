@@ -86,11 +86,13 @@ class Reloader:
             settings,
             broker=self._settings.broker,
             fleet=self._settings.fleet,
-            worker=replace(settings.worker, name=self._settings.worker.name),
+            worker=replace(
+                settings.worker, name=self._settings.worker.name, child_user=self._settings.worker.child_user
+            ),
         )
 
 
-NEED_RESTART = ("broker.url", "fleet.key_file", "worker.name")
+NEED_RESTART = ("broker.url", "fleet.key_file", "worker.child_user", "worker.name")
 """Settings that a running worker keeps."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import pwd
 import sys
 import time
 from collections.abc import Callable
@@ -129,8 +131,24 @@ def check_settings(settings: WorkerSettings) -> int:
         raise ConfigError(f"[worker.name] has {len(settings.name)} characters: {sanitize.MAX_NAME} are the most")
     if not settings.routes and not settings.route:
         raise ConfigError("[worker.routes] is empty: a worker without routes does nothing")
+    _check_child_user(settings.child_user)
     _level_number("job_log_level", settings.job_log_level)
     return _level_number("log_level", settings.log_level)
+
+
+def _check_child_user(name: str) -> None:
+    if not name:
+        return
+    try:
+        user = pwd.getpwnam(name)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"[worker.child_user] {name!r} is no user of this machine") from error
+    if user.pw_uid == 0:
+        raise ConfigError("[worker.child_user] must not be root: functions would have every right")
+    if os.geteuid() != 0:
+        raise ConfigError(
+            f"[worker.child_user] {name!r}: only a worker that runs as root can run its children as another"
+        )
 
 
 def _level_number(setting: str, name: str) -> int:

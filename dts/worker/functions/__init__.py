@@ -6,8 +6,8 @@ afresh, as `multiprocessing` does by `spawn`, has only the folder's name in its 
 
 import os
 
-FOLDER = "DTS_WORKER_FUNCTIONS"
-"""The variable of the environment that names the folder of a worker's own functions."""
+FOLDER = "PYTHON_DTS_FUNCTIONS"
+"""The variable that names the folder of a worker's own functions, in the environment of its children alone."""
 
 if _folder := os.environ.get(FOLDER):
     __path__.insert(0, os.path.abspath(_folder))

@@ -79,7 +79,7 @@ class Executor(Service):
         self.options = options
         """What children that are started from here on are told."""
         self._listener = listener
-        self._spawner = Spawner()
+        self._spawner = Spawner(options.settings.child_user)
         self._records = RecordCheck(options.name)
         self._children: list[ChildProcess] = []  # those that are ready
         self._starting: set[ChildProcess] = set()

@@ -34,11 +34,24 @@ LOST = -256
 """How a process ended whose template has died before it: nobody knows."""
 
 
-class Spawner(Service):
-    """Starts a template when the first child is asked for, and another one whenever that has died."""
+_OF_WORKER = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "LISTEN_FDS", "LISTEN_PID")
+"""Variables that the service manager sets for the worker: with them a function could speak for it, or find secrets."""
 
-    def __init__(self) -> None:
+
+def _environment() -> dict[str, str]:
+    """The worker's environment without what configures it, such as the URL of its broker."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DTS_") and name not in _OF_WORKER}
+
+
+class Spawner(Service):
+    """Starts a template when the first child is asked for, and another one whenever that has died.
+
+    With a `user` all of them run as that one; the worker has to be root.
+    """
+
+    def __init__(self, user: str = "") -> None:
         super().__init__()
+        self._user = [user] if user else []
         self._process: Process | None = None
         self._socket: socket.socket | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -103,8 +116,9 @@ class Spawner(Service):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "dts.worker.child.template", str(theirs.fileno())),
+                *(sys.executable, "-m", "dts.worker.child.template", str(theirs.fileno()), *self._user),
                 stdin=DEVNULL,
+                env=_environment(),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
