@@ -95,9 +95,8 @@ async def measure(name: str, url: str, folder: Path, users: int, operations: int
             rows, times = 0, []
             for _ in range(REQUESTS if "verify" not in path else 3):
                 began = time.perf_counter()
-                raw, _, query = path.partition("?")
-                header = {"Authorization": signer.sign(Request("GET", raw, query, b""))}
-                request = HTTPRequest(f"http://127.0.0.1:{server.port}{path}", headers=header)
+                target = f"http://127.0.0.1:{server.port}{path}"
+                request = HTTPRequest(target, headers={"Authorization": signer.sign(Request.to("GET", target))})
                 answer = await AsyncHTTPClient().fetch(request)
                 times.append((time.perf_counter() - began) * 1000)
                 result = msgspec.json.decode(answer.body)["result"]

@@ -26,6 +26,7 @@ SecondsOrNone = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 NumberOrNone = Annotated[int, Meta(ge=0)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
+HostName = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")]
 Route = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
 
 
@@ -80,6 +81,8 @@ class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The REST server. Sizes are in bytes, `slice_seconds` is the work that one message should hold.
 
+    `names` are the hosts, with or without a port, that clients reach the server by besides its own address and this
+    machine's name; `base_path` is what all paths begin with, where a proxy in front leaves that in them.
     `secret_grace` is for how many seconds a secret is still accepted after another one has taken its place.
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
     when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
@@ -89,6 +92,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8000
     daemons: str = "auto"
+    names: tuple[HostName, ...] = ()
+    base_path: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
     block_size: Annotated[int, Meta(ge=1, le=2048)] = 2048
     max_body: Annotated[int, Meta(ge=1024, le=12 * 1024 * 1024)] = 8 * 1024 * 1024
     slice_seconds: Seconds = 0.05
@@ -288,7 +293,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any
 _OF_CLIENTS = frozenset({"DTS_SERVER_URL"})
 """Variables that look like settings of a process, and tell dts-client and dts-admin where the server is."""
 
-_LISTS = {("worker", "routes"), ("worker", "retry_on"), ("worker", "log_files"), ("daemons", "run"), ("mail", "to")}
+_LISTS = {
+    ("server", "names"),
+    ("worker", "routes"),
+    ("worker", "retry_on"),
+    ("worker", "log_files"),
+    ("daemons", "run"),
+    ("mail", "to"),
+}
 
 
 def _lay_over(tables: dict[str, Any], overlay: Mapping[str, Any]) -> None:

@@ -24,13 +24,15 @@ def is_local(url: str) -> bool:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The URL's origin and its path prefix, without a slash at the end."""
+    """The URL's origin, its host in ASCII, and its path prefix, without a slash at the end."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna")  # as it is looked up; fails for what no host can be called
-        valid = parts.scheme in ("http", "https") and bool(host) and b" " not in host and parts.port != 0
+        host = (parts.hostname or "").encode("idna").decode()  # as it is looked up; fails for what is no name of a host
+        valid = parts.scheme in ("http", "https") and bool(host) and " " not in host and parts.port != 0
+        port = "" if parts.port is None else f":{parts.port}"
     except ValueError:
         valid = False
     if not valid or parts.username is not None or parts.query or parts.fragment:
         raise ConfigError(f"{url!r} is not the URL of a server: write http://host:port or https://host[:port][/prefix]")
-    return f"{parts.scheme}://{parts.netloc}", quote(parts.path.rstrip("/"), safe="/%")
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{port}", quote(parts.path.rstrip("/"), safe="/%")

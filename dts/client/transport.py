@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request
+from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request, signed_host
 from dts.client.connections import ConnectError, Connections, NoTls, Response, StaleConnection
 from dts.client.pace import Turn
 from dts.client.server_url import is_local, split_url
@@ -135,6 +135,7 @@ class Transport:
     ) -> None:
         self.server_url = server_url.rstrip("/")
         self._origin, self._prefix = split_url(server_url)
+        self._host = signed_host(self._origin.partition("://")[2])
         self._authenticator = KeccakAuthenticator(credentials)
         self._max_clients = max_clients
         self._give_up_after = give_up_after
@@ -299,7 +300,8 @@ class Transport:
         )
         body = b"" if call.body is None and call.method in _WITH_BODY else call.body
         target = f"{call.path}{'?' if call.query else ''}{call.query}"
-        signature = self._authenticator.sign(Request(call.method, call.path, call.query, body or b""))
+        head = Request(call.method, self._host, call.path.removeprefix(self._prefix), call.query, call.headers)
+        signature = self._authenticator.sign(head, body or b"")
         headers = {**call.headers, "Authorization": signature, "User-Agent": f"dts-client/{__version__}"}
         try:
             response = await self._connections().fetch(

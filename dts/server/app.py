@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 
 import msgspec
@@ -19,6 +20,7 @@ from dts.runtime.fleet_key import make_fleet_key
 from dts.runtime.service import Service
 from dts.server.access.accounts import Accounts, KeyBox
 from dts.server.access.limits import Limiter
+from dts.server.access.names import Names
 from dts.server.audit.checkpoint import LogCheckpoint
 from dts.server.audit.log import OperationLog
 from dts.server.context import Context
@@ -77,6 +79,7 @@ class Server(Service):
             hub,
             self._operation_log(store, keys),
             Limiter(store, catalogue),
+            Names(settings.server.names, settings.server.host, self.port, settings.server.base_path),
             Fleet(store),
             msgspec.json.encode(describe(ROUTES)),
         )
@@ -109,8 +112,12 @@ class Server(Service):
         return sockets
 
     def _serve(self, context: Context, sockets: list[socket.socket]) -> None:
+        base_path = re.escape(self._settings.server.base_path)
         application = Application(
-            [(route.pattern, route.handler, {"context": context, "template": route.template}) for route in ROUTES],
+            [
+                (base_path + route.pattern, route.handler, {"context": context, "template": route.template})
+                for route in ROUTES
+            ],
             default_handler_class=NotFoundHandler,
             default_handler_args={"context": context},
             log_function=_log_request,

@@ -9,6 +9,7 @@ from dts.config import ServerSettings
 from dts.runtime.log_throttle import LogThrottle
 from dts.server.access.accounts import Accounts
 from dts.server.access.limits import Limiter
+from dts.server.access.names import Names
 from dts.server.audit.log import OperationLog
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet, LeftRoutes
@@ -31,6 +32,7 @@ class Context:
     hub: Hub
     operations: OperationLog
     limiter: Limiter
+    names: Names
     fleet: Fleet
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)

@@ -33,7 +33,8 @@ _SIGNATURE = {
     "type": "apiKey",
     "in": "header",
     "name": "Authorization",
-    "description": "DTS-KECCAK-256 uid=…, ts=…, nonce=…, sig=…: HMAC with Keccak-256 over the request, see dts/auth.py",
+    "description": "DTS-KECCAK-256 v=2, uid=…, ts=…, nonce=…, digest=…, sig=…: HMAC with Keccak-256 over the request's "
+    "head and its body's SHA-256, see docs/signature.md",
 }
 
 _ERROR = {

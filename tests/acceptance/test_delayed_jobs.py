@@ -36,11 +36,10 @@ class Caller:
 
     async def __call__(self, method: str, path: str, params: object = None) -> Any:
         body = msgspec.json.encode({"params": params}) if params is not None else None
-        raw, _, query = path.partition("?")
-        signature = KeccakAuthenticator(self._credentials).sign(Request(method, raw, query, body or b""))
-        request = HTTPRequest(
-            self._url + path, method=method, body=body, headers={"Authorization": signature}, request_timeout=60
-        )
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        head = Request.to(method, self._url + path, headers)
+        headers["Authorization"] = KeccakAuthenticator(self._credentials).sign(head, body or b"")
+        request = HTTPRequest(self._url + path, method=method, body=body, headers=headers, request_timeout=60)
         answer = await AsyncHTTPClient().fetch(request, raise_error=False)
         assert answer.code in (200, 201), answer.body
         return msgspec.json.decode(answer.body)["result"]

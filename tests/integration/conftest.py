@@ -67,10 +67,11 @@ class Api:
         if body is None and method in ("POST", "PUT", "PATCH"):
             body = b""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        if method == "POST":  # else Tornado sends a type of its own, which is not signed
+            fields.setdefault("Content-Type", "application/json")
         if sign:
-            raw_path, _, query = path.partition("?")
-            request = Request(method, raw_path, query, body or b"")
-            fields.setdefault("Authorization", KeccakAuthenticator(self.credentials).sign(request))
+            request = Request.to(method, self.url + path, fields)
+            fields.setdefault("Authorization", KeccakAuthenticator(self.credentials).sign(request, body or b""))
         return await AsyncHTTPClient().fetch(
             HTTPRequest(self.url + path, method=method, body=body, headers=fields), raise_error=False
         )

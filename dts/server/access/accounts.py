@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -68,6 +70,15 @@ class KeyBox:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who signed a request, and what they claim in it; `replaced` is whether their secret is in its grace time."""
+
+    user: User
+    claim: Claim
+    replaced: bool = False
+
+
 class Accounts:
     """Knows who sent a request."""
 
@@ -77,24 +88,25 @@ class Accounts:
         self._known: Cache[tuple[User, list[bytes]]] = Cache(self._load, _CACHE_SECONDS)
         self._looked_again: dict[str, float] = {}
 
-    async def authenticate(self, header: str | None, request: Request) -> User:
-        """The user who signed a request.
+    async def authenticate(self, header: str | None, request: Request, hosts: Sequence[str]) -> Caller:
+        """The user who signed the head of a request for one of these hosts. The body is still to be checked.
 
         Raises:
-            AuthError: there is no valid signature, or it was used before; which of them is not told.
+            AuthError: there is no valid signature, or it was used before; the answer does not say which.
         """
         claim = KeccakAuthenticator.parse(header)
+        requests = [replace(request, host=host) for host in hosts]
         found = await self._known.get(claim.user_id)
-        genuine = _is_genuine(claim, request, found)
-        if found and (found[0].disabled or not genuine) and self._may_look_again(claim.user_id):
-            # Somebody may have been let in, or given another secret, by way of another server a moment ago.
+        key = _signed_with(claim, requests, found)
+        if found and (found[0].disabled or key is None) and self._may_look_again(claim.user_id):
+            # Another server may have enabled this user, or given them another secret, a moment ago.
             found = await self._known.renew(claim.user_id)
-            genuine = _is_genuine(claim, request, found)
-        if not found or found[0].disabled or not genuine:
+            key = _signed_with(claim, requests, found)
+        if not found or found[0].disabled or key is None:
             raise AuthError
         if not await self._store.use_nonce(claim.user_id, claim.nonce, time.time() + 2 * WINDOW):
             raise AuthError
-        return found[0]
+        return Caller(found[0], claim, replaced=key > 0)
 
     def _may_look_again(self, user_id: str) -> bool:
         """Whether to read a user anew for a signature that does not fit; not for each of many, which may be rubbish."""
@@ -142,10 +154,11 @@ class Accounts:
         return user, keys
 
 
-def _is_genuine(claim: Claim, request: Request, found: tuple[User, list[bytes]] | None) -> bool:
-    """Whether one of a user's keys made a signature. Every key is tried, so that the time does not tell which one."""
+def _signed_with(claim: Claim, requests: Sequence[Request], found: tuple[User, list[bytes]] | None) -> int | None:
+    """Which of a user's keys made a signature. Every key is tried, so that the time does not tell which one."""
     keys = found[1] if found else [_NOBODY]
-    return any([KeccakAuthenticator.verify(claim, key, request) for key in keys]) and found is not None
+    tried = [any([KeccakAuthenticator.verify(claim, key, request) for request in requests]) for key in keys]
+    return tried.index(True) if found is not None and True in tried else None
 
 
 def _first_secret(path: Path) -> tuple[bool, str]:

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import wraps
-from http.client import responses
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from dts.auth import Request
-from dts.errors import (
-    AuthError,
-    BlockConflict,
-    BrokerUnavailable,
-    ConfigError,
-    DuplicateKey,
-    InvalidInput,
-    InvalidName,
-    LastAdministrator,
-    LogDamaged,
-    StoreUnavailable,
-    TooLarge,
-    WireError,
-)
+from dts.auth import SCHEME, SIGNED_HEADERS, Request
+from dts.errors import AuthError, BrokerUnavailable, DtsError, StoreUnavailable
 from dts.model import RESERVED_NAMESPACE, User
+from dts.server.access.accounts import Caller
 from dts.server.access.limits import OverLimit
 from dts.server.access.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
-from dts.server.audit.log import EndNotRecorded, EndRefused, LogRefused, NotBegun
 from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.context import Context
 from dts.server.handlers.declare import declaration_of
+from dts.server.handlers.errors import ApiError, describe_error
+from dts.server.handlers.request_body import RequestBody
 from dts.server.handlers.validation_messages import in_words
 from dts.server.intake.ingest import describe_json_error
 
@@ -48,18 +38,12 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _UNLIMITED = ("/admin/", "/whoami")
 """Where requests of administrators do not count against their rate."""
 
-_DISCARD = 16
-"""A body that is too large is read and thrown away up to this many times the limit, so that the sender gets to read
-the answer; beyond it the connection is cut."""
+_LINGER = 5.0
+"""Seconds for which the body of a refused request is read and thrown away: many senders read no answer before they have
+sent everything, and lose it when the connection is closed in the middle."""
 
-
-class ApiError(HTTPError):
-    """An answer with an error. The message says what to do."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(code.status, log_message=None)
-        self.code = code
-        self.message = message
+_LINGER_BYTES = 2 * 1024 * 1024
+"""How much of such a body is thrown away at most: a block of a usual size, not an attacker's stream."""
 
 
 class PageQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -83,39 +67,92 @@ class DtsHandler(RequestHandler):
         """Take the services of the process, and the route that led here; called by Tornado."""
         self.context = context
         self.template = template
-        self._chunks: list[bytes] = []
-        self._received = 0
-        self._too_large = False
+        self.caller: Caller | None = None
+        self._body = RequestBody(context.settings.max_body)
+        self._refused = False
+        self._linger: asyncio.TimerHandle | None = None
 
-    # bodies
+    # the head
 
-    def prepare(self) -> None:
-        """Check the size that is announced, before the body comes."""
-        limit = self.context.settings.max_body
-        length = self.request.headers.get("Content-Length", "0")
-        announced = int(length) if length.isascii() and length.isdigit() else 0
-        self._too_large = announced > limit
-        if announced > _DISCARD * limit:
+    async def prepare(self) -> None:
+        """Refuse a request by its head, before any of its body is read."""
+        try:
+            await self.check_head()
+        except (HTTPError, DtsError) as error:
+            if not self._has_body() or self.request.headers.get("Expect"):
+                raise
+            await self._refuse(error)
+
+    async def check_head(self) -> None:
+        """Find out who the caller is, and whether the body may come.
+
+        Raises:
+            AuthError: the method needs a signature, and the head has no valid one.
+            ApiError: there is no such method, or the body is too large.
+        """
+        method = getattr(self, (self.request.method or "").lower(), None)
+        if getattr(method, "signed", False):
+            self.caller = await self.authenticate()
+        elif self._has_body():
+            self._unimplemented_method()
+        if self._announced() > self.context.settings.max_body:
             raise self._over_limit()
 
-    def data_received(self, chunk: bytes) -> None:
+    def _announced(self) -> int:
+        length = self.request.headers.get("Content-Length", "0")
+        return int(length) if length.isascii() and length.isdigit() else 0
+
+    def _has_body(self) -> bool:
+        return self._announced() > 0 or "Transfer-Encoding" in self.request.headers
+
+    async def _refuse(self, error: HTTPError | DtsError) -> None:
+        """Send the answer to a request whose body is on its way, and throw that away for a while."""
+        self._refused = True
+        self.log_exception(type(error), error, error.__traceback__)
+        content = self._error_content(error, error.status_code if isinstance(error, HTTPError) else 500)
+        self.set_header("Connection", "close")
+        self.set_header("Content-Length", str(len(content)))
+        self.write(content)
+        try:
+            await self.flush()
+        except StreamClosedError:
+            return
+        self._linger = asyncio.get_running_loop().call_later(_LINGER, self._end_refused)
+        setattr(self, (self.request.method or "").lower(), self._end_refused)  # the answer is out: nothing else to do
+
+    def _end_refused(self, *_: str) -> None:
+        if not self._finished:
+            self.finish()
+        if (stream := self._stream()) is not None:
+            stream.close()
+
+    def on_finish(self) -> None:
+        """The answer is complete: called by Tornado."""
+        if self._linger is not None:
+            self._linger.cancel()
+
+    # the body
+
+    async def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body; called by Tornado."""
-        self._received += len(chunk)
-        if self._received > self.context.settings.max_body:
-            self._too_large = True
-            self._chunks.clear()
-        if not self._too_large:
-            self._chunks.append(chunk)
+        self._body.add(chunk)
+        if self._refused and self._body.received > _LINGER_BYTES:
+            self._end_refused()
+        elif self._body.too_large and not self._refused:
+            await self._refuse(self._over_limit())
 
     def body(self) -> bytes:
         """The body as it came.
 
         Raises:
             ApiError: it is over the limit.
+            AuthError: it is not the one that was signed.
         """
-        if self._too_large:
+        if self._body.too_large:
             raise self._over_limit()
-        return b"".join(self._chunks)
+        if self.caller is None or not self._body.has_digest(self.caller.claim.digest):
+            raise AuthError
+        return self._body.content()
 
     def params(self, kind: type[T]) -> T:
         """The value of `params` in the body, as the given type.
@@ -188,16 +225,45 @@ class DtsHandler(RequestHandler):
 
     # who
 
-    async def authenticate(self) -> User:
-        """The user who signed this request.
+    async def authenticate(self) -> Caller:
+        """The user who signed the head of this request.
 
         Raises:
             AuthError: nobody did, validly.
         """
-        request = self.request
+        request, names = self.request, self.context.names
         path, _, query = (request.uri or "").partition("?")
-        signed = Request(request.method or "", path, query, self.body())
-        return await self.context.accounts.authenticate(request.headers.get("Authorization"), signed)
+        head = Request(request.method or "", "", names.below_base_path(path), query, self._signed_headers())
+        host, local = request.headers.get("Host"), self._local_address()
+        hosts = names.candidates(host, local)
+        try:
+            return await self.context.accounts.authenticate(request.headers.get("Authorization"), head, hosts)
+        except AuthError as error:
+            raise AuthError(f"{error}{names.hint(host, local)}") from None
+
+    def _signed_headers(self) -> dict[str, str]:
+        """Those headers that are signed.
+
+        Raises:
+            ApiError: one is there twice, so that its meaning would not be certain.
+        """
+        found = {name: self.request.headers.get_list(name) for name in SIGNED_HEADERS}
+        for name, values in found.items():
+            if len(values) > 1:
+                raise ApiError(
+                    ErrorCode.ARGUMENT_INVALID, f"the header {name} is there {len(values)} times: send it once"
+                )
+        return {name: values[0] for name, values in found.items() if values}
+
+    def _local_address(self) -> str:
+        """The address at which the connection of this request came in."""
+        stream = self._stream()
+        return str(stream.socket.getsockname()[0]) if stream is not None and stream.socket is not None else ""
+
+    def _stream(self) -> IOStream | None:
+        """The connection of this request, as far as it is one of its own."""
+        stream = getattr(self.request.connection, "stream", None)
+        return stream if isinstance(stream, IOStream) else None
 
     def check_member(self, user: User, namespace: str) -> None:
         """Make sure that the caller may go as far as this namespace.
@@ -222,7 +288,10 @@ class DtsHandler(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Send an error in its envelope; called by Tornado for whatever a handler raised."""
-        error = kwargs.get("exc_info", (None, None, None))[1]
+        self.finish(self._error_content(kwargs.get("exc_info", (None, None, None))[1], status_code))
+
+    def _error_content(self, error: BaseException | None, status_code: int) -> bytes:
+        """The body of an error's answer, whose status and headers are set on the way."""
         code, message = describe_error(error, status_code)
         details = {"code": code.code, "message": message}
         if isinstance(error, OverLimit):
@@ -233,12 +302,10 @@ class DtsHandler(RequestHandler):
         if code is ErrorCode.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._methods()))
         if code is ErrorCode.UNAUTHORIZED:
-            self.set_header("WWW-Authenticate", "DTS-KECCAK-256")
-        if self._too_large:
-            self.set_header("Connection", "close")
+            self.set_header("WWW-Authenticate", SCHEME)
         self.set_status(code.status)
         self.set_header("Content-Type", CONTENT_JSON)
-        self.finish(msgspec.json.encode({"error": details}))
+        return msgspec.json.encode({"error": details})
 
     def _methods(self) -> list[str]:
         """The methods that there are for this path, for those whose roles allow them."""
@@ -275,51 +342,9 @@ class DtsHandler(RequestHandler):
 class NotFoundHandler(DtsHandler):
     """Answers for paths that there are not."""
 
-    def prepare(self) -> None:
+    async def check_head(self) -> None:
+        """There is nothing to do here, for anybody."""
         raise ApiError(ErrorCode.NOT_FOUND, f"there is nothing at {self.request.path[:200]}")
-
-
-_BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
-    (LogRefused, ErrorCode.INTERNAL_ERROR),
-    (EndRefused, ErrorCode.INTERNAL_ERROR),
-    (LogDamaged, ErrorCode.LOG_DAMAGED),
-    (NotBegun, ErrorCode.STORE_UNAVAILABLE),
-    (EndNotRecorded, ErrorCode.STORE_UNAVAILABLE),
-    (StoreUnavailable, ErrorCode.STORE_UNAVAILABLE),
-    (BrokerUnavailable, ErrorCode.STORE_UNAVAILABLE),
-    (AuthError, ErrorCode.UNAUTHORIZED),
-    (InvalidName, ErrorCode.NAME_INVALID),
-    (TooLarge, ErrorCode.TOO_LARGE),
-    (InvalidInput, ErrorCode.ARGUMENT_INVALID),
-    (WireError, ErrorCode.BODY_INVALID),
-    (BlockConflict, ErrorCode.BLOCK_CONFLICT),
-    (DuplicateKey, ErrorCode.ALREADY_EXISTS),
-    (LastAdministrator, ErrorCode.LAST_ADMINISTRATOR),
-    (OverLimit, ErrorCode.LIMIT_EXCEEDED),
-)
-
-
-_AWAY: dict[type[Exception], str] = {
-    StoreUnavailable: "the store does not answer: try again in a moment",
-    BrokerUnavailable: "the broker does not answer: try again in a moment",
-}
-"""What is said in place of the error itself, which may name hosts, and how one gets in there: that is for the log."""
-
-
-def describe_error(error: BaseException | None, status: int) -> tuple[ErrorCode, str]:
-    """The code and the message for an error that a handler, or Tornado itself, raised."""
-    if isinstance(error, ApiError):
-        return error.code, error.message
-    for kind, code in _BY_TYPE:
-        if isinstance(error, kind):
-            return code, _AWAY.get(kind, str(error))
-    if isinstance(error, ConfigError):
-        return ErrorCode.INTERNAL_ERROR, "the server is not configured correctly: its log says what is wrong"
-    if status == 405:
-        return ErrorCode.METHOD_NOT_ALLOWED, "this method is not allowed here"
-    if 400 <= status < 500:
-        return ErrorCode.ARGUMENT_INVALID, responses.get(status, "the request is not valid").lower()
-    return ErrorCode.INTERNAL_ERROR, "the server failed; its log says how"
 
 
 def permitted(user: User, method: str, template: str) -> Scope:
@@ -376,7 +401,9 @@ def signed(
 
     @wraps(method)
     async def wrapper(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        user = await self.authenticate()
+        assert self.caller is not None  # prepare has seen to it
+        user = self.caller.user
+        self.body()  # nothing is done by a request whose body is not the one that was signed
         try:
             self.scope = permitted(user, self.request.method or "", self.template)
         except ApiError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dts.server.consts import CONTENT_JSON, ErrorCode
-from dts.server.handlers._base import ApiError, DtsHandler
+from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 
 _ASSETS = Path(__file__).parents[1] / "static"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}

@@ -31,8 +31,9 @@ from dts.model import (
 from dts.server.access.limits import OverLimit
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.ending.cancel import add_blocks, cancel_job, cancel_unfinished
-from dts.server.handlers._base import ApiError, signed
+from dts.server.handlers._base import signed
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobstate import waiting_fields
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.submission import JobParams, Submission

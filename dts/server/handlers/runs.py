@@ -20,8 +20,9 @@ from dts.server.consts import (
     ErrorCode,
 )
 from dts.server.ending.cancel import add_blocks, cancel_jobs_of_run
-from dts.server.handlers._base import ApiError, PageQuery, signed
+from dts.server.handlers._base import PageQuery, signed
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block

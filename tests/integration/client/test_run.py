@@ -15,7 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from dts.auth import KeccakAuthenticator, Request, derive_key
+from dts.auth import KeccakAuthenticator, Request, body_digest, derive_key
 from dts.client import Call, DtsClient, OutputFile, RowFormat, RowWriter, TextFileIOComponent
 from dts.errors import ClientError, InvalidInput, RequestRefused, ServerUnavailable
 from dts.model import bitmap, new_id
@@ -87,8 +87,9 @@ class Handler(RequestHandler):
     def prepare(self) -> None:
         request = self.request
         claim = KeccakAuthenticator.parse(request.headers.get("Authorization"))
-        signed = Request(request.method or "", request.path, request.query, request.body)
+        signed = Request(request.method or "", request.host, request.path, request.query, request.headers)
         assert KeccakAuthenticator.verify(claim, derive_key("alice", "secret"), signed)
+        assert claim.digest == body_digest(request.body)
         assert claim.nonce not in self.server.nonces
         self.server.nonces.add(claim.nonce)
         self.what = f"{request.method} {request.path.replace(self.server.run_id, 'ID')}"

@@ -18,7 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
+from dts.auth import Credentials, KeccakAuthenticator, Request, body_digest, derive_key
 from dts.client.transport import Transport, _parse_retry_after
 from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 
@@ -32,15 +32,18 @@ class Site:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.base_path = ""
         self.respond: Respond = lambda handler: handler.write({"result": "done"})
         site = self
 
         class Anything(RequestHandler):
             async def prepare(self) -> None:
                 request = self.request
-                signed = Request(request.method or "", request.path, request.query, request.body)
+                path = request.path.removeprefix(site.base_path)
+                signed = Request(request.method or "", request.host, path, request.query, request.headers)
                 claim = KeccakAuthenticator.parse(request.headers["Authorization"])
                 assert KeccakAuthenticator.verify(claim, derive_key("alice", "secret"), signed)
+                assert claim.digest == body_digest(request.body)
                 site.asked.append(f"{request.method} {request.uri}")
                 if (answering := site.respond(self)) is not None:
                     await answering
@@ -88,6 +91,7 @@ def take(seconds: float) -> Respond:
 
 @pytest.mark.parametrize("prefix", ["", "/", "/dts", "/dts/", "/a%20b"])
 async def test_a_url_may_have_a_path_and_a_slash(prefix: str, site: Site) -> None:
+    site.base_path = prefix.rstrip("/")
     transport = Transport(f"http://127.0.0.1:{site.port}{prefix}", ALICE)
     assert await transport.call("GET", "/jobs/ü?/", query={"a b": "1&2", "n": 3}) == "done"
     assert site.asked == [f"GET {prefix.rstrip('/')}/jobs/%C3%BC%3F/?a+b=1%262&n=3"]

@@ -15,9 +15,10 @@ from dts.model import Function, Namespace, Record, User, VirtualHost
 from dts.server.access.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.server.consts import ErrorCode
 from dts.server.context import Context
-from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, signed
 from dts.server.handlers.admin.fields import LEAST_RATE, ForceQuery, NoQuery, defaults, given, merge_patch
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 from dts.server.handlers.recorded import operation_logger, recorded
 from dts.server.handlers.validation_messages import in_words
 from dts.store.contract.records import Scalar, fields_of, record_from

@@ -8,9 +8,10 @@ from msgspec import UNSET, Struct, UnsetType
 from dts.model import DeadLetter, User
 from dts.server.consts import ErrorCode
 from dts.server.dead.replay import Replay, Replayed, field_of, matching_letters
-from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, signed
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 from dts.server.handlers.recorded import operation_logger
 
 

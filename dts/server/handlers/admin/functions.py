@@ -12,7 +12,6 @@ from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, c
 from dts.server import plugins
 from dts.server.consts import ErrorCode
 from dts.server.handlers import validation_messages
-from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
     Limited,
@@ -24,6 +23,7 @@ from dts.server.handlers.admin.fields import (
     initial,
     view,
 )
+from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Scalar
 
 _MEBIBYTE = 1024 * 1024

@@ -7,10 +7,10 @@ from typing import Any
 
 from dts.model import ANY_NAMESPACE, Function, Namespace, Record, User, check_namespace
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import Limited, Text, changes, filters, initial, view
 from dts.server.handlers.admin.functions import Functions
+from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Scalar
 
 

@@ -9,9 +9,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import User
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import ApiError, DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, signed
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 
 
 class OperationView(Struct):

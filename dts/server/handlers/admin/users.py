@@ -14,7 +14,6 @@ from dts.model import ADMINISTRATOR, ANY_NAMESPACE, RESERVED_NAMESPACE, Namespac
 from dts.server.consts import ErrorCode
 from dts.server.ending.cancel import cancel_unfinished
 from dts.server.handlers import validation_messages
-from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
     ForceQuery,
@@ -28,6 +27,7 @@ from dts.server.handlers.admin.fields import (
     initial,
     view,
 )
+from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Where, last_administrator
 
 Grace = Annotated[float, Meta(ge=0, le=10**9)]

@@ -13,9 +13,9 @@ from msgspec import Meta, Struct
 from dts.model import VirtualHost, check_host_id
 from dts.server.consts import ErrorCode
 from dts.server.handlers import validation_messages
-from dts.server.handlers._base import ApiError
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import KeyText, RouteName, Text, changes, filters, initial, view
+from dts.server.handlers.errors import ApiError
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(\.{_LABEL})*\.?")

@@ -9,8 +9,9 @@ from msgspec import UNSET, Struct, UnsetType
 from dts.model import Run, RunState, User
 from dts.server.consts import ErrorCode
 from dts.server.ending.cancel import cancel_unfinished
-from dts.server.handlers._base import ApiError, DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, signed
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
 from dts.server.handlers.recorded import operation_logger
 from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunsQuery, RunView, run_fields

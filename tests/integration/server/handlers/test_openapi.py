@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import hypothesis
 import hypothesis.strategies
@@ -90,12 +89,11 @@ class Signature(AuthBase):
     authenticator: KeccakAuthenticator
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        target = urlsplit(request.url or "")
         body = request.body or b""
-        signed = Request(
-            request.method or "", target.path, target.query, body.encode() if isinstance(body, str) else body
+        head = Request.to(request.method or "", request.url or "", request.headers)
+        request.headers["Authorization"] = self.authenticator.sign(
+            head, body.encode() if isinstance(body, str) else body
         )
-        request.headers["Authorization"] = self.authenticator.sign(signed)
         return request
 
 

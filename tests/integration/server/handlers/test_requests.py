@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
+import msgspec
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.httputil import HTTPHeaders
 
 from dts.auth import Credentials, KeccakAuthenticator, Request
+from dts.config import Settings, load_settings
 from dts.errors import StoreUnavailable
+from dts.server.app import Server
 from tests.integration.conftest import Api, Site, check_refusal
 
 UNSIGNED = {"/health/live", "/health/ready", "/metrics"}
@@ -23,8 +29,8 @@ async def test_an_unsigned_request_is_refused(site: Site) -> None:
 async def test_bad_signatures_are_refused_all_alike(site: Site) -> None:
     api = site.api()
     await api.call("GET", "/jobs/")
-    stale = KeccakAuthenticator(api.credentials).sign(Request("GET", "/jobs/", "", b""), now=time.time() - 400)
-    replayed = KeccakAuthenticator(api.credentials).sign(Request("GET", "/jobs/", "", b""))
+    stale = KeccakAuthenticator(api.credentials).sign(Request.to("GET", site.url + "/jobs/"), now=time.time() - 400)
+    replayed = KeccakAuthenticator(api.credentials).sign(Request.to("GET", site.url + "/jobs/"))
     assert (await api.send("GET", "/jobs/", Authorization=replayed)).code == 200
     answers = [
         await Api(site.url, Credentials("admin", "wrong")).send("GET", "/jobs/"),
@@ -38,9 +44,120 @@ async def test_bad_signatures_are_refused_all_alike(site: Site) -> None:
     assert len(messages) == 1
 
 
+async def test_a_captured_request_is_good_for_what_was_signed_alone(site: Site) -> None:
+    api = site.api()
+    signer = KeccakAuthenticator(api.credentials)
+    target, body = site.url + "/jobs/", b'{"params": {"function": "text/upper", "args": ["x"]}}'
+    fields = {"Content-Type": "application/json", "Idempotency-Key": "one"}
+
+    def captured() -> str:
+        return signer.sign(Request.to("POST", target, fields), body)
+
+    for changed in ({"Idempotency_Key": "two"}, {"Content_Type": "text/plain"}, {"If_Match": '"1"'}, {"Host": "other"}):
+        headers = {"Idempotency_Key": "one", "Content_Type": "application/json", "Authorization": captured(), **changed}
+        check_refusal(await api.send("POST", "/jobs/", body, **headers), 401, "unauthorized")
+    headers = {"Idempotency_Key": "one", "Authorization": captured()}
+    check_refusal(await api.send("POST", "/jobs/", body.replace(b"x", b"y"), **headers), 401, "unauthorized")
+    assert (await api.call("GET", "/jobs/"))["statistics"]["total"] == 0
+    headers["Authorization"] = captured()
+    assert (await api.send("POST", "/jobs/", body, **headers)).code == 201
+
+
+async def test_a_captured_request_is_not_good_at_another_installation(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    flags = {
+        "store": {"url": f"sqlite:///{folder}/store.db"},
+        "broker": {"url": f"sqlite:///{folder}/queue.db"},
+        "server": {"port": 0, "key_file": f"{folder}/key", "admin_secret_file": str(settings.server.admin_secret_file)},
+    }
+    folder.mkdir()
+    async with Server(settings) as one, Server(load_settings(None, environment={}, flags=flags)) as other:
+        secret = settings.server.admin_secret_file.read_text().strip()
+        urls = [f"http://127.0.0.1:{server.port}" for server in (one, other)]
+        apis = [Api(url, Credentials("admin", secret)) for url in urls]
+        for api in apis:
+            await api.call("GET", "/whoami")  # the same user with the same secret at both
+        header = KeccakAuthenticator(apis[0].credentials).sign(Request.to("GET", urls[0] + "/whoami"))
+        for host in (f"127.0.0.1:{other.port}", f"127.0.0.1:{one.port}", f"localhost:{other.port}"):
+            check_refusal(await apis[1].send("GET", "/whoami", Authorization=header, Host=host), 401, "unauthorized")
+        assert (await apis[0].send("GET", "/whoami", Authorization=header)).code == 200
+
+
+async def test_a_server_answers_to_its_names_whatever_host_a_proxy_passes_on(settings: Settings) -> None:
+    server = msgspec.structs.replace(settings.server, names=("dts.example", "[2001:db8::1]:8443"), base_path="/dts")
+    async with Server(msgspec.structs.replace(settings, server=server)) as running:
+        secret = settings.server.admin_secret_file.read_text().strip()
+        signer = KeccakAuthenticator(Credentials("admin", secret))
+
+        async def status(signed_for: str, host: str, path: str = "/dts/whoami") -> int:
+            request = Request.to("GET", signed_for + path, base_path="/dts")
+            api = Api(f"http://127.0.0.1:{running.port}", Credentials("admin", secret))
+            return (await api.send("GET", path, Authorization=signer.sign(request), Host=host)).code
+
+        assert await status("https://dts.example", "dts.example") == 200
+        assert await status("https://DTS.example.:443", "dts.example") == 200
+        assert await status("https://dts.example:8443", "dts.example:8443") == 200  # no port is configured: any
+        assert await status("https://dts.example", "127.0.0.1:8000") == 200  # the proxy asked by its own name for it
+        assert await status("https://[2001:db8::1]:8443", "[2001:DB8::1]:8443") == 200
+        assert await status("https://[2001:db8::1]:9000", "[2001:db8::1]:9000") == 401
+        assert await status(f"http://localhost:{running.port}", f"localhost:{running.port}") == 200
+        assert await status(f"http://127.0.0.1:{running.port}", f"127.0.0.1:{running.port}") == 200
+        assert await status("http://localhost:1", "localhost:1") == 401
+        assert await status("https://other.example", "dts.example") == 401
+        assert await status("https://other.example", "other.example") == 401
+        assert await status("https://dts.example", "dts.example", "/whoami") == 404  # outside the base path
+
+
+async def test_a_refusal_says_that_the_host_is_not_known(site: Site) -> None:
+    signed = KeccakAuthenticator(site.api().credentials).sign(Request.to("GET", "http://dts.example/whoami"))
+    answer = await site.api().send("GET", "/whoami", Authorization=signed, Host="dts.example")
+    assert "'dts.example'" in check_refusal(answer, 401, "unauthorized")
+
+
+async def test_a_header_that_is_signed_has_one_value(site: Site) -> None:
+    headers = HTTPHeaders()
+    for value in ('"1"', '"2"'):
+        headers.add("If-Match", value)
+    request = HTTPRequest(site.url + "/whoami", headers=headers)
+    check_refusal(await AsyncHTTPClient().fetch(request, raise_error=False), 400, "argument_invalid")
+
+
+@pytest.mark.parametrize("authorization", [None, "rubbish", "wrong secret", "stranger", "another body"])
+async def test_a_refused_request_is_answered_before_its_body_has_come(site: Site, authorization: str | None) -> None:
+    """Not a byte of the body is sent until the answer is there; then it is thrown away."""
+    body = b"x" * 100_000
+    if authorization == "wrong secret":
+        authorization = KeccakAuthenticator(Credentials("admin", "no")).sign(
+            Request.to("POST", site.url + "/jobs/"), body
+        )
+    elif authorization == "stranger":
+        authorization = KeccakAuthenticator(Credentials("bob", "no")).sign(
+            Request.to("POST", site.url + "/jobs/"), body
+        )
+    early = authorization != "another body"
+    if not early:
+        authorization = KeccakAuthenticator(site.api().credentials).sign(Request.to("POST", site.url + "/jobs/"), b"y")
+    host = site.url.removeprefix("http://")
+    head = f"POST /jobs/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+    if authorization is not None:
+        head += f"Authorization: {authorization}\r\n"
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    try:
+        writer.write(head.encode() + b"\r\n" + (b"" if early else body))
+        answer = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
+        assert b"401 Unauthorized" in answer
+        assert b"unauthorized" in answer
+        if early:
+            writer.write(body)
+            await writer.drain()
+            assert await asyncio.wait_for(reader.read(), 10) == b""  # closed, in good order
+    finally:
+        writer.close()
+
+
 async def test_a_nonce_counts_once_however_many_send_it_at_a_time(site: Site) -> None:
     api = site.api()
-    header = KeccakAuthenticator(api.credentials).sign(Request("GET", "/jobs/", "", b""))
+    header = KeccakAuthenticator(api.credentials).sign(Request.to("GET", site.url + "/jobs/"))
     answers = await asyncio.gather(*(api.send("GET", "/jobs/", Authorization=header) for _ in range(8)))
     assert sorted(answer.code for answer in answers) == [200] + [401] * 7
 

@@ -15,7 +15,8 @@ from dts.model import User
 from dts.server.access.accounts import Accounts, KeyBox
 from dts.store import Store, open_store
 
-REQUEST = Request("GET", "/whoami", "", b"")
+HOSTS = ["localhost:8000"]
+REQUEST = Request("GET", HOSTS[0], "/whoami")
 
 
 @pytest.fixture
@@ -38,14 +39,14 @@ async def test_a_new_secret_is_good_at_every_server_at_once(store: Store, keys: 
     ann = User("ann", one.sealed_key("ann", "the first"), modified=time.time())
     await store.add_user(ann)
     for accounts in (one, other):
-        assert (await accounts.authenticate(signed_with("the first"), REQUEST)).version == 1
+        assert (await accounts.authenticate(signed_with("the first"), REQUEST, HOSTS)).user.version == 1
     rotated = replace(ann, key=one.sealed_key("ann", "the second"), version=2)
     await store.replace_record(rotated, version=1)
     one.forget("ann")
     for accounts in (one, other):
-        assert (await accounts.authenticate(signed_with("the second"), REQUEST)).version == 2
+        assert (await accounts.authenticate(signed_with("the second"), REQUEST, HOSTS)).user.version == 2
         with pytest.raises(AuthError):
-            await accounts.authenticate(signed_with("the first"), REQUEST)
+            await accounts.authenticate(signed_with("the first"), REQUEST, HOSTS)
 
 
 async def test_who_is_let_in_again_is_so_at_every_server_at_once(store: Store, keys: KeyBox) -> None:
@@ -54,10 +55,10 @@ async def test_who_is_let_in_again_is_so_at_every_server_at_once(store: Store, k
     await store.add_user(ann)
     accounts.forget("ann")
     with pytest.raises(AuthError):
-        await accounts.authenticate(signed_with("the first"), REQUEST)
+        await accounts.authenticate(signed_with("the first"), REQUEST, HOSTS)
     other = Accounts(store, keys)
     await store.replace_record(replace(ann, disabled=False, version=2), version=1)
-    assert await other.authenticate(signed_with("the first"), REQUEST)
+    assert await other.authenticate(signed_with("the first"), REQUEST, HOSTS)
 
 
 async def test_rubbish_signatures_do_not_make_the_store_work(
@@ -76,7 +77,7 @@ async def test_rubbish_signatures_do_not_make_the_store_work(
     began = time.monotonic()
     for _ in range(200):
         with pytest.raises(AuthError):
-            await accounts.authenticate(signed_with("rubbish"), REQUEST)
+            await accounts.authenticate(signed_with("rubbish"), REQUEST, HOSTS)
     took = time.monotonic() - began
     assert looks <= 2 + took / 0.1 + took / 2
-    assert await accounts.authenticate(signed_with("the first"), REQUEST)
+    assert await accounts.authenticate(signed_with("the first"), REQUEST, HOSTS)

@@ -1,0 +1,1 @@
+"""That docs/signature.md is enough to write a client: one was."""
