@@ -13,7 +13,7 @@ from dts.auth import Credentials, KeccakAuthenticator, Request
 from tests.services.deployment import Deployment
 
 FUNCTION = """
-from dts.worker.raised import Retry
+from dts.worker import Retry
 from dts.worker import context
 
 def main(folder, times):

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from dts.auth import signed_host, split_host
-from dts.server.lookup.log_throttle import LogThrottle
+from dts.runtime.log_throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Names:
         sent = signed_host(header or "")
         if self.is_own(sent, local):
             return ""
-        if self._unknown.is_news():
+        if self._unknown.is_due():
             logger.warning(
                 "refused a request to the host %.100r, which is none of this server's: "
                 "if clients reach it by that name, add it to [server] names",
