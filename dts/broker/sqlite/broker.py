@@ -1,6 +1,6 @@
 """The embedded broker: queues in one SQLite file, for the processes of one machine, with nothing to install.
 
-Beside the file `queue.db` there is a folder `queue.db.wake`, by which the processes wake each other (`sqlite_wake`).
+Beside the file `queue.db` there is a folder `queue.db.wake`, by which the processes wake each other (`ProcessPipe`).
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from dts.broker.abc import (
     DEFAULT_PUBLISH_TIMEOUT,
@@ -21,11 +22,15 @@ from dts.broker.abc import (
     Subscription,
 )
 from dts.broker.sqlite import queue as queue_table
-from dts.broker.sqlite.consumer import Clerk, Run, SqliteConsumer, SqliteSubscription
+from dts.broker.sqlite.claims import ClaimStore
+from dts.broker.sqlite.consumer import SqliteConsumer, SqliteSubscription
+from dts.broker.sqlite.file import open_queue_file
+from dts.broker.sqlite.pipe import ProcessPipe
 from dts.broker.sqlite.url import parse_sqlite_url
-from dts.broker.sqlite.wake import Mailbox
-from dts.broker.sqlite.writer import Woken, Writer
+from dts.embedded.thread import DatabaseFile, DatabaseThread, Operation
 from dts.errors import BrokerUnavailable, ConfigError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +45,6 @@ BROADCAST_TIMEOUT = 1.0
 
 _ROOM = 0.005  # seconds between looks whether there is room in a pipe
 
-START_TIMEOUT = 5.0
-"""Seconds that a start waits for another process that writes; then what is asked for waits instead."""
-
 
 class SqliteBroker(Broker):
     """Queues in the file at a URL: see `parse_sqlite_url`.
@@ -55,14 +57,20 @@ class SqliteBroker(Broker):
         self._url = parse_sqlite_url(url)
         path = self._url.path
         folder = path.with_name(path.name + ".wake")
-        self._mailbox = Mailbox(folder, self._wake, self._take_event, self._miss_events)
-        self._writer = Writer(path, folder, queue_table.prepare, self._mailbox.send_queues, self._wake_all)
-        self._clerk = Clerk(
-            self._writer,
-            self._mailbox.owner,
+        self._pipe = ProcessPipe(folder, self._wake, self._take_event, self._miss_events)
+        self._woken: queue_table.Woken = set()  # by the transaction at hand; used by the thread only
+        file = DatabaseFile(
+            path, f"queue file {path}", partial(open_queue_file, path, folder), BrokerUnavailable, is_made_anew=True
+        )
+        self._thread = DatabaseThread("sqlite-broker", file, self._announce)
+        self._claims = ClaimStore(
+            self._thread,
+            self._pipe.owner,
+            self._woken,
             lease=self._url.lease,
             delivery_limit=self._url.delivery_limit,
         )
+        self._loop: asyncio.AbstractEventLoop
         self._consumers: set[SqliteConsumer] = set()
         self._subscriptions: set[SqliteSubscription] = set()
         self._upkeep: asyncio.Task[None] | None = None
@@ -73,19 +81,18 @@ class SqliteBroker(Broker):
 
     async def start(self) -> None:
         folder = self._url.path.parent
+        self._loop = asyncio.get_running_loop()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError("its folder may not be written by this user")
-            self._mailbox.open()
+            self._pipe.open()
         except OSError as error:
             raise ConfigError(f"queue file {self._url.path}: {error}") from error
-        opened = self._writer.start()
         try:
-            async with asyncio.timeout(START_TIMEOUT):
-                await asyncio.shield(opened)
-        except TimeoutError:
-            log.warning("queue file %s is busy; what is asked for waits", self._url.path)
+            await self._thread.start()
+        except BrokerUnavailable as error:
+            log.warning("%s: publishing and taking messages begins when it can be used", error)
         except ConfigError:
             await self.close()
             raise
@@ -95,11 +102,11 @@ class SqliteBroker(Broker):
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
             self._upkeep = None
-        self._clerk.close()
+        self._claims.close()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         await asyncio.gather(*(subscription.close() for subscription in self._subscriptions))
-        await self._writer.close()
-        self._mailbox.close()
+        await self._thread.close()
+        self._pipe.close()
 
     async def ping(self) -> None:
         await self._answer(queue_table.check, read=True)
@@ -113,17 +120,16 @@ class SqliteBroker(Broker):
         if not messages:
             return
         await self._answer(
-            partial(queue_table.publish, queue=queue, messages=tuple(messages)),
+            partial(queue_table.publish, woken=self._woken, queue=queue, messages=tuple(messages)),
             timeout=timeout,
-            durable=True,
             droppable=True,
             size=sum(len(message.body) for message in messages),
         )
 
     async def consume(self, queue: str, *, prefetch: int) -> Consumer:
-        consumer = SqliteConsumer(self._clerk, queue, prefetch, self._consumers.discard)
+        consumer = SqliteConsumer(self._claims, queue, prefetch, self._consumers.discard)
         self._consumers.add(consumer)
-        self._mailbox.listen()
+        self._pipe.listen()
         if self._upkeep is None:
             self._upkeep = asyncio.create_task(self._keep_up(), name="sqlite-broker-upkeep")
         consumer.refill()
@@ -135,7 +141,7 @@ class SqliteBroker(Broker):
 
     async def broadcast(self, topic: str, payload: str) -> bool:
         self._take_event(topic, payload)
-        left = self._mailbox.send_event(topic, payload)
+        left = self._pipe.send_event(topic, payload)
         if left:
             await self._broadcast_rest(left)
         return True
@@ -147,17 +153,17 @@ class SqliteBroker(Broker):
         try:
             while left and clock() < deadline:
                 await asyncio.sleep(_ROOM)
-                left = self._mailbox.send_rest(left)
+                left = self._pipe.send_rest(left)
         finally:
-            self._mailbox.give_up(left)
+            self._pipe.give_up(left)
 
     async def subscribe(self, topics: Sequence[str]) -> Subscription:
-        self._mailbox.listen()
+        self._pipe.listen()
         subscription = SqliteSubscription(topics, self._subscriptions.discard)
         self._subscriptions.add(subscription)
         return subscription
 
-    async def _answer(self, run: Run, *, timeout: float = ANSWER_TIMEOUT, **how: Any) -> Any:
+    async def _answer(self, operation: Operation[T], *, timeout: float = ANSWER_TIMEOUT, **how: Any) -> T:
         """Have work done and wait for it.
 
         Raises:
@@ -165,7 +171,7 @@ class SqliteBroker(Broker):
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._writer.submit(run, **how)
+                return await self._thread.submit(operation, **how)
         except TimeoutError as error:
             raise BrokerUnavailable(
                 f"queue file {self._url.path}: not done in {timeout:g} s, since another process is writing"
@@ -176,7 +182,16 @@ class SqliteBroker(Broker):
             if consumer.queue == queue:
                 consumer.refill()
 
-    def _wake_all(self, queues: Woken) -> None:
+    def _announce(self) -> None:
+        """In the thread, after a commit: wake the consumers of queues that have messages to hand out."""
+        if self._woken:
+            queues = sorted(self._woken)
+            self._woken.clear()
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._wake_all, queues)
+            self._pipe.send_queues(queues)
+
+    def _wake_all(self, queues: Iterable[str]) -> None:
         for queue in queues:
             self._wake(queue)
 
@@ -189,27 +204,37 @@ class SqliteBroker(Broker):
             subscription.missed.set()
 
     async def _keep_up(self) -> None:
-        """Renew leases, expire those of others, and look for what no hint came for."""
+        """Renew leases, expire those of others, and look for messages that no hint came for.
+
+        Nothing ends it: without it a lost hint, as of a process that dies between its commit and the hint, would leave
+        messages where they are.
+        """
         clock = asyncio.get_running_loop().time
         renew_at = clock() + self._url.lease / 3
         pause = min(POLL, self._url.lease / 4)
         while True:
+            for consumer in self._consumers:
+                consumer.refill()
             try:
+                self._pipe.restore()
                 await self._expire_others()
                 if clock() >= renew_at:
                     renew_at = clock() + self._url.lease / 3
-                    kept = await self._clerk.renew()
-                    for consumer in self._consumers:
-                        consumer.keep_only(kept)
+                    await self._renew()
             except (BrokerUnavailable, OSError) as error:
-                log.warning("upkeep of queue file %s: %s", self._url.path, error)
-            for consumer in self._consumers:
-                consumer.refill()
+                log.debug("upkeep of queue file %s: %s", self._url.path, error)
+            except Exception:
+                log.exception("upkeep of queue file %s has failed, will try again", self._url.path)
             await asyncio.sleep(pause)
 
+    async def _renew(self) -> None:
+        kept = await self._claims.renew()
+        for consumer in self._consumers:
+            consumer.keep_only(kept)
+
     async def _expire_others(self) -> None:
-        dead = self._mailbox.dead_owners()
-        await self._clerk.expire(dead)
+        dead = self._pipe.dead_owners()
+        await self._claims.expire(dead)
         for owner in dead:
             log.info("process %s is gone: its messages are handed out again", owner)
-            self._mailbox.bury(owner)
+            self._pipe.remove(owner)

@@ -1,4 +1,6 @@
-"""What the SQLite broker does to its tables. Each function is one step of a transaction; see `sqlite_writer.Work`.
+"""What the SQLite broker does to its tables. Each function is one step of a transaction of `DatabaseThread`.
+
+`woken` gets the names of queues that have messages to hand out by it, for the consumers that wait for them.
 
 A message that nobody has is one without an owner. A claim gives it an owner (a process), a number that only this claim
 has, and a lease; whatever is done with it later names them, so that a claim that was lost meanwhile changes nothing.
@@ -15,9 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dts.broker.abc import HEADER_QUEUE, HEADER_REASON, REASON_DELIVERY_LIMIT, Message
-from dts.broker.sqlite.writer import Woken
 from dts.errors import ConfigError
 from dts.wire.queues import BOUNDED, DEAD
+
+Woken = set[str]
 
 SCHEMA_VERSION = 1
 
@@ -83,6 +86,7 @@ def prepare(db: sqlite3.Connection) -> None:
     Raises:
         ConfigError: the file was written by a newer release, or by something else.
     """
+    db.execute("PRAGMA journal_mode = WAL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     _check_tables(db, version)
     if version == SCHEMA_VERSION:
@@ -141,9 +145,7 @@ def has_ready(db: sqlite3.Connection, queue: str) -> bool:
     return found.fetchone() is not None
 
 
-def claim(
-    db: sqlite3.Connection, woken: Woken, *, queue: str, owner: str, number: int, seconds: float, most: int
-) -> list[Taken]:
+def claim(db: sqlite3.Connection, *, queue: str, owner: str, number: int, seconds: float, most: int) -> list[Taken]:
     """Take up to `most` messages of a queue, the oldest first."""
     # RETURNING is in no order, and a join with it is not allowed.
     db.execute(
@@ -163,7 +165,7 @@ def claim(
     ]
 
 
-def ack(db: sqlite3.Connection, woken: Woken, claims: Iterable[Claim]) -> None:
+def ack(db: sqlite3.Connection, claims: Iterable[Claim]) -> None:
     """Remove messages whose claims still hold."""
     db.executemany(f"DELETE FROM message WHERE {_CLAIMED}", map(_parameters, claims))
 
@@ -194,7 +196,7 @@ def reject(db: sqlite3.Connection, woken: Woken, claims: Iterable[Claim], reason
         woken.add(DEAD)
 
 
-def extend(db: sqlite3.Connection, woken: Woken, owner: str, seconds: float) -> set[int]:
+def extend(db: sqlite3.Connection, owner: str, seconds: float) -> set[int]:
     """Renew the leases of an owner; returns the ids of the messages that it still has."""
     rows = db.execute("UPDATE message SET lease = ? WHERE owner = ? RETURNING id", (time.monotonic() + seconds, owner))
     return {row[0] for row in rows}
@@ -219,7 +221,7 @@ def expire(db: sqlite3.Connection, woken: Woken, dead: Iterable[str], limit: int
         _give_back(db, woken, "owner = :owner", limit, owner=owner)
 
 
-def count(db: sqlite3.Connection, woken: Woken, queue: str) -> tuple[int, int]:
+def count(db: sqlite3.Connection, queue: str) -> tuple[int, int]:
     """How many messages of a queue nobody has, and how many somebody has; as of one moment."""
     ready, held = "queue = :queue AND owner IS NULL", "queue = :queue AND owner IS NOT NULL"
     select = f"SELECT (SELECT count(*) FROM message WHERE {ready}), (SELECT count(*) FROM message WHERE {held})"
@@ -227,7 +229,7 @@ def count(db: sqlite3.Connection, woken: Woken, queue: str) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
-def check(db: sqlite3.Connection, woken: Woken) -> None:
+def check(db: sqlite3.Connection) -> None:
     """Make sure that the tables can be read."""
     db.execute("SELECT 1 FROM message LIMIT 1").fetchone()
 

@@ -9,14 +9,13 @@ leave it unread.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sqlite3
 from pathlib import Path
 
-from dts.embedded.thread import primary_code, translated, when_unlocked
-from dts.errors import ConfigError, StoreUnavailable
+from dts.embedded.errors import open_connection, when_unlocked
+from dts.errors import ConfigError
 
 SCHEMA_VERSION = 7
 """What `PRAGMA user_version` says of a file with these tables."""
@@ -160,57 +159,32 @@ def open_database(path: Path, tables: str) -> sqlite3.Connection:
     """Open a file for reading and writing; create it, its folder and its tables if they are missing.
 
     Raises:
-        ConfigError: there can be no such file there, or it is of another program or of a later version of DTS.
-        StoreUnavailable: it is locked, or the disk is full.
+        ConfigError: it is of another program or of a later version of DTS.
+        OSError: it cannot be made.
+        sqlite3.Error: it is no database, is locked, or its disk is full.
     """
     _create_file(path)
-    db = _raw(path)
+    db = connect(path)
     try:
-        _set_up(db)
         when_unlocked(lambda: db.execute("PRAGMA journal_mode = WAL"))
-        db.execute("PRAGMA journal_size_limit = 67108864")
         when_unlocked(lambda: db.execute("BEGIN IMMEDIATE"))
         _create_tables(db, path, tables)
         db.execute("COMMIT")
-    except sqlite3.Error as error:
-        db.close()
-        raise _opening_error(error, path) from error
-    except ConfigError:
+    except BaseException:
         db.close()
         raise
     return db
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is there. Transactions begin and end only where the code says so."""
-    db = _raw(path)
-    _set_up(db)
-    return db
-
-
-def _raw(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=_STATEMENTS)
-
-
-def _set_up(db: sqlite3.Connection) -> None:
-    # Even these read the file, which another process may be switching to a write-ahead log just now.
-    when_unlocked(lambda: db.execute("PRAGMA synchronous = FULL"))
-    when_unlocked(lambda: db.execute(f"PRAGMA cache_size = -{_CACHE}"))
-    when_unlocked(lambda: db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_IN_LOG}"))
+    """A connection to a file that is there. Raises sqlite3.Error."""
+    return open_connection(path, cache=_CACHE, pages_in_log=_PAGES_IN_LOG, statements=_STATEMENTS)
 
 
 def _create_file(path: Path) -> None:
-    try:
-        for folder in reversed([parent for parent in path.parents if not parent.exists()]):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
-            raise StoreUnavailable(f"the store's file {path} cannot be made now: {error.strerror}") from error
-        raise ConfigError(
-            f"the store's file {path} cannot be opened for writing ({error.strerror}): choose a path that this user "
-            "may write in the store's URL, or change the folder's owner or mode"
-        ) from error
+    for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
@@ -244,12 +218,3 @@ def _foreign(path: Path) -> ConfigError:
     return ConfigError(
         f"the file {path} is a database of another program, or of a broker: choose another one in the store's URL"
     )
-
-
-def _opening_error(error: sqlite3.Error, path: Path) -> Exception:
-    code = primary_code(error)
-    if code == sqlite3.SQLITE_NOTADB:
-        return ConfigError(f"the file {path} is not a SQLite database: choose another one in the store's URL")
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
-        return ConfigError(f"the store's file {path} or its folder cannot be written ({error}): change owner or mode")
-    return translated(error)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from sqlite3 import Connection, IntegrityError
 
-from dts.embedded.thread import DatabaseThread
+from dts.embedded.thread import DatabaseFile, DatabaseThread, ReadingThread
 from dts.errors import ConfigError, DuplicateKey, StoreUnavailable
 from dts.model import (
     Block,
@@ -87,9 +87,9 @@ class SqliteStore(
             raise ConfigError(f"store URL {url!r}: write sqlite:///path/to/store.db, or sqlite:////absolute/path.db")
         self._path = Path(path).absolute()
         nonces = self._path.with_name(self._path.name + "-nonces")
-        self._writer = DatabaseThread("store-writer", lambda: open_database(self._path, _TABLES), writes=True)
-        self._reader = DatabaseThread("store-reader", lambda: connect(self._path), writes=False)
-        self._nonces = DatabaseThread("store-nonces", lambda: open_database(nonces, NONCES + TURNS), writes=True)
+        self._writer = DatabaseThread("store-writer", _file(self._path, lambda: open_database(self._path, _TABLES)))
+        self._reader = ReadingThread("store-reader", _file(self._path, lambda: connect(self._path)))
+        self._nonces = DatabaseThread("store-nonces", _file(nonces, lambda: open_database(nonces, NONCES + TURNS)))
 
     # life
 
@@ -249,6 +249,11 @@ class SqliteStore(
             await self._writer.submit(lambda db: _execute_many(db, insert, [row]))
         except IntegrityError as error:
             raise DuplicateKey(taken) from error
+
+
+def _file(path: Path, open: Callable[[], Connection]) -> DatabaseFile:
+    # Not made anew: users, functions and what was accepted are gone, and an empty store in their place would hide that.
+    return DatabaseFile(path, f"the store's file {path}", open, StoreUnavailable, is_made_anew=False)
 
 
 def _execute_many(db: Connection, statement: str, rows: Sequence[Row]) -> None:

@@ -9,6 +9,9 @@ It prints a line for each thing that happened, so that a test can wait for it:
     publish QUEUE NAME COUNT SIZE  publishes NAME-0 … in batches of SIZE, then prints "published"
     listen TOPIC                   prints "listening", then the payload of each event
     broadcast TOPIC PAYLOAD        tells it ten times a second, until its input ends
+    offer QUEUE                    publishes a message, and ends
+    give-back QUEUE                takes a message, prints "taken", gives it back on a line of input, and ends
+    die-at POINT COMMAND …         does that, and kills itself as soon as it is at one of `POINTS`
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Self
 import uvloop
 
 from dts.broker import Broker, Message, open_broker
+from tests.services.kill_points import POINTS
 
 
 class Peer:
@@ -130,8 +134,26 @@ async def broadcast(broker: Broker, topic: str, payload: str) -> None:
         await asyncio.wait((input_ends,), timeout=0.1)
 
 
-async def main(url: str, command: str, *arguments: str) -> None:
-    commands = (hold, hold_forked, work, settle_late, publish, listen, broadcast)
+async def give_back(broker: Broker, queue: str) -> None:
+    consumer = await broker.consume(queue, prefetch=1)
+    taken = await consumer.receive()
+    say("taken")
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await consumer.nack(taken)
+
+
+async def offer(broker: Broker, queue: str) -> None:
+    consumer = await broker.consume(f"{queue}.none", prefetch=1)
+    await broker.publish(queue, [Message(b"offered")])
+    await consumer.close()
+
+
+async def main(url: str, command: str, *rest: str) -> None:
+    arguments = list(rest)
+    if command == "die-at":
+        POINTS[arguments[0]]()
+        command, *arguments = arguments[1:]
+    commands = (give_back, offer, hold, hold_forked, work, settle_late, publish, listen, broadcast)
     do = {known.__name__.replace("_", "-"): known for known in commands}[command]
     async with open_broker(url) as broker:
         await do(broker, *arguments)  # type: ignore[operator]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dts.broker import Broker, Message, open_broker
-from dts.broker.sqlite.wake import Mailbox
+from dts.broker.sqlite.pipe import ProcessPipe
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.store import open_store
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
@@ -207,8 +207,8 @@ async def test_messages_arrive_though_every_hint_is_lost(broker: Broker, path: P
 
 async def test_a_process_that_stood_still_is_told_that_events_for_it_were_lost(tmp_path: Path) -> None:
     heard: list[str] = []
-    own = Mailbox(tmp_path, lambda queue: None, lambda topic, payload: None, lambda: None)
-    slow = Mailbox(
+    own = ProcessPipe(tmp_path, lambda queue: None, lambda topic, payload: None, lambda: None)
+    slow = ProcessPipe(
         tmp_path, lambda queue: None, lambda topic, payload: heard.append(payload[:5]), lambda: heard.append("lost")
     )
     own.open()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dts.broker import open_broker
-from dts.embedded import thread as sqlite_thread
+from dts.embedded import errors as sqlite_errors
 from dts.errors import ConfigError, StoreUnavailable
 from dts.model import DelayedSlice, KeyedRequest, RunState, new_id
 from dts.store import open_store
@@ -66,7 +67,7 @@ def test_a_url_without_a_path_is_refused(url: str) -> None:
 def test_another_kind_of_file_is_refused(path: Path) -> None:
     text = b"this is not a database, but long enough to be one" * 100
     path.write_bytes(text)
-    with pytest.raises(ConfigError, match="not a SQLite database"):
+    with pytest.raises(ConfigError, match="not an SQLite database"):
         asyncio.run(open_store(f"sqlite:///{path}").start())
     assert path.read_bytes() == text
 
@@ -133,7 +134,7 @@ async def test_a_write_waits_for_another_processs_lock(path: Path, locked: sqlit
 async def test_a_lock_for_ever_is_unavailable(
     path: Path, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_thread, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(sqlite_errors, "LOCK_TIMEOUT", 0.1)
     async with open_store(f"sqlite:///{path}") as store:
         locked.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked"):
@@ -301,3 +302,66 @@ async def test_what_a_key_stood_for_is_forgotten_in_the_end(path: Path) -> None:
         assert await store.remember_request(old) == old
         new = KeyedRequest("ann", "k", new_id(), b"other", time.time())
         assert await store.remember_request(new) == new
+
+
+async def test_a_file_that_is_deleted_in_use_is_noticed_and_used_again_when_it_is_back(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        run = make_run()
+        await store.add_run(run)
+        os.rename(path, away := path.with_name("away.db"))
+        calls: list[Callable[[], Awaitable[object]]] = [store.ping, lambda: store.add_run(make_run()), store.list_runs]
+        for call in calls:
+            with pytest.raises(StoreUnavailable, match=r"store\.db .* deleted or moved while in use.* Put it back"):
+                await call()
+        assert path.name not in os.listdir(path.parent), "an empty store would hide that everything is gone"
+        os.rename(away, path)
+        await store.ping()
+        assert await store.list_runs() == [run]
+
+
+async def test_another_file_in_its_place_is_used(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.add_run(make_run())
+        for name in ("store.db", "store.db-wal", "store.db-shm"):
+            path.with_name(name).unlink()
+        async with open_store(f"sqlite:///{path}") as other:
+            await other.add_run(run := make_run())
+            assert await store.list_runs() == [run]
+            await store.add_run(make_run())
+            assert len(await other.list_runs()) == 2
+
+
+async def test_a_large_statement_leaves_nothing_in_the_folder_for_temporary_files(path: Path) -> None:
+    def change_a_lot(db: sqlite3.Connection) -> list[str]:
+        db.execute("CREATE TABLE many (number INTEGER PRIMARY KEY, text TEXT)")
+        db.executemany("INSERT INTO many VALUES (?, hex(randomblob(500)))", [(number,) for number in range(2000)])
+        db.execute("UPDATE many SET text = hex(randomblob(500))")
+        return [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+
+    async with open_store(f"sqlite:///{path}") as store:
+        writer = store._writer  # type: ignore[attr-defined]
+        found = await writer.submit(change_a_lot)
+    assert not [name for name in found if "etilqs" in name], "which is what SQLite calls its temporary files"
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+async def test_a_full_disk_is_logged_once_and_so_is_its_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        run = make_run()
+        await store.add_run(run)
+        writer = store._writer  # type: ignore[attr-defined]  # the only way to make a disk small
+        pages = await writer.submit(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await writer.submit(lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable, match="its disk is full"):
+                await store.add_blocks([make_block(run, 0, body=b"x" * 1_000_000)])
+        await writer.submit(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+        await store.add_blocks([make_block(run, 0, body=b"x" * 1_000_000)])
+    said = [record.getMessage() for record in caplog.records if "the store's file" in record.getMessage()]
+    assert [("its disk is full" in text, "can be used again" in text) for text in said] == [
+        (True, False),
+        (False, True),
+    ]

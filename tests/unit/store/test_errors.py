@@ -18,7 +18,7 @@ from pymongo.errors import (
     WriteConcernError,
 )
 
-from dts.embedded import thread as sqlite_thread
+from dts.embedded import errors as sqlite_errors
 from dts.errors import NotStorable, StoreError, StoreUnavailable
 from dts.store.mongo import connection as mongo_connection
 
@@ -113,4 +113,4 @@ def of_sqlite(kind: type[sqlite3.Error], code: int) -> sqlite3.Error:
     ids=repr,
 )
 def test_sqlite_tells_its_file_from_what_it_was_given(error: Exception, visible: type[Exception]) -> None:
-    assert type(sqlite_thread.translated(error)) is visible
+    assert type(sqlite_errors.translated(error, "the file", StoreUnavailable)) is visible

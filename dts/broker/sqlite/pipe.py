@@ -34,8 +34,11 @@ _FIFO, _LOCK = ".fifo", ".lock"
 _LOSS = b"L\n"
 
 
-class Mailbox:
-    """A process's pipe and lock. `open` first, then `listen` to get what others `send`."""
+class ProcessPipe:
+    """The pipe and the lock of this process, and the way to those of others.
+
+    `open` first, then `listen` to get what others `send`.
+    """
 
     def __init__(
         self,
@@ -63,15 +66,20 @@ class Mailbox:
         Raises:
             OSError: the folder cannot be made or written.
         """
-        self._folder.mkdir(exist_ok=True)
-        # Locked before it has its name: nobody ever sees it unlocked while this process lives.
-        hidden = self._folder / f".{self.owner}"
-        self._lock = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o660)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        hidden.rename(self._folder / (self.owner + _LOCK))
+        self._make_lock()
         # A forked child has the lock as well, and must not keep its dead parent alive.
         alive = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_lock(alive))
+
+    def _make_lock(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        # Locked before it has its name: nobody ever sees it unlocked while this process lives.
+        hidden = self._folder / f".{self.owner}"
+        lock = os.open(hidden, os.O_CREAT | os.O_RDWR, 0o660)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hidden.rename(self._folder / (self.owner + _LOCK))
+        self.leave_lock()
+        self._lock = lock
 
     def listen(self) -> None:
         """Begin to receive, on the running event loop. May be called again.
@@ -89,16 +97,36 @@ class Mailbox:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pipe, self._read)
 
+    def restore(self) -> None:
+        """Put back what was deleted in the folder: without it others do not wake this process, nor notice its death.
+
+        Raises:
+            OSError: it cannot be made now.
+        """
+        if self._lock is not None and not self._has(_LOCK):
+            self._make_lock()
+        if self._pipe is not None and not self._has(_FIFO):
+            self._leave_pipe()
+            self.listen()
+            self._on_loss()
+
+    def _has(self, suffix: str) -> bool:
+        return (self._folder / (self.owner + suffix)).exists()
+
     def close(self) -> None:
         """Leave: messages that this process still has count as given up from now on. May be called twice."""
-        if self._pipe is not None and self._loop is not None:
-            self._loop.remove_reader(self._pipe)
-            os.close(self._pipe)
-            self._pipe = None
+        if self._pipe is not None:
+            self._leave_pipe()
             self._unlink(self.owner + _FIFO)
         if self._lock is not None:
             self._unlink(self.owner + _LOCK)
             self.leave_lock()
+
+    def _leave_pipe(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None and self._loop is not None:
+            self._loop.remove_reader(pipe)
+            os.close(pipe)
 
     def leave_lock(self) -> None:
         """Close the lock file; another process that has it open, too, keeps the lock."""
@@ -144,7 +172,7 @@ class Mailbox:
         """The processes that ended without `close`: those whose lock can be had."""
         return [name for name in self._others(_LOCK) if self._is_dead(name)]
 
-    def bury(self, owner: str) -> None:
+    def remove(self, owner: str) -> None:
         """Remove what a dead process left in the folder, after its messages were given back."""
         self._unlink(owner + _FIFO)
         self._unlink(owner + _LOCK)
@@ -233,7 +261,7 @@ class Mailbox:
             self._on_loss()
 
 
-def _leave_lock(mailbox: weakref.ref[Mailbox]) -> None:
-    alive = mailbox()
+def _leave_lock(pipe: weakref.ref[ProcessPipe]) -> None:
+    alive = pipe()
     if alive is not None:
         alive.leave_lock()
