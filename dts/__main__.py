@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 
+from dts import scaffold
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown, run
 
@@ -18,6 +19,7 @@ logger = logging.getLogger("dts")
 
 EXAMPLES = """\
 examples:
+  dts init DIR                   # makes DIR with settings and an example function, and ends
   python -m dts
   python -m dts --port 8080 --processes 4
 then, in another terminal:
@@ -76,7 +78,9 @@ class Part:
 
 
 def main() -> int:
-    """Run everything until told to end."""
+    """Run everything until told to end; with `init DIR`, make a folder to run it from."""
+    if sys.argv[1:2] == ["init"]:
+        return scaffold.main(sys.argv[2:])
     parser = process_parser("python -m dts", "DTS on one machine: server, daemons and a worker.", EXAMPLES)
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
