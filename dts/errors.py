@@ -29,6 +29,7 @@
         ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
         ├── ReaderGone         who read the rows has closed the pipe: nobody need be told
         ├── FileBusy           another client writes the output file now
+        ├── InputChanged       a run is resumed over an input that is not the one it began with
         ├── ServerUnavailable  no answer, or 5xx: the request can be made again as it is
         └── ComponentError     an input line that a component cannot read: recorded, the run goes on
 
@@ -165,6 +166,14 @@ class ReaderGone(ClientError):
 
 class FileBusy(ClientError):
     """Somebody else writes the output file now."""
+
+
+class InputChanged(ClientError):
+    """The input is not the one that the run began with."""
+
+    def __init__(self, line: int, message: str | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class ServerUnavailable(ClientError):

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL, DtsClient, Summary
-from dts.client.components import (
-    STANDARD_STREAM,
-    FileComponent,
-    JsonFileIOComponent,
-    TextFileIOComponent,
-    WordFileIOComponent,
-)
+from dts.client.command import exits
+from dts.client.command.files import COMPONENTS, RunFiles, open_files
+from dts.client.command.screen import Screen
+from dts.client.components import STANDARD_STREAM
 from dts.client.credentials import HELP as CREDENTIALS_HELP
 from dts.client.credentials import load_credentials, load_server_url
-from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
-from dts.client.processors import RowWriter
 from dts.client.rows import FIELDS, RowFormat
-from dts.client.run import Progress
+from dts.client.run.progress import Progress
 from dts.client.stdio import tell, tidy_streams
 from dts.client.threads import in_thread
 from dts.errors import ConfigError, InvalidInput, ReaderGone, RunCancelled
 from dts.model import parse_function_name
 from dts.runtime import process
 from dts.version import __version__
-
-EXIT_LINES_FAILED = 3
-EXIT_CANCELLED = 4
-EXIT_INTERRUPTED = 130
-
-COMPONENTS: dict[str, type[FileComponent]] = {
-    "text": TextFileIOComponent,
-    "word": WordFileIOComponent,
-    "json": JsonFileIOComponent,
-}
 
 DESCRIPTION = """\
 Run FUNCTION on every line of INFILE and write one JSON line for each to OUTFILE, in the order in which they end.
@@ -48,33 +35,37 @@ Run FUNCTION on every line of INFILE and write one JSON line for each to OUTFILE
   {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.000400}
 
 Lines count from 1, blank ones too. A line that cannot be read (invalid UTF-8 or JSON, too long) is a failed line.
-An existing OUTFILE is overwritten once the server has accepted the run. A server that is away is waited for.
+An existing OUTFILE is overwritten once the server has accepted the run. A server that is away is waited for. What is
+sent and written is noted in OUTFILE.dts: a run that was interrupted or killed goes on with --resume.
 """
 
 EPILOG = f"""\
 {CREDENTIALS_HELP}
 the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the credentials file
 
-exit status:
-  0    every line succeeded
-  1    it could not be done; stderr says why, unless it is that nobody reads the rows any more (| head)
-  2    the command line or the configuration is wrong
-  3    every line has its row, but some failed
-  4    somebody else cancelled the run: lines that the server had have rows, which say so; the others have none
-  130  interrupted; the run was cancelled, unless --detach is given
+{exits.HELP}
 
 examples:
   dts-client text/upper in.txt out.json http://127.0.0.1:8000
   dts-client math/add pairs.json out.json http://127.0.0.1:8000 --input-format json --errfile failed.json
     (each line of pairs.json is an array such as [1, 2])
   zcat calls.json.gz | dts-client crm/call - - https://dts.example.org --input-format json --fields id,args > out.json
-  DTS_SERVER_URL=http://127.0.0.1:8000 dts-client text/upper in.txt out.json
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000 --resume
+    (the same command again, after it was interrupted or killed)
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with the status of what could not be run."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(exits.COULD_NOT_RUN, f"{self.prog}: error: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `dts-client`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dts-client",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -108,7 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long a server that is away, or a limit that holds, is waited for (default: for ever)",
     )
-    add("--detach", action="store_true", help="when interrupted, let the server go on with what it has")
+    add("--resume", action="store_true", help="go on with the run in OUTFILE")
+    add("--overwrite", action="store_true", help="begin anew, also if OUTFILE holds a run that has not finished")
+    add("--cancel-on-interrupt", action="store_true", help="when interrupted, cancel the run")
     add("--quiet", action="store_true", help="print nothing but errors")
     add(
         "--progress",
@@ -117,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="show a progress bar (default: when stderr is a terminal)",
     )
     add("--version", action="version", version=f"dts {__version__}")
+    parser.set_defaults(argv=None)
     return parser
 
 
@@ -152,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, closed: frozenset[int]) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
+    options.argv = sys.argv[1:] if argv is None else argv
     try:
         options.server_url = options.server_url or load_server_url()
         parse_function_name(options.function)
@@ -161,8 +156,9 @@ def _main(argv: Sequence[str] | None, closed: frozenset[int]) -> int:
         parser.error("SERVER_URL is missing: give it after OUTFILE, or set DTS_SERVER_URL")
     if options.infile == STANDARD_STREAM and 0 in closed:  # by a mistake; an empty input would empty OUTFILE
         tell("dts-client: cannot read standard input: it is closed")
-        return process.EXIT_FAILED
-    return process.run(partial(run, options))
+        return exits.COULD_NOT_RUN
+    could_not_run = exits.COULD_NOT_RUN
+    return process.run(partial(run, options), signals=(signal.SIGHUP,), usage=could_not_run, failed=could_not_run)
 
 
 async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
@@ -174,12 +170,15 @@ async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
     """
     credentials = load_credentials(options.username, options.secret_file)
     with ExitStack() as stack:
-        opening = in_thread(lambda: _open_files(options, stack))  # a FIFO may have no other end yet
-        await _until_done_or_told_to_stop(opening, shutdown)
+        opening = in_thread(lambda: open_files(options, stack))  # a FIFO may have no other end yet
+        await _until_done_or_told_to_stop(opening, shutdown, opening.cancel)
         if opening.cancelled():
-            return EXIT_INTERRUPTED
-        source, out, writer = opening.result()
-        screen = _Screen()
+            return exits.of_signal(shutdown)
+        files = opening.result()
+        if files.complete and files.resumed is not None:
+            tell(f"dts-client: every line has its row in {files.out.name} already")
+            return exits.of_failures(files.resumed.failed)
+        screen = Screen(options)
         client = DtsClient(
             credentials.user_id,
             credentials.secret,
@@ -187,115 +186,87 @@ async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
             options.coroutines,
             options.snooze,
             give_up_after=options.give_up_after,
-            detach=options.detach,
+            detach=not options.cancel_on_interrupt,
             notify=screen.say,
         )
         stack.callback(client.close)
-        with screen.progress(client, source, options) if _wants_progress(options) else nullcontext():
-            running = asyncio.create_task(client.run(options.function, source, writer))
-            await _until_done_or_told_to_stop(running, shutdown)
-        return _conclude(options, out, client.progress, running)
+        with screen.progress(client, files.source):
+            running = asyncio.create_task(client.run_spec(files.spec(options.function)))
+            await _until_done_or_told_to_stop(running, shutdown, _stopper(options, client, running, screen))
+        return _conclude(options, files, client.progress, running, shutdown)
 
 
-def _wants_progress(options: argparse.Namespace) -> bool:
-    wanted: bool | None = options.progress
-    return sys.stderr.isatty() and not options.quiet if wanted is None else wanted
+def _stopper(
+    options: argparse.Namespace, client: DtsClient, running: asyncio.Task[Summary], screen: Screen
+) -> Callable[[], object]:
+    """What the first signal does: it ends sending, or with --cancel-on-interrupt the run."""
+    if options.cancel_on_interrupt:
+        return running.cancel
+
+    def stop() -> None:
+        screen.say("interrupted: collecting what is under way; once more to leave at once")
+        client.stop()
+
+    return stop
 
 
-class _Screen:
-    """Where sentences for the user go: stderr, above the progress bar when there is one."""
-
-    def __init__(self) -> None:
-        self._print: Callable[[str], None] = tell
-
-    @contextmanager
-    def progress(self, client: DtsClient, source: FileComponent, options: argparse.Namespace) -> Iterator[None]:
-        """Show a progress bar meanwhile."""
-        from dts.client.progress import ProgressBar  # rich takes long to import and is not always needed
-
-        with ProgressBar(lambda: client.progress, source, options.function, lambda: client.held_by) as bar:
-            self._print = bar.say
-            yield
-        self._print = tell
-
-    def say(self, sentence: str) -> None:
-        self._print(f"dts-client: {sentence}")
-
-
-def _open_files(options: argparse.Namespace, stack: ExitStack) -> tuple[FileComponent, Output, RowWriter]:
-    """Open the files, so that what cannot work is refused before anything is sent.
-
-    Raises:
-        ClientError: one cannot be read or written, or is being written by another client.
-        ConfigError: two of them are the same file.
-    """
-    source = COMPONENTS[options.input_format](options.infile)
-    kind = DailyRotatingOutputFile if options.rotate_daily else OutputFile
-    out: Output = kind(options.outfile)
-    errors: Output | None = kind(options.errfile) if options.errfile is not None else None
-    stack.callback(source.close)
-    source.open()
-    for each in filter(None, (out, errors)):
-        stack.callback(each.close)
-        each.open()
-        if source.identity is not None and each.identity == source.identity:
-            raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
-    if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
-        raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
-    for each in filter(None, (out, errors)):
-        each.lock()
-    return source, out, RowWriter(out, errors, row_format=options.fields)
-
-
-async def _until_done_or_told_to_stop(running: asyncio.Future[Any], shutdown: process.Shutdown) -> None:
+async def _until_done_or_told_to_stop(
+    running: asyncio.Future[Any], shutdown: process.Shutdown, stop: Callable[[], object]
+) -> None:
+    """Wait for the end; after a first signal `stop` brings it about, after a second it comes at once."""
     ended = asyncio.Event()
     running.add_done_callback(lambda _: ended.set())
     await shutdown.wait(ended)
     if not ended.is_set():
-        running.cancel()
+        stop()
         hurry = asyncio.create_task(shutdown.hurry.wait())
         await asyncio.wait([running, hurry], return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
-        running.cancel()
-        await asyncio.wait([running])
+        if not running.done():
+            running.cancel()
+            await asyncio.wait([running])
 
 
-def _conclude(options: argparse.Namespace, out: Output, done: Progress, running: asyncio.Task[Summary]) -> int:
+def _conclude(
+    options: argparse.Namespace,
+    files: RunFiles,
+    done: Progress,
+    running: asyncio.Task[Summary],
+    shutdown: process.Shutdown,
+) -> int:
     """Say how it went; returns the exit status.
 
     Raises:
         DtsError: the run could not be done.
     """
-    if running.cancelled():
-        how_far = (
-            f"after {done.done} of {_lines_read(done)} lines; {_fate(done, options)}" if done.run else "before it began"
-        )
-        tell(f"dts-client: interrupted {how_far}")
-        return EXIT_INTERRUPTED
+    if running.cancelled() or (running.exception() is None and done.stopped):
+        how_far = f"after {done.done} of {_lines_read(done)} lines" if done.run else "before it began"
+        tell(f"dts-client: interrupted {how_far}{_how_to_go_on(options, files, done)}")
+        return exits.of_signal(shutdown)
     error = running.exception()
-    if isinstance(error, ReaderGone) and (done.cancelled or done.ended):
-        return process.EXIT_FAILED  # who reads the rows has seen enough of them, as `head` does
-    if isinstance(error, RunCancelled):
-        tell(f"dts-client: {error.message}")
-        return EXIT_CANCELLED
-    if error is not None and done.run:
-        tell(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines; {_fate(done, options)}")
+    if isinstance(error, ReaderGone):
+        return exits.READER_GONE  # who reads the rows has seen enough of them, as `head` does
+    if error is not None and done.run and not isinstance(error, RunCancelled):
+        tell(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines{_how_to_go_on(options, files, done)}")
     summary = running.result()
     if not options.quiet:
-        rate = summary.lines / max(summary.seconds, 0.001)
         tell(
             f"{summary.lines} lines: {summary.succeeded} succeeded, {summary.failed} failed "
-            f"in {summary.seconds:.1f} s ({rate:.0f}/s) → {out.name}"
+            f"in {summary.seconds:.1f} s ({done.rate:.0f}/s) → {files.out.name}"
         )
-    return EXIT_LINES_FAILED if summary.failed else process.EXIT_OK
+    return exits.of_summary(summary)
 
 
-def _fate(progress: Progress, options: argparse.Namespace) -> str:
+def _how_to_go_on(options: argparse.Namespace, files: RunFiles, progress: Progress) -> str:
+    """What became of the run, and the one command that goes on with it."""
+    if not progress.run:
+        return ""
     if progress.cancelled:
-        return "the run is cancelled"
-    if progress.ended or options.detach:
-        return f"the server {'has finished' if progress.ended else 'goes on with'} run {progress.run}"
-    return f"run {progress.run} could not be cancelled"
+        return "; the run is cancelled"
+    if files.ledger is None:
+        return f"; the run {progress.run} is left open"
+    words = [word for word in options.argv or ("…",) if word not in ("--overwrite", "--resume")]
+    return f"; go on with: {shlex.join(['dts-client', *words, '--resume'])}"
 
 
 def _lines_read(progress: Progress) -> str:

@@ -19,7 +19,8 @@ from dts.auth import Credentials
 from dts.client.components import DataSource, IterableComponent
 from dts.client.jsonvalue import encode_args, encode_kwargs
 from dts.client.processors import FunctionProcessor, ResultFunction, ResultProcessor
-from dts.client.run import Progress, RunSession
+from dts.client.run.progress import Progress
+from dts.client.run.session import RunSession, RunSpec
 from dts.client.transport import Transport
 from dts.errors import ClientError, InvalidInput
 from dts.model import JobState, check_user_id, new_id, parse_function_name
@@ -92,6 +93,7 @@ class DtsClient:
         self._snooze_interval = snooze_interval
         self._detach = detach
         self._notify = notify
+        self._session: RunSession | None = None
         self._read: list[str] = []
         self._handing_back: asyncio.Task[None] | None = None
         self._transport = Transport(
@@ -129,12 +131,20 @@ class DtsClient:
         processor = result_processor if result_processor is not None else self._processor
         if source is None or processor is None:
             raise InvalidInput("a run needs a data_source and a result_processor")
+        return await self.run_spec(
+            RunSpec(
+                name,
+                source if isinstance(source, DataSource) else IterableComponent(source),
+                processor if isinstance(processor, ResultProcessor) else FunctionProcessor(processor),
+            )
+        )
+
+    async def run_spec(self, spec: RunSpec) -> Summary:
+        """Do a run of which all is said; as `run`."""
         done = self.progress = Progress()  # another run may put its own there
-        session = RunSession(
+        session = self._session = RunSession(
             self._transport,
-            name,
-            source if isinstance(source, DataSource) else IterableComponent(source),
-            processor if isinstance(processor, ResultProcessor) else FunctionProcessor(processor),
+            spec,
             coroutines=self._coroutines,
             snooze_interval=self._snooze_interval,
             detach=self._detach,
@@ -143,6 +153,11 @@ class DtsClient:
         )
         await session.run()
         return Summary(done.run, done.lines, done.succeeded, done.failed, done.seconds)
+
+    def stop(self) -> None:
+        """Have the run that began last read and send no more: it returns once what is under way is collected."""
+        if self._session is not None:
+            self._session.stop()
 
     async def submit(self, function: str, *args: Any, **kwargs: Any) -> str:
         """Submit one job; returns its id.

@@ -8,8 +8,10 @@ import logging
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+from zlib import crc32
 
 from dts.client.components import STANDARD_STREAM, file_identity
 from dts.errors import ClientError, FileBusy, ReaderGone
@@ -36,11 +38,21 @@ class Output(Protocol):
     def lock(self) -> None:
         """Keep others from writing it at the same time, until it is closed."""
 
-    def begin(self) -> None:
-        """Lock it and get ready for the first row: what is there is overwritten, unless the class says otherwise."""
+    def begin(self, size: int | None = None) -> None:
+        """Lock it and get ready for the first row: what is there is overwritten, unless the class says otherwise.
+
+        With a `size` the first so many bytes stay.
+        """
 
     def write(self, rows: bytes) -> None:
         """Write whole rows, all of them or none."""
+
+    def written(self) -> tuple[int, int]:
+        """How many bytes it has now, and a checksum of those that came since this was last asked for."""
+        ...
+
+    def sync(self) -> None:
+        """Have what was written on disk."""
 
     def close(self) -> None:
         """Close it; may be called twice."""
@@ -60,6 +72,9 @@ class OutputFile:
         self._standard = self.path == STANDARD_STREAM
         self._regular = False
         self._size = 0
+        self._crc = 0
+        self._unsynced = False
+        self._is_new = False
 
     @property
     def name(self) -> str:
@@ -83,11 +98,22 @@ class OutputFile:
             if self._standard:
                 self._descriptor = 1
             else:
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._descriptor = self._open()
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._failure(error) from error
         self._regular = stat.S_ISREG(status.st_mode)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            try:
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            except FileExistsError:  # another client was faster, or it is a link to what is not there yet
+                return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._is_new = True
+            return descriptor
 
     def lock(self) -> None:
         """Keep others from writing it at the same time; nobody is kept from writing standard output or a device.
@@ -105,20 +131,28 @@ class OutputFile:
         except OSError as error:  # this file system has no locks
             logger.info("%s is not locked: %s", self.name, error.strerror)
 
-    def begin(self) -> None:
-        """Lock the file and empty it, or go to its end when it is appended to.
+    @property
+    def regular(self) -> bool:
+        """Whether it is a file with a name and an end, and not a pipe, a terminal or a device."""
+        return self._regular and not self._standard
+
+    def begin(self, size: int | None = None) -> None:
+        """Lock the file and empty it but for the first `size` bytes, or go to its end when it is appended to.
 
         Raises:
             ClientError: it cannot be written, or somebody else writes it.
         """
         self.lock()
+        self._is_new = False
         if self._standard or not self._regular:  # whoever redirected it has said whether it is emptied
             return
         try:
             if self._append:
                 self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
             else:
-                os.ftruncate(self._descriptor, 0)
+                self._size = size or 0
+                os.ftruncate(self._descriptor, self._size)
+                os.lseek(self._descriptor, self._size, os.SEEK_SET)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -138,10 +172,34 @@ class OutputFile:
             self._cut_off(len(rows) - len(rest))
             raise self._failure(error) from error
         self._size += len(rows)
+        self._crc = crc32(rows, self._crc)
+        self._unsynced = True
+
+    def written(self) -> tuple[int, int]:
+        """How many bytes it has now, and a checksum of those that came since this was last asked for."""
+        crc, self._crc = self._crc, 0
+        return self._size, crc
+
+    def sync(self) -> None:
+        """Have what was written on disk.
+
+        Raises:
+            ClientError: it cannot be.
+        """
+        if not self._unsynced or not self._regular:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._unsynced = False
 
     def close(self) -> None:
-        """Close the file; standard output stays open."""
+        """Close the file; standard output stays open. A file that was made for nothing is taken away again."""
         if self._descriptor > 2:
+            if self._is_new:
+                with suppress(OSError):
+                    os.unlink(self.path)
             os.close(self._descriptor)
         self._descriptor = -1
 
@@ -212,7 +270,7 @@ class DailyRotatingOutputFile:
         """
         self._rotate().lock()
 
-    def begin(self) -> None:
+    def begin(self, size: int | None = None) -> None:
         """Nothing is emptied: rows are added to the day's file.
 
         Raises:
@@ -227,6 +285,19 @@ class DailyRotatingOutputFile:
             ClientError: they cannot be written.
         """
         self._rotate().write(rows)
+
+    def written(self) -> tuple[int, int]:
+        """Nothing that could be resumed: the next rows may go to another file."""
+        return 0, 0
+
+    def sync(self) -> None:
+        """Have what was written on disk.
+
+        Raises:
+            ClientError: it cannot be.
+        """
+        if self._file is not None:
+            self._file.sync()
 
     def close(self) -> None:
         """Close the current file."""
@@ -248,6 +319,7 @@ class DailyRotatingOutputFile:
             except FileBusy:  # no reason to end a run that is under way: what it has goes to the old day's file
                 following.close()
                 return self._file
+            self._file.sync()
             self._file.close()
         self._file, self._day = following, day
         return following

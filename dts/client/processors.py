@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,8 @@ import msgspec
 
 from dts.client.output import Output
 from dts.client.rows import KEPT_FIELDS, Results, RowFormat
+from dts.client.run.ledger import Ledger
+from dts.client.run.ledger_state import LedgerState
 from dts.client.threads import in_thread
 
 ResultFunction = Callable[[dict[str, Any]], object]
@@ -37,28 +39,53 @@ class ResultProcessor(Protocol):
         ...
 
 
+@runtime_checkable
+class DurableProcessor(ResultProcessor, Protocol):
+    """One that can say when what it took over is on disk: only then the server is told that it may forget it."""
+
+    async def commit(self, done: Mapping[int, int], local: Sequence[int], counts: tuple[int, int]) -> None:
+        """Have on disk what was processed since the last time.
+
+        That is the jobs `done` of each block, by number, and the lines `local` that became no jobs; `counts` is how
+        many lines have succeeded and failed so far.
+        """
+        ...
+
+
 class RowWriter:
     """Writes rows to `out`, and those of jobs that failed to `errors` when it is given.
 
-    Writing happens in a thread, so that a slow disk or a pipe that nobody reads does not stop the event loop.
+    Writing happens in a thread, so that a slow disk or a pipe that nobody reads does not stop the event loop. With a
+    `ledger` it is noted there what is written; `resumed` is what it said when the run is resumed.
     """
 
-    def __init__(self, out: Output, errors: Output | None = None, *, row_format: RowFormat | None = None) -> None:
+    def __init__(
+        self,
+        out: Output,
+        errors: Output | None = None,
+        *,
+        row_format: RowFormat | None = None,
+        ledger: Ledger | None = None,
+        resumed: LedgerState | None = None,
+    ) -> None:
         self._out = out
         self._errors = errors
+        self._ledger = ledger
+        self._resumed = resumed
         self._format = row_format or RowFormat()
         self._lock = asyncio.Lock()
         self.keep_arguments = not KEPT_FIELDS.isdisjoint(self._format.fields)
 
     async def begin(self) -> None:
-        """Empty the files.
+        """Empty the files, or cut them to where a run that is resumed was.
 
         Raises:
             ClientError: they cannot be written.
         """
-        self._out.begin()
+        sizes = (None, None) if self._resumed is None else self._resumed.sizes
+        self._out.begin(sizes[0])
         if self._errors is not None:
-            self._errors.begin()
+            self._errors.begin(sizes[1])
 
     async def process(self, results: Sequence[Results]) -> None:
         """Write the rows of some results.
@@ -73,6 +100,25 @@ class RowWriter:
             out, failed = out + failed, b""
         async with self._lock:
             await _finish(in_thread(lambda: self._write(out, failed)))
+
+    async def commit(self, done: Mapping[int, int], local: Sequence[int], counts: tuple[int, int]) -> None:
+        """Note what was written in the ledger, and have both on disk.
+
+        Raises:
+            ClientError: they cannot be written.
+        """
+        async with self._lock:
+            await _finish(in_thread(lambda: self._commit(done, local, counts)))
+
+    def _commit(self, done: Mapping[int, int], local: Sequence[int], counts: tuple[int, int]) -> None:
+        files = [self._out, self._errors]
+        for each in files:
+            if each is not None:
+                each.sync()
+        if self._ledger is not None:
+            (size, crc), (error_size, error_crc) = [(0, 0) if each is None else each.written() for each in files]
+            self._ledger.wrote((size, error_size), (crc, error_crc), counts, done, local)
+            self._ledger.sync()
 
     def _write(self, out: bytes, failed: bytes) -> None:
         if out:

@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from dts.client.components import DataSource
-from dts.client.run import Progress
+from dts.client.run.progress import Progress
 
 _REFRESHES = 4  # a second
 
@@ -68,7 +68,7 @@ class _Lines(ProgressColumn):
         task.total = total
         task.completed = progress.done
         of = "" if total is None else f"/{'' if progress.all_read else '~'}{total:,}"
-        text = Text(f"{progress.done:,}{of} lines  {progress.done / max(progress.seconds, 0.001):,.0f}/s")
+        text = Text(f"{progress.done:,}{of} lines  {progress.rate:,.0f}/s")
         if progress.failed:
             text.append(f"  {progress.failed:,} failed", style="red")
         if self._held_by():

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dts.client.blocks import SentBlock
+from dts.client.run.blocks import SentBlock
 from dts.errors import InvalidInput
 from dts.model import job_id
 from dts.wire import dts_pb2

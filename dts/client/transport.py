@@ -25,7 +25,7 @@ import msgspec
 
 from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request, signed_host
 from dts.client.connections import ConnectError, Connections, NoTls, Response, StaleConnection
-from dts.client.pace import Turn
+from dts.client.run.pace import Turn
 from dts.client.server_url import is_local, split_url
 from dts.client.traffic import Traffic
 from dts.errors import RequestRefused, ServerUnavailable

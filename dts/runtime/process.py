@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import uvloop
 
@@ -33,17 +33,18 @@ _STREAMS = (
 class Shutdown:
     """Tells the main coroutine of a process that it was asked to end.
 
-    The first TERM or INT sets `requested`; a second INT sets `hurry`.
+    The first TERM or INT sets `requested`, and `signal` says which it was; a second INT sets `hurry`.
     """
 
     def __init__(self) -> None:
         self.requested = asyncio.Event()
         self.hurry = asyncio.Event()
+        self.signal = signal.SIGINT
 
-    def install(self) -> None:
-        """Handle TERM and INT in the running loop from here on."""
+    def install(self, *others: signal.Signals) -> None:
+        """Handle TERM, INT and `others` in the running loop from here on."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *others):
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
@@ -51,6 +52,7 @@ class Shutdown:
             self.hurry.set()
         if not self.requested.is_set():
             logger.info("got %s: finishing", number.name)
+            self.signal = number
         self.requested.set()
 
     async def wait(self, *others: asyncio.Event) -> None:
@@ -91,13 +93,23 @@ def fill_closed_streams() -> frozenset[int]:
     return frozenset(closed)
 
 
-def run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
-    """Run `main` on uvloop with signals handled; returns the exit code. DtsErrors are said in a sentence."""
+def run(
+    main: Callable[[Shutdown], Awaitable[int]],
+    *,
+    signals: Sequence[signal.Signals] = (),
+    usage: int = EXIT_USAGE,
+    failed: int = EXIT_FAILED,
+) -> int:
+    """Run `main` on uvloop with signals handled; returns the exit code. DtsErrors are said in a sentence.
+
+    `signals` are others that ask the process to end; `usage` and `failed` are the exit codes of a ConfigError and of
+    any other.
+    """
     fill_closed_streams()
 
     async def body() -> int:
         shutdown = Shutdown()
-        shutdown.install()
+        shutdown.install(*signals)
         return await main(shutdown)
 
     try:
@@ -105,10 +117,10 @@ def run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
             return runner.run(body())
     except ConfigError as error:
         print(f"{_program()}: {error.message}", file=sys.stderr)  # noqa: T201
-        return EXIT_USAGE
+        return usage
     except DtsError as error:
         print(f"{_program()}: {error.message}", file=sys.stderr)  # noqa: T201
-        return EXIT_FAILED
+        return failed
 
 
 def _program() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def _alice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DTS_SECRET", "secret")
     monkeypatch.delenv("DTS_SECRET_FILE", raising=False)
     monkeypatch.delenv("DTS_SERVER_URL", raising=False)
-    monkeypatch.setattr("dts.client.run.IDLE_FLUSH", 0.005)
+    monkeypatch.setattr("dts.client.run.send.IDLE_FLUSH", 0.005)
     monkeypatch.chdir(tmp_path)
     write("in.txt", "a\nb\n")
 
@@ -71,7 +72,7 @@ async def test_failed_lines_are_told_by_the_exit_status(server: FakeServer, caps
         "id,attempt",
         "--quiet",
     )
-    assert await run(*argv) == cli.EXIT_LINES_FAILED
+    assert await run(*argv) == 1
     assert [row["line"] for row in rows()] == [1]
     assert [(row["line"], row["attempt"]) for row in rows("err.json")] == [(2, 1)]
     assert capsys.readouterr().err == ""
@@ -120,19 +121,31 @@ async def test_files_that_another_client_writes_are_left_alone(
     other.close()
 
 
-async def test_being_told_to_stop_cancels_the_run(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "state", "said"),
+    [
+        ([], "open", "go on with: dts-client '…' --resume"),
+        (["--cancel-on-interrupt"], "cancelled", "of 2 or more lines; the run is cancelled"),
+    ],
+)
+async def test_being_told_to_stop_leaves_the_run_open_unless_it_is_to_be_cancelled(
+    flags: list[str], state: str, said: str, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutdown = Shutdown()
 
     def stop(handler: Handler) -> bool:
+        shutdown.signal = signal.SIGTERM
         shutdown.requested.set()
         return False
 
     server.faults["PUT /runs/ID/blocks/0"].append(stop)
     read, write = os.pipe()
     os.write(write, b"a\nb\n")
-    status = await run("text/upper", f"/dev/fd/{read}", "out.json", server.url, shutdown=shutdown)
-    assert (status, server.state) == (cli.EXIT_INTERRUPTED, "cancelled")
-    assert "of 2 or more lines; the run is cancelled" in capsys.readouterr().err
+    status = await run("text/upper", f"/dev/fd/{read}", "out.json", server.url, *flags, shutdown=shutdown)
+    assert (status, server.state) == (128 + signal.SIGTERM, state)
+    assert said in capsys.readouterr().err
+    if not flags:
+        assert [row["result"] for row in rows()] == ["A", "B"], "what was under way is collected"
     os.close(write)
     os.close(read)
 
@@ -173,10 +186,10 @@ async def test_what_cannot_work_is_refused_before_anything_is_sent(
         (["text/upper", "in.txt", "out", NOWHERE, "--input-format", "xml"], "invalid choice"),
     ],
 )
-def test_a_wrong_command_line_exits_with_2(argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_exits_with_255(argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)
-    assert caught.value.code == 2
+    assert caught.value.code == 255
     assert reason in capsys.readouterr().err
 
 
@@ -185,15 +198,15 @@ def test_the_server_is_the_one_that_was_kept(tmp_path: Path, monkeypatch: pytest
     kept = tmp_path / ".config" / "dts" / "credentials.toml"
     kept.parent.mkdir(parents=True)
     kept.write_text(f'url = "{NOWHERE}"\n')
-    assert cli.main(["text/upper", "in.txt", "out", "--give-up-after", "0"]) == 1
+    assert cli.main(["text/upper", "in.txt", "out", "--give-up-after", "0"]) == 255
     kept.write_text("url = \n")
     with pytest.raises(SystemExit) as caught:
         cli.main(["text/upper", "in.txt", "out"])
-    assert caught.value.code == 2
+    assert caught.value.code == 255
 
 
-def test_an_error_is_one_sentence_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["text/upper", "in.txt", "out", NOWHERE, "--give-up-after", "0"]) == 1
+def test_an_error_is_one_sentence_and_exits_with_255(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["text/upper", "in.txt", "out", NOWHERE, "--give-up-after", "0"]) == 255
     assert "is not reachable (connection refused); gave up after 0 s" in capsys.readouterr().err
 
 
@@ -219,7 +232,7 @@ async def test_each_try_over_tls_that_fails_is_not_a_line_of_its_own() -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     said = (await process.communicate())[1].decode().splitlines()
-    assert process.returncode == 1
+    assert process.returncode == 255
     assert "does not speak TLS" in said[-1]
     assert "; gave up after 3 s" in said[-1]
     assert all("; waiting" in line for line in said[:-1])
@@ -232,7 +245,7 @@ def test_the_help_has_examples_and_every_exit_status(capsys: pytest.CaptureFixtu
         cli.main(["--help"])
     said = capsys.readouterr().out
     assert "examples:\n  dts-client text/upper in.txt out.json http://" in said
-    for status in (0, 1, 2, 3, 130):
+    for status in ("0", "1-100", "129 130 143", "255"):
         assert f"\n  {status} " in said
 
 

@@ -170,7 +170,7 @@ class Handler(RequestHandler):
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dts.client.transport._FIRST_DELAY", 0.001)
-    monkeypatch.setattr("dts.client.run.IDLE_FLUSH", 0.005)
+    monkeypatch.setattr("dts.client.run.send.IDLE_FLUSH", 0.005)
 
 
 @pytest.fixture
@@ -469,8 +469,8 @@ async def test_items_may_be_calls_and_json_values(client: DtsClient, server: Fak
 async def test_many_lines_go_through_a_narrow_window(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.client.run.MAX_OUTSTANDING_JOBS", 100)
-    monkeypatch.setattr("dts.client.run.MAX_UPLOADING", 10)
+    monkeypatch.setattr("dts.client.run.session.MAX_OUTSTANDING_JOBS", 100)
+    monkeypatch.setattr("dts.client.run.send.MAX_UPLOADING", 10)
     async with make_client(server.url, num_max_coroutines=1) as client:
         assert len(await run_lines(client, tmp_path, "x\n" * 2000)) == 2000
 
@@ -478,8 +478,8 @@ async def test_many_lines_go_through_a_narrow_window(
 async def test_results_are_handed_over_a_little_at_a_time(
     client: DtsClient, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.client.run._CHUNK", 1000)
-    monkeypatch.setattr("dts.client.run._PAGE_TARGET", 4000)
+    monkeypatch.setattr("dts.client.run.collect._CHUNK", 1000)
+    monkeypatch.setattr("dts.client.run.collect._PAGE_TARGET", 4000)
     written: list[int] = []
     write = OutputFile.write
 

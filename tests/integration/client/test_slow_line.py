@@ -10,7 +10,7 @@ import pytest
 
 from dts.auth import Credentials
 from dts.client import DtsClient
-from dts.client.pace import FIRST_TARGET, LEAST_TARGET, MOST_TARGET, Pace
+from dts.client.run.pace import FIRST_TARGET, LEAST_TARGET, MOST_TARGET, Pace
 from dts.client.transport import Transport
 from tests.integration.client.test_run import FakeServer
 from tests.services.slow_line import SlowLine

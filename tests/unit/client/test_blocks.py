@@ -7,9 +7,9 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dts.client.blocks import BlockCutter, CutBlock
 from dts.client.components import Batch
-from dts.client.pace import MOST_TARGET
+from dts.client.run.blocks import BlockCutter, CutBlock
+from dts.client.run.pace import MOST_TARGET
 from dts.model import bitmap
 
 MAX_BODY = 8 * 1024 * 1024

@@ -10,7 +10,7 @@ from rich.console import Console
 from dts.client import progress
 from dts.client.components import IterableComponent
 from dts.client.progress import ProgressBar
-from dts.client.run import Progress
+from dts.client.run.progress import Progress
 
 
 @pytest.mark.parametrize("width", [80, 60])

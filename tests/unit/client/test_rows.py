@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dts.client.blocks import CutBlock, SentBlock
 from dts.client.rows import FIELDS, Results, RowFormat, bad_lines, pieces
+from dts.client.run.blocks import CutBlock, SentBlock
 from dts.errors import InvalidInput
 from dts.wire import dts_pb2
 

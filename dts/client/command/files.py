@@ -1,0 +1,148 @@
+"""The files of a run: opened, locked and compared before anything is sent, and the ledger of a run to resume."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dts.client.components import (
+    FileComponent,
+    JsonFileIOComponent,
+    TextFileIOComponent,
+    WordFileIOComponent,
+)
+from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
+from dts.client.processors import RowWriter
+from dts.client.run.ledger import SUFFIX, Ledger
+from dts.client.run.ledger_state import Header, LedgerState, is_unfinished, load_ledger
+from dts.client.run.session import RunSpec
+from dts.errors import ConfigError
+
+COMPONENTS: dict[str, type[FileComponent]] = {
+    "text": TextFileIOComponent,
+    "word": WordFileIOComponent,
+    "json": JsonFileIOComponent,
+}
+
+_SETTINGS = ("input_format", "errfile", "fields")
+"""Options that are what a run is made of: it can only be resumed with the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """What a run reads and writes. `ledger` is None where it could not be resumed: OUTFILE is a pipe or a device."""
+
+    source: FileComponent
+    out: Output
+    writer: RowWriter
+    ledger: Ledger | None
+    resumed: LedgerState | None
+    outputs: tuple[str | None, str | None]
+    settings: Mapping[str, Any]
+
+    def spec(self, function: str) -> RunSpec:
+        """The run of a function over these files."""
+        return RunSpec(
+            function,
+            self.source,
+            self.writer,
+            ledger=self.ledger,
+            resumed=self.resumed,
+            settings=self.settings,
+            outputs=self.outputs,
+            rereadable=self.source.identity is not None,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run to resume has a row for every line already."""
+        resumed = self.resumed
+        return resumed is not None and resumed.finished and not resumed.lost_rows
+
+
+def open_files(options: argparse.Namespace, stack: ExitStack) -> RunFiles:
+    """Open the files, so that what cannot work is refused before anything is sent.
+
+    Raises:
+        ClientError: one cannot be read or written, or is being written by another client.
+        ConfigError: two of them are the same file; OUTFILE holds a run, and nothing says what is to become of it.
+    """
+    source = COMPONENTS[options.input_format](options.infile)
+    kind = DailyRotatingOutputFile if options.rotate_daily else OutputFile
+    out: Output = kind(options.outfile)
+    errors: Output | None = kind(options.errfile) if options.errfile is not None else None
+    stack.callback(source.close)
+    source.open()
+    for each in filter(None, (out, errors)):
+        stack.callback(each.close)
+        each.open()
+        if source.identity is not None and each.identity == source.identity:
+            raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
+    if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
+        raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
+    for each in filter(None, (out, errors)):
+        each.lock()
+    settings = {name: _plain(getattr(options, name)) for name in _SETTINGS}
+    ledger, resumed, outputs = _find_ledger(options, out, errors, settings)
+    if ledger is not None:
+        stack.callback(ledger.close)
+    writer = RowWriter(out, errors, row_format=options.fields, ledger=ledger, resumed=resumed)
+    return RunFiles(source, out, writer, ledger, resumed, outputs, settings)
+
+
+def _plain(value: Any) -> Any:
+    return list(value.fields) if hasattr(value, "fields") else value
+
+
+def _find_ledger(
+    options: argparse.Namespace, out: Output, errors: Output | None, settings: Mapping[str, Any]
+) -> tuple[Ledger | None, LedgerState | None, tuple[str | None, str | None]]:
+    """Where the run is noted, and how far it was if it is resumed.
+
+    Raises:
+        ConfigError: OUTFILE holds a run that has not finished, and neither --resume nor --overwrite is given; or it
+            cannot be resumed.
+    """
+    if not isinstance(out, OutputFile) or not out.regular:
+        if options.resume:
+            raise ConfigError("only a run whose OUTFILE is a file can be resumed, without --rotate-daily")
+        return None, None, (None, None)
+    path = out.path + SUFFIX
+    outputs = (out.path, errors.path if isinstance(errors, OutputFile) and errors.regular else None)
+    if options.overwrite:
+        return Ledger(path), None, outputs
+    if not options.resume:
+        if is_unfinished(path):
+            raise ConfigError(
+                f"{out.path} holds a run that has not finished: --resume goes on with it, --overwrite begins anew"
+            )
+        return Ledger(path), None, outputs
+    state = load_ledger(path, outputs)
+    if state is None and os.path.getsize(out.path):
+        raise ConfigError(f"{path} is missing, so that it is not known what {out.path} lacks: --overwrite begins anew")
+    if state is not None:
+        _check_same(state.header, options, settings)
+    return Ledger(path), state, outputs
+
+
+def _check_same(header: Header, options: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    """Make sure that the run to resume is the one that the command line says.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    if header.function != options.function:
+        raise ConfigError(f"{options.outfile} holds a run of {header.function}, not of {options.function}")
+    for name, value in msgspec.to_builtins(settings).items():
+        if header.settings.get(name) != value:
+            option = f"--{name.replace('_', '-')}"
+            was = header.settings.get(name)
+            raise ConfigError(
+                f"{option} was {was!r} when the run in {options.outfile} began: give the same to resume it"
+            )
