@@ -28,7 +28,7 @@ from dts.client.run.remote import RemoteRun, RunInfo
 from dts.client.run.send import Sender
 from dts.client.run.state import RunState
 from dts.client.transport import Transport
-from dts.errors import DtsError, RequestRefused, RunCancelled
+from dts.errors import DtsError, ReaderGone, RequestRefused, RunCancelled
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +99,11 @@ class RunSession:
             await state.processor.begin()
             collector = await self._work(state)
         except BaseExceptionGroup as errors:
-            await self._leave(state)
-            raise _first(errors) from None
-        except BaseException:
-            await self._leave(state)
+            error = _first(errors)
+            await self._leave(state, error)
+            raise error from None
+        except BaseException as error:
+            await self._leave(state, error)
             raise
         if state.cancelled or (state.cut_off and await collector.was_cancelled()):
             raise self._cancellation(state)
@@ -192,15 +193,16 @@ class RunSession:
             f"{state.cut_off} of them as cancelled" + ("" if self.progress.all_read else "; the others were not run")
         )
 
-    async def _leave(self, state: RunState) -> None:
-        if self._detach:
+    async def _leave(self, state: RunState, error: BaseException) -> None:
+        """Cancel the run, unless it is to go on; one whose rows nobody reads any more (`| head`) is not."""
+        if self._detach and not isinstance(error, ReaderGone):
             return
         try:
             await state.remote.cancel()
             self.progress.cancelled = True
-        except (DtsError, asyncio.CancelledError) as error:
-            self.progress.ended = isinstance(error, RequestRefused) and error.code == _ENDED
-            logger.info("the run %s was not cancelled on the server: %s", state.remote.id, error)
+        except (DtsError, asyncio.CancelledError) as failure:
+            self.progress.ended = isinstance(failure, RequestRefused) and failure.code == _ENDED
+            logger.info("the run %s was not cancelled on the server: %s", state.remote.id, failure)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
