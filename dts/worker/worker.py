@@ -247,6 +247,14 @@ class Worker(Service):
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
         """Publish jobs that a child has not begun and other workers may run sooner."""
         held = in_flight(assignment)
+        if not held.is_part(frame.body, frame.content_encoding):
+            logger.error(
+                "a child gave back jobs that are not those of %s, run %s, which it had: they are dropped, and what it "
+                "had is found and published again. Its function writes to descriptors that are not its own",
+                held.function,
+                held.run,
+            )
+            return
         message = Message(frame.body, frame.content_encoding, held.headers_of_part(frame.jobs))
         self.deliveries.give_away(held, message, frame.jobs)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -19,6 +18,7 @@ from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap, split_job_id
 from dts.server.attempts.plan import Attempts, Reading
 from dts.server.attempts.poison import poisoned_jobs
 from dts.server.daemons._base import Daemon
+from dts.server.record.values import fail_what_is_not_json, is_json_array
 from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
 
@@ -107,6 +107,10 @@ def read_results(delivery: Delivery) -> Reading:
     message = delivery.message
     batch = codec.decode(dts_pb2.ResultBatch, message.body, message.content_encoding)
     _check(batch)
+    _check_origin(batch, message.headers)
+    body = codec.Encoded(message.body, message.content_encoding)
+    if fail_what_is_not_json(batch):
+        body = codec.encode(batch)
     by_status: dict[int, list[int]] = {status: [] for status in _STATUSES}
     try:
         for result in batch.results:
@@ -121,8 +125,8 @@ def read_results(delivery: Delivery) -> Reading:
     retried = bitmap.from_indices(by_status[dts_pb2.RETRY])
     candidate = Candidate(
         batch.block,
-        message.body,
-        message.content_encoding,
+        body.body,
+        body.content_encoding,
         succeeded=bitmap.from_indices(by_status[dts_pb2.SUCCEEDED]),
         failed=bitmap.from_indices(by_status[dts_pb2.FAILED]),
         cancelled=bitmap.from_indices(by_status[dts_pb2.CANCELLED]),
@@ -142,6 +146,16 @@ def _check(batch: dts_pb2.ResultBatch) -> None:
         raise WireError("it claims a lease until a time that is none, or under a fence that is too high")
 
 
+def _check_origin(batch: dts_pb2.ResultBatch, headers: Mapping[str, str | int]) -> None:
+    """Make sure that a batch is about the jobs that its worker was given.
+
+    The worker copies the headers from the message of jobs, and its child, where functions run, makes the body.
+    """
+    for name, said in (("block", batch.block), ("run", batch.run), ("function", batch.function)):
+        if headers.get(name, said) != said:
+            raise WireError(f"it is about the {name} {said}, and its worker was given {headers[name]}")
+
+
 def _check_counts(batch: dts_pb2.ResultBatch) -> None:
     """Make sure that what is counted on from one attempt to the next cannot overflow."""
     if any(max(result.attempt, result.kills, result.fence) > _MAX_COUNT for result in batch.results):
@@ -155,20 +169,12 @@ def _progress_of(batch: dts_pb2.ResultBatch) -> dict[str, bytes]:
     """
     told = {}
     for each in batch.progress:
-        if not (math.isfinite(each.done) and math.isfinite(each.total) and _is_json(each.partials)):
+        if not (math.isfinite(each.done) and math.isfinite(each.total) and is_json_array(each.partials or b"[]")):
             logger.warning("what job %d of block %s tells of its progress cannot be told", each.index, batch.block)
             continue
         news = each.done, each.total, msgspec.Raw(each.partials or b"[]"), batch.version
         told[f"{batch.block}.{each.index}"] = msgspec.json.encode(news)
     return told
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        msgspec.json.decode(text or b"[]", type=list[Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
 
 
 def _portions(progress: dict[str, bytes]) -> Iterator[str]:

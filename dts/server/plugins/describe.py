@@ -24,7 +24,7 @@ async def main(context: Context) -> dict[str, Any]:
         "uptime": round(time.time() - psutil.Process().create_time(), 1),
         "python": platform.python_version(),
         "store": type(context.store).__name__,
-        "broker": type(context.broker).__name__,
+        "broker": context.broker.kind,
         "block_size": context.settings.block_size,
         "max_body": context.settings.max_body,
         "plugins": plugins.names(),

@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from dts.model import Candidate, bitmap
 from dts.runtime.service import Service
 from dts.server import plugins
 from dts.server.context import Context
+from dts.server.record.blocks import jobs_of
 from dts.version import __version__
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_RESULTS, jobs_queue
@@ -61,8 +62,14 @@ class PluginRunner(Service):
                     await consumer.ack([delivery])
 
     async def _run(self, delivery: Delivery) -> None:
+        """Run those jobs of a message that are in the store and have not ended.
+
+        Raises:
+            WireError, TooLarge: it is about no jobs that an administrator has asked for.
+        """
         message = delivery.message
         batch = codec.decode(dts_pb2.JobBatch, message.body, message.content_encoding)
+        jobs = await self._asked_for(batch)
         results = dts_pb2.ResultBatch(
             block=batch.block,
             run=batch.run,
@@ -73,12 +80,30 @@ class PluginRunner(Service):
         )
         outcome = await self._insist(partial(self._context.store.get_outcome, batch.block))
         unfinished = outcome.unfinished if outcome is not None else 0  # cancelled, or done by a server that died
-        for job in batch.jobs:
-            if unfinished >> job.index & 1:
-                await self._run_job(batch.function, job, results)
+        for index in {job.index for job in batch.jobs}:
+            if unfinished >> index & 1 and index in jobs:
+                await self._run_job(batch.function, jobs[index], results)
         if results.results:
             await self._insist(partial(self._context.store.record, [_candidate(results)]))
             await self._context.broker.broadcast(TOPIC_RESULTS, batch.run)
+
+    async def _asked_for(self, batch: dts_pb2.JobBatch) -> Mapping[int, dts_pb2.Job]:
+        """The jobs of a batch's block by index, as they are in the store: a message gives no orders by itself.
+
+        Raises:
+            WireError: the store has no such block, or its user is no administrator, any more or at all.
+        """
+        store = self._context.store
+        block = await self._insist(partial(store.get_block, batch.block))
+        if block is None or (block.run, block.function) != (batch.run, batch.function):
+            raise WireError(f"nobody has asked for block {batch.block} of {batch.function} in run {batch.run}")
+        run = await self._insist(partial(store.get_run, block.run))
+        user = await self._insist(partial(store.get_user, run.user)) if run is not None else None
+        if user is None or not user.is_administrator:
+            who = run.user if run is not None else "nobody"
+            raise WireError(f"{block.function} runs inside the server: for administrators only, and it was {who}")
+        stored = await self._insist(partial(jobs_of, store, block))
+        return {job.index: job for job in stored.jobs}
 
     async def _run_job(self, name: str, job: dts_pb2.Job, results: dts_pb2.ResultBatch) -> None:
         """Run one job and add its result; whatever the plugin raises is the job's failure, not the server's."""

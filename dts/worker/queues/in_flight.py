@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dts.broker import Consumer, Delivery
+from dts.errors import DtsError
 from dts.model.ranges import MAX_NUMBER
-from dts.wire import sanitize
+from dts.wire import codec, sanitize
+from dts.wire.dts_pb2 import JobBatch
 from dts.worker.pool.child_process import Assignment
 
 
@@ -57,6 +59,17 @@ class InFlight:
     def is_untouched(self) -> bool:
         """Whether nothing of it was begun, so that it can be given back as it came."""
         return self.open == 1 and not (self.settled or self.begun)
+
+    def is_part(self, body: bytes, content_encoding: str) -> bool:
+        """Whether a body that a child has made holds jobs of this delivery's block and function.
+
+        It is going to be published as the worker's own word, and the child runs code that is not the worker's.
+        """
+        try:
+            batch = codec.decode(JobBatch, body, content_encoding)
+        except DtsError:
+            return False
+        return (batch.block, batch.run, batch.function) == (self.block, self.run, self.function)
 
     def headers_of_part(self, count: int) -> dict[str, str | int]:
         """Headers of a message with `count` of its jobs, whichever they are."""
