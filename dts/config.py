@@ -17,14 +17,15 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from dts.errors import ConfigError
+from dts.model.ranges import MAX_NUMBER, SECONDS
 
 ENVIRONMENT_PREFIX = "DTS_"
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(gt=0)]
-SecondsOrNone = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-NumberOrNone = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0, le=SECONDS.high)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=SECONDS.high)]
+Count = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+NumberOrNone = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 HostName = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")]
 Route = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]

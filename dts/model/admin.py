@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dts.model.attempts import AttemptOptions
+
 DEFAULT_ROUTE = "default"
 """Where a function's jobs go unless its record says otherwise."""
 
@@ -79,11 +81,11 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class Function(AttemptOptions):
     """Registered code, `ns/func`.
 
     `mean_duration` is that of recent attempts; None before the first. `concurrent` says that attempts share a child
-    (`async def`), so that many take as long as one. `memory_limit` is in bytes. None stands for the worker's default.
+    (`async def`), so that many take as long as one. An option that is None is as the worker's settings say.
     `left_routes` are those that it had before, the latest first: what was queued there stays there.
     """
 
@@ -94,12 +96,6 @@ class Function:
     mean_duration: float | None = None
     concurrent: bool = False
     enabled: bool = True
-    soft_timeout: float | None = None
-    timeout: float | None = None
-    max_attempts: int | None = None
-    retry_on: tuple[str, ...] | None = None
-    memory_limit: int | None = None
-    concurrency: int | None = None
     limits: Limits = field(default_factory=Limits)
     modified: float = 0.0
     version: int = 1

@@ -1,34 +1,65 @@
-"""How large the numbers may be that DTS accepts, in one table: each fits everything that it passes on its way.
+"""How large the numbers are that DTS accepts, in one table. Each fits everything that it passes on its way:
 
-| passes                        | holds                          |
-|-------------------------------|--------------------------------|
-| JSON, as JavaScript reads it  | integers up to 2**53 - 1       |
-| SQLite, BSON, AMQP headers    | signed 64 bits                 |
-| protobuf `uint32`             | 2**32 - 1                      |
-| protobuf `uint64`, `double`   | more than JSON                 |
-| frames to a child             | unsigned 64 bits               |
-| datetime, `time_t`            | the year 9999                  |
+    JSON, as JavaScript reads it   integers to 2**53 - 1, and no NaN or infinity
+    SQLite, BSON, AMQP headers     integers of signed 64 bits
+    protobuf uint32                integers to 2**32 - 1
+    protobuf uint64, frames        integers to 2**64 - 1
+    dates                          to the year 9999
+
+REST fields, query arguments and settings take their bounds from here; what a message says is checked against it, too.
 """
 
 from __future__ import annotations
 
-MAX_NUMBER = 2**53 - 1
-"""The highest number of a job in its run, and of whatever else is counted."""
+from dataclasses import dataclass
 
-MAX_BLOCK = 2**31 - 1
-"""The highest number of a block in its run. Times the most jobs of a block it is below MAX_NUMBER."""
 
-MAX_SECONDS = 10 * 366 * 86400.0
-"""Ten years: the longest time limit, delay or wait that means anything. Added to any time of today it is a date."""
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low`, or `above` it, to `high`, both included."""
 
-MAX_TIME = 32503680000.0
-"""The year 3000, in seconds since the epoch: the latest moment that may be named."""
+    low: float
+    high: float
+    above: bool = False
 
-MAX_BYTES = 2**50
-"""The highest memory limit, in bytes."""
+    def __contains__(self, number: float) -> bool:
+        return (number > self.low if self.above else number >= self.low) and number <= self.high
 
-MAX_ATTEMPTS = 1_000_000
-"""The most attempts at a job, and the most jobs that one process may run: what a counter of 32 bits holds by far."""
 
-MAX_PAGE = 10_000
-"""The most records that one page of a list may have."""
+SECONDS = Range(0, 1e9, above=True)
+"""A length of time: up to 31 years, which added to any time of today is a date."""
+
+TIME = Range(0, 32_503_680_000)
+"""A moment, in seconds since the epoch: until the year 3000."""
+
+NUMBER = Range(0, 2**53 - 1)
+"""The number of a job in its run, and whatever else is counted."""
+
+MAX_NUMBER = int(NUMBER.high)
+
+BLOCK_DIGITS = 12
+"""Digits of the number of a block in its run. Times the most jobs of a block it is within NUMBER."""
+
+ATTEMPTS = Range(1, 100)
+"""Attempts at a job, and how many of them failed."""
+
+BYTES = Range(2**20, 2**50)
+"""A limit of memory: what a child needs at least, and more than any machine has."""
+
+JOBS = Range(0, 10**12)
+"""Jobs that may be unfinished at a time."""
+
+RUNNING = Range(1, 10**9)
+"""Jobs that may be at work at a time."""
+
+RATE = Range(0.001, 1e6)
+"""Requests a second: one every quarter of an hour at least. Less would be a lock-out that looks like a limit."""
+
+LEVEL = Range(0, 1000)
+"""The level of a log record, as in Python's logging module."""
+
+PORT = Range(1, 65535)
+"""A TCP port that can be connected to."""
+
+CONCURRENCY = Range(1, 100_000)
+"""Jobs that a child runs at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from dts.model.ranges import BLOCK_DIGITS
 from dts.server.handlers import docs, health, jobs, runs, whoami
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin import dead, diagnosis, fleet, functions, namespaces, operations, users, vhosts, work
@@ -24,7 +25,7 @@ class Route(NamedTuple):
 
 
 _PARTS = {
-    "number": r"([0-9]{1,12})",
+    "number": rf"([0-9]{{1,{BLOCK_DIGITS}}})",
     "seq": r"([0-9]{1,15})",
     "function": r"([^/]+(?:/[^/]+)?)",  # with the slash of ns/func written as %2F, or as it is
 }

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 
+from dts.model.ranges import LEVEL
+
 MAX_NAME = 256
 """Characters of the name of a host, a logger, a worker, a file."""
 
 MAX_JOB = 64
 """Characters of the id of a job; a longer text is none."""
-
-MAX_LEVEL = 1000
-"""The highest level of a log record that is told apart from higher ones."""
 
 _AHEAD = 86400.0  # seconds that a clock may be ahead
 
@@ -36,7 +35,7 @@ def moment(value: object, now: float) -> float:
 
 def level(value: object) -> int:
     """The level of a log record, as in Python's logging module."""
-    return int(finite(value, low=0, high=MAX_LEVEL))
+    return int(finite(value, low=LEVEL.low, high=LEVEL.high))
 
 
 def name(text: object, limit: int = MAX_NAME) -> str:

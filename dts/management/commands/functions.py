@@ -9,9 +9,12 @@ from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_o
 from dts.management.shell.fields import Field, Kind
 from dts.management.shell.grammar import Arguments, command
 from dts.management.shell.output import Column
+from dts.model.attempts import ATTEMPT_OPTIONS
 
 if TYPE_CHECKING:
     from dts.management.shell.session import Session
+
+_KINDS: dict[type, Kind] = {float: Kind.NUMBER, int: Kind.INTEGER, str: Kind.LIST}
 
 FUNCTIONS = RecordKind(
     noun="functions",
@@ -20,12 +23,7 @@ FUNCTIONS = RecordKind(
         Field("description", Kind.TEXT, "what it does"),
         Field("route", Kind.TEXT, "which queue its jobs go to"),
         Field("enabled", Kind.BOOLEAN, "new jobs are refused when it is not"),
-        Field("soft_timeout", Kind.NUMBER, "seconds after which a job is told to end", optional=True),
-        Field("timeout", Kind.NUMBER, "seconds after which a job is ended", optional=True),
-        Field("max_attempts", Kind.INTEGER, "attempts of a job, at most", optional=True),
-        Field("retry_on", Kind.LIST, "exceptions after which a job is tried again", optional=True),
-        Field("memory_limit", Kind.INTEGER, "bytes that a job's process may use", optional=True),
-        Field("concurrency", Kind.INTEGER, "jobs at once in a worker", optional=True),
+        *(Field(option.name, _KINDS[option.kind], option.meaning, optional=True) for option in ATTEMPT_OPTIONS),
         *LIMIT_FIELDS,
     ),
     columns=(

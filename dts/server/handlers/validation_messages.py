@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import re
 
+from dts.wire.numbers import EXCEPTION
+
 # The look-ahead is for Python, where `$` also matches before a line feed at the end.
 EMAIL = r"^([^@\s]+@[^@\s]+)?$(?!\n)"
 NAMESPACE_CHOICE = r"^(\*|[a-z][a-z0-9_]{0,63})$(?!\n)"
 ROUTE = r"^[a-z][a-z0-9_.-]{0,63}$(?!\n)"
-EXCEPTION = r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$(?!\n)"
 SSH_USER = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 FOLDER = r"^([^\x00-\x1f\x7f-\x9f-][^\x00-\x1f\x7f-\x9f]*)?$(?!\n)"
 

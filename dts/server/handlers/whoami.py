@@ -11,16 +11,17 @@ from dts.errors import AuthError
 from dts.model import User
 from dts.server.handlers._base import DtsHandler, signed
 from dts.server.handlers.admin.fields import Secret
-from dts.server.handlers.admin.users import Grace, Users, UserView
+from dts.server.handlers.admin.users import Users, UserView
 from dts.server.handlers.declare import declares
 from dts.server.handlers.recorded import operation_logger
+from dts.wire.numbers import Wait
 
 
 class NewSecret(Struct, forbid_unknown_fields=True):
     """A new secret, and for how many seconds the previous one is accepted, too."""
 
     secret: Secret
-    grace: Grace | UnsetType = UNSET
+    grace: Wait | UnsetType = UNSET
 
 
 class WhoamiHandler(DtsHandler):

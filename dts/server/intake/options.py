@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Any, TypeVar, cast
 
 import msgspec
-from msgspec import Meta
 
 from dts.errors import InvalidInput
 from dts.model import Function
+from dts.model.attempts import ATTEMPT_OPTIONS
 from dts.wire import dts_pb2
+from dts.wire.numbers import Time, type_of
+from dts.wire.options import merge, to_wire
 
-Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
-Time = Annotated[float, Meta(ge=0, le=32503680000)]  # until the year 3000
-
-_FIELDS = ("soft_timeout", "timeout", "max_attempts", "memory_limit", "concurrency", "deadline")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
+def with_attempt_options(base: type[S]) -> type[S]:
+    """Decorate a Struct: it gets a field for each option of attempts, where null stands for none."""
+    options: list[Any] = [(option.name, type_of(option), None) for option in ATTEMPT_OPTIONS]
+    made = msgspec.defstruct(
+        base.__name__,
+        options,
+        bases=(base,),
+        module=base.__module__,
+        namespace={"__doc__": base.__doc__},
+        forbid_unknown_fields=True,
+        kw_only=True,
+    )
+    return cast("type[S]", made)
+
+
+@with_attempt_options
 class AttemptParams(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a job or a run may ask for itself; what is not given is as the function's record says.
+    """What a job or a run may ask for itself: the options of attempts, and its times.
 
     Durations are in seconds, times in seconds since the epoch, sizes in bytes.
     """
 
-    soft_timeout: Seconds | None = None
-    timeout: Seconds | None = None
-    max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
-    retry_on: Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)] | None = None
-    memory_limit: Annotated[int, Meta(ge=1024 * 1024, le=2**62)] | None = None
-    concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     not_before: Time | None = None
     deadline: Time | None = None
 
@@ -40,31 +49,21 @@ def own_options(params: AttemptParams, *, now: float, place: str = "params") -> 
     Raises:
         InvalidInput: two of them do not go together, or the deadline is over.
     """
-    if params.soft_timeout is not None and params.timeout is not None and params.soft_timeout >= params.timeout:
+    options = to_wire(params)
+    if options.HasField("timeout") and options.soft_timeout >= options.timeout:
         raise InvalidInput(f"{place}: soft_timeout must be less than timeout, after which the job is stopped by force")
     if params.deadline is not None:
+        options.deadline = params.deadline
         if params.deadline <= now:
             raise InvalidInput(f"{place}: deadline is over already: give a time in seconds since the epoch, in future")
         if params.not_before is not None and params.not_before >= params.deadline:
             raise InvalidInput(f"{place}: not_before must be earlier than deadline, or the job can never start")
-    given = {name: value for name in _FIELDS if (value := getattr(params, name)) is not None}
-    if params.retry_on is not None:
-        given["retry_on"] = params.retry_on
-    return dts_pb2.Options(**given) if given else None
+    return options if options.ByteSize() else None
 
 
 def merged_options(function: Function | None, own: dts_pb2.Options) -> dts_pb2.Options:
-    """The options of a message: what the block asks for over what the function's record says."""
-    options = dts_pb2.Options()
-    if function is not None:
-        for name in _FIELDS:
-            if (value := getattr(function, name, None)) is not None:
-                setattr(options, name, value)
-        options.retry_on.extend(function.retry_on or ())
-    if own.retry_on:
-        del options.retry_on[:]
-    options.MergeFrom(own)
-    return options
+    """The options of a message: what the function's record says and what the block asks for; the lower limit holds."""
+    return merge(to_wire(function), own)
 
 
 def put_options(batch: dts_pb2.JobBatch, asked: Iterable[dts_pb2.Options | None]) -> None:

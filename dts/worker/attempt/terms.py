@@ -1,4 +1,4 @@
-"""The terms on which a job is attempted: what it asks for itself, over its function's, over the worker's settings."""
+"""The terms on which a job is attempted: what it and its function ask for, over the worker's settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dts.config import WorkerSettings
 from dts.wire.dts_pb2 import Job, JobBatch, Options
+from dts.wire.options import merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,13 @@ class TermsOf:
     """
 
     def __init__(self, batch: JobBatch, defaults: Terms) -> None:
+        self._defaults, self._options = defaults, batch.options
         self.common = _over(defaults, batch.options) if batch.HasField("options") else defaults
         self._single = any([job.HasField("options") for job in batch.jobs])
         self.strict = self._single or bool(self.common.timeout or self.common.soft_timeout or self.common.deadline)
 
     def of(self, job: Job) -> Terms:
         """The terms of one job of the message."""
-        return _over(self.common, job.options) if self._single and job.HasField("options") else self.common
+        if not (self._single and job.HasField("options")):
+            return self.common
+        return _over(self._defaults, merge(self._options, job.options))

@@ -12,11 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from dts.model import Function, Namespace, Record, User, VirtualHost
+from dts.model.ranges import RATE
 from dts.server.access.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.server.consts import ErrorCode
 from dts.server.context import Context
 from dts.server.handlers._base import DtsHandler, signed
-from dts.server.handlers.admin.fields import LEAST_RATE, ForceQuery, NoQuery, defaults, given, merge_patch
+from dts.server.handlers.admin.fields import ForceQuery, NoQuery, defaults, given, merge_patch
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.recorded import operation_logger, recorded
@@ -365,7 +366,7 @@ def _with_plain_limits(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a record with those limits that there are, and a rate that an earlier version let be too low."""
     limits = {name: value for name, value in fields.get("limits", {}).items() if value is not None}
     if "requests_per_second" in limits:
-        limits["requests_per_second"] = max(LEAST_RATE, limits["requests_per_second"])
+        limits["requests_per_second"] = max(RATE.low, limits["requests_per_second"])
     return {**fields, "limits": limits} if "limits" in fields else fields
 
 

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from dts.model.ranges import JOBS, MAX_NUMBER, RATE, RUNNING
 from dts.server.handlers import validation_messages
 from dts.server.handlers._base import PageQuery
+from dts.wire.numbers import Seconds
 
 Text = Annotated[str, Meta(max_length=10_000)]
-Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Time = Annotated[float, Meta(description="seconds since the epoch")]
 Role = Literal["administrator", "operator", "developer", "user"]
 
@@ -28,16 +29,12 @@ Secret = Annotated[str, Meta(min_length=8, max_length=1024)]
 KeyText = Annotated[str, Meta(min_length=1, max_length=20_000)]
 
 
-LEAST_RATE = 0.001
-"""Requests a second at least: one every quarter of an hour. Less would be a lock-out that looks like a limit."""
-
-
 class LimitsFields(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a user, a namespace or a function may take; a limit that is absent or null is none."""
 
-    unfinished: Annotated[int, Meta(ge=0, le=10**12)] | UnsetType | None = UNSET
-    requests_per_second: Annotated[float, Meta(ge=LEAST_RATE, le=1000000.0)] | UnsetType | None = UNSET
-    running: Annotated[int, Meta(ge=1, le=10**9)] | UnsetType | None = UNSET
+    unfinished: Annotated[int, Meta(ge=int(JOBS.low), le=int(JOBS.high))] | UnsetType | None = UNSET
+    requests_per_second: Annotated[float, Meta(ge=RATE.low, le=RATE.high)] | UnsetType | None = UNSET
+    running: Annotated[int, Meta(ge=int(RUNNING.low), le=int(RUNNING.high))] | UnsetType | None = UNSET
     retention: Seconds | UnsetType | None = UNSET
 
 
@@ -127,5 +124,5 @@ def _plain(hint: Any) -> Any:
     if origin in (tuple, list):
         return _plain(get_args(hint)[0])
     if hint is int:
-        return Annotated[int, Meta(ge=-(2**53), le=2**53)]  # what a database, and JSON, can take
+        return Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
     return hint if origin is Literal or hint in (str, float, bool) else None

@@ -8,11 +8,12 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from dts.model import LogFilter, User
+from dts.model.ranges import LEVEL, TIME
 from dts.server.handlers._base import DtsHandler, PageQuery, signed
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
 
-Since = Annotated[float, Meta(ge=0, le=1e12)]
+Since = Annotated[float, Meta(ge=TIME.low, le=1e12)]
 
 
 class HeartbeatView(Struct):
@@ -63,7 +64,7 @@ class LogsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
     source: str | UnsetType = UNSET
     logger: str | UnsetType = UNSET
     job: str | UnsetType = UNSET
-    level: Annotated[int, Meta(ge=0, le=1000)] | UnsetType = UNSET
+    level: Annotated[int, Meta(ge=int(LEVEL.low), le=int(LEVEL.high))] | UnsetType = UNSET
     since: Since | UnsetType = UNSET
     until: Since | UnsetType = UNSET
 

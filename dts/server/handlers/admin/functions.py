@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from dts.errors import InvalidName
 from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
 from dts.server import plugins
 from dts.server.consts import ErrorCode
-from dts.server.handlers import validation_messages
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
     Limited,
     RouteName,
-    Seconds,
     Text,
     changes,
     filters,
@@ -24,26 +21,19 @@ from dts.server.handlers.admin.fields import (
     view,
 )
 from dts.server.handlers.errors import ApiError
+from dts.server.intake.options import with_attempt_options
 from dts.store.contract.records import Scalar
 
-_MEBIBYTE = 1024 * 1024
 _LEFT_ROUTES = 8  # that are remembered of a function
 
-ExceptionName = Annotated[str, Meta(pattern=validation_messages.EXCEPTION)]
 
-
+@with_attempt_options
 class FunctionFields(Limited, kw_only=True):
-    """What can be written and read of a function. Null stands for the worker's default."""
+    """What can be written and read of a function, the options of attempts besides. Null is for the worker's default."""
 
     description: Text = ""
     route: RouteName = DEFAULT_ROUTE
     enabled: bool = True
-    soft_timeout: Seconds | None = None
-    timeout: Seconds | None = None
-    max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
-    retry_on: Annotated[tuple[ExceptionName, ...], Meta(max_length=100)] | None = None
-    memory_limit: Annotated[int, Meta(ge=_MEBIBYTE, le=2**50)] | None = None
-    concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
 FunctionView = view(

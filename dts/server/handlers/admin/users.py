@@ -29,8 +29,7 @@ from dts.server.handlers.admin.fields import (
 )
 from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Where, last_administrator
-
-Grace = Annotated[float, Meta(ge=0, le=10**9)]
+from dts.wire.numbers import Wait
 
 
 class UserFields(Limited, kw_only=True):
@@ -57,7 +56,7 @@ class Users(Resource[User]):
     kind = User
     fields = UserFields
     initial = initial("UserInitial", UserFields, {"id": str, "secret": Secret}, {})
-    changes = changes("UserChanges", UserFields, {"secret": Secret, "grace": Grace})
+    changes = changes("UserChanges", UserFields, {"secret": Secret, "grace": Wait})
     view = UserView
     filters = filters("UserFilters", UserView, without={"secret_expires"})
     write_only = frozenset({"secret", "grace"})

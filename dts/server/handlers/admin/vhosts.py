@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from dts.model import VirtualHost, check_host_id
+from dts.model.ranges import PORT
 from dts.server.consts import ErrorCode
 from dts.server.handlers import validation_messages
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
@@ -28,7 +29,7 @@ class VirtualHostFields(Struct, forbid_unknown_fields=True, kw_only=True):
     """What can be written and read of a host."""
 
     address: Annotated[str, Meta(max_length=255)] = ""
-    port: Annotated[int, Meta(ge=1, le=65535)] = 22
+    port: Annotated[int, Meta(ge=int(PORT.low), le=int(PORT.high))] = 22
     ssh_user: Annotated[str, Meta(pattern=validation_messages.SSH_USER)] = "dts"
     host_key: Annotated[str, Meta(max_length=10_000)] = ""
     functions_dir: Annotated[str, Meta(max_length=4096, pattern=validation_messages.FOLDER)] = ""

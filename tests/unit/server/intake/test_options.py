@@ -82,12 +82,12 @@ def test_what_all_jobs_ask_for_is_written_once() -> None:
     assert earliest_deadline(batch) == 10.0
 
 
-def test_what_a_block_asks_for_goes_over_the_functions_record() -> None:
+def test_what_a_block_asks_for_goes_over_the_functions_record_but_lifts_no_limit() -> None:
     function = Function("a/b", timeout=10.0, soft_timeout=8.0, max_attempts=5, retry_on=("OSError",))
-    own = dts_pb2.Options(timeout=99.0, retry_on=["ValueError", "KeyError"])
+    own = dts_pb2.Options(timeout=99.0, max_attempts=3, memory_limit=2**30, retry_on=["ValueError", "KeyError"])
     merged = merged_options(function, own)
     assert merged == dts_pb2.Options(
-        timeout=99.0, soft_timeout=8.0, max_attempts=5, retry_on=["ValueError", "KeyError"]
+        timeout=10.0, soft_timeout=8.0, max_attempts=3, memory_limit=2**30, retry_on=["ValueError", "KeyError"]
     )
     assert merged_options(function, dts_pb2.Options()).retry_on == ["OSError"]
     assert merged_options(None, own) == own
