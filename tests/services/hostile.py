@@ -95,7 +95,7 @@ HOSTILE = {
     ),
     "result_lies": (
         "class W:\n  __class__ = property(lambda s: str)\nreturn W()",
-        "ResultNotJSON: result is of type W",
+        "ResultNotJSON: result is of type own.hostile.deed_result_lies.<locals>.W",
     ),
     "result_raises": ("class W:\n  __class__ = property(lambda s: sys.exit(1))\nreturn W()", "ResultNotJSON"),
     "huge_result": ("return 'x' * 50_000_000", "limit"),

@@ -69,6 +69,7 @@ class Child:
         self._loop: Loop | None = None
         self._watchdog: Watchdog | None = None
         self._peeked: tuple[int, JobBatch | None] = 0, None
+        self._namespace = ""
         self._jobs = self._served = 0
         self._measured = time.monotonic()
         self._send = channel.send
@@ -101,6 +102,12 @@ class Child:
             batch = _decode(frame)
         except DtsError as error:
             self._send(Frame(Kind.DEAD, frame.ticket, error.message.encode()))
+            return self._defaults
+        namespace = batch.function.partition("/")[0]
+        self._namespace = self._namespace or namespace
+        if namespace != self._namespace:  # its worker goes by the header of the message
+            text = f"its header names a function of {self._namespace} and its body {batch.function}"
+            self._send(Frame(Kind.DEAD, frame.ticket, text.encode()))
             return self._defaults
         task = self._make_task(frame, batch)
         errand = task.errand

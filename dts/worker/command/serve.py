@@ -193,5 +193,6 @@ async def _until_empty(worker: Worker, shutdown: Shutdown) -> None:
                 logger.error("a broker has not answered for %g s: %s", _BURST_PATIENCE, error)
                 worker.failed.set()
                 return
-        quiet = quiet + 1 if worker.idle and not waiting else 0
+        # A message may have been fetched and wait in a consumer until the first child is ready.
+        quiet = quiet + 1 if worker.idle and worker.executor.slots and not waiting else 0
     shutdown.requested.set()

@@ -25,3 +25,17 @@ def processor_time(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def free_memory_percent() -> float:
+    """The part of the machine's memory that can be had without swapping; 100 where the kernel does not tell."""
+    found = {}
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                name, _, rest = line.partition(":")
+                if name in ("MemTotal", "MemAvailable"):
+                    found[name] = int(rest.split()[0])
+    except OSError:
+        return 100.0
+    return 100.0 * found["MemAvailable"] / found["MemTotal"] if len(found) == 2 else 100.0

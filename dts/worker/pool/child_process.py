@@ -46,7 +46,8 @@ class Assignment:
     `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
     it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
     it printed since is of these jobs. `function` is its name; `told` are the last values that jobs at work have told,
-    by index in the block; `ids` those of its jobs, once somebody has asked for them.
+    by index in the block; `ids` those of its jobs, once somebody has asked for them. `submitted` is the time
+    (monotonic) at which it began to wait for a child, `passed_over` how many that came later were begun before it.
     """
 
     body: bytes
@@ -64,6 +65,13 @@ class Assignment:
     function: str = ""
     told: dict[int, bytes] = field(default_factory=dict)
     ids: frozenset[str] | None = None
+    passed_over: int = 0
+    submitted: float = 0.0
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of its function; a child runs functions of one namespace only."""
+        return self.function.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,8 @@ class ChildProcess:
         self.pid = pid
         """The process id, also of its process group."""
         self.board = board
+        self.namespace = ""
+        """The namespace that it belongs to, that of the first message that it was given; empty until then."""
         self.given: deque[Assignment] = deque()
         self.ready = False
         self.severed = False
@@ -172,6 +182,7 @@ class ChildProcess:
         number = 0 if assignment.number is None else assignment.number + 1
         kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
         header = pack_header(Frame(kind, ticket, assignment.body, assignment.content_encoding, number))
+        self.namespace = assignment.namespace
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         assignment.quiet = not self.given
@@ -212,6 +223,11 @@ class ChildProcess:
     def extra(self) -> int:
         """How many assignments it works at beside another one."""
         return max(self.beside - 1, 0)
+
+    @property
+    def load(self) -> int:
+        """How many assignments it has, those that run beside each other counted as one."""
+        return len(self.given) - self.extra
 
     def find(self, ticket: int) -> Assignment:
         """The assignment of a ticket. Raises WireError when the child was given no such one."""
@@ -322,8 +338,11 @@ class ChildProcess:
                 self.distrust(_SCRIBBLED)
             return
         passed, self._looked = now - self._looked, now
+        if not self._should_move():  # the usual case, and cheap: most children may be idle
+            self._still = 0.0
+            return
         seen = self._state()
-        if seen != self._seen or not self._should_move():
+        if seen != self._seen:
             self._seen, self._still = seen, 0.0
             return
         self._still += min(passed, _STEP)

@@ -1,9 +1,14 @@
-"""A pool of children: hands each of them work, and replaces those that die.
+"""Runs assignments in child processes, as many at a time as the worker has slots.
+
+A child belongs to the namespace of the first message that it is given, and runs no other namespace's functions: so
+none of them sees what another one has done to the process. A child that has nothing to do stays, with all that it has
+imported, until others were used more recently (`warm_children`) or memory gets short. Beside them there is always a
+blank child, forked in advance, so that a message of another namespace waits for its imports only.
 
 A child that works at quick messages is given one more than it works at, so that it never waits for the worker. When
-another child runs out of work, or the one at work turns out to take its time, what was given ahead is taken back and
-goes to another child: a short message never waits behind a long job while a child is free. Where none is, others take
-it: see `dts.worker.queues.pacer`.
+a slot gets free, or the message at work turns out to be slow, what was given ahead is taken back and goes to another
+child: a short message never waits behind a long job while a slot is free. Where none is, other workers take it: see
+`dts.worker.queues.pacer`.
 """
 
 from __future__ import annotations
@@ -17,20 +22,24 @@ from functools import partial
 from typing import Protocol
 
 from dts.errors import WireError
-from dts.runtime.backoff import Backoff
 from dts.runtime.service import Service
 from dts.worker.link.frames import Frame, Kind
 from dts.worker.link.options import ChildOptions
-from dts.worker.pool.child_process import Assignment, ChildProcess, say_end
+from dts.worker.link.procfs import free_memory_percent
+from dts.worker.pool.child_process import Assignment, ChildProcess
 from dts.worker.pool.crash import Crash, cause_of, crashes_of
 from dts.worker.pool.log_check import RecordCheck
-from dts.worker.pool.spawner import Spawner
+from dts.worker.pool.nursery import Nursery
+from dts.worker.pool.roster import Roster
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts to start a child that does not come up
-_UNMANNED = 1.0  # seconds without a child that could work after which none is expected soon
-_STOP_TIMEOUT = 1.0  # seconds that an idle child has to end by itself
+_UNMANNED = 1.0  # seconds without a child for a free slot after which none is expected soon
+_MOST_PASSED_OVER = 4
+"""Messages with a warm child that may overtake one without: more would save few forks and cost it time."""
+_PASSED_OVER_FOR = 0.05
+"""Seconds after its arrival for which a message may be overtaken so: as long as a message of quick jobs takes."""
+_MEASURE_EVERY = 1.0  # seconds between looks at the memory of the machine
 
 
 class Listener(Protocol):
@@ -71,48 +80,44 @@ class Listener(Protocol):
 
 
 class Executor(Service):
-    """Keeps `processes` children alive, and runs assignments in them."""
+    """Runs assignments in children, at most `processes` at a time."""
 
     def __init__(self, options: ChildOptions, processes: int, listener: Listener) -> None:
         super().__init__()
         self.processes = processes
         self.options = options
-        """What children that are started from here on are told."""
+        """The options of children that are started from here on."""
+        self.looks_ahead = False
+        """Whether quick children are given one message ahead: as soon as half of the slots have one."""
         self._listener = listener
-        self._spawner = Spawner(options.settings.child_user)
+        self._nursery = Nursery(self)
         self._records = RecordCheck(options.name)
-        self._children: list[ChildProcess] = []  # those that are ready
-        self._starting: set[ChildProcess] = set()
+        self._roster = Roster()
         self._leaving: set[ChildProcess] = set()
         self._waiting: deque[Assignment] = deque()
-        self.looks_ahead = False
-        """Whether children that are quick are given something ahead, since at least half of all are."""
-        self._manned = 0.0  # the time (monotonic) at which there last was a child that could work
-        self._keepers = 0
+        self._manned = self._measured = 0.0  # times (monotonic): when there last was a child for a free slot, and so on
         self._tickets = 0
-        self._stopping = False
         self._changed = asyncio.Event()
 
     async def _start(self) -> None:
         self._manned = time.monotonic()
-        await self._stack.enter_async_context(self._spawner)
-        self._keep_enough()
-        self._stack.push_async_callback(self._end_children)
-
-    def _keep_enough(self) -> None:
-        while self._keepers < self.processes:
-            self._keepers += 1
-            self._spawn(self._keep_child(), f"child {self._keepers}")
-
-    @property
-    def pids(self) -> list[int]:
-        """The process ids of the children that are ready."""
-        return [child.pid for child in self._children]
+        self._nursery.failed = self.failed
+        await self._stack.enter_async_context(self._nursery)
 
     @property
     def children(self) -> list[ChildProcess]:
         """The children that are ready."""
-        return self._children
+        return list(self._roster)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the children that belong to a namespace."""
+        return [child.pid for child in (*self._roster.working, *self._roster.idle)]
+
+    @property
+    def slots(self) -> int:
+        """How many messages can be worked at, at a time, without those that run beside others; 0 without children."""
+        return max(self.processes, len(self._roster.working)) if len(self._roster) else 0
 
     @property
     def leaving(self) -> list[ChildProcess]:
@@ -122,33 +127,50 @@ class Executor(Service):
     @property
     def busy(self) -> bool:
         """Whether any assignment is not finished."""
-        return bool(self._waiting) or any(child.given for child in (*self._children, *self._leaving))
+        return bool(self._waiting or self._roster.working) or any(child.given for child in self._leaving)
 
     @property
     def capacity(self) -> int:
         """How many assignments its children have or could have now."""
-        ahead = self.looks_ahead
-        return sum([len(child.given) if child.retiring else child.limit(ahead=ahead) for child in self._children])
+        ahead, free = self.looks_ahead, self.slots - len(self._roster.working)
+        working = [len(child.given) if child.retiring else child.limit(ahead=ahead) for child in self._roster.working]
+        quick = sum([child.pace.quick for child in self._roster.idle])
+        return sum(working) + free + (min(free, quick) if ahead else 0)
+
+    @property
+    def _free_slots(self) -> int:
+        return self.processes - len(self._roster.working)
 
     def look(self, now: float) -> None:
-        """See how children get on; take back what waits for one that takes its time. `now` is monotonic, in seconds."""
-        quick = staying = 0
-        for child in self._children:
+        """Check how children get on, and take back what waits for one that is slow. `now` is monotonic, in seconds."""
+        quick = 0
+        for child in self._roster:
             child.look(now)
-            staying += not child.retiring
             quick += child.pace.quick and not (child.retiring or child.beside)
-        self.looks_ahead = 0 < staying <= 2 * quick
-        if staying:
+        self.looks_ahead = self.processes <= 2 * min(quick, self.processes)
+        if self._roster.idle or self._roster.blank:
             self._manned = now
-        for child in self._children:
+        for child in list(self._roster.working):
             if child.pace.engaged and len(child.given) > max(child.beside, 1):
-                self._waiting.extendleft(reversed(child.recall()))
+                self._recall(child)
+        if now - self._measured >= _MEASURE_EVERY:
+            self._measured = now
+            self._save_memory()
         self._dispatch()
 
     def is_engaged(self, now: float) -> bool:
         """Whether no child is likely to begin anything soon, `now` being monotonic, as of the last look."""
-        staying = [child for child in self._children if not child.retiring]
-        return all([child.pace.engaged for child in staying]) if staying else now - self._manned > _UNMANNED
+        if self._free_slots > 0 and now - self._manned <= _UNMANNED:
+            return False
+        return all([child.pace.engaged for child in self._roster.working if not child.retiring])
+
+    # assignments
+
+    def submit(self, assignment: Assignment) -> None:
+        """Run an assignment when its turn comes."""
+        assignment.submitted = assignment.submitted or time.monotonic()
+        self._waiting.append(assignment)
+        self._dispatch()
 
     def take_waiting(self, which: Callable[[Assignment], bool]) -> list[Assignment]:
         """Take back some of the assignments that no child has."""
@@ -157,52 +179,12 @@ class Executor(Service):
         self._changed.set()
         return taken
 
-    @property
-    def extra(self) -> int:
-        """How many assignments children work at beside another one, since their function is async."""
-        return sum([child.extra for child in self._children])
-
-    def resize(self, processes: int) -> None:
-        """Keep another number of children. Those that are too many end when they have done what they have begun."""
-        self.processes = processes
-        self._keep_enough()
-        surplus = self._keepers - processes - sum([bool(child.retiring) for child in self._children])
-        staying = sorted([child for child in self._children if not child.retiring], key=_load)
-        for child in staying[: max(surplus, 0)]:
-            self._retire(child, "there are to be fewer")
-        self._dispatch()
-
-    def renew(self, options: ChildOptions) -> None:
-        """Replace all children by ones with other options, each when it has done what it has begun."""
-        self.options = options
-        for child in (*self._children, *self._starting):
-            self._retire(child, "the configuration has changed")
-        self._dispatch()
-
-    def _retire(self, child: ChildProcess, why: str) -> None:
-        child.retiring = why
-        self._waiting.extendleft(reversed(child.recall()))
-        self._let_go(child)
-
-    def _let_go(self, child: ChildProcess) -> None:
-        """Have a child end that is to do so, if it has nothing to do."""
-        if child.retiring and child.ready and not child.given and child in self._children:
-            child.leaving = child.retiring
-            self._children.remove(child)
-            self._leaving.add(child)
-            child.finish()
-
-    def submit(self, assignment: Assignment) -> None:
-        """Run an assignment when its turn comes."""
-        self._waiting.append(assignment)
-        self._dispatch()
-
     def take_back(self) -> list[Assignment]:
         """Take back every assignment that no child has begun."""
+        for child in list(self._roster.working):
+            self._recall(child)
         taken = list(self._waiting)
         self._waiting.clear()
-        for child in self._children:
-            taken += child.recall()
         self._changed.set()
         return taken
 
@@ -212,22 +194,26 @@ class Executor(Service):
             self._changed.clear()
             await self._changed.wait()
 
+    def _recall(self, child: ChildProcess) -> None:
+        """Have the assignments that a child has not begun wait again, before all others."""
+        self._waiting.extendleft(reversed(child.recall()))
+        if child in self._roster:
+            self._roster.place(child)
+
     def _dispatch(self) -> None:
-        """Give waiting assignments to the children that have the least to do; share out what was given ahead."""
-        working, ahead = [child for child in self._children if not child.retiring], self.looks_ahead
-        while self._waiting:
-            free = [child for child in working if len(child.given) < child.limit(ahead=ahead)]
-            if not free:
-                return
-            self._give(min(free, key=_load), self._waiting.popleft())
-        idle = next((child for child in working if not child.given), None)
-        if idle is None:
-            return
-        for child in self._children:
-            if _load(child) > 1 and (taken := child.recall()):
-                self._give(idle, taken[0])
-                self._waiting.extendleft(reversed(taken[1:]))
-                return self._dispatch()
+        """Give waiting assignments to children, and see that there are blank ones and not too many idle ones."""
+        self._give_waiting()
+        if self._share_out():
+            self._give_waiting()
+        for child in self._roster.surplus(max(self.options.settings.warm_children, self.processes)):
+            self._retire(child, "others were used more recently")
+        self._nursery.check()
+
+    def _give_waiting(self) -> None:
+        while self._waiting and (found := self._next()) is not None:
+            assignment, child = found
+            self._waiting.remove(assignment)
+            self._give(child, assignment)
 
     def _give(self, child: ChildProcess, assignment: Assignment) -> None:
         self._tickets += 1
@@ -236,12 +222,89 @@ class Executor(Service):
         except Exception as error:  # noqa: BLE001 - whatever is in a message, it must not end the worker
             self._listener.on_failed(assignment, error)
             self._changed.set()
+        else:
+            self._roster.place(child)
 
-    def _on_frame(self, child: ChildProcess, frame: Frame) -> None:
+    def _next(self) -> tuple[Assignment, ChildProcess] | None:
+        """The assignment that begins next, and the child that it goes to; None while none can.
+
+        A free slot prefers what has a child of its namespace. Without a free slot, none overtakes the one that has
+        waited longest, so that no namespace keeps a child, or an event loop, for itself.
+        """
+        if self._free_slots > 0:
+            first = self._waiting[0]
+            for assignment in self._waiting:
+                if (child := self._roster.idle_of(assignment.namespace)) is not None:
+                    first.passed_over += assignment is not first
+                    return assignment, child
+                if _is_due(first):
+                    break
+            if self._roster.blank:
+                return first, next(iter(self._roster.blank))
+        for assignment in self._waiting:
+            if (child := self._roster.with_room(assignment.namespace, ahead=self.looks_ahead)) is not None:
+                return assignment, child
+            if self._free_slots <= 0:
+                break
+        return None
+
+    def _share_out(self) -> bool:
+        """Take back what was given ahead to a child, if there is another one for it now; returns whether any was."""
+        if self._free_slots <= 0:
+            return False
+        for child in self._roster.working:
+            if child.load > 1 and (self._roster.blank or self._roster.idle_of(child.namespace)):
+                before = len(self._waiting)
+                self._recall(child)
+                return len(self._waiting) > before
+        return False
+
+    # children
+
+    def resize(self, processes: int) -> None:
+        """Work at another number of messages at a time. What has begun goes on."""
+        self.processes = processes
+        self._dispatch()
+
+    def renew(self, options: ChildOptions) -> None:
+        """Replace all children by ones with other options, each when it has done what it has begun."""
+        self.options = options
+        for child in (*self._roster, *self._nursery.starting):
+            self._retire(child, "the configuration has changed")
+        self._dispatch()
+
+    def _retire(self, child: ChildProcess, why: str) -> None:
+        child.retiring = why
+        self._recall(child)
+        self._let_go(child)
+
+    def _let_go(self, child: ChildProcess) -> None:
+        """End a child that is to go, if it has nothing to do."""
+        if child.retiring and not child.given and child in self._roster:
+            child.leaving = child.retiring
+            self._roster.discard(child)
+            self._leaving.add(child)
+            child.finish()
+
+    def _save_memory(self) -> None:
+        """End half of the idle children when memory gets short, before the worker has to stop taking work for that."""
+        idle = len(self._roster.idle)
+        if idle and free_memory_percent() < 2 * self.options.settings.min_memory_percent:
+            for child in self._roster.surplus(idle // 2):
+                self._retire(child, "memory is short")
+
+    def lacks(self, starting: int) -> bool:
+        """Whether there are fewer blank children than waiting messages want, and one more, when some are starting."""
+        wanted = 1 + min(max(self._free_slots, 0), len(self._waiting))
+        return len(self._roster.blank) + starting < wanted
+
+    # what children say, and how they end
+
+    def on_frame(self, child: ChildProcess, frame: Frame) -> None:
+        """A child has sent a frame."""
         if frame.kind == Kind.READY and not child.ready:
-            self._starting.discard(child)
-            child.ready = True
-            self._children.append(child)
+            self._nursery.on_ready(child)
+            self._roster.place(child)
             self._let_go(child)
             self._dispatch()
             self._listener.on_ready()
@@ -275,7 +338,12 @@ class Executor(Service):
             self._dispatch()
             self._listener.on_begun(assignment)
             return
+        self._on_finished(child, assignment, frame)
+
+    def _on_finished(self, child: ChildProcess, assignment: Assignment, frame: Frame) -> None:
         child.done(assignment)
+        if child in self._roster:
+            self._roster.place(child)
         if child.output is not None and not child.given:
             child.output.forget()
         self._let_go(child)
@@ -293,50 +361,17 @@ class Executor(Service):
             self._listener.on_log(frame._replace(body=self._records.checked(frame.body, child.given)))
             return
         child.leaving = frame.body.decode(errors="replace")
-        if child in self._children:
-            self._children.remove(child)
+        self._roster.discard(child)
         self._leaving.add(child)
+        self._recall(child)
+        self._dispatch()
 
-    async def _keep_child(self) -> None:
-        """Have one child alive at all times."""
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while not self._stopping and self._keepers <= self.processes:
-            try:
-                child = await ChildProcess.start(self.options, self._spawner)
-            except OSError as error:
-                said, ready = f"cannot be started: {error}", False
-            else:
-                said, ready = await self._live_with(child)
-            if ready or self._stopping:
-                backoff.reset()
-                continue
-            pause = backoff.next_pause()
-            logger.error("a child %s before it was ready; the next attempt is in %.1f s", said, pause)
-            await asyncio.sleep(pause)
-        self._keepers -= 1
-
-    async def _live_with(self, child: ChildProcess) -> tuple[str, bool]:
-        """Serve a child until it ends; returns how it did, and whether it was ready before."""
-        self._starting.add(child)
-        try:
-            child.listen(self._on_frame)
-            code = await child.wait()
-            self._on_end(child, code)
-            return say_end(code), child.ready
-        finally:
-            child.kill()
-            if child in self._children:
-                self._children.remove(child)
-            child.close()
-
-    def _on_end(self, child: ChildProcess, code: int) -> None:
-        """See to the assignments of a child that has died."""
-        self._starting.discard(child)
+    def on_end(self, child: ChildProcess, code: int) -> None:
+        """A child has ended: what it had not begun waits again, and the listener decides about the rest."""
         self._leaving.discard(child)
-        if child in self._children:
-            self._children.remove(child)
+        self._roster.discard(child)
         self._changed.set()
-        if self._stopping:
+        if self._nursery.stopping:
             return
         crashed = child.at_work
         self._waiting.extendleft(reversed(list(child.given)[len(crashed) :]))
@@ -350,27 +385,6 @@ class Executor(Service):
             logger.warning("child %d %s", child.pid, cause_of(child, code)[0])
         self._dispatch()
 
-    async def _end_children(self) -> None:
-        """End every child: those that work at once, the idle ones by themselves within a second."""
-        self._stopping = True
-        ending = [*self._children, *self._starting]
-        for child in ending:
-            child.kill() if child.given else child.finish()
-        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT
-        while self._children or self._starting:
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._changed.wait()
-            except TimeoutError:
-                for child in ending:
-                    child.kill()
-                return
-
-
-def _load(child: ChildProcess) -> int:
-    return len(child.given) - child.extra
-
 
 def _report_crash(listener: Listener, child: ChildProcess, crashed: list[Assignment], code: int) -> None:
     left = list(crashed)
@@ -381,3 +395,9 @@ def _report_crash(listener: Listener, child: ChildProcess, crashed: list[Assignm
     except Exception as error:  # noqa: BLE001 - a message that cannot be taken apart must not end the worker
         for assignment in left:
             listener.on_failed(assignment, error)
+
+
+def _is_due(assignment: Assignment) -> bool:
+    """Whether an assignment must be overtaken no more by those that have a warm child."""
+    waited = time.monotonic() - assignment.submitted
+    return assignment.passed_over >= _MOST_PASSED_OVER or waited > _PASSED_OVER_FOR

@@ -99,7 +99,7 @@ class Prober(Service):
             memory_percent=round(psutil.virtual_memory().percent, 1),
             disk_percent=round(psutil.disk_usage(".").percent, 1),
             load_1m=round(os.getloadavg()[0], 2),
-            children=len(worker.executor.children),
+            children=worker.executor.slots,
         )
         for function in worker.events.functions:
             counts = beat.functions[function]

@@ -216,7 +216,7 @@ async def test_a_cancelled_run_is_stopped(bench: Bench) -> None:
         await cancel(bench, f"user:somebody {run} function:own/g")
         await until(lambda: worker.idle)
         assert value((await bench.run("text/upper", ["next"]))[0]) == "NEXT"
-        assert worker.executor.pids == [pid], "an exception was enough"
+        assert pid in worker.executor.pids, "an exception was enough"
     assert not any(batch.results for batch in bench.batches if batch.run == run and batch.results[0].index == 0)
     await bench.wait_empty()
 

@@ -185,13 +185,12 @@ async def test_other_settings_of_children_replace_idle_ones_at_once_and_busy_one
 ) -> None:
     bench.write("own/slow", "import os, time\ndef main(seconds): time.sleep(seconds); return os.getpid()")
     async with Worker(bench.settings(), bench.broker) as worker:
-        await until(lambda: bool(worker.executor.pids))
-        [idle] = worker.executor.pids
+        idle = value((await bench.run("own/slow", [0]))[0])
         await worker.adopt(bench.settings(timeout=20.0))
-        await until(lambda: bool(worker.executor.pids) and worker.executor.pids != [idle])
-        [busy] = worker.executor.pids
+        await until(lambda: bool(worker.executor.children) and idle not in worker.executor.pids)
         under_way = await bench.send("own/slow", [1.5])
-        await until(lambda: bool(worker.executor.children[0].at_work))
+        await until(lambda: any(child.at_work for child in worker.executor.children))
+        [busy] = worker.executor.pids
         behind = await bench.send("own/slow", [0])
         await worker.adopt(bench.settings(timeout=0.5))
         late = await bench.send("own/slow", [60])
@@ -205,13 +204,10 @@ async def test_fewer_children_finish_what_they_have_begun(bench: Bench) -> None:
     bench.write("own/slow", "import time\ndef main(n): time.sleep(0.5); return n")
     async with Worker(bench.settings(processes=3), bench.broker) as worker:
         runs = [await bench.send("own/slow", [n]) for n in range(8)]
-        await until(
-            lambda: len(worker.executor.children) == 3 and all(each.at_work for each in worker.executor.children)
-        )
+        await until(lambda: sum(bool(each.at_work) for each in worker.executor.children) == 3)
         await worker.adopt(bench.settings(processes=1))
         assert [value((await bench.wait(run, 1))[0]) for run in runs] == list(range(8))
-        await until(lambda: len(worker.executor.pids) == 1)
-        assert worker.free_slots == 1
+        await until(lambda: worker.free_slots == 1)
     assert bench.retries == []
     await bench.wait_empty()
 
@@ -378,7 +374,7 @@ async def test_children_are_replaced_gently(bench: Bench) -> None:
         pids = {value(result) for run in runs for result in await bench.wait(run, 5)}
         assert len(pids) == 4
         await worker.adopt(bench.settings(recycle_rss=150 * 2**20))
-        await until(lambda: bool(worker.executor.pids))
+        await until(lambda: bool(worker.executor.children))
         leaks = [value((await bench.run("own/leak", [n]))[0]) for n in range(10)]
         assert max(leaks) < 8
         assert bench.retries == []

@@ -126,9 +126,9 @@ async def test_the_template_may_die(bench: Bench) -> None:
     bench.write("own/f", "import os\ndef main(): return os.getppid()\n")
     async with Worker(bench.settings(), bench.broker) as worker:
         template = value((await bench.run("own/f", []))[0])
-        before = worker.executor.pids
+        before = {child.pid for child in worker.executor.children}
         os.kill(template, 9)
-        await until(lambda: worker.executor.pids not in ([], before))
+        await until(lambda: bool({child.pid for child in worker.executor.children} - before))
         assert value((await bench.run("own/f", []))[0]) != template
 
 
