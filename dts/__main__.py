@@ -12,8 +12,10 @@ import sys
 import time
 
 from dts import scaffold
+from dts.runtime.backoff import Backoff
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown, run
+from dts.runtime.single import check_port, claim_folder
 
 logger = logging.getLogger("dts")
 
@@ -27,7 +29,7 @@ then, in another terminal:
 """
 
 _STOP_TIMEOUT = 45.0
-"""Seconds that a part gets to finish its work; longer than a worker takes to drain."""
+"""Seconds that a part gets to finish its work: a worker drains for `drain_timeout`, 30 s unless set otherwise."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -44,8 +46,8 @@ class Part:
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep_running(self) -> int:
-        """Run the part until it ends for a reason that a new start would not mend; returns its exit code."""
-        pause = 0.5
+        """Run the part until it ends for a reason that a new start would not cure; returns its exit code."""
+        backoff = Backoff(0.5, 10.0)
         while True:
             began = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
@@ -57,8 +59,10 @@ class Part:
             code = await self._process.wait()
             if code in (EXIT_OK, EXIT_USAGE):
                 return code
-            pause = 0.5 if time.monotonic() - began > _STEADY else min(pause * 2, 10.0)
-            logger.error("the %s ended with code %d; starting it again in %g s", self.name, code, pause)
+            if time.monotonic() - began > _STEADY:
+                backoff.reset()
+            pause = backoff.next_pause()
+            logger.error("the %s ended with code %d; starting it again in %.1f s", self.name, code, pause)
             await asyncio.sleep(pause)
 
     async def stop(self, *, hurry: asyncio.Event) -> None:
@@ -89,7 +93,10 @@ def main() -> int:
     options = parser.parse_args()
 
     async def supervise(shutdown: Shutdown) -> int:
-        load_process_settings(options, {"server": {"host": options.host, "port": options.port}})
+        settings = load_process_settings(options, {"server": {"host": options.host, "port": options.port}})
+        # Before anything is started: a worker beside that of another tree would take its jobs.
+        claim_folder(settings.server.key_file.with_name("dts.pid"), "python -m dts")
+        check_port(settings.server.host, settings.server.port)
         os.environ.setdefault("DTS_SERVER_DAEMONS", "all")
         common = [
             *(["-c", options.config] if options.config else []),
@@ -113,7 +120,7 @@ def main() -> int:
 
 
 def _end_with_parent() -> None:
-    """In a part, before it becomes its command: be told to end when this process is killed (prctl(2), Linux only)."""
+    """In a part, before it becomes its command: have the kernel end it when this process is killed (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -18,6 +18,7 @@ from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.model import DEFAULT_ROUTE
 from dts.runtime.fleet_key import make_fleet_key
 from dts.runtime.service import Service
+from dts.runtime.single import cannot_listen
 from dts.server.access.accounts import Accounts, KeyBox
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
@@ -104,10 +105,7 @@ class Server(Service):
         try:
             sockets = bind_sockets(settings.port, settings.host)
         except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-                "choose another with --port or [server] port"
-            ) from error
+            raise ConfigError(cannot_listen(settings.host, settings.port, error)) from error
         self.port = sockets[0].getsockname()[1]
         return sockets
 

@@ -51,9 +51,25 @@ def test_a_part_that_dies_is_started_again(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_second_one_in_the_same_folder_ends_before_it_starts_a_worker(embedded: Deployment) -> None:
+    first = start(embedded)
+    with Deployment(embedded.folder) as second:
+        second.start("second", sys.executable, "-m", "dts", "--port", str(second.port))
+        assert second.wait("second") == 2
+        assert f"runs in this folder already, as process {first.pid}" in second.log("second")
+        assert "worker" not in second.log("second")
+    embedded.signal("dts", signal.SIGKILL)
+    embedded.wait("dts")
+    wait_until(lambda: not psutil.pid_exists(first.pid), "the first one to be gone")
+    start(embedded)  # a file that a killed one has left is in nobody's way
+
+
 def test_a_port_in_use_is_said_at_once(embedded: Deployment, tmp_path: Path) -> None:
-    start(embedded)
+    tree = start(embedded)
+    server = next(part for part in tree.children() if "dts.server" in part.cmdline())
     with Deployment(tmp_path / "other", port=embedded.port) as other:
         other.start("dts", sys.executable, "-m", "dts", "--port", str(embedded.port))
         assert other.wait("dts") == 2
         assert f"cannot listen on 127.0.0.1:{embedded.port}" in other.log("dts")
+        assert f"by process {server.pid} (" in other.log("dts")
+        assert "worker" not in other.log("dts")
