@@ -147,7 +147,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cancel_grace: Seconds = 1.0
     timekeeper_timeout: SecondsOrNone = 30.0
     blocked_after: Seconds = 1.0
-    lease: Annotated[float, Meta(ge=1)] = 60.0
+    lease: Annotated[float, Meta(ge=1, le=7 * 86400)] = 60.0
     recycle_rss: NumberOrNone = 0
     warm_children: Annotated[int, Meta(ge=0, le=1024)] = 32
     max_partials: NumberOrNone = 256 * 1024

@@ -17,6 +17,9 @@ class WorkerState:
     `functions` has by name how many jobs it has `received` and not given back since it started, how many attempts were
     `done` and how many `failed`, be it that there is another one, and how many children were `replaced` after jobs of
     it; `running` a row for each job at work, with `job`, `function` and `started`.
+
+    All times are by the store's clock. `ahead` is by how many seconds the clock of the worker's host is ahead of it,
+    negative for one that is behind.
     """
 
     worker: str
@@ -35,6 +38,7 @@ class WorkerState:
     state: str = ""
     functions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     running: tuple[Mapping[str, Any], ...] = ()
+    ahead: float = 0.0
 
     @property
     def has_ended(self) -> bool:

@@ -68,6 +68,20 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
             StoreUnavailable: it does not, within two seconds.
         """
 
+    @abstractmethod
+    def now(self) -> float:
+        """The store's time, in seconds since the epoch: one for all processes, whatever time their hosts have.
+
+        What one process notes and another compares counts by it: leases, delays.
+        """
+
+    async def follow_clock(self) -> float:
+        """Move what counts from the time that it was noted at, such as delays, if the store's clock was set since then.
+
+        Returns by how many seconds it was set; 0 if it was not, or nobody can set it.
+        """
+        return 0.0
+
     # records: users, namespaces, functions, hosts
 
     @abstractmethod

@@ -139,14 +139,14 @@ class ResultBatch(_message.Message):
     def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ..., concurrent: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ...) -> None: ...
 
 class Claim(_message.Message):
-    __slots__ = ("index", "fence", "expires")
+    __slots__ = ("index", "fence", "seconds")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
-    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     index: int
     fence: int
-    expires: float
-    def __init__(self, index: _Optional[int] = ..., fence: _Optional[int] = ..., expires: _Optional[float] = ...) -> None: ...
+    seconds: float
+    def __init__(self, index: _Optional[int] = ..., fence: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("index", "done", "total", "partials")
@@ -181,7 +181,7 @@ class ResultPage(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[ResultPart, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("worker", "host", "pid", "version", "time", "started", "routes", "cpu_percent", "memory_percent", "disk_percent", "load_1m", "children", "jobs_running", "functions", "running", "state")
+    __slots__ = ("worker", "host", "pid", "version", "time", "started", "routes", "cpu_percent", "memory_percent", "disk_percent", "load_1m", "children", "jobs_running", "functions", "running", "state", "uptime")
     class FunctionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +205,7 @@ class Heartbeat(_message.Message):
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
     worker: str
     host: str
     pid: int
@@ -221,7 +222,8 @@ class Heartbeat(_message.Message):
     functions: _containers.MessageMap[str, EventCounts]
     running: _containers.RepeatedCompositeFieldContainer[RunningJob]
     state: str
-    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., started: _Optional[float] = ..., routes: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., load_1m: _Optional[float] = ..., children: _Optional[int] = ..., jobs_running: _Optional[int] = ..., functions: _Optional[_Mapping[str, EventCounts]] = ..., running: _Optional[_Iterable[_Union[RunningJob, _Mapping]]] = ..., state: _Optional[str] = ...) -> None: ...
+    uptime: float
+    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., started: _Optional[float] = ..., routes: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., load_1m: _Optional[float] = ..., children: _Optional[int] = ..., jobs_running: _Optional[int] = ..., functions: _Optional[_Mapping[str, EventCounts]] = ..., running: _Optional[_Iterable[_Union[RunningJob, _Mapping]]] = ..., state: _Optional[str] = ..., uptime: _Optional[float] = ...) -> None: ...
 
 class RunningJob(_message.Message):
     __slots__ = ("job", "function", "started")

@@ -269,6 +269,24 @@ def _judge_workers(facts: Record) -> Iterator[Finding]:
         silent = [f"{each['host']} ({now - each['last']:.0f} s)" for each in workers["silent"]]
         advice = "see why its workers ended; a host that is gone for good is forgotten after [daemons] forget_hosts"
         yield warning("silent hosts", some(silent), advice)
+    yield from _judge_clocks(facts)
+
+
+def _judge_clocks(facts: Record) -> Iterator[Finding]:
+    """The clocks of the hosts of workers, and the server's, against the store's: which work goes by the latter."""
+    if abs(facts.get("ahead", 0.0)) > SKEW_WARNING:
+        advice = "set the clocks (NTP) of the server's host and the store's: times that users name go by the server's"
+        yield warning("store clock", f"the server is {_apart(facts['ahead'])} the store", advice)
+    off = [each for each in facts["workers"].get("clocks", ()) if abs(each["ahead"]) > SKEW_WARNING]
+    if off:
+        advice = "set the clocks (NTP) there: jobs run as they should, but `started` in rows and times in logs are off"
+        yield warning(
+            "host clocks", some([f"{each['host']} is {_apart(each['ahead'])} the store" for each in off]), advice
+        )
+
+
+def _apart(ahead: float) -> str:
+    return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}"
 
 
 def _judge_route(route: Mapping[str, Any]) -> Finding:

@@ -77,7 +77,7 @@ class Firing:
             StoreUnavailable: the store does not answer.
         """
         fired = 0
-        while slices := await self._store.claim_delayed(now=time.time(), limit=FIRE_LIMIT, lease=FIRE_LEASE):
+        while slices := await self._store.claim_delayed(now=self._store.now(), limit=FIRE_LIMIT, lease=FIRE_LEASE):
             for block_id, group in _by_block(slices):
                 try:
                     await self._fire_block(block_id, group)

@@ -8,7 +8,6 @@ once is added, whose id follows from that fence; the lease is noted as queued.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from dts.model import Candidate, DelayedSlice, Lease, bitmap
@@ -26,12 +25,10 @@ MAX_LOSSES = 20
 """Workers that a job may be lost with before it counts as what takes them away: as many as a message's hand-overs."""
 
 
-def claims_of(batch: dts_pb2.ResultBatch) -> list[Lease]:
-    """The leases that a batch claims."""
+def claims_of(batch: dts_pb2.ResultBatch, now: float) -> list[Lease]:
+    """The leases that a batch claims, from `now` on by the store's clock, whatever time its worker's host has."""
     return [
-        Lease(
-            batch.block, claim.index, batch.run, batch.worker, claim.fence, max(claim.fence, 1), claim.expires or None
-        )
+        Lease(batch.block, claim.index, batch.run, batch.worker, claim.fence, max(claim.fence, 1), now + claim.seconds)
         for claim in batch.claims
     ]
 
@@ -49,7 +46,7 @@ async def requeue_expired(store: Store) -> int:
         StoreUnavailable: the store does not answer; what is left over comes again.
     """
     lost = 0
-    while leases := await store.expired_leases(now=time.time(), limit=_LIMIT):
+    while leases := await store.expired_leases(now=store.now(), limit=_LIMIT):
         for lease in leases:
             current = lease if lease.lost else await store.lose_lease(lease)
             if current is None:
@@ -82,7 +79,7 @@ async def _queue_again(store: Store, lease: Lease) -> None:
         run=outcome.run,
         user=outcome.user,
         function=outcome.function,
-        due=time.time(),
+        due=store.now(),
         jobs=1 << lease.job,
         attempt=lease.attempt + 1,
         fences={lease.job: lease.fence},

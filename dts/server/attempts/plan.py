@@ -22,7 +22,6 @@ It is run twice then, and goes on once.
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +98,8 @@ class Attempts:
 
     async def _without_stale(self, readings: Sequence[Reading], fenced: Sequence[Reading]) -> list[Reading]:
         """Take the leases that are claimed; then leave out whatever comes from somebody who has lost his."""
-        claims = [lease for reading in fenced for lease in claims_of(reading.batch)]
+        now = self._store.now()
+        claims = [lease for reading in fenced for lease in claims_of(reading.batch, now)]
         if claims:
             await self._store.take_leases(claims)
         leases = await self._store.list_leases(sorted({reading.batch.block for reading in fenced}))
@@ -108,7 +108,7 @@ class Attempts:
     async def _delay(self, readings: Sequence[Reading]) -> None:
         planned = await self._store.planned_attempts(_earliest(readings))
         outcomes = await outcomes_of(self._store, (reading.batch.block for reading in readings))
-        now = time.time()
+        now = self._store.now()
         slices: list[DelayedSlice] = []
         for reading in readings:
             if (outcome := outcomes.get(reading.batch.block)) is not None:

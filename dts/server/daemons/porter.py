@@ -30,6 +30,7 @@ _MAX_MESSAGES = 64
 
 _STATUSES = (dts_pb2.SUCCEEDED, dts_pb2.FAILED, dts_pb2.CANCELLED, dts_pb2.RETRY)
 
+_MAX_LEASE = 7 * 86400  # seconds; a job is queued again so long after its worker was lost, at the latest
 _MAX_COUNT = 1_000_000  # attempts of a job: far more than anybody waits for
 
 _EVENT_BYTES = 4096
@@ -142,8 +143,8 @@ def _check(batch: dts_pb2.ResultBatch) -> None:
     names = batch.run, batch.function, batch.worker, batch.version
     if split_job_id(batch.block) is None or max(map(len, names)) > sanitize.MAX_NAME:
         raise WireError("it does not say which block, run, function and worker it is of")
-    if not all(math.isfinite(claim.expires) and claim.fence <= _MAX_COUNT for claim in batch.claims):
-        raise WireError("it claims a lease until a time that is none, or under a fence that is too high")
+    if not all(0 < claim.seconds <= _MAX_LEASE and claim.fence <= _MAX_COUNT for claim in batch.claims):
+        raise WireError(f"it claims a lease of no time or over {_MAX_LEASE} s, or under a fence over {_MAX_COUNT}")
 
 
 def _check_origin(batch: dts_pb2.ResultBatch, headers: Mapping[str, str | int]) -> None:

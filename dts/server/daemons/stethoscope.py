@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from cachetools import LRUCache
+
 from dts.broker import Consumer, Delivery
 from dts.errors import WireError
 from dts.model import WorkerState
@@ -28,6 +30,8 @@ _MAX_MESSAGES = 256
 _MAX_HEARTBEAT = 1024 * 1024  # bytes
 _MAX_ROWS = 10_000  # routes, functions and running jobs of a worker
 _MAX_LOAD = 1e6
+_MAX_WORKERS = 10_000
+_MAX_TIME = 1e12  # seconds
 _HYSTERESIS = 5.0
 """Percent below a limit at which a figure counts as well again."""
 
@@ -41,6 +45,7 @@ class Stethoscope(Daemon):
 
     async def _start(self) -> None:
         self._mailer = Mailer(self._settings.mail)
+        self._clocks = WorkerClocks()
         self._high_since: dict[str, float] = {}
         self._alerts: dict[str, float] = {}
         self._alerts_until = 0.0
@@ -54,10 +59,13 @@ class Stethoscope(Daemon):
 
     async def _listen(self, consumer: Consumer) -> None:
         while deliveries := await consumer.receive(_MAX_MESSAGES):
-            read = await self._read(consumer, deliveries, read_heartbeat)
+            read = await self._read(consumer, deliveries, self._read_heartbeat)
             states = await self._record(consumer, read, self._save, "save heartbeats")
             for state in _latest(states):
                 await self._try(partial(self._examine, state), "note the state of hosts")
+
+    def _read_heartbeat(self, delivery: Delivery) -> WorkerState:
+        return read_heartbeat(delivery, self._store.now(), self._clocks)
 
     async def _save(self, states: Sequence[WorkerState]) -> None:
         await self._store.save_heartbeats(_latest(states))
@@ -89,7 +97,7 @@ class Stethoscope(Daemon):
 
         A host whose last word was that its worker ends was stopped by somebody, who need not be told.
         """
-        now, settings = time.time(), self._settings.daemons
+        now, settings = self._store.now(), self._settings.daemons
         states = await self._store.list_heartbeats()
         for host, state in latest_of_hosts(states).items():
             last, silent = state.time, now - state.time > settings.silence and not state.has_ended
@@ -108,7 +116,7 @@ class Stethoscope(Daemon):
         if active == (key in await self._known_alerts()):
             return
         self._alerts_until = 0.0
-        if await self._store.set_alert(key, active=active, now=time.time()):
+        if await self._store.set_alert(key, active=active, now=self._store.now()):
             try:
                 self._mails.put_nowait(mail)
             except asyncio.QueueFull:
@@ -130,13 +138,33 @@ class Stethoscope(Daemon):
         await self._mailer.send(subject, text)
 
 
+class WorkerClocks:
+    """Tells how long heartbeats were on their way, by clocks that nobody can set.
+
+    A worker's uptime and this process's clock go at the same pace. Of all heartbeats of a worker the one that came most
+    quickly shows how far the two are apart; one that is later than that has waited so long in the queue.
+    """
+
+    def __init__(self) -> None:
+        self._apart: LRUCache[tuple[str, int, float], float] = LRUCache(_MAX_WORKERS)
+
+    def delay_of(self, beat: dts_pb2.Heartbeat) -> float:
+        """Seconds for which a heartbeat was on its way; 0 for the first of a worker that this process reads."""
+        if not beat.uptime:
+            return 0.0  # it does not say
+        apart = time.monotonic() - sanitize.finite(beat.uptime, low=0, high=_MAX_TIME)
+        key = beat.worker, beat.pid, beat.started
+        least = self._apart[key] = min(self._apart.get(key, apart), apart)
+        return apart - least
+
+
 def _latest(states: Sequence[WorkerState]) -> list[WorkerState]:
     """The last state of each worker."""
     return list({state.worker: state for state in states}.values())
 
 
-def read_heartbeat(delivery: Delivery) -> WorkerState:
-    """The state in a delivery.
+def read_heartbeat(delivery: Delivery, now: float, clocks: WorkerClocks) -> WorkerState:
+    """The state in a delivery, with all times by the clock that says `now`.
 
     Raises:
         WireError: the body is no Heartbeat, or does not say whose, or tells more than there can be.
@@ -150,14 +178,15 @@ def read_heartbeat(delivery: Delivery) -> WorkerState:
         raise WireError(f"a heartbeat has a name of over {sanitize.MAX_NAME} characters")
     if max(len(beat.routes), len(beat.functions), len(beat.running)) > _MAX_ROWS:
         raise WireError(f"a heartbeat has over {_MAX_ROWS} rows of a kind")
-    now = time.time()
+    sent = now - clocks.delay_of(beat)
+    ahead = sanitize.finite(beat.time, low=0, high=_MAX_TIME) - sent
     return WorkerState(
         worker=beat.worker,
         host=beat.host,
-        time=min(sanitize.moment(beat.time, now), now),  # a clock that is ahead must not hide a silence
+        time=round(sent, 3),
         pid=beat.pid,
         version=sanitize.name(beat.version),
-        started=sanitize.moment(beat.started, now),
+        started=round(sanitize.moment(beat.started - ahead, now), 3),
         routes=tuple(sanitize.name(route) for route in beat.routes),
         cpu=sanitize.finite(beat.cpu_percent, low=0, high=100),
         memory=sanitize.finite(beat.memory_percent, low=0, high=100),
@@ -171,10 +200,11 @@ def read_heartbeat(delivery: Delivery) -> WorkerState:
             {
                 "job": sanitize.name(job.job),
                 "function": sanitize.name(job.function),
-                "started": sanitize.moment(job.started, now),
+                "started": round(sanitize.moment(job.started - ahead, now), 3),
             }
             for job in beat.running
         ),
+        ahead=round(ahead, 3),
     )
 
 

@@ -153,6 +153,12 @@ class Timekeeper(Daemon):
             await self._gate.close()
 
     async def _expire(self) -> None:
+        if step := await self._store.follow_clock():
+            logger.warning(
+                "the clock of this machine was set %s by %.0f s: delays and leases go on as if it had not been",
+                "forward" if step > 0 else "back",
+                abs(step),
+            )
         await requeue_expired(self._store)
 
     async def _end_overdue(self) -> None:

@@ -31,7 +31,7 @@ class Fleet:
         if time.monotonic() >= self._valid_until:
             self._states = await self._store.list_heartbeats()
             self._valid_until = time.monotonic() + _CACHE_SECONDS
-        since = time.time() - ALIVE
+        since = self._store.now() - ALIVE
         return (not self._states and time.monotonic() < self._since + ALIVE) or any(
             state.time > since and route in state.routes and not state.has_ended for state in self._states
         )

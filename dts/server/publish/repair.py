@@ -146,7 +146,7 @@ class Again:
             BrokerUnavailable: not every message was confirmed; the call may be repeated.
             StoreUnavailable: the store does not answer.
         """
-        at_work = AtWork(await self.store.list_heartbeats(), time.time())
+        at_work = AtWork(await self.store.list_heartbeats(), self.store.now())
         jobs = blocks = 0
         after = -1
         while outcomes := await self.store.list_blocks(run_id, limit=_PAGE, after=after):
@@ -196,7 +196,7 @@ class Repair:
         for function in await self._store.list_functions():
             routes[function.route].append(function.name)
         certain = await self._nothing_on_its_way()
-        at_work = AtWork(await self._store.list_heartbeats(), time.time())
+        at_work = AtWork(await self._store.list_heartbeats(), self._store.now())
         rounds, self._rounds = self._rounds, {}  # of a route that is not looked at now, no suspicion is left
         if certain is None:
             return 0

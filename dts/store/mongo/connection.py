@@ -126,7 +126,7 @@ class MongoConnection:
         self._url = url
         self._client: AsyncIOMotorClient[Document] | None = None
         self._database: AsyncIOMotorDatabase[Document] | None = None
-        self._ahead = 0.0
+        self._zero = time.time() - time.monotonic()
 
     def open(self) -> None:
         """Make the client, in a running event loop. Nothing is sent yet."""
@@ -195,8 +195,11 @@ class MongoConnection:
         return servers[0].address, lives[0], servers[0].election_id
 
     def now(self) -> float:
-        """The server's time in seconds since the epoch, as of the last `ping`: one for the claims of all processes."""
-        return time.time() + self._ahead
+        """The server's time in seconds since the epoch: one for all processes, whatever time their hosts have.
+
+        It was read by the last `ping`, and goes on by a clock that nobody can set.
+        """
+        return self._zero + time.monotonic()
 
     @translating
     async def ping(self) -> None:
@@ -216,7 +219,7 @@ class MongoConnection:
             if error.code in _REFUSED_CODES:
                 raise ConfigError(f"MongoDB refuses the user or password in the store's URL: {error}") from error
             raise
-        self._ahead = answer["localTime"].replace(tzinfo=UTC).timestamp() - time.time()
+        self._zero = answer["localTime"].replace(tzinfo=UTC).timestamp() - time.monotonic()
 
 
 async def insert_new(collection: Collection, documents: Sequence[Document]) -> set[int]:

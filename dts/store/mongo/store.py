@@ -141,6 +141,9 @@ class MongoStore(
     async def ping(self) -> None:
         await self._connection.ping()
 
+    def now(self) -> float:
+        return self._connection.now()
+
     # nonces
 
     @translating

@@ -17,7 +17,7 @@ from pathlib import Path
 from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -64,6 +64,7 @@ _UPGRADES = {
             DROP INDEX IF EXISTS delayed_gated
         """,
     },
+    7: {},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 

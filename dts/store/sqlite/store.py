@@ -27,6 +27,7 @@ from dts.store.contract.shared import parse_job_ids, parse_receipts, storable
 from dts.store.sqlite import blocks as sqlite_blocks
 from dts.store.sqlite import outcomes as sqlite_outcomes
 from dts.store.sqlite.admin import SqliteAdminStore
+from dts.store.sqlite.clock import CLOCK_TABLES, follow_clock, must_follow
 from dts.store.sqlite.fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite.gate import TURNS, SqliteGateStore
 from dts.store.sqlite.repair import SqliteRepairStore
@@ -47,7 +48,7 @@ from dts.store.sqlite.schema import NONCES, TABLES, connect, open_database
 from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore
 
 _PREFIX = "sqlite:///"
-_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES + RETENTION_TABLES
+_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES + RETENTION_TABLES + CLOCK_TABLES
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 # The indexes are named so that a change of theirs makes a statement fail, rather than read every run or block.
@@ -112,6 +113,15 @@ class SqliteStore(
                 await self._nonces.submit(_write_something, durable=False)
         except TimeoutError as error:
             raise StoreUnavailable("the store's file does not answer") from error
+
+    def now(self) -> float:
+        return time.time()  # all processes are on one machine
+
+    async def follow_clock(self) -> float:
+        step = await self._writer.submit(follow_clock, durable=False, needed=must_follow) or 0.0
+        if step:
+            await self._nonces.submit(lambda db: db.execute("DELETE FROM turns"), durable=False)
+        return step
 
     # nonces
 

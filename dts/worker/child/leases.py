@@ -16,7 +16,7 @@ from dts.worker.link.board import PENDING, STARTED
 
 
 class Leases:
-    """The leases of one message; `seconds` is how long one holds."""
+    """The leases of one message; each holds for `seconds` from when it is recorded: this host's clock may be wrong."""
 
     def __init__(self, errand: Errand, outbox: Outbox, seconds: float) -> None:
         self.needed = errand.batch.lease
@@ -34,7 +34,6 @@ class Leases:
             self.take()
 
     def _claims(self) -> Iterator[Claim]:
-        expires = time.time() + self._seconds
         for position, job in enumerate(self._errand.jobs):
             if self._errand.states[position] in (PENDING, STARTED):
-                yield Claim(index=job.index, fence=job.fence, expires=expires)
+                yield Claim(index=job.index, fence=job.fence, seconds=self._seconds)

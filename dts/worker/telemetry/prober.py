@@ -45,7 +45,7 @@ class Prober(Service):
         super().__init__()
         self._worker, self._broker = worker, broker
         self._started = False
-        self._since = time.time()
+        self._since, self._since_monotonic = time.time(), time.monotonic()
         self._host = socket.gethostname()
 
     async def _start(self) -> None:
@@ -94,6 +94,7 @@ class Prober(Service):
             version=__version__,
             time=round(time.time(), 3),
             started=round(self._since, 3),
+            uptime=round(time.monotonic() - self._since_monotonic, 3),
             routes=worker.routes.names,
             cpu_percent=round(psutil.cpu_percent(), 1),
             memory_percent=round(psutil.virtual_memory().percent, 1),

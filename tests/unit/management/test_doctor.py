@@ -139,6 +139,18 @@ def test_a_route_that_was_left_with_jobs_on_it_is_bad_until_a_worker_serves_it(f
     assert {each.check: each for each in judge_diagnosis(facts)}["route special"].verdict is Verdict.OK
 
 
+def test_a_clock_that_is_wrong_is_worth_a_word(facts: dict[str, Any]) -> None:
+    facts["ahead"] = -7200.0
+    facts["workers"]["clocks"] = [{"host": "worker2", "ahead": -40.0}, {"host": "worker3", "ahead": 20.0}]
+    found = {
+        each.check: each
+        for each in judge_diagnosis(facts)
+        if each.check.endswith(" clock") or each.check == "host clocks"
+    }
+    assert found["store clock"].detail == "the server is 7200 s behind the store"
+    assert found["host clocks"].detail == "worker2 is 40 s behind the store"
+
+
 def test_a_host_that_has_gone_silent_is_worth_a_word(facts: dict[str, Any]) -> None:
     facts["workers"]["silent"] = [{"host": "worker2", "last": NOW - 600}]
     [found] = [each for each in judge_diagnosis(facts) if each.check == "silent hosts"]

@@ -62,14 +62,25 @@ class SilentHost(Struct):
     last: float
 
 
+class HostClock(Struct):
+    """A host of live workers, and by how many seconds its clock is ahead of the store's; negative for behind."""
+
+    host: str
+    ahead: float
+
+
 class WorkersView(Struct):
-    """Workers by their heartbeats: how many were heard of lately and in all, on how many hosts, and when the last."""
+    """Workers by their heartbeats: how many were heard of lately and in all, on how many hosts, and when the last.
+
+    `clocks` has the hosts whose clock is more than a second off.
+    """
 
     live: int
     known: int
     hosts: int
     last: float | None
     silent: list[SilentHost]
+    clocks: list[HostClock]
 
 
 class RouteView(Struct):
@@ -92,9 +103,10 @@ class FunctionTimeout(Struct):
 
 
 class DiagnosisView(Struct):
-    """Everything."""
+    """Everything. `time` is the store's, and `ahead` by how many seconds this server's clock is ahead of it."""
 
     time: float
+    ahead: float
     store: BackEnd
     broker: BrokerView
     queues: list[QueueView]
@@ -111,7 +123,7 @@ class DiagnosisAdminHandler(DtsHandler):
     @declares(answer=DiagnosisView)
     async def get(self, user: User) -> None:
         """Store, broker, queues, daemons, workers, and the functions that may run for long."""
-        context, now = self.context, time.time()
+        context, now = self.context, self.context.store.now()
         kind = type(context.store).__name__
         store, broker = await asyncio.gather(
             _look_at(context.store, _STORES.get(kind, kind)), _look_at(context.broker, context.broker.kind)
@@ -128,6 +140,7 @@ class DiagnosisAdminHandler(DtsHandler):
         self.answer(
             DiagnosisView(
                 time=now,
+                ahead=round(time.time() - now, 1),
                 store=store,
                 broker=BrokerView(broker.kind, broker.state, broker.latency),
                 queues=depths,
@@ -196,7 +209,9 @@ def _workers(states: Sequence[WorkerState], now: float) -> WorkersView:
     silent = [SilentHost(host, last) for host, last in sorted(hosts.items()) if now - last > ALIVE]
     live = sum([_is_alive(state, now) for state in known])
     last = max((state.time for state in states), default=None)
-    return WorkersView(live, len(known), len(hosts) - len(silent), last, silent)
+    ahead = {state.host: round(state.ahead, 1) for state in known if _is_alive(state, now) and abs(state.ahead) > 1}
+    clocks = [HostClock(*each) for each in sorted(ahead.items())]
+    return WorkersView(live, len(known), len(hosts) - len(silent), last, silent, clocks)
 
 
 def _left(functions: Iterable[Function]) -> dict[str, list[str]]:

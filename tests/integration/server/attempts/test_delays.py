@@ -156,7 +156,7 @@ async def test_a_job_under_a_lease_runs(site: Site) -> None:
     api = site.api()
     job = await api.call("POST", "/jobs/", {"function": "text/upper", "timeout": 7200}, status=201)
     [batch] = await site.take_messages(1)
-    await say(site, batch, claims=[dts_pb2.Claim(index=0, fence=1, expires=time.time() + 60)])
+    await say(site, batch, claims=[dts_pb2.Claim(index=0, fence=1, seconds=60)])
     await state_becomes(api, job, "running")
     assert (await api.call("DELETE", f"/jobs/{job}"))["state"] == "cancelled"
     assert await site.store.list_leases([batch.block]) == []

@@ -135,8 +135,8 @@ async def test_results_with_any_numbers_and_names_keep_no_others_waiting(hall: H
         retry(attempt=2**32 - 1),
         retry(kills=2**32 - 1),
         retry(fence=2**32 - 1),
-        batch(claims=[dts_pb2.Claim(index=8, fence=1, expires=math.nan)]),
-        batch(claims=[dts_pb2.Claim(index=8, fence=2**32 - 1, expires=1.0)]),
+        batch(claims=[dts_pb2.Claim(index=8, fence=1, seconds=math.nan)]),
+        batch(claims=[dts_pb2.Claim(index=8, fence=2**32 - 1, seconds=1.0)]),
     ]
     taken = [
         batch(progress=[dts_pb2.Progress(index=1, done=math.nan), dts_pb2.Progress(index=1, partials=deep)]),

@@ -197,13 +197,13 @@ async def test_an_expired_lease_is_queued_once_and_the_late_result_is_void(desk:
     assert [(batch.lease, len(batch.jobs), batch.jobs[0].fence) for batch in first] == [(True, 1, 1)] * 2
     frozen, healthy = sorted(first, key=lambda batch: batch.jobs[0].index)
     for batch, seconds in ((frozen, 1.0), (healthy, 1000.0)):
-        claim = dts_pb2.Claim(index=batch.jobs[0].index, fence=1, expires=time.time() + seconds)
+        claim = dts_pb2.Claim(index=batch.jobs[0].index, fence=1, seconds=seconds)
         await desk.say(batch, claims=[claim])
     await desk.outcome(block, lambda outcome: bool(outcome.running))
     [again] = await desk.take(1)
     assert [(job.index, job.fence, job.attempt) for job in again.jobs] == [(0, 2, 2)]
     await desk.say(frozen, results=[success(frozen.jobs[0])])
-    await desk.say(frozen, claims=[dts_pb2.Claim(index=0, fence=1, expires=time.time() + 1000)])
+    await desk.say(frozen, claims=[dts_pb2.Claim(index=0, fence=1, seconds=1000)])
     await desk.say(healthy, results=[success(healthy.jobs[0])])
     await desk.outcome(block, lambda outcome: outcome.succeeded == 1 and outcome.ended == 0b10)
     await desk.nothing_more()
@@ -221,7 +221,7 @@ async def test_a_retry_under_a_lease_comes_back_under_the_next_fence(desk: Desk)
     block = replace(new_block(run, 0, run.function, batch_from_arguments([Arguments(b"", b"")])), created=1.0)
     await desk.store.add_blocks([block], run=run)
     [batch] = await desk.take(1)
-    await desk.say(batch, claims=[dts_pb2.Claim(index=0, fence=1, expires=time.time() + 1.0)])
+    await desk.say(batch, claims=[dts_pb2.Claim(index=0, fence=1, seconds=1.0)])
     for _ in range(2):
         await desk.say(batch, results=[retry(batch.jobs[0], 0.2)])
     [again] = await desk.take(1)

@@ -77,12 +77,23 @@ async def running(
         yield store, broker
 
 
-async def beat(broker: Broker, worker: str = "a-1", **fields: Any) -> None:
-    """A heartbeat of a host that is well, but for what is said."""
-    fields.setdefault("time", time.time())
+async def beat(broker: Broker, worker: str = "a-1", *, age: float = 0.0, **fields: Any) -> None:
+    """A heartbeat, `age` seconds old, of a host that is well, but for what is said."""
+    fields.setdefault("time", time.time() - age)
+    fields.setdefault("uptime", 10_000 + time.monotonic() - age)
     fields.setdefault("state", "working")
     heartbeat = dts_pb2.Heartbeat(worker=worker, host=worker[0], routes=["default"], **fields)
     await broker.publish(queues.HEARTBEATS, [Message(heartbeat.SerializeToString())])
+
+
+async def introduce(store: Store, broker: Broker, *workers: str) -> None:
+    """Have workers known to a stethoscope, which tells by that how old later heartbeats are, and by nothing else."""
+    for worker in workers:
+        await beat(broker, worker)
+    async with asyncio.timeout(10):
+        while len(await store.list_heartbeats()) < len(workers):
+            await asyncio.sleep(0.01)
+    await store.drop_heartbeats(time.time() + 1)
 
 
 async def test_a_host_in_trouble_is_mailed_once_and_again_when_it_is_well(tmp_path: Path, mailbox: Mailbox) -> None:
@@ -103,28 +114,57 @@ async def test_a_host_in_trouble_is_mailed_once_and_again_when_it_is_well(tmp_pa
 
 async def test_a_peak_is_no_trouble(tmp_path: Path, mailbox: Mailbox) -> None:
     async with running(tmp_path, mailbox, Stethoscope, high_for=60.0) as (store, broker):
-        now = time.time()
+        await introduce(store, broker, "a-1")
         for age, percent in ((100.0, 99.0), (90.0, 10.0), (80.0, 99.0), (30.0, 99.0)):
-            await beat(broker, time=now - age, cpu_percent=percent)
+            await beat(broker, age=age, cpu_percent=percent)
             async with asyncio.timeout(10):
-                while [state.time for state in await store.list_heartbeats()] != [now - age]:
+                while not any(0 <= time.time() - state.time - age < 5 for state in await store.list_heartbeats()):
                     await asyncio.sleep(0.01)
-        await beat(broker, time=now, cpu_percent=99.0)
+        await beat(broker, cpu_percent=99.0)
         assert "a: cpu at 99 %" in (await mailbox.next())["Subject"]
         assert mailbox.mails.empty()
 
 
 async def test_a_silent_host_is_mailed_and_so_is_its_return(tmp_path: Path, mailbox: Mailbox) -> None:
-    kinds = (Stethoscope, Stethoscope)
-    async with running(tmp_path, mailbox, *kinds, silence=1.5) as (_, broker):
-        await beat(broker, "a-1", time=time.time() - 100)
+    async with running(tmp_path, mailbox, Stethoscope, silence=1.5) as (store, broker):
+        await introduce(store, broker, "a-1", "b-1", "b-2")
+        await beat(broker, "a-1", age=100)
         await beat(broker, "b-1")
-        await beat(broker, "b-2", time=time.time() - 100)
+        await beat(broker, "b-2", age=100)
         mail = await mailbox.next()
         assert "a is silent" in mail["Subject"], "b has another worker that is heard of"
         assert "last heard of" in mail.get_payload()
         await beat(broker, "a-1")
         assert "a is back" in (await mailbox.next())["Subject"]
+
+
+async def test_a_host_whose_clock_is_wrong_is_alive_and_its_times_are_put_right(
+    tmp_path: Path, mailbox: Mailbox
+) -> None:
+    async with running(tmp_path, mailbox, Stethoscope, silence=20) as (store, broker):
+        job = dts_pb2.RunningJob(job="j", function="n/f")
+        began = {}
+        for worker, ahead in (("a-1", -7200.0), ("b-1", 7200.0)):
+            theirs = time.time() + ahead
+            job.started, began[worker] = theirs - 5, theirs - 60
+            await beat(broker, worker, time=theirs, started=began[worker], running=[job])
+        async with asyncio.timeout(10):
+            while len(states := await store.list_heartbeats()) < 2:
+                await asyncio.sleep(0.01)
+        now = time.time()
+        for state, ahead in zip(states, (-7200.0, 7200.0), strict=True):
+            assert 0 <= now - state.time < 5
+            assert 60 <= now - state.started < 65
+            assert 5 <= now - state.running[0]["started"] < 10
+            assert abs(state.ahead - ahead) < 5
+        await store.drop_heartbeats(now + 1)
+        await beat(
+            broker, "a-1", age=40, started=began["a-1"], time=now + 300
+        )  # it waited in the queue, while its clock was set
+        async with asyncio.timeout(10):
+            while not (states := await store.list_heartbeats()):
+                await asyncio.sleep(0.01)
+        assert 39 < time.time() - states[0].time < 45
 
 
 async def test_a_mail_server_that_is_busy_is_asked_again(tmp_path: Path, mailbox: Mailbox) -> None:
@@ -191,10 +231,10 @@ async def test_anybodys_jobs_are_cancelled_by_an_administrator(site: Site) -> No
 
 async def test_a_worker_that_has_ended_is_not_missed(tmp_path: Path, mailbox: Mailbox) -> None:
     async with running(tmp_path, mailbox, Stethoscope, silence=0.5) as (store, broker):
-        long_ago = time.time() - 100
-        await beat(broker, "a-1", time=long_ago - 10)  # killed, then started again under another name
-        await beat(broker, "a-2", time=long_ago, state="ended")
-        await beat(broker, "b-1", time=long_ago)
+        await introduce(store, broker, "a-1", "a-2", "b-1")
+        await beat(broker, "a-1", age=110)  # killed, then started again under another name
+        await beat(broker, "a-2", age=100, state="ended")
+        await beat(broker, "b-1", age=100)
         assert "b is silent" in (await mailbox.next())["Subject"]
         assert set(await store.list_alerts()) == {"b:silent"}
         assert mailbox.mails.empty()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import msgspec
 
@@ -290,8 +289,7 @@ async def test_a_long_job_runs_under_a_lease_after_its_message_was_acked(bench: 
                 await bench.receive()
         claims = [claim for batch in bench.batches for claim in batch.claims]
         assert {claim.index for claim in claims} == {0, 1}
-        assert time.time() - 1 < claims[-1].expires < time.time() + 2
-        assert claims[0].expires < claims[-1].expires
+        assert {claim.seconds for claim in claims} == {1.0}, "a duration, since this host's clock may be wrong"
         await bench.wait_empty()
         assert not worker.idle
         gate.touch()
