@@ -87,7 +87,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     `secret_grace` is for how many seconds a secret is still accepted after another one has taken its place.
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
     when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
-    with `lease_unlimited` those that have no timeout, too.
+    with `lease_unlimited` those that have no timeout, too. What is between `max_connections` and `body_memory` keeps
+    clients from taking the server down: docs/security.md says how.
     """
 
     host: str = "127.0.0.1"
@@ -103,6 +104,13 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     admin_secret_file: Path = Path("var/admin.secret")
     secret_grace: Annotated[float, Meta(ge=0)] = 24 * 3600.0
     shutdown_timeout: Seconds = 10.0
+    max_connections: Count = 10_000
+    unsigned_per_address: Count = 1_000
+    head_timeout: Seconds = 10.0
+    body_timeout: Seconds = 30.0
+    body_rate: Seconds = 4096.0
+    idle_timeout: Seconds = 120.0
+    body_memory: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 64 * 1024 * 1024
     lease_after: Seconds = 1200.0
     lease_unlimited: bool = False
 

@@ -8,7 +8,6 @@ import re
 import socket
 
 import msgspec
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -27,6 +26,10 @@ from dts.server.audit.log import OperationLog
 from dts.server.context import Context
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
 from dts.server.handlers._base import NotFoundHandler
+from dts.server.listen.acceptor import Acceptor, allowed_connections
+from dts.server.listen.body_memory import BodyMemory
+from dts.server.listen.http import MAX_HEAD, PeerServer
+from dts.server.listen.peers import Peers
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet
 from dts.server.lookup.hub import Hub
@@ -41,6 +44,9 @@ from dts.wire import queues
 logger = logging.getLogger(__name__)
 
 _RETRY = 1.0
+
+_BACKLOG = 1024
+"""Connections that the kernel keeps while none are accepted: as many as a fleet's clients open at once."""
 
 
 class Server(Service):
@@ -81,6 +87,7 @@ class Server(Service):
             self._operation_log(store, keys),
             Limiter(store, catalogue),
             Names(settings.server.names, settings.server.host, self.port, settings.server.base_path),
+            BodyMemory(settings.server.body_memory),
             Fleet(store),
             msgspec.json.encode(describe(ROUTES)),
         )
@@ -103,7 +110,7 @@ class Server(Service):
         """Take the port first: a server that cannot listen should not touch the store."""
         settings = self._settings.server
         try:
-            sockets = bind_sockets(settings.port, settings.host)
+            sockets = bind_sockets(settings.port, settings.host, backlog=_BACKLOG)
         except OSError as error:
             raise ConfigError(cannot_listen(settings.host, settings.port, error)) from error
         self.port = sockets[0].getsockname()[1]
@@ -120,13 +127,17 @@ class Server(Service):
             default_handler_args={"context": context},
             log_function=_log_request,
         )
-        server = HTTPServer(application, xheaders=False, max_body_size=2**40, idle_connection_timeout=120)
-        server.add_sockets(sockets)
+        server = PeerServer(application, max_header_size=MAX_HEAD, max_body_size=2**40)  # handlers limit bodies
+        server.peers = Peers(self._settings.server, allowed_connections(self._settings.server.max_connections))
+        acceptor = Acceptor(sockets, server.take, server.peers.make_room)
+        self._stack.callback(server.peers.stop)
         self._stack.push_async_callback(self._stop_http, server)
+        self._stack.callback(acceptor.stop)
+        server.peers.start()
+        acceptor.start()
         logger.info("serving on http://%s:%d", self._settings.server.host, self.port)
 
-    async def _stop_http(self, server: HTTPServer) -> None:
-        server.stop()
+    async def _stop_http(self, server: PeerServer) -> None:
         try:
             await asyncio.wait_for(server.close_all_connections(), self._settings.server.shutdown_timeout)
         except TimeoutError:

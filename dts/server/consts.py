@@ -35,6 +35,7 @@ class ErrorCode(Enum):
     LIMIT_EXCEEDED = ("limit_exceeded", 429)
     INTERNAL_ERROR = ("internal_error", 500)
     STORE_UNAVAILABLE = ("store_unavailable", 503)
+    OVERLOADED = ("overloaded", 503)
 
     def __init__(self, code: str, status: int) -> None:
         self.code = code

@@ -11,6 +11,7 @@ from dts.server.access.accounts import Accounts
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
 from dts.server.audit.log import OperationLog
+from dts.server.listen.body_memory import BodyMemory
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
@@ -33,6 +34,7 @@ class Context:
     operations: OperationLog
     limiter: Limiter
     names: Names
+    bodies: BodyMemory
     fleet: Fleet
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)

@@ -7,10 +7,11 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import wraps
+from http import HTTPStatus
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from dts.auth import SCHEME, SIGNED_HEADERS, Request
@@ -26,6 +27,7 @@ from dts.server.handlers.errors import ApiError, describe_error
 from dts.server.handlers.request_body import RequestBody
 from dts.server.handlers.validation_messages import in_words
 from dts.server.intake.ingest import describe_json_error
+from dts.server.listen.http import peer_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,12 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _UNLIMITED = ("/admin/", "/whoami")
 """Where requests of administrators do not count against their rate."""
+
+_FOR_REPLACED_SECRETS = ("/jobs/", "/runs/")
+"""What a secret that has been replaced signs in its grace time, besides reading: jobs, and nothing about accounts."""
+
+_PATIENCE = 30.0
+"""Seconds for which a body waits for room in memory before its sender is asked to try again."""
 
 _LINGER = 5.0
 """Seconds for which the body of a refused request is read and thrown away: many senders read no answer before they have
@@ -70,6 +78,9 @@ class DtsHandler(RequestHandler):
         self.caller: Caller | None = None
         self._body = RequestBody(context.settings.max_body)
         self._refused = False
+        self.at_work = False
+        """Whether the body has come and its method runs."""
+        self._reserved: tuple[str, int] | None = None
         self._linger: asyncio.TimerHandle | None = None
 
     # the head
@@ -93,10 +104,34 @@ class DtsHandler(RequestHandler):
         method = getattr(self, (self.request.method or "").lower(), None)
         if getattr(method, "signed", False):
             self.caller = await self.authenticate()
+            if (peer := peer_of(self.request.connection)) is not None:
+                peer.prove()
         elif self._has_body():
             self._unimplemented_method()
         if self._announced() > self.context.settings.max_body:
             raise self._over_limit()
+        if self.caller is not None and self._has_body():
+            await self._reserve(self.caller.user.id, self._announced() or self.context.settings.max_body)
+
+    async def _reserve(self, user: str, size: int) -> None:
+        """Wait until there is room for the body.
+
+        Raises:
+            ApiError: others take all of it.
+        """
+        try:
+            await self.context.bodies.reserve(user, size, _PATIENCE)
+        except TimeoutError:
+            message = "the server receives as much at once as it has room for: try again in a moment"
+            raise ApiError(ErrorCode.OVERLOADED, message) from None
+        self._reserved = user, size
+
+    def release_body(self) -> None:
+        """Give back the room that the body took."""
+        self._body.discard()  # not when Python gets round to it: a request is part of cycles
+        if self._reserved is not None:
+            self.context.bodies.release(*self._reserved)
+            self._reserved = None
 
     def _announced(self) -> int:
         length = self.request.headers.get("Content-Length", "0")
@@ -108,6 +143,7 @@ class DtsHandler(RequestHandler):
     async def _refuse(self, error: HTTPError | DtsError) -> None:
         """Send the answer to a request whose body is on its way, and throw that away for a while."""
         self._refused = True
+        self._body.discard()
         self.log_exception(type(error), error, error.__traceback__)
         content = self._error_content(error, error.status_code if isinstance(error, HTTPError) else 500)
         self.set_header("Connection", "close")
@@ -123,13 +159,20 @@ class DtsHandler(RequestHandler):
     def _end_refused(self, *_: str) -> None:
         if not self._finished:
             self.finish()
-        if (stream := self._stream()) is not None:
-            stream.close()
+        if (peer := peer_of(self.request.connection)) is not None:
+            peer.close()
 
     def on_finish(self) -> None:
         """The answer is complete: called by Tornado."""
+        self.release_body()
         if self._linger is not None:
             self._linger.cancel()
+
+    def on_connection_close(self) -> None:
+        """The client has left: called by Tornado."""
+        super().on_connection_close()
+        if not self.at_work:
+            self.release_body()
 
     # the body
 
@@ -257,13 +300,28 @@ class DtsHandler(RequestHandler):
 
     def _local_address(self) -> str:
         """The address at which the connection of this request came in."""
-        stream = self._stream()
-        return str(stream.socket.getsockname()[0]) if stream is not None and stream.socket is not None else ""
+        peer = peer_of(self.request.connection)
+        return peer.local_address if peer is not None else ""
 
-    def _stream(self) -> IOStream | None:
-        """The connection of this request, as far as it is one of its own."""
-        stream = getattr(self.request.connection, "stream", None)
-        return stream if isinstance(stream, IOStream) else None
+    async def check_rights(self, caller: Caller) -> None:
+        """Make sure that the caller may make this request now, and note how far it reaches.
+
+        Raises:
+            ApiError: their roles do not allow it, or their secret has been replaced.
+            OverLimit: they make too many.
+        """
+        user, method = caller.user, self.request.method or ""
+        try:
+            self.scope = permitted(user, method, self.template)
+        except ApiError:
+            if plugin := _plugin_asked_for(self):
+                raise not_for(user, plugin) from None
+            raise
+        if caller.replaced and method != "GET" and not self.template.startswith(_FOR_REPLACED_SECRETS):
+            raise ApiError(ErrorCode.FORBIDDEN, "this needs the new secret: one that was replaced is for jobs alone")
+        # An administrator who is locked out by a limit could not lift it.
+        if not (user.is_administrator and self.template.startswith(_UNLIMITED)):
+            await self.context.limiter.take_request(user)
 
     def check_member(self, user: User, namespace: str) -> None:
         """Make sure that the caller may go as far as this namespace.
@@ -297,7 +355,7 @@ class DtsHandler(RequestHandler):
         if isinstance(error, OverLimit):
             details["limit"] = error.limit
             self.set_header("Retry-After", str(error.retry_after))
-        if code is ErrorCode.STORE_UNAVAILABLE:
+        if code.status == HTTPStatus.SERVICE_UNAVAILABLE:
             self.set_header("Retry-After", str(RETRY_AFTER))
         if code is ErrorCode.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._methods()))
@@ -402,19 +460,14 @@ def signed(
     @wraps(method)
     async def wrapper(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
         assert self.caller is not None  # prepare has seen to it
-        user = self.caller.user
         self.body()  # nothing is done by a request whose body is not the one that was signed
+        self.at_work = True
         try:
-            self.scope = permitted(user, self.request.method or "", self.template)
-        except ApiError:
-            if plugin := _plugin_asked_for(self):
-                raise not_for(user, plugin) from None
-            raise
-        # An administrator who is locked out by a limit could not lift it.
-        if not (user.is_administrator and self.template.startswith(_UNLIMITED)):
-            await self.context.limiter.take_request(user)
-        self.check_query(getattr(getattr(self, "resource", None), query) if isinstance(query, str) else query)
-        await method(self, user, *args, **kwargs)
+            await self.check_rights(self.caller)
+            self.check_query(getattr(getattr(self, "resource", None), query) if isinstance(query, str) else query)
+            await method(self, self.caller.user, *args, **kwargs)
+        finally:
+            self.release_body()
 
     wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
     return cast("Callable[Concatenate[H, P], Coroutine[Any, Any, None]]", wrapper)

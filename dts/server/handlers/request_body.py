@@ -11,6 +11,7 @@ class RequestBody:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._discarding = False
         self._chunks: list[bytes] = []
         self._digest = hashlib.sha256()
         self.received = 0
@@ -23,11 +24,16 @@ class RequestBody:
     def add(self, chunk: bytes) -> None:
         """Take the next piece."""
         self.received += len(chunk)
-        if self.too_large:
+        if self.too_large or self._discarding:
             self._chunks.clear()
             return
         self._digest.update(chunk)
         self._chunks.append(chunk)
+
+    def discard(self) -> None:
+        """Keep nothing, neither of what has come nor of what may still come."""
+        self._discarding = True
+        self._chunks.clear()
 
     def has_digest(self, expected: str) -> bool:
         """Whether this is the body with that SHA-256, in hex; compared in constant time."""

@@ -1,0 +1,1 @@
+"""The side of the server that faces the network: connections within limits, whoever opens them."""
