@@ -10,13 +10,17 @@ ENDED = "ended"
 """The state in the last heartbeat of a worker that ends as it was asked to."""
 
 
+STALLED = "stalled"
+"""How the state of a worker begins that takes nothing though it could."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerState:
     """The last heartbeat of a worker. Percentages are of its host; `load` is that of a minute.
 
     `functions` has by name how many jobs it has `received` and not given back since it started, how many attempts were
-    `done` and how many `failed`, be it that there is another one, and how many children were `replaced` after jobs of
-    it; `running` a row for each job at work, with `job`, `function` and `started`.
+    `done`, how many `failed` whether or not another one follows, and how many children were `replaced` after its jobs;
+    `running` a row for each job at work, with `job`, `function` and `started`.
 
     All times are by the store's clock. `ahead` is by how many seconds the clock of the worker's host is ahead of it,
     negative for one that is behind.
@@ -44,6 +48,11 @@ class WorkerState:
     def has_ended(self) -> bool:
         """Whether the worker has said that this is its last heartbeat: it was stopped, and is not missed."""
         return self.state == ENDED
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether messages wait for it, it has free children, and it takes nothing."""
+        return self.state.startswith(STALLED)
 
 
 @dataclass(frozen=True, slots=True)

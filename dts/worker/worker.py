@@ -157,6 +157,11 @@ class Worker(Service):
             await self._consumers.resume()
             self.room.set()
 
+    async def fetch_anew(self) -> None:
+        """Close all consumers and open others."""
+        await self._consumers.pause()
+        await self._follow_halt()
+
     @property
     def free_slots(self) -> int:
         """How many deliveries may be taken: messages that run beside others take no slot."""

@@ -265,6 +265,9 @@ def _judge_workers(facts: Record) -> Iterator[Finding]:
         yield ok("workers", f"{workers['live']} alive on {counted(workers['hosts'], 'host')}")
         for route in facts["routes"]:
             yield _judge_route(route)
+    for stalled in workers["stalled"]:
+        advice = "it opens its consumers anew by itself; if that is no cure, see its log, then restart it"
+        yield bad("workers", str(stalled), advice)
     if workers["live"] and workers["silent"]:
         silent = [f"{each['host']} ({now - each['last']:.0f} s)" for each in workers["silent"]]
         advice = "see why its workers ended; a host that is gone for good is forgotten after [daemons] forget_hosts"

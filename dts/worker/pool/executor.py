@@ -141,6 +141,11 @@ class Executor(Service):
     def _free_slots(self) -> int:
         return self.processes - len(self._roster.working)
 
+    @property
+    def has_idle_child(self) -> bool:
+        """Whether a child has nothing to do and a slot is free for it."""
+        return self._free_slots > 0 and bool(self._roster.idle or self._roster.blank)
+
     def look(self, now: float) -> None:
         """Check how children get on, and take back what waits for one that is slow. `now` is monotonic, in seconds."""
         quick = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -36,6 +37,8 @@ class Deliveries:
         self._routes, self._publisher, self._settler = routes, publisher, settler
         self._events, self._on_settled = events, on_settled
         self._held: set[InFlight] = set()
+        self.last_taken = 0.0
+        """The time (monotonic) at which the last delivery came."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -55,6 +58,7 @@ class Deliveries:
     def add(self, held: InFlight) -> None:
         """Hold a delivery from here on."""
         self._held.add(held)
+        self.last_taken = time.monotonic()
 
     def count_received(self, held: InFlight) -> None:
         """Count the jobs of a delivery as received."""

@@ -99,10 +99,12 @@ class Routes(Service):
         """The publisher to where a consumer consumes, if that is not the worker's broker."""
         return self._publisher_of.get(consumer)
 
-    async def depth(self) -> int:
-        """Messages that wait in all queues. Raises BrokerUnavailable."""
+    async def depth(self, *, limited: bool = True) -> int:
+        """Messages that wait in all queues, or in those without a prefetch of their own. Raises BrokerUnavailable."""
         total = 0
         for route in self.all:
+            if route.prefetch and not limited:
+                continue
             far = self._brokers.get(route.broker)
             broker = far.broker if far is not None else self._broker
             total += (await broker.depth(jobs_queue(route.name))).ready

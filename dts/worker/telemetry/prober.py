@@ -15,6 +15,7 @@ import psutil
 from dts.broker import Broker
 from dts.errors import DtsError
 from dts.model.fleet import ENDED
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.version import __version__
 from dts.wire import codec
@@ -24,6 +25,7 @@ from dts.worker.link.board import STARTED, find_state
 from dts.worker.pool.child_process import Assignment, ChildProcess
 from dts.worker.queues.in_flight import in_flight
 from dts.worker.telemetry.shipping import publish_heartbeat
+from dts.worker.telemetry.stall import StallCheck
 from dts.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,11 @@ class Prober(Service):
     def __init__(self, worker: Worker, broker: Broker) -> None:
         super().__init__()
         self._worker, self._broker = worker, broker
+        self._stall = StallCheck(worker)
+        self._cure: asyncio.Task[None] | None = None
         self._started = False
         self._since, self._since_monotonic = time.time(), time.monotonic()
+        self._outage = OutageLog(logger)
         self._host = socket.gethostname()
 
     async def _start(self) -> None:
@@ -57,12 +62,14 @@ class Prober(Service):
         while True:
             try:
                 await self.probe()
-            except (OSError, psutil.Error) as error:
-                logger.warning("the state of this machine is not known: %s", error)
+            except Exception as error:  # noqa: BLE001 - no heartbeat is worth the worker's life
+                self._outage.failed("no heartbeat is sent, since it cannot be made: %r", error)
+            else:
+                self._outage.worked("heartbeats are sent again")
             await asyncio.sleep(self._worker.settings.heartbeat)
 
     async def probe(self) -> None:
-        """Measure, act on it, and tell."""
+        """Measure, act on it, and publish a heartbeat."""
         beat = self.measure()
         short = shortage(beat, self._worker)
         if short != self._worker.short_of:
@@ -71,11 +78,14 @@ class Prober(Service):
             else:
                 logger.info("taking work again")
             await self._worker.set_shortage(short)
-        beat.state = "draining" if self._worker.draining else short or "working"
+        stalled = await self._stall.check(time.monotonic())
+        if stalled and (self._cure is None or self._cure.done()):  # whatever it waits for may never come
+            self._cure = self._spawn(self._worker.fetch_anew(), "fetch anew")
+        beat.state = "draining" if self._worker.draining else short or stalled or "working"
         await publish_heartbeat(self._broker, beat.SerializeToString())
 
     async def _say_goodbye(self) -> None:
-        """Tell that there will be no more heartbeats, unless the worker ends since something has broken."""
+        """Publish the last heartbeat, unless the worker ends because something has broken."""
         if self._worker.failed.is_set():
             return
         with suppress(OSError, psutil.Error):

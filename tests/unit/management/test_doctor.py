@@ -58,7 +58,7 @@ def facts() -> dict[str, Any]:
         ],
         "daemons": {"inside": [], "present": ["porter", "stethoscope", "logtracer", "timekeeper"]},
         "time": NOW,
-        "workers": {"live": 3, "known": 3, "hosts": 2, "last": NOW - 2, "silent": []},
+        "workers": {"live": 3, "known": 3, "hosts": 2, "last": NOW - 2, "silent": [], "clocks": [], "stalled": []},
         "routes": [{"route": "default", "functions": ["crm/call"], "workers": 3}],
         "timeouts": [{"id": "crm/call", "timeout": 60.0}],
     }
@@ -113,7 +113,7 @@ def test_where_the_daemons_are_is_told(facts: dict[str, Any]) -> None:
 def test_a_fleet_without_a_live_worker_is_bad(
     known: int, last: float | None, detail: str, facts: dict[str, Any]
 ) -> None:
-    facts["workers"] = {"live": 0, "known": known, "hosts": 0, "last": last, "silent": []}
+    facts["workers"] = {"live": 0, "known": known, "hosts": 0, "last": last, "silent": [], "clocks": [], "stalled": []}
     [found] = [each for each in judge_diagnosis(facts) if each.check == "workers"]
     assert found.verdict is Verdict.BAD
     assert detail in found.detail
@@ -149,6 +149,13 @@ def test_a_clock_that_is_wrong_is_worth_a_word(facts: dict[str, Any]) -> None:
     }
     assert found["store clock"].detail == "the server is 7200 s behind the store"
     assert found["host clocks"].detail == "worker2 is 40 s behind the store"
+
+
+def test_a_worker_that_takes_nothing_though_it_could_is_a_fault(facts: dict[str, Any]) -> None:
+    said = "w1 on host1: stalled: children are free, messages wait, nothing taken for 42 s"
+    facts["workers"]["stalled"] = [said]
+    found = [each for each in judge_diagnosis(facts) if each.check == "workers"]
+    assert [(each.verdict, each.detail) for each in found][-1] == (Verdict.BAD, said)
 
 
 def test_a_host_that_has_gone_silent_is_worth_a_word(facts: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ class WorkersView(Struct):
     """Workers by their heartbeats: how many were heard of lately and in all, on how many hosts, and when the last.
 
     `clocks` has the hosts whose clock is more than a second off.
+    `stalled` says of each that takes nothing though messages wait for it what its heartbeat says.
     """
 
     live: int
@@ -81,6 +82,7 @@ class WorkersView(Struct):
     last: float | None
     silent: list[SilentHost]
     clocks: list[HostClock]
+    stalled: list[str]
 
 
 class RouteView(Struct):
@@ -211,7 +213,12 @@ def _workers(states: Sequence[WorkerState], now: float) -> WorkersView:
     last = max((state.time for state in states), default=None)
     ahead = {state.host: round(state.ahead, 1) for state in known if _is_alive(state, now) and abs(state.ahead) > 1}
     clocks = [HostClock(*each) for each in sorted(ahead.items())]
-    return WorkersView(live, len(known), len(hosts) - len(silent), last, silent, clocks)
+    stalled = [
+        f"{state.worker} on {state.host}: {state.state}"
+        for state in known
+        if state.is_stalled and _is_alive(state, now)
+    ]
+    return WorkersView(live, len(known), len(hosts) - len(silent), last, silent, clocks, stalled)
 
 
 def _left(functions: Iterable[Function]) -> dict[str, list[str]]:
