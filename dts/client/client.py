@@ -105,6 +105,11 @@ class DtsClient:
         )
 
     @property
+    def transport(self) -> Transport:
+        """Sends requests to the server."""
+        return self._transport
+
+    @property
     def held_by(self) -> str:
         """The limit that a request waits for now, as the server puts it; empty when none does."""
         return self._transport.held_by

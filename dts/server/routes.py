@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from dts.model.ranges import BLOCK_DIGITS
-from dts.server.handlers import docs, health, jobs, runs, whoami
+from dts.server.handlers import docs, health, jobs, run_blocks, runs, whoami
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin import dead, diagnosis, fleet, functions, namespaces, operations, users, vhosts, work
 
@@ -36,7 +36,9 @@ ROUTES: list[Route] = [
     Route("/jobs/{id}", jobs.JobHandler),
     Route("/runs/", runs.RunsHandler),
     Route("/runs/{id}", runs.RunHandler),
+    Route("/runs/{id}/blocks", run_blocks.RunBlocksHandler),
     Route("/runs/{id}/blocks/{number}", runs.BlockHandler),
+    Route("/runs/{id}/blocks/{number}/results", run_blocks.BlockResultsHandler),
     Route("/runs/{id}/results", runs.ResultsHandler),
     Route("/runs/{id}/collected", runs.CollectedHandler),
     Route("/whoami", whoami.WhoamiHandler),

@@ -59,20 +59,24 @@ class Options(_message.Message):
     def __init__(self, soft_timeout: _Optional[float] = ..., timeout: _Optional[float] = ..., max_attempts: _Optional[int] = ..., retry_on: _Optional[_Iterable[str]] = ..., memory_limit: _Optional[int] = ..., concurrency: _Optional[int] = ..., deadline: _Optional[float] = ..., recycle_after: _Optional[int] = ...) -> None: ...
 
 class JobBatch(_message.Message):
-    __slots__ = ("block", "run", "function", "jobs", "options", "lease")
+    __slots__ = ("block", "run", "function", "jobs", "options", "lease", "first_line", "skipped")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LINE_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
     block: str
     run: str
     function: str
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
     options: Options
     lease: bool
-    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., lease: _Optional[bool] = ...) -> None: ...
+    first_line: int
+    skipped: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., lease: _Optional[bool] = ..., first_line: _Optional[int] = ..., skipped: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("type", "message", "traceback", "reason")

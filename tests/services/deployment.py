@@ -195,6 +195,22 @@ class Deployment:
         command = ["dts-client", function, str(infile), str(outfile), self.url]
         return [*command, "--username", "admin", "--secret-file", secret, *flags]
 
+    def attach_command(self, run: str, outfile: Path, *flags: str) -> list[str]:
+        """The command line of `dts-client attach`, signing in as the administrator."""
+        secret = str(self.folder / "var/admin.secret")
+        return [
+            "dts-client",
+            "attach",
+            run,
+            str(outfile),
+            self.url,
+            "--username",
+            "admin",
+            "--secret-file",
+            secret,
+            *flags,
+        ]
+
     def start_client(self, function: str, infile: Path, outfile: Path, *flags: str) -> subprocess.Popen[bytes]:
         """Start `dts-client` in the background."""
         return self.start("client", *self.client_command(function, infile, outfile, *flags))

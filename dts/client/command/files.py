@@ -38,7 +38,7 @@ _SETTINGS = ("input_format", "errfile", "fields")
 class RunFiles:
     """What a run reads and writes. `ledger` is None where it could not be resumed: OUTFILE is a pipe or a device."""
 
-    source: FileComponent
+    source: FileComponent | None
     out: Output
     writer: RowWriter
     ledger: Ledger | None
@@ -46,8 +46,9 @@ class RunFiles:
     outputs: tuple[str | None, str | None]
     settings: Mapping[str, Any]
 
-    def spec(self, function: str) -> RunSpec:
+    def spec(self, function: str, *, detach: bool) -> RunSpec:
         """The run of a function over these files."""
+        assert self.source is not None
         return RunSpec(
             function,
             self.source,
@@ -57,6 +58,7 @@ class RunFiles:
             settings=self.settings,
             outputs=self.outputs,
             rereadable=self.source.identity is not None,
+            detach=detach,
         )
 
     @property
@@ -66,29 +68,29 @@ class RunFiles:
         return resumed is not None and resumed.finished and not resumed.lost_rows
 
 
-def open_files(options: argparse.Namespace, stack: ExitStack) -> RunFiles:
+def open_files(options: argparse.Namespace, stack: ExitStack, source: FileComponent | None = None) -> RunFiles:
     """Open the files, so that what cannot work is refused before anything is sent.
 
     Raises:
         ClientError: one cannot be read or written, or is being written by another client.
         ConfigError: two of them are the same file; OUTFILE holds a run, and nothing says what is to become of it.
     """
-    source = COMPONENTS[options.input_format](options.infile)
     kind = DailyRotatingOutputFile if options.rotate_daily else OutputFile
     out: Output = kind(options.outfile)
     errors: Output | None = kind(options.errfile) if options.errfile is not None else None
-    stack.callback(source.close)
-    source.open()
+    if source is not None:
+        stack.callback(source.close)
+        source.open()
     for each in filter(None, (out, errors)):
         stack.callback(each.close)
         each.open()
-        if source.identity is not None and each.identity == source.identity:
+        if source is not None and source.identity is not None and each.identity == source.identity:
             raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
     if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
         raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
     for each in filter(None, (out, errors)):
         each.lock()
-    settings = {name: _plain(getattr(options, name)) for name in _SETTINGS}
+    settings = {name: _plain(getattr(options, name)) for name in _SETTINGS if hasattr(options, name)}
     ledger, resumed, outputs = _find_ledger(options, out, errors, settings)
     if ledger is not None:
         stack.callback(ledger.close)
@@ -137,7 +139,7 @@ def _check_same(header: Header, options: argparse.Namespace, settings: Mapping[s
     Raises:
         ConfigError: naming what differs.
     """
-    if header.function != options.function:
+    if options.function and header.function != options.function:
         raise ConfigError(f"{options.outfile} holds a run of {header.function}, not of {options.function}")
     for name, value in msgspec.to_builtins(settings).items():
         if header.settings.get(name) != value:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dts.client.client import DtsClient
-from dts.client.components import FileComponent
+from dts.client.components import FileComponent, IterableComponent
 from dts.client.stdio import tell
 
 
@@ -20,7 +20,7 @@ class Screen:
         self._print: Callable[[str], None] = tell
 
     @contextmanager
-    def progress(self, client: DtsClient, source: FileComponent) -> Iterator[None]:
+    def progress(self, client: DtsClient, source: FileComponent | None) -> Iterator[None]:
         """Show how far the run is meanwhile, if that is wanted."""
         wanted: bool | None = self._options.progress
         if not (sys.stderr.isatty() and not self._options.quiet if wanted is None else wanted):
@@ -28,7 +28,8 @@ class Screen:
             return
         from dts.client.progress import ProgressBar  # rich takes long to import and is not always needed
 
-        bar = ProgressBar(lambda: client.progress, source, self._options.function, lambda: client.held_by)
+        known = source or IterableComponent(())
+        bar = ProgressBar(lambda: client.progress, known, self._options.function, lambda: client.held_by)
         with bar:
             self._print = bar.say
             yield

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from dts.client.components import Batch
 from dts.client.run.ledger import hash_lines, line_hashes
@@ -84,6 +84,10 @@ class CutBlock:
             job.args = args
         for index, kwargs in enumerate(self.kwargs or ()):
             batch.jobs[index].kwargs = kwargs
+        lines = self.lines
+        batch.first_line = lines[0]
+        if lines[-1] - lines[0] + 1 != len(lines):
+            batch.skipped.extend([0, *(after - before - 1 for before, after in pairwise(lines))])
         return batch
 
     def to_sent(self, number: int, block_size: int, *, keep: bool) -> SentBlock:

@@ -39,10 +39,16 @@ class Collector:
         self._paused = False
         self._finished_polls = 0
 
-    async def collect(self) -> None:
-        """Collect until all was sent and has come. A resumed run's input is compared with what it was before."""
+    async def collect(self, *, again: bool = False) -> None:
+        """Collect until all was sent and has come. A resumed run's input is compared with what it was before.
+
+        With `again` what was collected before is read once more.
+        """
         state = self._state
         await state.replayed.wait()
+        if again:
+            for number in list(self._outstanding.numbers):
+                await self._take(await self._remote.block_results(number), 0.0)
         while self._outstanding.blocks or not state.all_sent:
             if not self._outstanding.blocks:
                 await self._wait_for_more()
@@ -144,6 +150,6 @@ class Collector:
         if self._finished_polls >= _MAX_FINISHED_POLLS:
             raise ClientError(
                 f"the run {self._remote.id} is {run['state']} and has no more results on the server, "
-                f"but {self._outstanding.jobs} lines have none"
+                f"but {self._outstanding.jobs} lines have none; `attach --again` has those that were collected before"
             )
         return 0

@@ -76,8 +76,11 @@ class Ledger:
             raise self._failure(error) from error
 
     def reopen(self, state: LedgerState, outputs: Sequence[str | None]) -> None:
-        """Go on after what `state` was read from; without what it said of rows that are not there any more."""
-        if state.lost_lines:
+        """Go on after what `state` was read from; without what it said of rows that are not there any more.
+
+        A state that was not read, but made of what the server has, becomes a new ledger.
+        """
+        if state.lost_lines or not state.end:
             self.begin(state.header, _records(state, outputs))
             return
         try:

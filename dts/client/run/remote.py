@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
@@ -42,6 +43,20 @@ class _Stored(msgspec.Struct):
     """The answer to a block."""
 
     result: _BlockInfo
+
+
+class RemoteBlock(msgspec.Struct):
+    """A block as the server has it: `first_line` is 0 where it does not know the lines."""
+
+    block: int
+    jobs: int
+    first_line: int = 0
+    lines: list[int] = []
+
+    def line_numbers(self, block_size: int) -> array[int]:
+        """The line of each job; of a block that does not say, counted from those before it."""
+        first = self.first_line or self.block * block_size + 1
+        return array("Q", self.lines or range(first, first + self.jobs))
 
 
 class RemoteRun:
@@ -116,6 +131,22 @@ class RemoteRun:
             wait=LONG_POLL,
         )
         return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER), answer.seconds
+
+    async def blocks(self) -> list[RemoteBlock]:
+        """All blocks that the server has."""
+        found: list[RemoteBlock] = []
+        while True:
+            query = {"after": found[-1].block if found else -1}
+            page = await self._transport.call("GET", self._path("/blocks"), query=query)
+            found += msgspec.convert(page, list[RemoteBlock])
+            if not page:
+                return found
+
+    async def block_results(self, number: int) -> dts_pb2.ResultPage:
+        """All results of a block that there are, also those that were collected."""
+        path = self._path(f"/blocks/{number}/results")
+        answer = await self._transport.request("GET", path, headers={"Accept": PROTOBUF})
+        return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER)
 
     async def collected(self, receipts: list[str]) -> None:
         """Tell the server what is safe, in one request unless it takes very small ones only."""

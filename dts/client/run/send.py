@@ -19,10 +19,23 @@ IDLE_FLUSH = 0.2  # seconds after which lines that wait for their block to fill 
 
 
 class Sender:
-    """Reads lines from `source` and sends them in blocks, `coroutines` of which are uploaded at once."""
+    """Reads lines from `source` and sends them in blocks, `coroutines` of which are uploaded at once.
 
-    def __init__(self, state: RunState, source: DataSource, *, coroutines: int) -> None:
+    With `keep_open` the run is not closed at the end; with `forget` the results of its blocks are not expected.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        source: DataSource,
+        *,
+        coroutines: int,
+        keep_open: bool = False,
+        forget: bool = False,
+    ) -> None:
         self._state = state
+        self._keep_open = keep_open
+        self._forget = forget
         self._remote = state.remote
         self._source = source
         self._slots = asyncio.Semaphore(coroutines)
@@ -74,7 +87,7 @@ class Sender:
                 self._note_replayed()
                 await self._report_bad(cutter.take_bad())
             state.progress.all_read = not state.stopping
-        if not state.stopping:
+        if not state.stopping and not self._keep_open:
             self._check_end()
             if state.ledger is not None:
                 state.ledger.closed(cutter.lines_seen)
@@ -136,7 +149,7 @@ class Sender:
         sent = cut.to_sent(number, self._remote.info.block_size, keep=state.processor.keep_arguments)
         if known is not None:
             sent.received = known.done | known.lost | known.moved
-        if number >= 0 and not sent.complete:
+        if number >= 0 and not sent.complete and not self._forget:
             state.outstanding.add(number, sent)
         return number
 

@@ -42,7 +42,8 @@ class RunSpec:
 
     `options` is what it asks of attempts. With a `ledger` it can be resumed, where `resumed` says how far it was, and
     `settings` is what must not have changed then. `outputs` are the names of OUTFILE and errfile. The source of a
-    resumed run is only read from its beginning if it can be (`rereadable`).
+    resumed run is only read from its beginning if it can be (`rereadable`). With `detach` nothing is collected. A run
+    that is `attached` to is another client's: it is not closed; with `again` what was collected before is read, too.
     """
 
     function: str
@@ -54,6 +55,9 @@ class RunSpec:
     settings: Mapping[str, Any] | None = None
     outputs: tuple[str | None, str | None] = (None, None)
     rereadable: bool = True
+    detach: bool = False
+    attached: bool = False
+    again: bool = False
 
 
 class RunSession:
@@ -107,7 +111,7 @@ class RunSession:
             raise
         if state.cancelled or (state.cut_off and await collector.was_cancelled()):
             raise self._cancellation(state)
-        if state.ledger is not None and not state.stopping:
+        if state.ledger is not None and not state.stopping and not self._spec.detach:
             state.ledger.finished()
         self.progress.stopped = state.stopping
 
@@ -118,14 +122,17 @@ class RunSession:
             self._state.end_sending(cancelled=False)
 
     async def _work(self, state: RunState) -> Collector:
-        sender = Sender(state, self._spec.source, coroutines=self._coroutines)
-        if state.resumed is not None and state.resumed.all_stored and not self._spec.rereadable:
+        spec = self._spec
+        keep_open, forget = spec.attached, spec.detach
+        sender = Sender(state, spec.source, coroutines=self._coroutines, keep_open=keep_open, forget=forget)
+        if state.resumed is not None and state.resumed.all_stored and not spec.rereadable:
             sender.skip_input()
         collector = Collector(state, snooze_interval=self._snooze_interval, notify=self._notify)
         async with asyncio.TaskGroup() as group:
             group.create_task(sender.read(), name="read")
             group.create_task(sender.send(), name="send")
-            group.create_task(collector.collect(), name="collect")
+            if not self._spec.detach:
+                group.create_task(collector.collect(again=self._spec.again), name="collect")
             if self._stopping:
                 await asyncio.sleep(0)  # until they have begun
                 state.end_sending(cancelled=False)
@@ -173,6 +180,8 @@ class RunSession:
                 ) from error
             self._begin_another(resumed, f"the server has no run {header.id} any more")
             return None
+        if self._spec.attached:
+            return remote
         if view["state"] == "cancelled":
             raise RunCancelled(
                 f"the run {header.id} was cancelled: --retry-failed runs again what has failed, --overwrite everything"

@@ -42,6 +42,8 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("PATCH", "/runs/{id}"): (OWN, OWN, OWN, OWN),
     ("DELETE", "/runs/{id}"): (OWN, OWN, OWN, OWN),
     ("PUT", "/runs/{id}/blocks/{number}"): (ALL, NONE, MEMBER, MEMBER),
+    ("GET", "/runs/{id}/blocks"): (OWN, OWN, OWN, OWN),
+    ("GET", "/runs/{id}/blocks/{number}/results"): (OWN, OWN, OWN, OWN),
     ("GET", "/runs/{id}/results"): (OWN, OWN, OWN, OWN),
     ("POST", "/runs/{id}/collected"): (OWN, OWN, OWN, OWN),
     ("GET", "/whoami"): (OWN, OWN, OWN, OWN),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ from dts.server.handlers.jobs import StatisticsView, wait_for_news
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
 from dts.server.intake.options import AttemptParams, own_options
+from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.results import part_results, result_fields
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
@@ -101,6 +103,12 @@ class Collected(msgspec.Struct):
     """How many jobs were collected and had not been before."""
 
     jobs: int
+
+
+class BlockQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which line of the input the first job of a block in NDJSON is for, from 1; the others are for the next ones."""
+
+    first_line: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINE)] = 0
 
 
 class ResultsQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -221,6 +229,7 @@ class BlockHandler(WorkHandler):
     @declares(
         answer=BlockView,
         body=JobLine,
+        query=BlockQuery,
         statuses=(201, 200),
         accepts=(CONTENT_NDJSON, CONTENT_PROTOBUF),
         errors=(
@@ -234,6 +243,8 @@ class BlockHandler(WorkHandler):
         """Store a block: 201; the same block again: 200; another one under its number: 409."""
         run = await self.own_run(user, run_id)
         batch = self._batch(run)
+        if first_line := self.query(BlockQuery).first_line:
+            batch.first_line = first_line
         if run.options:
             batch.options.MergeFromString(run.options)
         block = new_block(run, int(number), run.function, batch)
@@ -308,18 +319,20 @@ class ResultsHandler(WorkHandler):
                 await wait_for_news(news, remaining)
         if CONTENT_PROTOBUF in self.request.headers.get("Accept", ""):
             self.set_header("Content-Type", CONTENT_PROTOBUF)
-            self.finish(_page(parts, run))
+            self.finish(result_page(parts, run))
         else:
             self.set_header("Content-Type", CONTENT_NDJSON)
             await self._write_rows(parts, run)
 
     async def _write_rows(self, parts: list[Part], run: Run) -> None:
         """Send parts one by one, since what is stored may be many times larger as text, and no more than a page."""
+        lines = await lines_of_parts(self.context.store, parts)
         parts.reverse()
         sent = 0
         try:
             while parts and sent < _MAX_PAGE_BYTES:
-                rows = _rows(parts.pop(), run)
+                part = parts.pop()
+                rows = result_rows(part, run, lines.get(part.block))
                 sent += len(rows)
                 self.write(rows)
                 del rows
@@ -369,7 +382,7 @@ def _deadline(run: Run) -> float:
     return dts_pb2.Options.FromString(run.options).deadline if run.options else 0.0
 
 
-def _page(parts: list[Part], run: Run) -> bytes:
+def result_page(parts: list[Part], run: Run) -> bytes:
     """Parts as they are stored, for a client that reads protobuf."""
     page = dts_pb2.ResultPage()
     for part in parts:
@@ -384,17 +397,13 @@ def _page(parts: list[Part], run: Run) -> bytes:
     return page.SerializeToString()
 
 
-def _rows(part: Part, run: Run) -> bytes:
-    """One line of JSON a result, for a client that reads NDJSON."""
+def result_rows(part: Part, run: Run, lines: Sequence[int] | None) -> bytes:
+    """One line of JSON a result, for a client that reads NDJSON; with the `line` of each if that is known."""
     first = int(part.receipt.partition(".")[0]) * run.block_size
-    encode = msgspec.json.Encoder().encode_lines
-    return encode([_row(part, run, first + result.index, batch, result) for batch, result in part_results(part)])
-
-
-def _row(part: Part, run: Run, number: int, batch: dts_pb2.ResultBatch, result: dts_pb2.Result) -> dict[str, object]:
-    return {
-        "id": job_id(run.id, number),
-        "job": number,
-        "receipt": part.receipt,
-        **result_fields(batch, result),
-    }
+    rows = []
+    for batch, result in part_results(part):
+        number = first + result.index
+        line = {} if lines is None else {"line": lines[result.index]}
+        about = {"id": job_id(run.id, number), "job": number, "receipt": part.receipt}
+        rows.append({**line, **about, **result_fields(batch, result)})
+    return msgspec.json.Encoder().encode_lines(rows)

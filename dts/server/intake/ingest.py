@@ -16,6 +16,7 @@ import msgspec
 
 from dts.errors import InvalidInput, TooLarge
 from dts.model import Block, Run, block_id
+from dts.server.record.lines import check_lines
 from dts.wire import codec, dts_pb2
 
 
@@ -111,6 +112,7 @@ def batch_from_protobuf(data: bytes, *, max_jobs: int) -> dts_pb2.JobBatch:
             "what a run asks of attempts is said when it is opened"
         )
     _check_count(len(batch.jobs), max_jobs)
+    check_lines(batch)
     for index, job in enumerate(batch.jobs):
         if job.index != index or job.attempt or job.kills or job.fence or job.HasField("options"):
             raise InvalidInput(

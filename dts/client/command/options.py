@@ -1,0 +1,191 @@
+"""The command lines of `dts-client` and of its subcommands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL
+from dts.client.command import exits
+from dts.client.command.files import COMPONENTS
+from dts.client.credentials import HELP as CREDENTIALS_HELP
+from dts.client.rows import FIELDS, RowFormat
+from dts.errors import InvalidInput
+from dts.version import __version__
+
+DESCRIPTION = """\
+Run FUNCTION on every line of INFILE and write one JSON line for each to OUTFILE, in the order in which they end.
+
+  {"line": 17, "success": true, "result": "ABC", "duration": 0.000400}
+  {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.000400}
+
+Lines count from 1, blank ones too. A line that cannot be read (invalid UTF-8 or JSON, too long) is a failed line.
+An existing OUTFILE is overwritten once the server has accepted the run. A server that is away is waited for. What is
+sent and written is noted in OUTFILE.dts: a run that was interrupted or killed goes on with --resume.
+"""
+
+EPILOG = f"""\
+{CREDENTIALS_HELP}
+the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the credentials file
+
+{exits.HELP}
+
+examples:
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000
+  dts-client math/add pairs.json out.json http://127.0.0.1:8000 --input-format json --errfile failed.json
+    (each line of pairs.json is an array such as [1, 2])
+  zcat calls.json.gz | dts-client crm/call - - https://dts.example.org --input-format json --fields id,args > out.json
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000 --resume
+    (the same command again, after it was interrupted or killed)
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with the status of what could not be run."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and end."""
+        self.print_usage(sys.stderr)
+        self.exit(exits.COULD_NOT_RUN, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> Parser:
+    """The command line of `dts-client`."""
+    parser = Parser(
+        prog="dts-client",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("function", metavar="FUNCTION", help="namespace/function, such as text/upper")
+    add("infile", metavar="INFILE", help="a file in UTF-8, or - for standard input")
+    add("outfile", metavar="OUTFILE", help="a file, overwritten when it exists, or - for standard output")
+    add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: see below)")
+    _add_input_options(parser)
+    _add_output_options(parser)
+    _add_run_options(parser)
+    parser.add_argument(
+        "--detach", action="store_true", help="end when all lines are accepted, and print the run's id: see attach"
+    )
+    parser.add_argument("--cancel-on-interrupt", action="store_true", help="when interrupted, cancel the run")
+    _add_connection_options(parser)
+    parser.set_defaults(argv=None)
+    return parser
+
+
+def build_attach_parser() -> Parser:
+    """The command line of `dts-client attach`."""
+    parser = Parser(
+        prog="dts-client attach",
+        description="Collect the rows of a run that another command began: with --detach, or on a machine that is lost",
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the run's id, as --detach prints it and `dts-client runs` lists it")
+    add("outfile", metavar="OUTFILE", help="a file, or - for standard output")
+    add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port")
+    add("--again", action="store_true", help="read what was collected before, too")
+    _add_output_options(parser)
+    _add_run_options(parser)
+    _add_connection_options(parser)
+    parser.set_defaults(argv=None, function="", infile="", detach=False, cancel_on_interrupt=False)
+    return parser
+
+
+def build_control_parser(name: str, description: str, *, takes_run: bool) -> Parser:
+    """The command line of a subcommand that asks about a run, or changes one."""
+    parser = Parser(prog=f"dts-client {name}", description=description)
+    if takes_run:
+        parser.add_argument("run", metavar="RUN", help="the run's id")
+    parser.add_argument("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port")
+    parser.add_argument("--json", action="store_true", help="print JSON as the server gives it")
+    _add_connection_options(parser)
+    parser.set_defaults(argv=None, function="", infile="")
+    return parser
+
+
+def _add_input_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input").add_argument
+    add(
+        "--input-format",
+        choices=sorted(COMPONENTS),
+        default="text",
+        help="text: a line is one argument; word: its words are the arguments, as strings; json: an object is "
+        "keyword arguments, an array is arguments (default: %(default)s)",
+    )
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    names = ", ".join(FIELDS)
+    add("--fields", type=_fields, default=RowFormat(), metavar="NAME,…", help=f"more fields in each row: {names}")
+    add("--errfile", metavar="FILE", help="write rows of lines that failed here, not to OUTFILE")
+    add(
+        "--rotate-daily",
+        action="store_true",
+        help="put the date into the names of OUTFILE and errfile, begin new ones at midnight, append to today's",
+    )
+    add("--quiet", action="store_true", help="print nothing but errors")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show a progress bar (default: when stderr is a terminal)",
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("run").add_argument
+    add("--resume", action="store_true", help="go on with the run in OUTFILE")
+    add("--overwrite", action="store_true", help="begin anew, also if OUTFILE holds a run that has not finished")
+
+
+def _add_connection_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("connection").add_argument
+    add("--username", metavar="NAME", help="who you are")
+    add("--secret-file", metavar="FILE", help="the file with your secret")
+    add(
+        "--coroutines",
+        type=_positive_int,
+        default=NUM_MAX_COROUTINES,
+        metavar="N",
+        help="blocks of lines that are sent at once (default: %(default)s)",
+    )
+    add(
+        "--snooze",
+        type=_seconds,
+        default=SNOOZE_INTERVAL,
+        metavar="SECONDS",
+        help="pause between two requests for results (default: %(default)s)",
+    )
+    add(
+        "--give-up-after",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long a server that is away, or a limit that holds, is waited for (default: for ever)",
+    )
+    add("--version", action="version", version=f"dts {__version__}")
+
+
+def _positive_int(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def _fields(text: str) -> RowFormat:
+    try:
+        return RowFormat(name.strip() for name in text.split(",") if name.strip())
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(error.message) from error
