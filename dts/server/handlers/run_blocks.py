@@ -8,10 +8,9 @@ import msgspec
 
 from dts.errors import TooLarge, WireError
 from dts.model import Outcome, User, block_id
-from dts.server.consts import CONTENT_NDJSON, CONTENT_PROTOBUF, ErrorCode
+from dts.server.consts import CONTENT_NDJSON, CONTENT_PROTOBUF
 from dts.server.handlers._base import signed
 from dts.server.handlers.declare import declares
-from dts.server.handlers.errors import ApiError
 from dts.server.handlers.runs import result_page, result_rows
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.record.blocks import decode_block
@@ -73,11 +72,9 @@ class BlockResultsHandler(WorkHandler):
     @signed
     @declares(gives=(CONTENT_NDJSON, CONTENT_PROTOBUF))
     async def get(self, user: User, run_id: str, number: str) -> None:
-        """Results of the block's jobs that have ended, also those that were collected."""
+        """Results of the block's jobs that have ended, also those that were collected; none of a block that is not there."""
         run = await self.own_run(user, run_id)
         parts = await self.context.store.get_parts(block_id(run.id, int(number)))
-        if not parts and await self.context.store.get_outcome(block_id(run.id, int(number))) is None:
-            raise ApiError(ErrorCode.NOT_FOUND, f"run {run.id} has no block {number}")
         if CONTENT_PROTOBUF in self.request.headers.get("Accept", ""):
             self.set_header("Content-Type", CONTENT_PROTOBUF)
             self.finish(result_page(parts, run))
