@@ -72,7 +72,7 @@ class BlockResultsHandler(WorkHandler):
     @signed
     @declares(gives=(CONTENT_NDJSON, CONTENT_PROTOBUF))
     async def get(self, user: User, run_id: str, number: str) -> None:
-        """Results of the block's jobs that have ended, also those that were collected; none of a block that is not there."""
+        """Results of the block's jobs that have ended, collected or not; none of a block that is not there."""
         run = await self.own_run(user, run_id)
         parts = await self.context.store.get_parts(block_id(run.id, int(number)))
         if CONTENT_PROTOBUF in self.request.headers.get("Accept", ""):
