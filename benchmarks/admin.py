@@ -22,7 +22,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from dts.auth import Credentials, KeccakAuthenticator, Request
 from dts.config import load_settings
 from dts.model import Limits, Operation, User
-from dts.server.access.accounts import KeyBox
+from dts.server.access.key_box import KeyBox
 from dts.server.app import Server
 from dts.server.audit.log import OperationLog
 from dts.store import Store, open_store

@@ -16,9 +16,11 @@ from dts.config import Settings
 from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.model import DEFAULT_ROUTE
 from dts.runtime.fleet_key import make_fleet_key
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.runtime.single import cannot_listen
-from dts.server.access.accounts import Accounts, KeyBox
+from dts.server.access.accounts import Accounts
+from dts.server.access.key_box import KeyBox
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
 from dts.server.audit.checkpoint import LogCheckpoint
@@ -63,11 +65,11 @@ class Server(Service):
         check_files(settings)
         sockets = self._bind()
         self._stack.callback(_close_all, sockets)
-        keys = KeyBox.open(settings.server.key_file)
-        seal = make_fleet_key(settings.fleet_key_file, keys.derive("fleet"))  # the same on every server
         store = open_store(settings.store.url)
-        broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
         self._stack.push_async_callback(store.close)
+        keys = await self._open_keys(store)
+        seal = make_fleet_key(settings.fleet_key_file, keys.derive("fleet"))  # the same on every server
+        broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
         self._stack.push_async_callback(broker.close)
         await broker.start()
         self._spawn(self._declare_queues(broker), "server-queues")
@@ -101,6 +103,29 @@ class Server(Service):
             await self._start_daemons(context)
         else:
             self._spawn(self._prepare_later(context), "server-prepare")
+
+    async def _open_keys(self, store: Store) -> KeyBox:
+        """The server's keys; only the first server of a store makes a key file.
+
+        Raises:
+            ConfigError: the file cannot be used, or is missing and the store was used with one before.
+        """
+        path, outage = self._settings.server.key_file, OutageLog(logger)
+        while not path.exists():
+            try:
+                await store.start()
+                used = await store.has_users()
+                await store.close()  # it is started for good when everything else is there
+                if used:
+                    raise ConfigError(
+                        f"the server's key file {path} is not there, and the store was used with one before: copy that "
+                        "of another server of this store, or name it with [server] key_file"
+                    )
+                break
+            except StoreUnavailable as error:
+                outage.failed("waiting for the store, which may need a key file that is not here (%s): %s", path, error)
+                await asyncio.sleep(_RETRY)
+        return KeyBox.open(path)
 
     def _operation_log(self, store: Store, keys: KeyBox) -> OperationLog:
         folder, key = self._settings.server.key_file.parent, keys.derive("operations-anchor")
@@ -150,6 +175,7 @@ class Server(Service):
             try:
                 await context.store.start()
                 await context.accounts.ensure_administrator(self._settings.server.admin_secret_file)
+                await context.accounts.check_key_file()
                 await context.catalogue.register_bundled()
             except StoreUnavailable as error:
                 if not warned:

@@ -17,7 +17,7 @@ from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
 from dts.broker import Broker, Message
 from dts.config import Settings, load_settings
 from dts.model import Run, User, job_id, new_id
-from dts.server.access.accounts import KeyBox
+from dts.server.access.key_box import KeyBox
 from dts.server.app import Server
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
@@ -123,7 +123,7 @@ class Site:
 
     async def add_user(self, user: str, *, roles: Iterable[str] = ("user",), namespaces: tuple[str, ...] = ()) -> Api:
         """A new user, and a caller as that user."""
-        key = KeyBox.open(self.settings.server.key_file).seal(derive_key(user, f"secret of {user}"))
+        key = KeyBox.open(self.settings.server.key_file).seal(derive_key(user, f"secret of {user}"), f"users/{user}")
         await self.store.add_user(User(user, key, frozenset(roles), namespaces=namespaces))
         return self.api(user, f"secret of {user}")
 

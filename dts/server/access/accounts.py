@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryptography.fernet import Fernet, InvalidToken
-
 from dts.auth import WINDOW, Claim, KeccakAuthenticator, Request, derive_key, new_secret
 from dts.errors import AuthError, ConfigError, DuplicateKey
 from dts.model import ADMINISTRATOR, User
+from dts.runtime.log_throttle import LogThrottle
 from dts.runtime.private_files import create_private
+from dts.server.access.key_box import KeyBox
 from dts.server.lookup.cache import Cache
 from dts.store import Store
 
@@ -24,50 +24,8 @@ FIRST_ADMINISTRATOR = "admin"
 _CACHE_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = 0.1
 _LOOKED_AGAIN_SIZE = 10_000
-_NOBODY = bytes(32)
-
-
-class KeyBox:
-    """Encrypts signing keys with the server's key file (Fernet: AES-128-CBC and HMAC-SHA-256)."""
-
-    def __init__(self, key: bytes) -> None:
-        self._fernet = Fernet(key)
-        self._key = key
-
-    @classmethod
-    def open(cls, path: Path) -> KeyBox:
-        """The box of a key file; the file is made, for its owner alone, if there is none.
-
-        Raises:
-            ConfigError: the file cannot be read or made, or does not hold a key.
-        """
-        try:
-            create_private(path, Fernet.generate_key())
-            return cls(path.read_bytes().strip())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the server's key file {path} cannot be used: {error}") from error
-
-    def derive(self, purpose: str) -> bytes:
-        """A key of 32 bytes for a purpose, of which neither the key file nor another purpose's key can be told."""
-        return hmac.digest(self._key, b"dts-" + purpose.encode(), "sha256")
-
-    def seal(self, key: bytes) -> bytes:
-        """A signing key, or another secret, as the store may see it."""
-        return self._fernet.encrypt(key)
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The signing key.
-
-        Raises:
-            ConfigError: it was sealed with another key file.
-        """
-        try:
-            return self._fernet.decrypt(sealed)
-        except InvalidToken as error:
-            raise ConfigError(
-                "the store's user keys were encrypted with another key file: "
-                "start the server with the key file that this store was first used with ([server] key_file)"
-            ) from error
+_KEYS = 2
+"""Keys that each signature is tried with, as many as a user can have: else the time would tell of users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +37,27 @@ class Caller:
     replaced: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a user id: the user, if there is one, and their keys, the current one first."""
+
+    user: User | None
+    keys: list[bytes]
+
+    @property
+    def enabled(self) -> bool:
+        return self.user is not None and not self.user.disabled
+
+
 class Accounts:
     """Knows who sent a request."""
 
     def __init__(self, store: Store, keys: KeyBox) -> None:
         self._store = store
         self.keys = keys
-        self._known: Cache[tuple[User, list[bytes]]] = Cache(self._load, _CACHE_SECONDS)
+        self._known: Cache[_Known] = Cache(self._load, _CACHE_SECONDS)
+        self._unusable = LogThrottle()
+        self._decoy = keys.seal(secrets.token_bytes(32), "decoy")
         self._looked_again: dict[str, float] = {}
 
     async def authenticate(self, header: str | None, request: Request, hosts: Sequence[str]) -> Caller:
@@ -98,15 +70,25 @@ class Accounts:
         requests = [replace(request, host=host) for host in hosts]
         found = await self._known.get(claim.user_id)
         key = _signed_with(claim, requests, found)
-        if found and (found[0].disabled or key is None) and self._may_look_again(claim.user_id):
+        if (key is None or not found or not found.enabled) and self._may_look_again(claim.user_id):
             # Another server may have enabled this user, or given them another secret, a moment ago.
             found = await self._known.renew(claim.user_id)
             key = _signed_with(claim, requests, found)
-        if not found or found[0].disabled or key is None:
+        if key is None or found is None or found.user is None or found.user.disabled:
             raise AuthError
         if not await self._store.use_nonce(claim.user_id, claim.nonce, time.time() + 2 * WINDOW):
             raise AuthError
-        return Caller(found[0], claim, replaced=key > 0)
+        return Caller(found.user, claim, replaced=key > 0)
+
+    async def check_key_file(self) -> None:
+        """Make sure that the server has the key file that the keys in the store were encrypted with.
+
+        Raises:
+            ConfigError: it has another one.
+            StoreUnavailable: the store does not answer.
+        """
+        for user in await self._store.list_records(User, limit=1):
+            self.keys.unseal(user.key, _place(user.id))
 
     def _may_look_again(self, user_id: str) -> bool:
         """Whether to read a user anew for a signature that does not fit; not for each of many, which may be rubbish."""
@@ -124,7 +106,7 @@ class Accounts:
 
     def sealed_key(self, user_id: str, secret: str) -> bytes:
         """The signing key of a user with that secret, as the store may see it."""
-        return self.keys.seal(derive_key(user_id, secret))
+        return self.keys.seal(derive_key(user_id, secret), _place(user_id))
 
     async def ensure_administrator(self, secret_file: Path) -> None:
         """Create the first administrator if there is no user at all, and leave the secret in `secret_file`.
@@ -144,21 +126,34 @@ class Accounts:
         which = "random secret, now in" if created else "secret that was in"
         logger.warning("first start: created the user %s with the %s %s", user.id, which, secret_file)
 
-    async def _load(self, user_id: str) -> tuple[User, list[bytes]] | None:
+    async def _load(self, user_id: str) -> _Known:
+        """What the store knows of a user id; it takes the same time for one that nobody has."""
         user = await self._store.get_user(user_id)
         if user is None:
-            return None
-        keys = [self.keys.unseal(user.key)]
+            self.keys.unseal(self._decoy, "decoy")
+            return _Known(None, [])
+        sealed = [user.key]
         if user.previous_key and time.time() < (user.previous_until or 0.0):
-            keys.append(self.keys.unseal(user.previous_key))
-        return user, keys
+            sealed.append(user.previous_key)
+        try:
+            return _Known(user, [self.keys.unseal(key, _place(user_id)) for key in sealed])
+        except ConfigError as error:
+            if self._unusable.is_due():
+                logger.error("the user %s cannot sign in: %s", user_id, error)
+            return _Known(user, [])
 
 
-def _signed_with(claim: Claim, requests: Sequence[Request], found: tuple[User, list[bytes]] | None) -> int | None:
-    """Which of a user's keys made a signature. Every key is tried, so that the time does not tell which one."""
-    keys = found[1] if found else [_NOBODY]
-    tried = [any([KeccakAuthenticator.verify(claim, key, request) for request in requests]) for key in keys]
-    return tried.index(True) if found is not None and True in tried else None
+def _place(user_id: str) -> str:
+    """Where a user's keys are in the store: they are of no use in another record."""
+    return f"users/{user_id}"
+
+
+def _signed_with(claim: Claim, requests: Sequence[Request], found: _Known | None) -> int | None:
+    """Which of a user's keys made a signature. As many are tried for each user, so that the time tells nothing."""
+    keys = found.keys if found is not None else []
+    padded = [*keys, *(secrets.token_bytes(32) for _ in range(_KEYS - len(keys)))]
+    tried = [any([KeccakAuthenticator.verify(claim, key, request) for request in requests]) for key in padded]
+    return next((index for index in range(len(keys)) if tried[index]), None)
 
 
 def _first_secret(path: Path) -> tuple[bool, str]:

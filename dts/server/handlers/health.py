@@ -29,6 +29,8 @@ class Ready(msgspec.Struct):
     status: Literal["ok", "unavailable"]
     store: Literal["ok", "unavailable"]
     broker: Literal["ok", "unavailable"]
+    key_file: Literal["unavailable"] | msgspec.UnsetType = msgspec.UNSET
+    """There only when the server has another key file than the one that the store was used with."""
 
 
 class LiveHandler(DtsHandler):
@@ -45,21 +47,23 @@ class ReadyHandler(DtsHandler):
 
     @declares(answer=Ready, statuses=(200, 503))
     async def get(self) -> None:
-        """The state of the store and of the broker. Without the broker the server still accepts."""
-        store, broker = await asyncio.gather(
-            self._state("store", self.context.store.ping()), self._state("broker", self.context.broker.ping())
+        """The state of the store, the broker and the key file. Without the broker the server still accepts."""
+        store, broker, key_file = await asyncio.gather(
+            self._state("store", self.context.store.ping()),
+            self._state("broker", self.context.broker.ping()),
+            self._state("key file", self.context.accounts.check_key_file()),
         )
-        ready = store == "ok"
-        self.answer(
-            {"status": "ok" if ready else "unavailable", "store": store, "broker": broker}, 200 if ready else 503
-        )
+        ready = store == "ok" and key_file == "ok"
+        status: Literal["ok", "unavailable"] = "ok" if ready else "unavailable"
+        wrong = msgspec.UNSET if key_file == "ok" or store != "ok" else key_file
+        self.answer(Ready(status, store, broker, wrong), 200 if ready else 503)
 
-    async def _state(self, part: str, ping: Awaitable[None]) -> str:
+    async def _state(self, part: str, ping: Awaitable[None]) -> Literal["ok", "unavailable"]:
         try:
             await ping
         except DtsError as error:
             if self.context.outages.is_due():
-                logger.warning("the %s does not answer: %s", part, error)
+                logger.warning("not ready: %s: %s", part, error)
             return "unavailable"
         return "ok"
 

@@ -62,7 +62,9 @@ class VirtualHosts(Resource[VirtualHost]):
 
     def write_secrets(self, record: VirtualHost, secrets: Mapping[str, Any]) -> VirtualHost:
         seal = self.context.accounts.keys.seal
-        sealed: dict[str, Any] = {name: seal(text.encode()) if text else b"" for name, text in secrets.items()}
+        sealed: dict[str, Any] = {
+            name: seal(text.encode(), f"vhosts/{record.id}/{name}") if text else b"" for name, text in secrets.items()
+        }
         return replace(record, **sealed, address=record.address or record.id)
 
     async def check_allowed(self, record: VirtualHost, before: VirtualHost | None) -> None:

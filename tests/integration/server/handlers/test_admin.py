@@ -12,7 +12,7 @@ import pytest
 
 from dts.auth import Credentials
 from dts.model import User
-from dts.server.access.accounts import KeyBox
+from dts.server.access.key_box import KeyBox
 from tests.integration.conftest import Api, Site, a_run_with_jobs, check_refusal
 
 NEW: dict[str, dict[str, Any]] = {
@@ -374,7 +374,7 @@ async def test_nothing_secret_is_ever_shown(site: Site, caplog: pytest.LogCaptur
         content = file.read_bytes()
         assert not any(secret.encode() in content for secret in secrets), file
     [stored] = [each for each in [await site.store.get_user("alice")] if each]
-    assert KeyBox.open(site.settings.server.key_file).unseal(stored.key)
+    assert KeyBox.open(site.settings.server.key_file).unseal(stored.key, "users/alice")
 
 
 async def test_operators_see_and_cancel_everybodys_work(site: Site) -> None:

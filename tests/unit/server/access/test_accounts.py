@@ -12,7 +12,8 @@ import pytest
 from dts.auth import Credentials, KeccakAuthenticator, Request
 from dts.errors import AuthError
 from dts.model import User
-from dts.server.access.accounts import Accounts, KeyBox
+from dts.server.access.accounts import Accounts
+from dts.server.access.key_box import KeyBox
 from dts.store import Store, open_store
 
 HOSTS = ["localhost:8000"]

@@ -11,7 +11,7 @@ from dts.auth import derive_key
 from dts.config import ServerSettings
 from dts.errors import ConfigError, InvalidInput, TooLarge
 from dts.model import Candidate, Function, Outcome, Part, Run, bitmap, new_id
-from dts.server.access.accounts import KeyBox
+from dts.server.access.key_box import KeyBox
 from dts.server.intake.ingest import Arguments, batch_from_arguments, batch_from_ndjson, new_block
 from dts.server.lookup.catalogue import BUNDLED, bundled_functions
 from dts.server.publish.slices import (
@@ -103,12 +103,14 @@ def test_a_cancelled_part_reads_back() -> None:
 def test_keys_are_sealed_with_the_key_file(tmp_path: Path) -> None:
     box = KeyBox.open(tmp_path / "sub" / "server.key")
     key = derive_key("alice", "secret")
-    sealed = box.seal(key)
+    sealed = box.seal(key, "users/alice")
     assert key not in sealed
-    assert KeyBox.open(tmp_path / "sub" / "server.key").unseal(sealed) == key
+    assert KeyBox.open(tmp_path / "sub" / "server.key").unseal(sealed, "users/alice") == key
     assert stat.S_IMODE((tmp_path / "sub" / "server.key").stat().st_mode) == 0o600
     with pytest.raises(ConfigError, match="key_file"):
-        KeyBox.open(tmp_path / "other.key").unseal(sealed)
+        KeyBox.open(tmp_path / "other.key").unseal(sealed, "users/alice")
+    with pytest.raises(ConfigError, match="another record"):
+        box.unseal(sealed, "users/bob")
 
 
 def test_a_key_file_with_rubbish_is_refused(tmp_path: Path) -> None:
