@@ -90,18 +90,18 @@ async def run(options: argparse.Namespace, grammar: Grammar, shutdown: process.S
         as_json=options.json,
         yes=options.yes,
     )
-    session = Session(chosen, Prompts(present=sys.stdin.isatty()), grammar)
+    session = Session(chosen, Prompts(present=sys.stdin.isatty()), partial(render_help, grammar))
     try:
         if options.command:
-            return await _one_shot(session, options.command, shutdown)
-        return await (interact if sys.stdin.isatty() else run_script)(session, shutdown)
+            return await _one_shot(session, grammar, options.command, shutdown)
+        return await (interact if sys.stdin.isatty() else run_script)(session, grammar, shutdown)
     finally:
         session.close()
 
 
-async def _one_shot(session: Session, words: Sequence[str], shutdown: process.Shutdown) -> int:
+async def _one_shot(session: Session, grammar: Grammar, words: Sequence[str], shutdown: process.Shutdown) -> int:
     try:
-        status = await until_told_to_stop(run_words(session, words), shutdown)
+        status = await until_told_to_stop(run_words(session, grammar, words), shutdown)
     except Interrupted:
         status = None
     return EXIT_INTERRUPTED if status is None else status

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from dts.auth import Credentials
 from dts.client import load_credentials
 from dts.client.credentials import CREDENTIALS_FILE
 from dts.errors import ConfigError
+from dts.management.api.resources import Record
 from dts.management.commands.users import USERS
+from dts.management.shell.arguments import SECRET_FILE, Arguments, Flag
 from dts.management.shell.fields import Field, Kind, find_field
-from dts.management.shell.grammar import SECRET_FILE, Arguments, Flag, command
-from dts.management.shell.output import as_text, note
+from dts.management.shell.grammar import command
+from dts.management.shell.output import as_text, describe_login, note
 from dts.management.shell.secrets import choose_secret
+from dts.management.shell.session import Session
 from dts.management.utils import read_secret_file, write_private
 from dts.model import check_user_id
-
-if TYPE_CHECKING:
-    from dts.management.api.resources import Record
-    from dts.management.shell.session import Session
 
 SAVE = Flag("--save", f"keep name, secret and URL in {CREDENTIALS_FILE} (mode 0600)")
 LOGIN_SECRET = Flag("--secret-file", "the file with the secret", "FILE")
@@ -53,11 +51,6 @@ async def login(session: Session, arguments: Arguments) -> None:
     output.say(describe_login(user, client.server_url))
     if output.as_json:
         output.record(user)
-
-
-def describe_login(user: Record, url: str) -> str:
-    """A sentence on who is signed in where."""
-    return f"signed in as {user['id']} ({as_text('roles', user['roles'])}) at {url}"
 
 
 async def _credentials(session: Session, arguments: Arguments) -> Credentials:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dts.client.server_url import is_local
 from dts.errors import ConfigError, DtsError
+from dts.management.client import AdminClient
 from dts.management.doctor.local import (
     BUNDLED,
     check_configuration,
@@ -17,13 +17,11 @@ from dts.management.doctor.local import (
     check_secret_files,
 )
 from dts.management.doctor.remote import Finding, Verdict, check_from_inside, check_from_outside, warning
-from dts.management.shell.grammar import Arguments, Flag, command
+from dts.management.shell.arguments import Arguments, Flag
+from dts.management.shell.grammar import command
 from dts.management.shell.output import Column
+from dts.management.shell.session import Session
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
-
-if TYPE_CHECKING:
-    from dts.management.client import AdminClient
-    from dts.management.shell.session import Session
 
 CONFIG = Flag("--config", "a process's configuration on this machine, to be checked as well", "FILE", short="-c")
 

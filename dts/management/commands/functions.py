@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dts.errors import ClientError
 from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
+from dts.management.shell.arguments import Arguments
 from dts.management.shell.fields import Field, Kind
-from dts.management.shell.grammar import Arguments, command
+from dts.management.shell.grammar import command
 from dts.management.shell.output import Column
+from dts.management.shell.session import Session
 from dts.model.attempts import ATTEMPT_OPTIONS
-
-if TYPE_CHECKING:
-    from dts.management.shell.session import Session
 
 _KINDS: dict[type, Kind] = {float: Kind.NUMBER, int: Kind.INTEGER, str: Kind.LIST}
 

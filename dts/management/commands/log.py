@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dts.errors import InvalidInput
 from dts.management.api.chain import check_chain, in_words
+from dts.management.shell.arguments import LIMIT, Arguments, Flag
 from dts.management.shell.fields import Field, Kind
-from dts.management.shell.grammar import LIMIT, Arguments, Flag, command
+from dts.management.shell.grammar import command
 from dts.management.shell.output import Column, changes_in_words, limit_of, patience
+from dts.management.shell.session import Session
 from dts.management.utils import counted
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
-
-if TYPE_CHECKING:
-    from dts.management.shell.session import Session
 
 OLDEST = Flag("--oldest", "oldest first")
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from dts.errors import InvalidInput, RequestRefused
+from dts.management.api.resources import Record, Records
+from dts.management.client import AdminClient
+from dts.management.shell.arguments import FORCE, LIMIT, SECRET_FILE, Arguments, Flag
 from dts.management.shell.fields import Field, Kind, find_field
-from dts.management.shell.grammar import FORCE, LIMIT, SECRET_FILE, Arguments, Command, Flag, command
+from dts.management.shell.grammar import Command, command
 from dts.management.shell.output import Column, limit_of
 from dts.management.shell.secrets import Secret, choose_secret
-
-if TYPE_CHECKING:
-    from dts.management.api.resources import Record, Records
-    from dts.management.client import AdminClient
-    from dts.management.shell.session import Session
+from dts.management.shell.session import Session
 
 ADOPT = Flag("--force", "even if runs of a former user of that name are kept: they become the new one's")
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dts.errors import ClientError
 from dts.management.commands.records import RecordKind, commands_of
+from dts.management.shell.arguments import Arguments
 from dts.management.shell.fields import Field, Kind
-from dts.management.shell.grammar import Arguments, command
+from dts.management.shell.grammar import command
 from dts.management.shell.output import Column
-
-if TYPE_CHECKING:
-    from dts.management.shell.session import Session
+from dts.management.shell.session import Session
 
 VHOSTS = RecordKind(
     noun="vhosts",

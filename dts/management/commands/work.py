@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dts.errors import InvalidInput
+from dts.management.api.resources import Jobs, Runs
+from dts.management.shell.arguments import LIMIT, Arguments, Flag
 from dts.management.shell.fields import Field, Kind
-from dts.management.shell.grammar import LIMIT, Arguments, Flag, command
+from dts.management.shell.grammar import command
 from dts.management.shell.output import Column, limit_of
+from dts.management.shell.session import Session
 from dts.management.utils import counted
-
-if TYPE_CHECKING:
-    from dts.management.api.resources import Jobs, Runs
-    from dts.management.shell.session import Session
 
 OWN = Flag("--own", "your own, for which you need no role")
 SINGLES = Flag("--all", "also those of single jobs, one for each POST /jobs/")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator, Iterable
-from typing import TYPE_CHECKING
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from dts.errors import DtsError
+from dts.management.api.resources import Listing
 from dts.management.shell.fields import Field, Kind
 from dts.management.shell.grammar import Command, Grammar
-
-if TYPE_CHECKING:
-    from dts.management.api.resources import Listing
-    from dts.management.shell.session import Session
+from dts.management.shell.session import Session
 
 OFFERED = 100
 """Ids that are fetched at most."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dts.errors import InvalidInput
+from dts.management.shell.arguments import Flag
 from dts.management.shell.fields import Field
-from dts.management.shell.grammar import Command, Flag, Grammar
+from dts.management.shell.grammar import Command, Grammar
 
 _WIDTH = 24
 

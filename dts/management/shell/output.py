@@ -277,3 +277,8 @@ def _write(text: str) -> bool:
         forsake(sys.stdout)
         raise ClientError(f"cannot write standard output: {error.strerror}") from error
     return True
+
+
+def describe_login(user: Record, url: str) -> str:
+    """A sentence on who is signed in where."""
+    return f"signed in as {user['id']} ({as_text('roles', user['roles'])}) at {url}"

@@ -9,18 +9,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dts.auth import new_secret
 from dts.errors import InvalidInput, RequestRefused, ServerUnavailable
+from dts.management.shell.arguments import SECRET_FILE, Arguments
 from dts.management.shell.fields import Wish
-from dts.management.shell.grammar import SECRET_FILE, Arguments
 from dts.management.shell.output import note
 from dts.management.shell.prompts import MIN_SECRET
+from dts.management.shell.session import Session
 from dts.management.utils import read_secret_file, write_private
-
-if TYPE_CHECKING:
-    from dts.management.shell.session import Session
 
 
 @dataclass(frozen=True, slots=True)

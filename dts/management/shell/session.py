@@ -10,8 +10,7 @@ from dts.auth import Credentials
 from dts.client import load_credentials
 from dts.errors import ClientError, CredentialsMissing
 from dts.management.client import AdminClient
-from dts.management.shell.grammar import JSON, YES, Arguments, Grammar
-from dts.management.shell.help import render_help
+from dts.management.shell.arguments import JSON, YES, Arguments
 from dts.management.shell.output import Output, note
 from dts.management.shell.prompts import Interrupted, Prompts
 from dts.model import check_user_id
@@ -33,10 +32,10 @@ class Options:
 class Session:
     """One shell, from start to end. It signs in when a command first needs it."""
 
-    def __init__(self, options: Options, prompts: Prompts, grammar: Grammar) -> None:
+    def __init__(self, options: Options, prompts: Prompts, render_help: Callable[[Sequence[str]], str]) -> None:
         self.options = options
         self.prompts = prompts
-        self.grammar = grammar
+        self._render_help = render_help
         self.leaving = False
         self._credentials: Credentials | None = None
         self._client: AdminClient | None = None
@@ -128,7 +127,7 @@ class Session:
 
     def help(self, words: Sequence[str]) -> str:
         """The help of a command, of all commands with a first word, or of the shell."""
-        return render_help(self.grammar, words)
+        return self._render_help(words)
 
     def forget(self) -> None:
         """Sign out."""

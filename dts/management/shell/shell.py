@@ -16,11 +16,11 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from dts.client.threads import in_thread
 from dts.errors import ConfigError, DtsError, InvalidInput, RequestRefused
-from dts.management.commands.account import describe_login
+from dts.management.shell.arguments import HELP
 from dts.management.shell.completion import CommandCompleter, Ids
-from dts.management.shell.grammar import HELP, Grammar, parse_arguments
+from dts.management.shell.grammar import Grammar, parse_arguments
 from dts.management.shell.help import render_command
-from dts.management.shell.output import Output, complain, note
+from dts.management.shell.output import Output, complain, describe_login, note
 from dts.management.shell.prompts import Interrupted
 from dts.management.shell.session import Session
 from dts.management.utils import check_text, may_hold_secret, split_line, state_folder
@@ -35,11 +35,11 @@ _NOT_KNOWN = 401
 GREETING = "help shows what there is, Tab completes, Ctrl-D leaves."
 
 
-async def run_words(session: Session, words: Sequence[str]) -> int:
+async def run_words(session: Session, grammar: Grammar, words: Sequence[str]) -> int:
     """Run one command; what is wrong with it is said on stderr. Returns its exit status."""
     try:
         check_text(words)
-        found, rest = session.grammar.find(words)
+        found, rest = grammar.find(words)
         arguments = parse_arguments(found, rest)
         if arguments.has(HELP):
             Output().text(render_command(found))
@@ -53,17 +53,17 @@ async def run_words(session: Session, words: Sequence[str]) -> int:
         return EXIT_FAILED
 
 
-async def run_line(session: Session, line: str) -> int:
+async def run_line(session: Session, grammar: Grammar, line: str) -> int:
     """Run the command in a line, if there is one. Returns its exit status."""
     try:
         words = split_line(line)
     except InvalidInput as error:
         complain(error.message)
         return EXIT_USAGE
-    return await run_words(session, words) if words else EXIT_OK
+    return await run_words(session, grammar, words) if words else EXIT_OK
 
 
-async def run_script(session: Session, shutdown: Shutdown) -> int:
+async def run_script(session: Session, grammar: Grammar, shutdown: Shutdown) -> int:
     """Run the lines of stdin, up to the first that fails; returns the exit status of the last that ran."""
     number = 0
     while not session.leaving:
@@ -71,7 +71,7 @@ async def run_script(session: Session, shutdown: Shutdown) -> int:
         if line == "":
             break
         number += 1
-        status = None if line is None else await until_told_to_stop(run_line(session, line), shutdown)
+        status = None if line is None else await until_told_to_stop(run_line(session, grammar, line), shutdown)
         if status is None:
             return EXIT_INTERRUPTED
         if status != EXIT_OK:
@@ -87,14 +87,14 @@ async def _next_line() -> str:
         raise ConfigError("standard input is not text in UTF-8") from error
 
 
-async def interact(session: Session, shutdown: Shutdown) -> int:
-    """Read lines from a person and run them until there are no more. Failures are told and do not end it."""
+async def interact(session: Session, grammar: Grammar, shutdown: Shutdown) -> int:
+    """Read lines from a person and run them until there are no more. A command that fails does not end the shell."""
     foreground = _Foreground(shutdown)
     await foreground.run(greet(session))
     history = open_history(state_folder() / "history")
     prompt: PromptSession[str] = PromptSession(
         history=history,
-        completer=CommandCompleter(session.grammar, Ids(session)),
+        completer=CommandCompleter(grammar, Ids(session)),
         complete_while_typing=False,
         interrupt_exception=Interrupted,
     )
@@ -106,8 +106,8 @@ async def interact(session: Session, shutdown: Shutdown) -> int:
         except EOFError:
             break
         if line is not None:
-            status = await foreground.run(run_line(session, line))
-            if may_be_kept(session.grammar, line, status):
+            status = await foreground.run(run_line(session, grammar, line))
+            if may_be_kept(grammar, line, status):
                 history.keep(line)
     return EXIT_OK
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
 from dts.auth import Credentials
 from dts.management.commands import ALL_COMMANDS
 from dts.management.shell.grammar import Grammar
+from dts.management.shell.help import render_help
 from dts.management.shell.prompts import Interrupted, Prompts
 from dts.management.shell.session import Options, Session
 from dts.management.shell.shell import greet, run_words
 from tests.integration.conftest import Site
+
+GRAMMAR = Grammar(ALL_COMMANDS)
 
 
 class Person(Prompts):
@@ -38,13 +42,13 @@ def person() -> Person:
 @pytest.fixture
 async def session(site: Site, person: Person) -> AsyncIterator[Session]:
     secret_file = str(site.settings.server.admin_secret_file)
-    session = Session(Options(site.url, "admin", secret_file), person, Grammar(ALL_COMMANDS))
+    session = Session(Options(site.url, "admin", secret_file), person, partial(render_help, GRAMMAR))
     yield session
     session.close()
 
 
 async def run(session: Session, line: str) -> int:
-    return await run_words(session, line.split())
+    return await run_words(session, GRAMMAR, line.split())
 
 
 async def test_a_new_secret_is_typed_twice(session: Session, person: Person) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from dts.errors import ConfigError, InvalidInput
 from dts.management.commands import ALL_COMMANDS
+from dts.management.shell.arguments import LIMIT, Arguments
 from dts.management.shell.fields import Field, Kind, Wish, parse_value
-from dts.management.shell.grammar import LIMIT, Arguments, Grammar, parse_arguments
+from dts.management.shell.grammar import Grammar, parse_arguments
 from dts.management.shell.help import render_command, render_help
 from dts.management.utils import check_text, may_hold_secret, nearest, printable, split_line
 
