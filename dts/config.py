@@ -139,7 +139,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     route: tuple[RouteSettings, ...] = ()
     concurrency: Count = 100
     drain_timeout: Seconds = 30.0
-    max_result: Annotated[int, Meta(ge=1024)] = 8 * 1024 * 1024
+    max_result: Annotated[int, Meta(ge=1024, le=12 * 1024 * 1024)] = 8 * 1024 * 1024
     soft_timeout: SecondsOrNone = 0.0
     timeout: SecondsOrNone = 0.0
     max_attempts: Count = 1

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def open_broker(url: str, routes: Mapping[str, str] | None = None, *, seal: Seal | None = None) -> Broker:
-    """The broker for a URL: `amqp://user:password@host:5672/vhost`, or `sqlite:///path/to/queue.db`.
+    """The broker for a URL: `amqp://user:password@host:5672,host2:5672/vhost`, or `sqlite:///path/to/queue.db`.
 
     `routes` has the URLs of brokers by the route whose jobs are with them. With a `seal` all messages and events carry
     it, and others are refused; every process of a fleet has the same one.

@@ -53,20 +53,27 @@ rm -rf -- "$1"
 
 
 class RabbitServer(Managed):
-    """A RabbitMQ of one's own. `start`, then `kill` and `start` again on the same data, then `stop`."""
+    """A RabbitMQ of one's own. `start`, then `kill` and `start` again on the same data, then `stop`.
 
-    def __init__(self) -> None:
+    `cluster` is the first node of the cluster that it shall `join`; that one is stopped last.
+    """
+
+    def __init__(self, cluster: RabbitServer | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dts-rabbit-"))
         self.port = free_port()
         self._dist_port = free_port()
-        self._epmd_port = free_port()
+        self._cluster = cluster
+        self._epmd_port = free_port() if cluster is None else cluster._epmd_port
         self._node = f"dts-{uuid.uuid4().hex[:12]}@localhost"
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=self.port))
         (self.folder / "enabled_plugins").write_text("[].\n")
-        (self.folder / "home").mkdir()
+        cookie = self.folder / "home" / ".erlang.cookie"
+        cookie.parent.mkdir()
+        cookie.write_text("dts" if cluster is None else (cluster.folder / "home" / cookie.name).read_text())
+        cookie.chmod(0o400)
 
     @property
     def url(self) -> str:
@@ -100,7 +107,7 @@ class RabbitServer(Managed):
             return
         if not available():
             raise RabbitError(f"no RabbitMQ in {RABBITMQ_BIN}: apt-get install rabbitmq-server")
-        if self._epmd is None or self._epmd.poll() is not None:
+        if self._cluster is None and (self._epmd is None or self._epmd.poll() is not None):
             # Our own, as a child: the one that Erlang would start by itself becomes a daemon and stays.
             self._epmd = self._popen(["epmd", "-port", str(self._epmd_port)], "epmd.out")
             self._wait_port(self._epmd_port, time.monotonic() + 10)
@@ -119,6 +126,14 @@ class RabbitServer(Managed):
             if time.monotonic() > deadline:
                 raise RabbitError(f"RabbitMQ did not accept AMQP within {timeout:.0f} s\n{self._log_tail()}")
             time.sleep(0.05)
+
+    def join(self) -> None:
+        """Become a node of the cluster."""
+        assert self._cluster is not None
+        self.control("stop_app")
+        self.control("join_cluster", self._cluster._node)
+        self.control("start_app")
+        self.wait_ready()
 
     def kill(self) -> None:
         """SIGKILL, as a crash would end it. Its data stay for the next start."""

@@ -49,6 +49,8 @@ SUBSCRIBE_TIMEOUT = 5.0
 class AmqpBroker(Broker):
     """RabbitMQ at a URL: `amqp://user:password@host:5672/vhost`, options `heartbeat` (seconds) and `delivery_limit`.
 
+    Of a cluster it names the nodes, `h1:5672,h2:5672,h3:5672`; when one is lost, another is connected to.
+
     Raises:
         ConfigError: the URL cannot be read.
     """
@@ -61,6 +63,7 @@ class AmqpBroker(Broker):
         self._confirmed = SharedChannel(Channel.confirm_select)
         self._events = SharedChannel(_declare_events)
         self._taps: set[Tap] = set()
+        self._refusal = ""  # why the broker has closed the channel that messages were published on
 
     @property
     def kind(self) -> str:
@@ -98,6 +101,7 @@ class AmqpBroker(Broker):
         self, queue: str, messages: Sequence[Message], *, timeout: float = DEFAULT_PUBLISH_TIMEOUT
     ) -> None:
         left = list(messages)
+        self._refusal = ""
         backoff = Backoff(most=1.0)
         try:
             async with asyncio.timeout(timeout):
@@ -124,6 +128,8 @@ class AmqpBroker(Broker):
             await channel.publish(queue, batch)
             if not batch.remaining():  # a queue without a leader may refuse messages as well
                 self._queues.answered(queue)
+            elif channel.lost.is_set():
+                self._refusal = channel.why
         except AMQP_ERRORS as error:
             log.info("cannot publish to %s now: %r", queue, error)
         finally:
@@ -137,6 +143,8 @@ class AmqpBroker(Broker):
             reason = "there is no connection"
         elif connection.blocked:
             reason = f"it blocks publishers: {connection.blocked}"
+        elif self._refusal:
+            reason = f"it closed the channel: {self._refusal}"
         else:
             reason = "it does not answer"
         return f"{self._url} did not confirm {count} message(s) for {queue} in {timeout:g} s: {reason}"

@@ -37,7 +37,7 @@ import pamqp.heartbeat
 
 from dts.broker.abc import Message
 from dts.broker.amqp.batch import Batch
-from dts.broker.amqp.url import AmqpUrl
+from dts.broker.amqp.url import AmqpUrl, Node
 from dts.version import __version__
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,9 @@ ConnectionLost = aioamqp.exceptions.AmqpClosedConnection
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP, TLS and the AMQP handshake together."""
+
+NODE_TIMEOUT = 4.0
+"""The same where there are other nodes to try, one of which may answer while this one's host is gone or frozen."""
 
 WRITE_SIZE = 1 << 18
 """Bytes of messages that are joined into one write to the socket."""
@@ -325,12 +328,6 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
         """Bytes of body that fit into a frame."""
         return int(self.server_frame_max or 131072) - 8
 
-    @property
-    def server_version(self) -> tuple[int, ...]:
-        """The broker's version, such as (3, 10, 8)."""
-        text = str((self.server_properties or {}).get("version", "0"))
-        return tuple(int(part) for part in text.split("-", maxsplit=1)[0].split(".") if part.isdigit())
-
     async def get_frame(self) -> tuple[int, Any]:
         """Read a frame.
 
@@ -449,8 +446,8 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
                 self._stream_writer.write(beat)
 
 
-async def connect(url: AmqpUrl, purpose: str) -> Connection:
-    """Open a connection, within CONNECT_TIMEOUT seconds.
+async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
+    """Open a connection to a node, within CONNECT_TIMEOUT or NODE_TIMEOUT seconds.
 
     Raises:
         AMQP_ERRORS: nobody answers, or what answers refuses the user or the virtual host, or is not AMQP.
@@ -471,15 +468,15 @@ async def connect(url: AmqpUrl, purpose: str) -> Connection:
     loop = asyncio.get_running_loop()
     connection: Connection | None = None
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(NODE_TIMEOUT if len(url.nodes) > 1 else CONNECT_TIMEOUT):
             transport, connection = await loop.create_connection(
                 lambda: Connection(heartbeat=url.heartbeat, client_properties=properties),
-                url.host,
-                url.port,
+                node.host,
+                node.port,
                 ssl=ssl.create_default_context() if url.tls else None,
             )
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await connection.start_connection(url.host, url.port, url.user, url.password, url.vhost)
+            await connection.start_connection(node.host, node.port, url.user, url.password, url.vhost)
     except BaseException as error:
         if connection is not None:
             connection.abort()

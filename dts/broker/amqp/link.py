@@ -8,11 +8,12 @@ import random
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, ConnectionLost, connect
-from dts.broker.amqp.url import AmqpUrl
+from dts.broker.amqp.url import AmqpUrl, Node
 from dts.wire.queues import BOUNDED, DEAD
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ was confirmed is lost."""
 LEADERLESS_TIMES, LEADERLESS_SECONDS = 3, 5.0
 """So many requests about a queue in a row, over so many seconds at least, that were not answered by a broker which
 answers about others meanwhile: then the queue has no leader."""
+
+UNLIMITED = 1_000_000_000
+"""The delivery limit of queues that have none. RabbitMQ 4 has one of 20 by default, and drops what exceeds it where
+there is no dead-letter exchange; -1 means no limit to it, and 0 to RabbitMQ 3. This means the same to both."""
 
 NOT_FOUND = 404
 """AMQP 0-9-1 reply code: there is no such queue."""
@@ -135,10 +140,15 @@ class KnownQueues:
 
 
 class Link:
-    """Keeps one connection open from `start` to `close`. `queues` is shared by the links of a broker object."""
+    """Keeps one connection open from `start` to `close`. `queues` is shared by the links of a broker object.
+
+    Of several nodes it begins with one at random, so that clients are spread, and tries the others in turn when that
+    does not answer or is lost; only when none of them answered does it wait.
+    """
 
     def __init__(self, url: AmqpUrl, purpose: str, queues: KnownQueues) -> None:
         self._url = url
+        self._nodes = deque(random.sample(url.nodes, len(url.nodes)))
         self._purpose = purpose
         self.queues = queues
         self._connection: Connection | None = None
@@ -176,25 +186,33 @@ class Link:
         backoff = Backoff()
         failures = 0
         while True:
+            node = self._nodes[0]
             try:
-                connection = await connect(self._url, self._purpose)
-            except AMQP_ERRORS as error:
-                level = logging.DEBUG if failures else logging.WARNING
-                log.log(level, "cannot connect to %s, will try again: %s", self._url, in_words(error))
+                connection = await connect(self._url, node, self._purpose)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and tried again
                 failures += 1
-                self.trouble = error
-                self.tried.set()
-                await backoff.wait()
+                self._note_failure(node, error, failures)
+                self._nodes.rotate(-1)
+                if failures % len(self._nodes) == 0:
+                    self.tried.set()
+                    await backoff.wait()
                 continue
-            except Exception:
-                log.exception("cannot connect to %s, will try again", self._url)
-                await backoff.wait()
-                continue
-            log.info("connected to %s for %s", self._url, self._purpose)
+            log.info("connected to %s for %s", self._url.at(node), self._purpose)
             failures = 0
             await self._hold(connection, backoff)
-            log.warning("lost the connection to %s for %s", self._url, self._purpose)
-            await backoff.wait()
+            self._nodes.rotate(-1)
+            log.warning("lost the connection to %s for %s, connecting again", self._url.at(node), self._purpose)
+            if len(self._nodes) == 1:
+                await backoff.wait()
+
+    def _note_failure(self, node: Node, error: Exception, failures: int) -> None:
+        self.trouble = error
+        if not isinstance(error, AMQP_ERRORS):
+            log.error("cannot connect to %s, will try again", self._url.at(node), exc_info=error)
+            return
+        level = logging.DEBUG if failures > len(self._nodes) else logging.WARNING
+        then = "trying another node" if failures % len(self._nodes) else "will try again"
+        log.log(level, "cannot connect to %s, %s: %s", self._url.at(node), then, in_words(error))
 
     async def _hold(self, connection: Connection, backoff: Backoff) -> None:
         """Offer a connection for as long as it lives. One that lived for a second ends the waiting of failures."""
@@ -239,7 +257,7 @@ async def ensure_queues(connection: Connection, queues: Sequence[str], delivery_
             if name not in connection.declared:
                 began = time.monotonic()
                 try:
-                    is_new = await _declare(connection, name, _arguments(connection, name, delivery_limit))
+                    is_new = await _declare(connection, name, _arguments(name, delivery_limit))
                 except (TimeoutError, asyncio.CancelledError):  # by a deadline of ours, or of the caller's
                     if time.monotonic() - began > 1:
                         known.silent(name, connection)
@@ -279,7 +297,7 @@ async def difference(connection: Connection, queue: str, delivery_limit: int) ->
         return ""
     try:
         async with scratch_channel(connection) as channel:
-            await channel.queue_declare(queue, durable=True, arguments=_arguments(connection, queue, delivery_limit))
+            await channel.queue_declare(queue, durable=True, arguments=_arguments(queue, delivery_limit))
     except ChannelClosed as error:
         if error.code != PRECONDITION_FAILED:
             raise
@@ -298,13 +316,16 @@ async def _exists(connection: Connection, queue: str) -> bool:
     return True
 
 
-def _arguments(connection: Connection, queue: str, delivery_limit: int) -> dict[str, str | int]:
+def _arguments(queue: str, delivery_limit: int) -> dict[str, str | int]:
     if queue == DEAD:
-        # RabbitMQ 4 has a limit by default, and drops what exceeds it where there is no dead-letter exchange.
-        unlimited = {"x-delivery-limit": -1} if connection.server_version >= (4,) else {}
-        return {"x-queue-type": "quorum", **unlimited}
+        return {"x-queue-type": "quorum", "x-delivery-limit": UNLIMITED}
     if queue in BOUNDED:
-        return {"x-queue-type": "quorum", "x-max-length": BOUNDED[queue], "x-overflow": "drop-head"}
+        return {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": UNLIMITED,
+            "x-max-length": BOUNDED[queue],
+            "x-overflow": "drop-head",
+        }
     return {
         "x-queue-type": "quorum",
         # RabbitMQ counts hand-overs after the first.

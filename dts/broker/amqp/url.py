@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dts.broker.abc import DEFAULT_DELIVERY_LIMIT
@@ -11,13 +13,24 @@ from dts.errors import ConfigError
 DEFAULT_HEARTBEAT = 10
 """Seconds. A peer that is silent for twice as long is taken for dead."""
 
+_NODE = re.compile(r"(\[(?P<literal>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:,\s]*))(:(?P<port>\d{1,5}))?")
 
-@dataclass(frozen=True, slots=True)
-class AmqpUrl:
-    """Where to connect, as whom, and the options of a broker."""
+
+class Node(NamedTuple):
+    """One RabbitMQ of a cluster."""
 
     host: str
     port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpUrl:
+    """Where to connect, as whom, and the options of a broker. The nodes are those of one cluster."""
+
+    nodes: tuple[Node, ...]
     tls: bool
     user: str
     password: str
@@ -27,19 +40,24 @@ class AmqpUrl:
 
     def __str__(self) -> str:
         """The address without the password, for logs."""
+        return self.at(*self.nodes)
+
+    def at(self, *nodes: Node) -> str:
+        """The address of some of the nodes, without the password."""
         vhost = "" if self.vhost == "/" else self.vhost
-        return f"{'amqps' if self.tls else 'amqp'}://{self.user}@{self.host}:{self.port}/{vhost}"
+        return f"{'amqps' if self.tls else 'amqp'}://{self.user}@{','.join(map(str, nodes))}/{vhost}"
 
 
 def parse_amqp_url(url: str) -> AmqpUrl:
     """Read an AMQP URL. User, password and vhost are percent-decoded; no path, or `/`, is the vhost `/`.
+
+    The nodes of a cluster are separated by commas: `amqp://user:password@h1:5672,h2:5672,h3:5672/vhost`.
 
     Raises:
         ConfigError: it is not one, or has an unknown option.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
         options = {key: int(value) for key, value in parse_qsl(parts.query, strict_parsing=bool(parts.query))}
     except ValueError as error:
         raise ConfigError(f"broker URL: {error}") from error
@@ -51,12 +69,20 @@ def parse_amqp_url(url: str) -> AmqpUrl:
     if any(value < 1 for value in options.values()):
         raise ConfigError("broker URL: heartbeat and delivery_limit are at least 1")
     tls = parts.scheme == "amqps"
+    credentials, _, addresses = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
     return AmqpUrl(
-        host=parts.hostname or "localhost",
-        port=port or (5671 if tls else 5672),
+        nodes=tuple(dict.fromkeys(_node(address, 5671 if tls else 5672) for address in addresses.split(","))),
         tls=tls,
-        user=unquote(parts.username or "guest"),
-        password=unquote(parts.password or "guest"),
+        user=unquote(user or "guest"),
+        password=unquote(password or "guest"),
         vhost=unquote(parts.path[1:]) or "/",
         **options,
     )
+
+
+def _node(address: str, default_port: int) -> Node:
+    found = _NODE.fullmatch(address)
+    if found is None or int(found["port"] or default_port) > 65535:
+        raise ConfigError(f"broker URL: {address!r} is not a host with a port: write host:5672, or h1:5672,h2:5672")
+    return Node(found["literal"] or found["host"] or "localhost", int(found["port"] or default_port))

@@ -75,6 +75,18 @@ async def test_a_sigkill_of_rabbitmq_loses_nothing_that_was_confirmed(
     await asyncio.gather(*workers, return_exceptions=True)
 
 
+async def test_a_message_over_the_brokers_limit_is_named_as_the_reason(own: RabbitServer, queue: str) -> None:
+    own.evaluate("application:set_env(rabbit, max_message_size, 100000).")  # for channels that are opened from here on
+    try:
+        async with open_broker(own.url) as broker:
+            with pytest.raises(BrokerUnavailable, match=r"message size 200000 .* larger than .* 100000"):
+                await broker.publish(queue, [Message(b"x" * 200_000)], timeout=3)
+            await broker.publish(queue, messages("small"))
+            await depth_becomes(broker, queue, 1)
+    finally:
+        own.evaluate("application:set_env(rabbit, max_message_size, 134217728).")
+
+
 async def test_a_new_queue_survives_a_sigkill_right_after_its_first_confirm(
     own: RabbitServer, broker: Broker, queue: str
 ) -> None:
