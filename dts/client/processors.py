@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from dts.client.order import RowOrder
 from dts.client.output import Output
 from dts.client.rows import KEPT_FIELDS, Results, RowFormat
 from dts.client.run.ledger import Ledger
@@ -56,7 +57,8 @@ class RowWriter:
     """Writes rows to `out`, and those of jobs that failed to `errors` when it is given.
 
     Writing happens in a thread, so that a slow disk or a pipe that nobody reads does not stop the event loop. With a
-    `ledger` it is noted there what is written; `resumed` is what it said when the run is resumed.
+    `ledger` it is noted there what is written; `resumed` is what it said when the run is resumed. With
+    `keep_order` rows are written in the order of their lines.
     """
 
     def __init__(
@@ -67,11 +69,15 @@ class RowWriter:
         row_format: RowFormat | None = None,
         ledger: Ledger | None = None,
         resumed: LedgerState | None = None,
+        keep_order: bool = False,
     ) -> None:
         self._out = out
         self._errors = errors
         self._ledger = ledger
         self._resumed = resumed
+        self._order: RowOrder | None = None
+        if keep_order:
+            self._order = RowOrder() if resumed is None else RowOrder(resumed.next_line, resumed.held.values())
         self._format = row_format or RowFormat()
         self._lock = asyncio.Lock()
         self.keep_arguments = not KEPT_FIELDS.isdisjoint(self._format.fields)
@@ -83,9 +89,15 @@ class RowWriter:
             ClientError: they cannot be written.
         """
         sizes = (None, None) if self._resumed is None else self._resumed.sizes
-        self._out.begin(sizes[0])
-        if self._errors is not None:
-            self._errors.begin(sizes[1])
+        for each, size in zip((self._out, self._errors), sizes, strict=True):
+            if each is not None:
+                each.begin(size)
+                if self._format.header and not size and each.written()[0] == 0:
+                    each.write(self._format.header)
+
+    def has_room(self, line: int) -> bool:
+        """Whether a block that begins with that line should be sent, or so many rows wait for earlier ones."""
+        return self._order is None or not self._order.full or line <= self._order.next_line
 
     async def process(self, results: Sequence[Results]) -> None:
         """Write the rows of some results.
@@ -93,9 +105,15 @@ class RowWriter:
         Raises:
             ClientError: they cannot be written.
         """
-        rows = [self._format.format(each) for each in results]
-        failed = b"".join(each.failed for each in rows)
-        out = b"".join(each.succeeded for each in rows)
+        if self._order is not None:
+            ready = self._order.add(row for each in results for row in self._format.rows(each))
+            apart = self._errors is not None
+            out = b"".join(row for _, failed, row in ready if not (failed and apart))
+            failed = b"".join(row for _, failed, row in ready if failed and apart)
+        else:
+            rows = [self._format.format(each) for each in results]
+            failed = b"".join(each.failed for each in rows)
+            out = b"".join(each.succeeded for each in rows)
         if self._errors is None:
             out, failed = out + failed, b""
         async with self._lock:
@@ -117,7 +135,10 @@ class RowWriter:
                 each.sync()
         if self._ledger is not None:
             (size, crc), (error_size, error_crc) = [(0, 0) if each is None else each.written() for each in files]
-            self._ledger.wrote((size, error_size), (crc, error_crc), counts, done, local)
+            waiting = (0, ()) if self._order is None else (self._order.next_line, self._order.take_fresh())
+            self._ledger.wrote(
+                (size, error_size), (crc, error_crc), counts, done, local, next_line=waiting[0], held=waiting[1]
+            )
             self._ledger.sync()
 
     def _write(self, out: bytes, failed: bytes) -> None:

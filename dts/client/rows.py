@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from dts.client.run.blocks import SentBlock
+from dts.client.run.ledger_state import Held
 from dts.errors import InvalidInput
 from dts.model import job_id
 from dts.wire import dts_pb2
@@ -127,11 +128,13 @@ _FAILED = b'{"line": %d, "success": false, "error": %b, "duration": %.6f'
 
 
 class RowFormat:
-    """How rows look: the usual fields and those named in `fields`.
+    """How rows look: the usual fields and those named in `fields`. `header` comes before the first.
 
     Raises:
         InvalidInput: there is no such field.
     """
+
+    header = b""
 
     def __init__(self, fields: Iterable[str] = ()) -> None:
         self.fields = tuple(dict.fromkeys(fields))
@@ -149,6 +152,16 @@ class RowFormat:
         if rows.count(b"\n") != len(results.succeeded):
             rows = self._format(self._succeeded, results, results.succeeded, _value_on_one_line)
         return Rows(rows, self._format(self._failed, results, results.failed, _error))
+
+    def rows(self, results: Results) -> list[Held]:
+        """The row of each result, with its line and whether it failed."""
+        rows = self.format(results)
+        both = [(rows.succeeded, results.succeeded, False), (rows.failed, results.failed, True)]
+        return [
+            (results.line(result), failed, row + b"\n")
+            for joined, chosen, failed in both
+            for result, row in zip(chosen, joined.split(b"\n")[:-1], strict=True)
+        ]
 
     def _format(
         self,

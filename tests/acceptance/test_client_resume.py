@@ -47,20 +47,30 @@ def finish(deployment: Deployment, infile: Path, outfile: Path, *flags: str, tim
     assert deployment.wait("client", timeout=timeout) == 0, deployment.log("client")
 
 
-@pytest.mark.parametrize("victims", [(), ("server", "worker")], ids=["client", "client, server and worker"])
+@pytest.mark.parametrize(
+    ("flags", "victims"),
+    [((), ()), ((), ("server", "worker")), (("-k",), ())],
+    ids=["client", "client, server and worker", "rows in order"],
+)
 def test_a_client_that_is_killed_again_and_again_writes_each_row_once(
-    embedded: Deployment, victims: tuple[str, ...], lines_file: Callable[[int], Path], tmp_path: Path
+    embedded: Deployment,
+    flags: tuple[str, ...],
+    victims: tuple[str, ...],
+    lines_file: Callable[[int], Path],
+    tmp_path: Path,
 ) -> None:
     embedded.environment |= SLOWLY
     embedded.start_all()
     infile, outfile = lines_file(12_000), tmp_path / "out.json"
-    assert kill_again_and_again(embedded, infile, outfile, 6, others=victims) > 2
-    finish(embedded, infile, outfile)
+    assert kill_again_and_again(embedded, infile, outfile, 6, *flags, others=victims) > 2
+    finish(embedded, infile, outfile, *flags)
     check_exactly_one_correct_row_per_line(outfile, 12_000)
+    if flags:
+        assert [row["line"] for row in rows(outfile)] == list(range(1, 12_001))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [()], ids=["as they end"])
+@pytest.mark.parametrize("flags", [(), ("-k",)], ids=["as they end", "in order"])
 def test_fifty_kills_in_one_run(
     deployment: Deployment, flags: tuple[str, ...], lines_file: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -70,6 +80,8 @@ def test_fifty_kills_in_one_run(
     assert kill_again_and_again(deployment, infile, outfile, 50, *flags, others=("server", "worker")) > 40
     finish(deployment, infile, outfile, *flags, timeout=300)
     check_exactly_one_correct_row_per_line(outfile, 200_000)
+    if flags:
+        assert [row["line"] for row in rows(outfile)] == list(range(1, 200_001))
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(

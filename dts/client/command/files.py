@@ -17,8 +17,10 @@ from dts.client.components import (
     TextFileIOComponent,
     WordFileIOComponent,
 )
+from dts.client.formats import TableFormat, TemplateFormat
 from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
 from dts.client.processors import RowWriter
+from dts.client.rows import RowFormat
 from dts.client.run.ledger import SUFFIX, Ledger
 from dts.client.run.ledger_state import Header, LedgerState, is_unfinished, load_ledger
 from dts.client.run.session import RunSpec
@@ -30,7 +32,9 @@ COMPONENTS: dict[str, type[FileComponent]] = {
     "json": JsonFileIOComponent,
 }
 
-_SETTINGS = ("input_format", "errfile", "fields")
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+_SETTINGS = ("input_format", "errfile", "fields", "keep_order", "output_format", "format")
 """Options that are what a run is made of: it can only be resumed with the same."""
 
 
@@ -90,16 +94,27 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
         raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
     for each in filter(None, (out, errors)):
         each.lock()
-    settings = {name: _plain(getattr(options, name)) for name in _SETTINGS if hasattr(options, name)}
+    settings = {name: getattr(options, name) for name in _SETTINGS if hasattr(options, name)}
     ledger, resumed, outputs = _find_ledger(options, out, errors, settings)
     if ledger is not None:
         stack.callback(ledger.close)
-    writer = RowWriter(out, errors, row_format=options.fields, ledger=ledger, resumed=resumed)
+    writer = RowWriter(
+        out,
+        errors,
+        row_format=_row_format(options),
+        ledger=ledger,
+        resumed=resumed,
+        keep_order=getattr(options, "keep_order", False),
+    )
     return RunFiles(source, out, writer, ledger, resumed, outputs, settings)
 
 
-def _plain(value: Any) -> Any:
-    return list(value.fields) if hasattr(value, "fields") else value
+def _row_format(options: argparse.Namespace) -> RowFormat:
+    if options.format is not None:
+        return TemplateFormat(options.format)
+    if options.output_format == "json":
+        return RowFormat(options.fields)
+    return TableFormat(options.fields, delimiter=DELIMITERS[options.output_format])
 
 
 def _find_ledger(

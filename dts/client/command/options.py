@@ -10,6 +10,7 @@ from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL
 from dts.client.command import exits
 from dts.client.command.files import COMPONENTS
 from dts.client.credentials import HELP as CREDENTIALS_HELP
+from dts.client.formats import TemplateFormat
 from dts.client.rows import FIELDS, RowFormat
 from dts.errors import InvalidInput
 from dts.version import __version__
@@ -65,6 +66,7 @@ def build_parser() -> Parser:
     add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: see below)")
     _add_input_options(parser)
     _add_output_options(parser)
+    parser.add_argument("-k", "--keep-order", action="store_true", help="write rows in the order of the input")
     _add_run_options(parser)
     parser.add_argument(
         "--detach", action="store_true", help="end when all lines are accepted, and print the run's id: see attach"
@@ -119,7 +121,9 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     names = ", ".join(FIELDS)
-    add("--fields", type=_fields, default=RowFormat(), metavar="NAME,…", help=f"more fields in each row: {names}")
+    add("--fields", type=_fields, default=[], metavar="NAME,…", help=f"more fields in each row: {names}")
+    add("--output-format", choices=["json", "csv", "tsv"], default="json", help="how rows look (default: %(default)s)")
+    add("--format", type=_template, metavar="TEXT", help="a line of text for each row, such as '{line}: {result}'")
     add("--errfile", metavar="FILE", help="write rows of lines that failed here, not to OUTFILE")
     add(
         "--rotate-daily",
@@ -184,8 +188,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _fields(text: str) -> RowFormat:
+def _template(text: str) -> str:
     try:
-        return RowFormat(name.strip() for name in text.split(",") if name.strip())
+        TemplateFormat(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+    return text
+
+
+def _fields(text: str) -> list[str]:
+    try:
+        return list(RowFormat(name.strip() for name in text.split(",") if name.strip()).fields)
     except InvalidInput as error:
         raise argparse.ArgumentTypeError(error.message) from error

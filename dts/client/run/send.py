@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import partial
 
 from dts.client.components import Batch, DataSource, IterableComponent
+from dts.client.processors import RowWriter
 from dts.client.rows import bad_lines
 from dts.client.run.blocks import BlockCutter, CutBlock
 from dts.client.run.pace import Pace
@@ -83,6 +84,7 @@ class Sender:
                 cutter.target = self._pace.target
                 for block in cutter.cut(everything=batch is None and not (idle and cutter.replaying)):
                     self._note_replayed()
+                    await self._report_bad(cutter.take_bad())  # rows of later lines may have to wait for these
                     await self._upload(uploads, block)
                 self._note_replayed()
                 await self._report_bad(cutter.take_bad())
@@ -131,15 +133,17 @@ class Sender:
             self._expect(cut)
             return
         await self._slots.acquire()
-        while not self._cutter.replaying and self._has_no_room(cut.size):
+        while not self._cutter.replaying and self._has_no_room(cut):
             state.changed.clear()
             await state.changed.wait()
         number = self._expect(cut)
         self._uploading += cut.size
         uploads.create_task(self._put(number, cut), name=f"block {number}")
 
-    def _has_no_room(self, size: int) -> bool:
-        return self._state.outstanding.full or bool(self._uploading and self._uploading + size > MAX_UPLOADING)
+    def _has_no_room(self, cut: CutBlock) -> bool:
+        if isinstance(processor := self._state.processor, RowWriter) and not processor.has_room(cut.lines[0]):
+            return True
+        return self._state.outstanding.full or bool(self._uploading and self._uploading + cut.size > MAX_UPLOADING)
 
     def _expect(self, cut: CutBlock) -> int:
         """Give the block its number, and expect its results."""

@@ -1,0 +1,66 @@
+"""What rows look like, and in which order they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dts.client import cli
+from dts.runtime.process import Shutdown
+from tests.integration.client.test_run import FakeServer
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[FakeServer]:
+    monkeypatch.setenv("DTS_USERNAME", "alice")
+    monkeypatch.setenv("DTS_SECRET", "secret")
+    monkeypatch.setattr("dts.client.run.send.IDLE_FLUSH", 0.005)
+    monkeypatch.chdir(tmp_path)
+    server = FakeServer()
+    server.start()
+    yield server
+    server.http.stop()
+    await server.http.close_all_connections()
+
+
+def write(path: str, data: bytes) -> None:
+    Path(path).write_bytes(data)
+
+
+def read() -> str:
+    return Path("out").read_text()
+
+
+async def run(server: FakeServer, text: str | bytes, *flags: str, infile: str = "in.txt") -> int:
+    """The exit status of a run over `text`."""
+    write(infile, text if isinstance(text, bytes) else text.encode())
+    argv = ["text/upper", infile, "out", server.url, *flags]
+    return await cli.run(cli.build_parser().parse_intermixed_args(argv), Shutdown())
+
+
+@pytest.mark.parametrize("window", [3, 100_000])
+async def test_rows_in_the_order_of_the_input(server: FakeServer, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dts.client.order.MAX_HELD_ROWS", window)
+    lines = [b"\xff" if number % 50 == 7 else b"line %d" % number for number in range(1000)]
+    assert await run(server, b"\n".join(lines), "-k", "--format", "{line} {result}") == 20
+    assert read().splitlines() == [
+        f"{number + 1} " + ("" if number % 50 == 7 else f"LINE {number}") for number in range(1000)
+    ]
+
+
+async def test_a_line_of_text_or_columns_for_each_row(server: FakeServer) -> None:
+    assert await run(server, 'a "b"\nbad\n', "-k", "--output-format", "csv", "--fields", "attempt") == 1
+    assert read() == (
+        "line,success,result,error,duration,attempt\n"
+        '1,true,"A ""B""",,0.0004,1\n'
+        '2,false,,"ValueError: a ""bad"" line",0.0004,1\n'
+    )
+
+
+async def test_a_format_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("{nope}", "{result"):
+        with pytest.raises(SystemExit):
+            cli.main(["text/upper", "in", "out", "http://127.0.0.1:1", "--format", text])
+    assert "there is no field 'nope'" in capsys.readouterr().err
