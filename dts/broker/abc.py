@@ -279,6 +279,14 @@ class Broker(ABC):
         """
         return ""
 
+    async def may_read(self, queue: str) -> bool:
+        """Whether this process's user may take messages off a queue; found out without taking any.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        return True
+
     @abstractmethod
     async def broadcast(self, topic: str, payload: str) -> bool:
         """Tell every present subscriber of a topic; never raises for a broker that is away, the event is lost then.

@@ -90,6 +90,9 @@ class RoutedBroker(Broker):
     async def check(self, queue: str) -> str:
         return await self._of(queue).check(queue)
 
+    async def may_read(self, queue: str) -> bool:
+        return await self._of(queue).may_read(queue)
+
     async def broadcast(self, topic: str, payload: str) -> bool:
         return await self._main.broadcast(topic, payload)
 

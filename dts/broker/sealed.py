@@ -84,6 +84,9 @@ class SealedBroker(Broker):
     async def check(self, queue: str) -> str:
         return await self._broker.check(queue)
 
+    async def may_read(self, queue: str) -> bool:
+        return await self._broker.may_read(queue)
+
     async def broadcast(self, topic: str, payload: str) -> bool:
         return await self._broker.broadcast(topic, self._seal.of_event(topic, payload))
 

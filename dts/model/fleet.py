@@ -9,6 +9,9 @@ from typing import Any
 ENDED = "ended"
 """The state in the last heartbeat of a worker that ends as it was asked to."""
 
+CHILDLESS = "childless"
+"""The state of a worker that has had no child process for a minute: it takes nothing, though it is heard of."""
+
 
 STALLED = "stalled"
 """How the state of a worker begins that takes nothing though it could."""
@@ -43,6 +46,12 @@ class WorkerState:
     functions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     running: tuple[Mapping[str, Any], ...] = ()
     ahead: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def can_work(self) -> bool:
+        """Whether the worker could run jobs when it was heard of last."""
+        return self.state not in (ENDED, CHILDLESS)
 
     @property
     def has_ended(self) -> bool:

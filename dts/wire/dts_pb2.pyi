@@ -185,7 +185,7 @@ class ResultPage(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[ResultPart, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("worker", "host", "pid", "version", "time", "started", "routes", "cpu_percent", "memory_percent", "disk_percent", "load_1m", "children", "jobs_running", "functions", "running", "state", "uptime")
+    __slots__ = ("worker", "host", "pid", "version", "time", "started", "routes", "cpu_percent", "memory_percent", "disk_percent", "load_1m", "children", "jobs_running", "functions", "running", "state", "uptime", "notes")
     class FunctionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +210,7 @@ class Heartbeat(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     UPTIME_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     worker: str
     host: str
     pid: int
@@ -227,7 +228,8 @@ class Heartbeat(_message.Message):
     running: _containers.RepeatedCompositeFieldContainer[RunningJob]
     state: str
     uptime: float
-    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., started: _Optional[float] = ..., routes: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., load_1m: _Optional[float] = ..., children: _Optional[int] = ..., jobs_running: _Optional[int] = ..., functions: _Optional[_Mapping[str, EventCounts]] = ..., running: _Optional[_Iterable[_Union[RunningJob, _Mapping]]] = ..., state: _Optional[str] = ..., uptime: _Optional[float] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., time: _Optional[float] = ..., started: _Optional[float] = ..., routes: _Optional[_Iterable[str]] = ..., cpu_percent: _Optional[float] = ..., memory_percent: _Optional[float] = ..., disk_percent: _Optional[float] = ..., load_1m: _Optional[float] = ..., children: _Optional[int] = ..., jobs_running: _Optional[int] = ..., functions: _Optional[_Mapping[str, EventCounts]] = ..., running: _Optional[_Iterable[_Union[RunningJob, _Mapping]]] = ..., state: _Optional[str] = ..., uptime: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunningJob(_message.Message):
     __slots__ = ("job", "function", "started")

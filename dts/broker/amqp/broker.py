@@ -34,6 +34,7 @@ from dts.broker.amqp.link import (
     in_words,
     scratch_channel,
 )
+from dts.broker.amqp.rights import may_read
 from dts.broker.amqp.url import parse_amqp_url
 from dts.errors import BrokerUnavailable
 
@@ -176,6 +177,13 @@ class AmqpBroker(Broker):
                 return await difference(await self._inward.connection(), queue, self._url.delivery_limit)
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not tell how {queue} is: {error!r}") from error
+
+    async def may_read(self, queue: str) -> bool:
+        try:
+            async with asyncio.timeout(DEPTH_TIMEOUT):
+                return await may_read(await self._inward.connection(), queue)
+        except AMQP_ERRORS as error:
+            raise BrokerUnavailable(f"{self._url} does not tell who may read {queue}: {error!r}") from error
 
     async def broadcast(self, topic: str, payload: str) -> bool:
         connection = self._outward.current

@@ -251,17 +251,21 @@ def _judge_daemons(facts: Record) -> Iterator[Finding]:
 def _judge_workers(facts: Record) -> Iterator[Finding]:
     """Workers by their heartbeats, and the routes that need some."""
     workers, now = facts["workers"], float(facts["time"])
+    if childless := workers.get("childless"):
+        advice = "see their logs for why no child starts: memory, the number of processes, a folder that is gone"
+        yield bad("childless workers", f"{some(childless)}: no child process for a minute, so no job runs", advice)
+    yield from _judge_notes(workers.get("notes", ()))
     start = "start one: python -m dts.worker -c etc/worker.toml"
     if not workers["live"] and "stethoscope" not in facts["daemons"]["present"] and facts["broker"]["state"] == "ok":
         yield warning(
             "workers", "whether any is alive is not known without stethoscope", "start stethoscope, see above"
         )
-    elif not workers["live"]:
+    elif not workers["live"] and not childless:
         heard = workers["last"]
         text = "no worker was ever heard of" if heard is None else f"the last one was heard of {now - heard:.0f} s ago"
         advice = f"{start}; if one runs, see that it and stethoscope reach this broker, and the clocks"
         yield bad("workers", f"none is alive: {text}", advice)
-    else:
+    elif workers["live"]:
         yield ok("workers", f"{workers['live']} alive on {counted(workers['hosts'], 'host')}")
         for route in facts["routes"]:
             yield _judge_route(route)
@@ -290,6 +294,15 @@ def _judge_clocks(facts: Record) -> Iterator[Finding]:
 
 def _apart(ahead: float) -> str:
     return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}"
+
+
+def _judge_notes(notes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """What workers say of themselves; one finding for all that say the same."""
+    workers: dict[str, list[str]] = {}
+    for each in notes:
+        workers.setdefault(str(each["note"]), []).append(str(each["worker"]))
+    for note, names in workers.items():
+        yield warning("worker", f"{some(names)}: {note}", "see docs/security.md for what each role needs")
 
 
 def _judge_route(route: Mapping[str, Any]) -> Finding:

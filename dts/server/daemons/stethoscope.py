@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _MAX_MESSAGES = 256
 _MAX_HEARTBEAT = 1024 * 1024  # bytes
 _MAX_ROWS = 10_000  # routes, functions and running jobs of a worker
+_MAX_NOTES = 10
 _MAX_LOAD = 1e6
 _MAX_WORKERS = 10_000
 _MAX_TIME = 1e12  # seconds
@@ -195,6 +196,7 @@ def read_heartbeat(delivery: Delivery, now: float, clocks: WorkerClocks) -> Work
         children=beat.children,
         jobs_running=beat.jobs_running,
         state=sanitize.name(beat.state),
+        notes=tuple(sanitize.name(note) for note in beat.notes[:_MAX_NOTES]),
         functions={sanitize.name(name): _counts(counts) for name, counts in beat.functions.items()},
         running=tuple(
             {

@@ -33,7 +33,7 @@ class Fleet:
             self._valid_until = time.monotonic() + _CACHE_SECONDS
         since = self._store.now() - ALIVE
         return (not self._states and time.monotonic() < self._since + ALIVE) or any(
-            state.time > since and route in state.routes and not state.has_ended for state in self._states
+            state.time > since and route in state.routes and state.can_work for state in self._states
         )
 
 

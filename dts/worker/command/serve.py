@@ -25,6 +25,7 @@ from dts.worker.command.signals import Signals
 from dts.worker.command.systemd import Notifier
 from dts.worker.telemetry.agent import Agent
 from dts.worker.telemetry.prober import Prober, running_jobs
+from dts.worker.telemetry.rights import RightsCheck, describe_excess
 from dts.worker.telemetry.shipping import LogShipper, ShippingHandler
 from dts.worker.telemetry.tail import problem_of
 from dts.worker.worker import Worker
@@ -57,11 +58,12 @@ async def check(settings: Settings) -> int:
         try:
             async with open_broker(url) as broker, asyncio.timeout(10):
                 await broker.ping()
+                excess = await describe_excess(broker)
         except (BrokerError, TimeoutError) as error:
             print(f"broker {place}: {error}", file=sys.stderr)  # noqa: T201
             code = process.EXIT_FAILED
         else:
-            print(f"broker {place}: answers", file=sys.stderr)  # noqa: T201
+            print(f"broker {place}: answers{f'; {excess}' if excess else ''}", file=sys.stderr)  # noqa: T201
     for path in settings.worker.log_files:
         if problem := problem_of(path):
             print(f"log file {path}: cannot be followed: {problem}", file=sys.stderr)  # noqa: T201
@@ -90,15 +92,16 @@ async def serve(
         open_sealed = partial(open_broker, seal=seal)
         broker = await stack.enter_async_context(open_sealed(settings.broker.url))
         worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed)
-        shipper, notifier, prober = LogShipper(broker), Notifier(), Prober(worker, broker)
+        shipper, notifier, rights = LogShipper(broker), Notifier(), RightsCheck(broker)
+        prober = Prober(worker, broker, rights)
         agent = Agent(settings.worker.log_files, level, shipper)
-        for each in (shipper, agent, prober, notifier):
+        for each in (shipper, agent, prober, notifier, rights):
             each.failed = worker.failed  # a worker that nobody hears of any more had better end
         await stack.enter_async_context(shipper)
         worker.send_logs_to(shipper.put)
         shipping = _ship_own_logs(stack, shipper, worker.name, level)
         # The prober before the worker, so that it tells of the drain, too.
-        for part in (agent, prober, worker, notifier):
+        for part in (rights, agent, prober, worker, notifier):
             await stack.enter_async_context(part)
         reloader = Reloader(
             settings=settings,

@@ -14,7 +14,7 @@ import psutil
 
 from dts.broker import Broker
 from dts.errors import DtsError
-from dts.model.fleet import ENDED
+from dts.model.fleet import CHILDLESS, ENDED
 from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.version import __version__
@@ -24,11 +24,15 @@ from dts.worker.events import Events
 from dts.worker.link.board import STARTED, find_state
 from dts.worker.pool.child_process import Assignment, ChildProcess
 from dts.worker.queues.in_flight import in_flight
+from dts.worker.telemetry.rights import RightsCheck
 from dts.worker.telemetry.shipping import publish_heartbeat
 from dts.worker.telemetry.stall import StallCheck
 from dts.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+_CHILDLESS_AFTER = 60.0
+"""Seconds without a child process after which a worker says that it has none: one starts in less than a second."""
 
 _GOODBYE = 2.0  # seconds that the broker has to take the last heartbeat
 
@@ -43,11 +47,12 @@ class Prober(Service):
     short of memory or disk.
     """
 
-    def __init__(self, worker: Worker, broker: Broker) -> None:
+    def __init__(self, worker: Worker, broker: Broker, rights: RightsCheck | None = None) -> None:
         super().__init__()
-        self._worker, self._broker = worker, broker
         self._stall = StallCheck(worker)
         self._cure: asyncio.Task[None] | None = None
+        self._worker, self._broker, self._rights = worker, broker, rights
+        self._had_children = time.monotonic()
         self._started = False
         self._since, self._since_monotonic = time.time(), time.monotonic()
         self._outage = OutageLog(logger)
@@ -81,8 +86,17 @@ class Prober(Service):
         stalled = await self._stall.check(time.monotonic())
         if stalled and (self._cure is None or self._cure.done()):  # whatever it waits for may never come
             self._cure = self._spawn(self._worker.fetch_anew(), "fetch anew")
-        beat.state = "draining" if self._worker.draining else short or stalled or "working"
+        childless = self._is_childless(beat)
+        beat.state = (
+            "draining" if self._worker.draining else short or (CHILDLESS if childless else stalled) or "working"
+        )
         await publish_heartbeat(self._broker, beat.SerializeToString())
+
+    def _is_childless(self, beat: Heartbeat) -> bool:
+        now = time.monotonic()
+        if beat.children:
+            self._had_children = now
+        return now - self._had_children >= _CHILDLESS_AFTER
 
     async def _say_goodbye(self) -> None:
         """Publish the last heartbeat, unless the worker ends because something has broken."""
@@ -111,6 +125,7 @@ class Prober(Service):
             disk_percent=round(psutil.disk_usage(".").percent, 1),
             load_1m=round(os.getloadavg()[0], 2),
             children=worker.executor.slots,
+            notes=[self._rights.note] if self._rights is not None and self._rights.note else [],
         )
         for function in worker.events.functions:
             counts = beat.functions[function]

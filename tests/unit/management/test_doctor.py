@@ -265,3 +265,17 @@ def test_nobody_knows_of_workers_without_a_stethoscope(facts: dict[str, Any]) ->
     facts["workers"] |= {"live": 0, "last": None}
     found = verdicts(judge_diagnosis(facts))
     assert (found["workers"], found["stethoscope"]) == (Verdict.WARNING, Verdict.WARNING)
+
+
+def test_a_worker_without_children_is_not_alive(facts: dict[str, Any]) -> None:
+    facts["workers"] |= {"live": 0, "childless": ["w1"], "notes": []}
+    facts["routes"][0]["workers"] = 0
+    found = verdicts(judge_diagnosis(facts))
+    assert found["childless workers"] is Verdict.BAD
+    assert "workers" not in found, "nobody is to start one: there is one, and it cannot work"
+
+
+def test_what_workers_say_of_themselves_is_one_finding_for_all_that_say_it(facts: dict[str, Any]) -> None:
+    facts["workers"]["notes"] = [{"worker": f"w{n}", "note": "its RabbitMQ user may do too much"} for n in range(3)]
+    [found] = [each for each in judge_diagnosis(facts) if each.verdict is not Verdict.OK]
+    assert (found.verdict, found.detail) == (Verdict.WARNING, "w0, w1, w2: its RabbitMQ user may do too much")

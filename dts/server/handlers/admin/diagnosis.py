@@ -21,6 +21,8 @@ from dts.wire import queues
 
 _STORES = {"SqliteStore": "sqlite", "MongoStore": "mongodb"}
 
+_MOST_NOTES = 100  # of workers, that are shown
+
 
 class BackEnd(Struct):
     """A back end: `state` is `ok`, or why it does not answer; `latency` is that of a round trip in seconds."""
@@ -69,11 +71,19 @@ class HostClock(Struct):
     ahead: float
 
 
+class WorkerNote(Struct):
+    """Something about a worker that an operator should look at, in a sentence."""
+
+    worker: str
+    note: str
+
+
 class WorkersView(Struct):
     """Workers by their heartbeats: how many were heard of lately and in all, on how many hosts, and when the last.
 
     `clocks` has the hosts whose clock is more than a second off.
     `stalled` says of each that takes nothing though messages wait for it what its heartbeat says.
+    Those that are `childless` have had no child process for a minute: they are not counted as live.
     """
 
     live: int
@@ -83,6 +93,8 @@ class WorkersView(Struct):
     silent: list[SilentHost]
     clocks: list[HostClock]
     stalled: list[str]
+    childless: list[str]
+    notes: list[WorkerNote]
 
 
 class RouteView(Struct):
@@ -218,7 +230,11 @@ def _workers(states: Sequence[WorkerState], now: float) -> WorkersView:
         for state in known
         if state.is_stalled and _is_alive(state, now)
     ]
-    return WorkersView(live, len(known), len(hosts) - len(silent), last, silent, clocks, stalled)
+    heard = [state for state in known if now - state.time <= ALIVE]
+    childless = [state.worker for state in heard if not state.can_work]
+    notes = [WorkerNote(state.worker, note) for state in heard for note in state.notes]
+    heard_of = len(hosts) - len(silent)
+    return WorkersView(live, len(known), heard_of, last, silent, clocks, stalled, childless, notes[:_MOST_NOTES])
 
 
 def _left(functions: Iterable[Function]) -> dict[str, list[str]]:
@@ -247,7 +263,7 @@ def _routes(
 
 
 def _is_alive(state: WorkerState, now: float) -> bool:
-    return now - state.time <= ALIVE and not state.has_ended
+    return now - state.time <= ALIVE and state.can_work
 
 
 def _daemons_inside() -> list[str]:
