@@ -64,7 +64,7 @@ class Service:
         self._stack.push_async_callback(_cancel, task)
         return task
 
-    async def _heed(self, events: Source[E], act: Callable[[E], Awaitable[None] | None], what: str) -> None:
+    async def _consume_events(self, events: Source[E], act: Callable[[E], Awaitable[None] | None], what: str) -> None:
         """Act on events until there are no more. One that cannot be acted on costs a warning, and nothing else.
 
         What others tell is a hint: whatever is wrong with it, whoever sent it, the next one is heard.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from dts.broker import Broker
 from dts.config import ServerSettings
-from dts.runtime.log_throttle import LogThrottle
+from dts.runtime.log_throttle import OutageLog
 from dts.server.access.accounts import Accounts
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
@@ -18,6 +19,8 @@ from dts.server.lookup.hub import Hub
 from dts.server.lookup.recent_blocks import Recent
 from dts.server.publish.publisher import Publisher
 from dts.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +42,5 @@ class Context:
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     recent: Recent = field(default_factory=Recent)
-    outages: LogThrottle = field(default_factory=LogThrottle)
+    outages: OutageLog = field(default_factory=lambda: OutageLog(logger, 60.0))
+    """Requests that the store or the broker has failed: one log line for all, and one when they are answered again."""

@@ -17,6 +17,8 @@ from dts.errors import (
     DtsError,
     StoreUnavailable,
 )
+from dts.runtime.backoff import Backoff
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.server.record.faults import CONTENT_FAULTS
 from dts.store import Store
@@ -55,21 +57,19 @@ class Daemon(Service):
         self._store = store
         self._broker = broker
         self._settings = settings
+        self._outage = OutageLog(logger, 60.0)  # for all that it does: they need the same store and broker
 
-    async def _insist(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
-        """Do what is safe to repeat, until the store and the broker let it."""
-        pause = _FIRST_PAUSE
+    async def _retry_until_available(self, operation: Callable[[], Awaitable[T]], what: str) -> T:
+        """Do what is safe to repeat, again until the store and the broker are there."""
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
                 result = await operation()
             except (StoreUnavailable, BrokerUnavailable) as error:
-                if pause == _FIRST_PAUSE:
-                    logger.warning("cannot %s now, trying again until it works: %s", what, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                self._outage.failed("cannot %s now, trying again until it works: %s", what, error)
+                await backoff.wait()
             else:
-                if pause > _FIRST_PAUSE:
-                    logger.info("can %s again", what)
+                self._outage.worked("can %s again", what)
                 return result
 
     async def _read(
@@ -106,7 +106,7 @@ class Daemon(Service):
             Exception: what is none of CONTENT_FAULTS. Nothing is rejected for that; what is not acked comes again.
         """
         try:
-            await self._insist(partial(record, [item for _, item in items]), what)
+            await self._retry_until_available(partial(record, [item for _, item in items]), what)
         except CONTENT_FAULTS as error:
             if len(items) == 1:
                 await self._reject(consumer, items[0][0], "cannot be recorded", error)
@@ -123,12 +123,12 @@ class Daemon(Service):
     async def _try(self, operation: Callable[[], Awaitable[None]], what: str) -> None:
         """Do what is safe to repeat, and what others must not suffer from if it cannot be done."""
         try:
-            await self._insist(operation, what)
+            await self._retry_until_available(operation, what)
         except Exception:
             logger.exception("cannot %s", what)
 
     async def _every(self, seconds: float, operation: Callable[[], Awaitable[None]], what: str) -> None:
         """Do something now and then, for good."""
         while True:
-            await self._insist(operation, what)
+            await self._retry_until_available(operation, what)
             await asyncio.sleep(seconds)

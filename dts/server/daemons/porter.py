@@ -46,7 +46,7 @@ class Porter(Daemon):
     async def _start(self) -> None:
         self._speeds: dict[str, tuple[float, bool]] = {
             function.name: (function.mean_duration, function.concurrent)
-            for function in await self._insist(self._store.list_functions, "read the functions")
+            for function in await self._retry_until_available(self._store.list_functions, "read the functions")
             if function.mean_duration is not None
         }
         self._told: dict[str, float] = {}  # the means as they were last broadcast

@@ -25,7 +25,7 @@ class Presence(Service):
     async def _start(self) -> None:
         questions = await self._broker.subscribe([TOPIC_DAEMONS_WHICH])
         self._stack.push_async_callback(questions.close)
-        self._spawn(self._heed(questions, self._answer, "presence"), "presence")
+        self._spawn(self._consume_events(questions, self._answer, "presence"), "presence")
 
     async def _answer(self, _: Event) -> None:
         alive = [name for name, daemon in self._daemons.items() if not daemon.failed.is_set()]

@@ -98,12 +98,16 @@ class Timekeeper(Daemon):
             self._spawn(self._bury_all(consumer), "timekeeper-bury")
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
-        self._spawn(self._heed(questions, self._note_question, "timekeeper-questions"), "timekeeper-questions")
+        self._spawn(
+            self._consume_events(questions, self._note_question, "timekeeper-questions"), "timekeeper-questions"
+        )
         self._spawn(self._inform(), "timekeeper-inform")
         events = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_GATED])
         self._stack.push_async_callback(events.close)
         self._stack.push_async_callback(self._leave_gate)
-        self._spawn(self._heed(events, self._gate.on_event, "timekeeper-gate-events"), "timekeeper-gate-events")
+        self._spawn(
+            self._consume_events(events, self._gate.on_event, "timekeeper-gate-events"), "timekeeper-gate-events"
+        )
         self._spawn(self._keep_gate(often), "timekeeper-gate")
 
     async def _delete_old(self) -> None:
@@ -145,7 +149,7 @@ class Timekeeper(Daemon):
 
     async def _keep_gate(self, seconds: float) -> None:
         while True:
-            await self._insist(self._gate.release, "let jobs go that wait for others")
+            await self._retry_until_available(self._gate.release, "let jobs go that wait for others")
             await self._gate.wait(seconds)
 
     async def _leave_gate(self) -> None:
@@ -194,7 +198,7 @@ class Timekeeper(Daemon):
         settler = DeadLetterSettler(self._store, self._broker, self._catalogue, self._settings.server)
         while deliveries := await consumer.receive(_RELAY_LIMIT):
             for delivery in deliveries:
-                await self._insist(partial(settler.settle, delivery), "record dead letters")
+                await self._retry_until_available(partial(settler.settle, delivery), "record dead letters")
             await consumer.ack(deliveries)
 
     def _note_question(self, question: Event) -> None:
@@ -208,5 +212,7 @@ class Timekeeper(Daemon):
             await self._asked.wait()
             self._asked.clear()
             words, self._words = self._words, {}
-            ids = await self._insist(partial(cancel.recently_cancelled, self._store), "read what was cancelled")
+            ids = await self._retry_until_available(
+                partial(cancel.recently_cancelled, self._store), "read what was cancelled"
+            )
             await cancel.announce_cancelled(self._broker, [*ids, *map(end_of_answer, words)])

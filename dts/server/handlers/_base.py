@@ -386,8 +386,11 @@ class DtsHandler(RequestHandler):
         method, path = self.request.method, self.request.path
         if describe_error(value, status)[0] is ErrorCode.INTERNAL_ERROR:
             logger.error("%s %s failed", method, path, exc_info=value)
-        elif isinstance(value, StoreUnavailable | BrokerUnavailable) and self.context.outages.is_due():
-            logger.warning("%s %s was answered 503: %s", method, path, value.__cause__ or value)
+        elif isinstance(value, StoreUnavailable | BrokerUnavailable):
+            self.context.outages.failed(
+                "%s %s was answered 503, and so are others until this is over: %s",
+                *(method, path, value.__cause__ or value),
+            )
 
     def compute_etag(self) -> None:
         """No automatic ETag: it would hash every answer for nobody."""
@@ -466,6 +469,7 @@ def signed(
             await self.check_rights(self.caller)
             self.check_query(getattr(getattr(self, "resource", None), query) if isinstance(query, str) else query)
             await method(self, self.caller.user, *args, **kwargs)
+            self.context.outages.worked("requests are answered again")
         finally:
             self.release_body()
 

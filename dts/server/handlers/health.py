@@ -62,8 +62,7 @@ class ReadyHandler(DtsHandler):
         try:
             await ping
         except DtsError as error:
-            if self.context.outages.is_due():
-                logger.warning("not ready: %s: %s", part, error)
+            self.context.outages.failed("not ready: %s: %s", part, error)
             return "unavailable"
         return "ok"
 

@@ -79,7 +79,7 @@ class Hub(Service):
     async def _start(self) -> None:
         subscription = await self._broker.subscribe([queues.TOPIC_RESULTS, queues.TOPIC_SPEEDS, queues.TOPIC_PROGRESS])
         self._stack.push_async_callback(subscription.close)
-        self._spawn(self._heed(subscription, self._on_event, "hub"), "hub")
+        self._spawn(self._consume_events(subscription, self._on_event, "hub"), "hub")
         self._spawn(self._sweep(), "hub-sweep")
 
     def _on_event(self, event: Event) -> None:

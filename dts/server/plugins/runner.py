@@ -20,6 +20,7 @@ import msgspec
 from dts.broker import Consumer, Delivery
 from dts.errors import StoreUnavailable, TooLarge, WireError
 from dts.model import Candidate, bitmap
+from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.server import plugins
 from dts.server.context import Context
@@ -44,6 +45,7 @@ class PluginRunner(Service):
     def __init__(self, context: Context) -> None:
         super().__init__()
         self._context = context
+        self._outage = OutageLog(logger, 60.0)
 
     async def _start(self) -> None:
         consumer = await self._context.broker.consume(jobs_queue(plugins.ROUTE), prefetch=_AT_ONCE)
@@ -78,13 +80,13 @@ class PluginRunner(Service):
             version=__version__,
             started=time.time(),
         )
-        outcome = await self._insist(partial(self._context.store.get_outcome, batch.block))
+        outcome = await self._retry_until_available(partial(self._context.store.get_outcome, batch.block))
         unfinished = outcome.unfinished if outcome is not None else 0  # cancelled, or done by a server that died
         for index in {job.index for job in batch.jobs}:
             if unfinished >> index & 1 and index in jobs:
                 await self._run_job(batch.function, jobs[index], results)
         if results.results:
-            await self._insist(partial(self._context.store.record, [_candidate(results)]))
+            await self._retry_until_available(partial(self._context.store.record, [_candidate(results)]))
             await self._context.broker.broadcast(TOPIC_RESULTS, batch.run)
 
     async def _asked_for(self, batch: dts_pb2.JobBatch) -> Mapping[int, dts_pb2.Job]:
@@ -94,15 +96,15 @@ class PluginRunner(Service):
             WireError: the store has no such block, or its user is no administrator, any more or at all.
         """
         store = self._context.store
-        block = await self._insist(partial(store.get_block, batch.block))
+        block = await self._retry_until_available(partial(store.get_block, batch.block))
         if block is None or (block.run, block.function) != (batch.run, batch.function):
             raise WireError(f"nobody has asked for block {batch.block} of {batch.function} in run {batch.run}")
-        run = await self._insist(partial(store.get_run, block.run))
-        user = await self._insist(partial(store.get_user, run.user)) if run is not None else None
+        run = await self._retry_until_available(partial(store.get_run, block.run))
+        user = await self._retry_until_available(partial(store.get_user, run.user)) if run is not None else None
         if user is None or not user.is_administrator:
             who = run.user if run is not None else "nobody"
             raise WireError(f"{block.function} runs inside the server: for administrators only, and it was {who}")
-        stored = await self._insist(partial(jobs_of, store, block))
+        stored = await self._retry_until_available(partial(jobs_of, store, block))
         return {job.index: job for job in stored.jobs}
 
     async def _run_job(self, name: str, job: dts_pb2.Job, results: dts_pb2.ResultBatch) -> None:
@@ -123,14 +125,17 @@ class PluginRunner(Service):
             logger.warning("%s failed: %s", name, error)
         result.duration = time.time() - began
 
-    async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Do what is safe to repeat until the store lets it."""
+    async def _retry_until_available(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do what is safe to repeat, again until the store is there."""
         while True:
             try:
-                return await operation()
+                result = await operation()
             except StoreUnavailable as error:
-                logger.warning("cannot record what a plugin did now, trying again: %s", error)
+                self._outage.failed("cannot record what a plugin did now, trying again until it works: %s", error)
                 await asyncio.sleep(_RETRY)
+            else:
+                self._outage.worked("can record what plugins do again")
+                return result
 
 
 def _candidate(results: dts_pb2.ResultBatch) -> Candidate:

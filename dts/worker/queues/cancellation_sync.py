@@ -58,7 +58,7 @@ class CancellationSync(Service):
     async def _start(self) -> None:
         self._events = await self._broker.subscribe([TOPIC_CANCELLED])
         await self._stack.enter_async_context(self._events)
-        self._spawn(self._heed(self._events, self._learn, "cancellations"), "cancellations")
+        self._spawn(self._consume_events(self._events, self._learn, "cancellations"), "cancellations")
         self._spawn(self._keep_informed(), "cancellation sync")
 
     def _learn(self, event: Event) -> None:

@@ -71,7 +71,7 @@ async def test_a_server_that_has_lost_a_part_says_so_and_ends(
     async def die(*_: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(Hub, "_heed", die)
+    monkeypatch.setattr(Hub, "_consume_events", die)
     async with Server(settings) as server, asyncio.timeout(10):
         await server.failed.wait()
 
