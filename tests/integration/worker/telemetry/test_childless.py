@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 import pytest
 
-from dts.server.daemons.stethoscope import read_heartbeat
+from dts.server.daemons.stethoscope import WorkerClocks, read_heartbeat
 from dts.wire.queues import HEARTBEATS
 from dts.worker.telemetry.prober import Prober
 from dts.worker.telemetry.rights import RightsCheck
@@ -28,6 +29,7 @@ async def test_a_worker_that_can_start_no_child_says_so(
     settings = bench.settings(heartbeat=0.1)
     rights = RightsCheck(bench.broker)
     rights.note = "a note"
+    clocks = WorkerClocks()
     async with (
         asyncio.timeout(30),
         await bench.broker.consume(HEARTBEATS, prefetch=10) as consumer,
@@ -37,7 +39,7 @@ async def test_a_worker_that_can_start_no_child_says_so(
         while True:
             [delivery] = await consumer.receive(1)
             await consumer.ack([delivery])
-            found = read_heartbeat(delivery)
+            found = read_heartbeat(delivery, time.time(), clocks)
             if found.state == state and (found.children or not can_work):
                 break
     assert found.can_work is can_work
