@@ -12,6 +12,7 @@
 - bury: ends the jobs of dead-lettered messages, so that no job vanishes, and keeps the letters.
 - forget: deletes slices that have fired long ago, what was noted of jobs that were cancelled long ago, and dead letters
   that are too old or too many.
+- count: keeps what makes statistics cheap however many blocks there are.
 - inform: tells workers that have just come what was cancelled.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from contextlib import suppress
 from functools import partial
 
@@ -57,6 +59,11 @@ _NAMED = 100  # runs that are named in one event
 
 _OVERDUE_INTERVAL = 2.0
 _FORGET_INTERVAL = 600.0
+_COUNT_INTERVAL = 10.0
+_COUNT_STEPS = 20  # until the next time: half of the time at most
+_COUNT_HELD = 30.0
+"""Seconds for which others leave the counts alone. Several at once would do no harm, and no good."""
+
 _FORGET_LIMIT = 500  # dead letters that are deleted in one step
 
 
@@ -77,6 +84,7 @@ class Timekeeper(Daemon):
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
         self._reminder = cancel.Reminder(self._store, self._broker)
+        self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}
         self._asked = asyncio.Event()
         often = self._settings.daemons.relay_interval
@@ -89,6 +97,7 @@ class Timekeeper(Daemon):
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
             ("remind", _REMIND_INTERVAL, self._remind, "tell what was cancelled"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
+            ("count", _COUNT_INTERVAL, self._keep_counts, "keep the counts of jobs"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
@@ -178,6 +187,13 @@ class Timekeeper(Daemon):
 
     async def _remind(self) -> None:
         await self._reminder.remind()
+
+    async def _keep_counts(self) -> None:
+        for _ in range(_COUNT_STEPS):
+            if not await self._store.hold("counts", self._me, seconds=_COUNT_HELD):
+                return
+            if not await self._store.keep_counts():
+                return
 
     async def _forget(self) -> None:
         await self._store.recheck_holds()

@@ -70,6 +70,13 @@ class ResultStore(ABC):
         """How many jobs of a user are in which state, over all their runs."""
 
     @abstractmethod
+    async def keep_counts(self) -> bool:
+        """Do some of what keeps statistics cheap however many blocks there are, where writes do not do it themselves.
+
+        Returns whether there is more to do. Statistics are exact whether it is done or not.
+        """
+
+    @abstractmethod
     async def retrievables(self, user: str, *, limit: int) -> list[str]:
         """Ids of up to `limit` jobs of a user that have ended and are not collected, oldest run first."""
 

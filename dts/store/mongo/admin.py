@@ -42,6 +42,7 @@ from dts.store.mongo.operations import (
     operation_from,
     texts,
 )
+from dts.store.mongo.tallies import USER, Tallies
 
 ADMIN_INDEXES: dict[str, list[IndexModel]] = {
     "operations": [IndexModel([("which", ASCENDING), ("_id", ASCENDING)], name="which")],
@@ -66,6 +67,7 @@ class MongoAdminStore(Store):
 
     _connection: MongoConnection
     _bodies: Bodies
+    _tallies: Tallies
 
     # records
 
@@ -173,6 +175,9 @@ class MongoAdminStore(Store):
     async def count_unfinished(
         self, *, user: str | None = None, function: str | None = None, namespace: str | None = None
     ) -> int:
+        if user is not None and function is None and namespace is None:
+            counts = await self._tallies.counts(USER, storable(user))
+            return counts["total"] - counts["succeeded"] - counts["failed"] - counts["cancelled"]
         match: Document = {"open": True}
         if user is not None:
             match["user"] = storable(user)

@@ -22,6 +22,7 @@ from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import Collection, MongoConnection, insert_new, translating
 from dts.store.mongo.documents import (
     GUARDED,
+    LOOSE,
     Document,
     block_document,
     block_from,
@@ -119,7 +120,7 @@ class Blocks:
         """
         await self._connection.quick("outcomes").update_many(
             {"_id": {"$in": [storable(block_id) for block_id in block_ids]}},
-            {"$set": {"published": True, "lease": 0.0}, "$unset": {"due": "", "claimant": ""}},
+            {"$set": {"published": True, "lease": 0.0, **LOOSE}, "$unset": {"due": "", "claimant": ""}},
         )
 
     @translating

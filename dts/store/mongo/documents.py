@@ -20,6 +20,9 @@ from dts.store.contract.shared import headers_from_text, headers_to_text, storab
 
 Document = dict[str, Any]
 
+LOOSE: Document = {"loose": {"user": True, "run": True}}
+"""The fields of an outcome that a write sets which changes how many of its jobs are in which state, see `tallies`."""
+
 GUARDED = {
     field: 1
     for field in (
@@ -115,6 +118,7 @@ def empty_outcome_document(block: Block) -> Document:
         "not_before": block.not_before,
         "open": True,
         "lease": 0.0,
+        **LOOSE,
         "ended": b"",
         "running": b"",
         "succeeded": 0,
@@ -164,6 +168,7 @@ def outcome_changes(outcome: Outcome) -> Document:
         "cancelled": outcome.cancelled,
         "at_work": outcome.running.bit_count(),
         "n_parts": outcome.parts,
+        **LOOSE,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from dts.model import Outcome, Part, Statistics, bitmap
+from dts.model import Outcome, Part, bitmap
 from dts.store.contract.shared import Page, job_ids, jobs_in_block, storable, take_jobs
 from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import MongoConnection, translating
@@ -141,23 +141,6 @@ class Results:
             written = outcomes.find({"_id": {"$in": list(done)}, "collectors": collector}, {"_id": 1})
             done = {document["_id"] async for document in written}
         return done
-
-    @translating
-    async def statistics(self, of: Document) -> Statistics:
-        """The states of the jobs of a run or of a user."""
-        ended = {"$add": ["$succeeded", "$failed", "$cancelled", "$at_work"]}
-        unpublished = {"$cond": ["$published", 0, {"$max": [0, {"$subtract": ["$count", ended]}]}]}
-        accepted = {"$cond": ["$not_before", 0, unpublished]}
-        delayed = {"$cond": ["$not_before", unpublished, 0]}
-        states = {"total": "$count", "accepted": accepted, "running": "$at_work", "delayed": delayed} | {
-            state: f"${state}" for state in ("succeeded", "failed", "cancelled")
-        }
-        sums = {name: {"$sum": value} for name, value in states.items()}
-        found = self._connection.committed("outcomes").aggregate([{"$match": of}, {"$group": {"_id": None, **sums}}])
-        for document in await found.to_list(1):
-            del document["_id"]
-            return Statistics(**document)
-        return Statistics()
 
     @translating
     async def retrievables(self, user: str, limit: int) -> list[str]:

@@ -15,6 +15,7 @@ from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import MongoConnection, translating
 from dts.store.mongo.documents import Document, run_from
 from dts.store.mongo.parts import unpack
+from dts.store.mongo.tallies import Tallies
 
 
 def _index(*fields: str, **options: Any) -> IndexModel:
@@ -38,6 +39,7 @@ class MongoRetentionStore(Store):
 
     _connection: MongoConnection
     _bodies: Bodies
+    _tallies: Tallies
 
     @translating
     async def oldest_runs(
@@ -101,10 +103,12 @@ class MongoRetentionStore(Store):
         if await self._delete_letters(await letters.to_list(None)) == LETTERS_AT_ONCE:
             return False
         of_run = {"_id": {"$gte": f"{run}-", "$lt": f"{run}."}}  # the ids of its blocks, which have an index in both
-        for name, fields in (("outcomes", {"batches": 1}), ("blocks", {"beside": 1, "size": 1})):
+        for name, fields in (("outcomes", {"user": 1, "batches": 1}), ("blocks", {"beside": 1, "size": 1})):
             # Quick, since the run goes last and waits for the disk: what went before has gone for good by then.
             collection = self._connection.quick(name)
             found = await collection.find(of_run, fields, sort=[("_id", ASCENDING)], limit=blocks).to_list(blocks)
+            if name == "outcomes" and found:
+                await self._tallies.let_go(found[0]["user"], [document["_id"] for document in found])
             # What is beside goes first: cut off here, the next call still finds where it is.
             await self._bodies.drop_of(found)
             batches = unpack(batch for document in found for batch in document.get("batches", ()))
@@ -113,6 +117,7 @@ class MongoRetentionStore(Store):
             if len(found) == blocks:
                 return False
         await self._connection.collection("runs").delete_one({"_id": run})
+        await self._tallies.forget_run(run)
         await self._connection.quick("run_notes").delete_many({"run": run})
         return True
 

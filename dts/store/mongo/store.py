@@ -30,7 +30,7 @@ from dts.store.mongo.admin import ADMIN_INDEXES, MongoAdminStore
 from dts.store.mongo.blocks import Blocks
 from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import MongoConnection, insert_new, translating
-from dts.store.mongo.documents import Document, dead_letter_document, dead_letter_from, run_document, run_from
+from dts.store.mongo.documents import LOOSE, Document, dead_letter_document, dead_letter_from, run_document, run_from
 from dts.store.mongo.fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo.gate import GATE_INDEXES, MongoGateStore
 from dts.store.mongo.holds import Holds
@@ -38,9 +38,10 @@ from dts.store.mongo.outcomes import Recorder
 from dts.store.mongo.repair import PUBLISHED, MongoRepairStore
 from dts.store.mongo.results import Results
 from dts.store.mongo.retention import RETENTION_INDEXES, RUNS_BY_FUNCTION, MongoRetentionStore
+from dts.store.mongo.tallies import RUN, TALLY_INDEXES, USER, Tallies
 from dts.store.mongo.waiting import WAITING_INDEXES, MongoWaitingStore
 
-_COUNTED = ("published", "not_before", "count", "succeeded", "failed", "cancelled", "at_work")
+_OPEN = {"open": True}
 _OF_FILES = "of_files"
 _UNCOLLECTED = {"uncollected": {"$gt": 0}}
 _CANCELLED = {"state": RunState.CANCELLED.value}
@@ -61,9 +62,8 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index("swept", name="unswept", partialFilterExpression=_CANCELLED),
     ],
     "outcomes": [
-        # Statistics, and which blocks have results to give, are answered from these alone, not from the documents.
-        _index("run", "number", *_COUNTED, name="by_run"),
-        _index("user", *_COUNTED, name="by_user"),
+        _index("run", "number", name="of_run"),
+        # Which blocks have results to give is answered from these alone, not from the documents.
         _index("run", "number", "uncollected", "_id", name="uncollected_by_run", partialFilterExpression=_UNCOLLECTED),
         _index(
             "user",
@@ -74,7 +74,10 @@ INDEXES: dict[str, list[IndexModel]] = {
             name="uncollected_by_user",
             partialFilterExpression=_UNCOLLECTED,
         ),
-        _index("function", "user", name="unfinished", partialFilterExpression={"open": True}),
+        _index("function", "user", name="unfinished", partialFilterExpression=_OPEN),
+        _index("user", "_id", name="open_by_user", partialFilterExpression=_OPEN),
+        _index("function", "_id", name="open_by_function", partialFilterExpression=_OPEN),
+        *TALLY_INDEXES,
         PUBLISHED,
         _index("deadline", name="deadline", partialFilterExpression={"deadline": {"$gt": 0}}),
         _index(
@@ -91,7 +94,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
-_OUTDATED = {"outcomes": ("due", "published"), "delayed": ("due", "gated")}
+_OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user"), "delayed": ("due", "gated")}
 """Indexes of earlier versions that others have taken the place of."""
 
 
@@ -105,6 +108,7 @@ class MongoStore(
         self._bodies = Bodies(self._connection)
         self._holds = Holds(self._connection)
         self._blocks = Blocks(self._connection, self._bodies, self._holds)
+        self._tallies = Tallies(self._connection)
         self._recorder = Recorder(self._connection, self._bodies)
         self._results = Results(self._connection, self._bodies)
 
@@ -122,6 +126,7 @@ class MongoStore(
     @translating
     async def _create_indexes(self) -> None:
         await self._mark_runs()
+        await self._mark_outcomes()
         for name, indexes in INDEXES.items():
             await self._connection.collection(name).create_indexes(indexes)
         for name, outdated in _OUTDATED.items():
@@ -134,6 +139,12 @@ class MongoStore(
         runs = self._connection.collection("runs")
         if _OF_FILES not in await runs.index_information():
             await runs.update_many({"single": {"$exists": False}}, {"$set": {"single": False}})
+
+    async def _mark_outcomes(self) -> None:
+        """Have outcomes of an earlier version, which knew of no tallies, added up: once."""
+        outcomes = self._connection.collection("outcomes")
+        if "loose_user" not in await outcomes.index_information():
+            await outcomes.update_many({"loose": {"$exists": False}}, {"$set": LOOSE})
 
     async def close(self) -> None:
         self._connection.close()
@@ -305,16 +316,21 @@ class MongoStore(
         return await self._results.collect_jobs(user, parse_job_ids(job_ids))
 
     async def run_statistics(self, run_id: str) -> Statistics:
-        return await self._statistics({"run": storable(run_id)})
+        return await self._statistics(RUN, run_id)
 
     async def user_statistics(self, user: str) -> Statistics:
-        return await self._statistics({"user": storable(user)})
+        return await self._statistics(USER, user)
 
     @translating
-    async def _statistics(self, of: Document) -> Statistics:
-        statistics: Statistics
-        statistics, waiting = await asyncio.gather(self._results.statistics(of), self._delayed_count(of))
-        return replace(statistics, delayed=statistics.delayed + waiting)
+    async def _statistics(self, kind: str, of: str) -> Statistics:
+        name = storable(of)
+        counts, waiting = await asyncio.gather(self._tallies.counts(kind, name), self._delayed_count({kind: name}))
+        counts["delayed"] += waiting
+        return Statistics(**counts)
+
+    @translating
+    async def keep_counts(self) -> bool:
+        return await self._tallies.take_over()
 
     async def retrievables(self, user: str, *, limit: int) -> list[str]:
         return await self._results.retrievables(user, limit)

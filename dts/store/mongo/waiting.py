@@ -216,7 +216,8 @@ class MongoWaitingStore(Store):
         query |= {
             field: storable(value) for field, value in (("user", user), ("function", function)) if value is not None
         }
-        found = self._connection.collection("outcomes").find(query, GUARDED, sort=[("_id", 1)], limit=limit)
+        index = "open_by_user" if user is not None else "open_by_function" if function is not None else "_id_"
+        found = self._connection.collection("outcomes").find(query, GUARDED, sort=[("_id", 1)], limit=limit, hint=index)
         return [outcome_from(document) async for document in found]
 
     @translating

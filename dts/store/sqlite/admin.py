@@ -26,6 +26,7 @@ from dts.store.contract.records import (
     to_json,
 )
 from dts.store.contract.shared import storable
+from dts.store.sqlite.counts import unfinished_jobs
 from dts.store.sqlite.rows import AMONG, Row, listed, marks
 
 OPERATION = "seq, timestamp, operator, address, op_type, doc_id, ops, outcome, begun, previous, hash"
@@ -195,6 +196,8 @@ def _keep_an_administrator(db: Connection, key: str, version: int) -> None:
 
 
 def _count_unfinished(db: Connection, user: str | None, function: str | None, namespace: str | None) -> int:
+    if user is not None and function is None and namespace is None:
+        return unfinished_jobs(db, user)
     conditions: list[str] = ["count > succeeded + failed + cancelled"]
     values: list[str] = []
     if user is not None:

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from sqlite3 import Connection
 
-from dts.model import Candidate, Merge, Outcome, Part, Statistics, bitmap, merge
+from dts.model import Candidate, Merge, Outcome, Part, bitmap, merge
 from dts.store.contract.shared import Page, by_block, job_ids, jobs_in_block, take_jobs
 from dts.store.sqlite.rows import AMONG, OUTCOME, PART, listed, outcome_from, part_from
-
-_STATISTICS = """
-    SELECT coalesce(sum(count), 0),
-        coalesce(sum(iif(published OR not_before, 0, max(0, count - succeeded - failed - cancelled - at_work))), 0),
-        coalesce(sum(at_work), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0), coalesce(sum(cancelled), 0),
-        coalesce(sum(iif(published OR NOT not_before, 0, max(0, count - succeeded - failed - cancelled - at_work))), 0)
-            + (SELECT coalesce(sum(count), 0) FROM delayed WHERE {0} = ?1 AND fired IS NULL)
-    FROM blocks WHERE {0} = ?1
-"""
 
 
 def record(db: Connection, candidates: Sequence[Candidate]) -> list[int | None]:
@@ -172,16 +163,6 @@ def _jobs_of_parts(db: Connection, key: int) -> Iterator[tuple[int, int]]:
     """The parts of a block by number, each with the bitmap of its jobs."""
     rows = db.execute("SELECT number, jobs_offset, jobs FROM parts WHERE block = ? ORDER BY number", (key,))
     return ((number, bitmap.from_window(offset, jobs)) for number, offset, jobs in rows)
-
-
-def run_statistics(db: Connection, run_id: str) -> Statistics:
-    """The states of a run's jobs."""
-    return Statistics(*db.execute(_STATISTICS.format("run"), (run_id,)).fetchone())
-
-
-def user_statistics(db: Connection, user: str) -> Statistics:
-    """The states of a user's jobs."""
-    return Statistics(*db.execute(_STATISTICS.format("user"), (user,)).fetchone())
 
 
 def retrievables(db: Connection, user: str, limit: int) -> list[str]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
+from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -65,10 +67,17 @@ _UPGRADES = {
         """,
     },
     7: {},
+    8: {
+        "blocks": f"""
+            {COUNT_WHAT_IS_THERE};
+            DROP INDEX IF EXISTS blocks_by_run;
+            DROP INDEX IF EXISTS blocks_by_user
+        """,
+    },
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
-_NAMED = re.compile(r"CREATE (?:TABLE|INDEX) (\w+)")
+_NAMED = re.compile(r"CREATE (?:TABLE|INDEX|TRIGGER) (\w+)")
 
 TABLES = """
 CREATE TABLE users (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
@@ -109,8 +118,7 @@ CREATE TABLE blocks (
     ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x'',
     taken BLOB NOT NULL DEFAULT x'', claimant TEXT NOT NULL DEFAULT '', held INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX blocks_by_run ON blocks (run, number, published, not_before, count, succeeded, failed, cancelled, at_work);
-CREATE INDEX blocks_by_user ON blocks (user, published, not_before, count, succeeded, failed, cancelled, at_work);
+CREATE INDEX blocks_by_run ON blocks (run, number);
 CREATE INDEX blocks_unpublished ON blocks (held, due, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
@@ -203,7 +211,8 @@ def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
         for table in there & _UPGRADES[step].keys():
             for change in _UPGRADES[step][table].split(";"):
                 db.execute(change)
-    for statement in tables.split(";"):
+    there = _names(db)
+    for statement in _statements(tables):
         if (named := _NAMED.search(statement)) and named[1] not in there:
             db.execute(statement)
     if version != SCHEMA_VERSION:
@@ -211,8 +220,18 @@ def _create_tables(db: sqlite3.Connection, path: Path, tables: str) -> None:
 
 
 def _names(db: sqlite3.Connection) -> set[str]:
-    """The tables and indexes that there are."""
-    return {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'index')")}
+    """The tables, indexes and triggers that there are."""
+    return {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
+
+
+def _statements(text: str) -> Iterator[str]:
+    """The statements in SQL; those inside a trigger are part of it."""
+    begun = ""
+    for piece in text.split(";"):
+        begun += piece + ";"
+        if sqlite3.complete_statement(begun):
+            yield begun
+            begun = ""
 
 
 def _foreign(path: Path) -> ConfigError:

@@ -25,9 +25,11 @@ from dts.model import (
 from dts.store.abc import KEYS_KEPT
 from dts.store.contract.shared import parse_job_ids, parse_receipts, storable
 from dts.store.sqlite import blocks as sqlite_blocks
+from dts.store.sqlite import counts as sqlite_counts
 from dts.store.sqlite import outcomes as sqlite_outcomes
 from dts.store.sqlite.admin import SqliteAdminStore
 from dts.store.sqlite.clock import CLOCK_TABLES, follow_clock, must_follow
+from dts.store.sqlite.counts import COUNT_TRIGGERS, COUNTS
 from dts.store.sqlite.fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite.gate import TURNS, SqliteGateStore
 from dts.store.sqlite.repair import SqliteRepairStore
@@ -48,7 +50,7 @@ from dts.store.sqlite.schema import NONCES, TABLES, connect, open_database
 from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore
 
 _PREFIX = "sqlite:///"
-_TABLES = TABLES + WAITING_TABLES + FLEET_TABLES + RETENTION_TABLES + CLOCK_TABLES
+_TABLES = f"{TABLES} {WAITING_TABLES} {FLEET_TABLES} {RETENTION_TABLES} {CLOCK_TABLES} {COUNTS}; {COUNT_TRIGGERS}"
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 # The indexes are named so that a change of theirs makes a statement fail, rather than read every run or block.
@@ -225,10 +227,13 @@ class SqliteStore(
         return await self._writer.submit(lambda db: sqlite_outcomes.collect_jobs(db, storable(user), numbers))
 
     async def run_statistics(self, run_id: str) -> Statistics:
-        return await self._reader.submit(lambda db: sqlite_outcomes.run_statistics(db, storable(run_id)))
+        return await self._reader.submit(lambda db: sqlite_counts.run_statistics(db, storable(run_id)))
 
     async def user_statistics(self, user: str) -> Statistics:
-        return await self._reader.submit(lambda db: sqlite_outcomes.user_statistics(db, storable(user)))
+        return await self._reader.submit(lambda db: sqlite_counts.user_statistics(db, storable(user)))
+
+    async def keep_counts(self) -> bool:
+        return False  # triggers keep them with every write
 
     async def retrievables(self, user: str, *, limit: int) -> list[str]:
         return await self._reader.submit(lambda db: sqlite_outcomes.retrievables(db, storable(user), limit))

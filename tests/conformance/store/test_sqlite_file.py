@@ -15,7 +15,7 @@ import pytest
 from dts.broker import open_broker
 from dts.embedded import errors as sqlite_errors
 from dts.errors import ConfigError, StoreUnavailable
-from dts.model import DelayedSlice, KeyedRequest, RunState, new_id
+from dts.model import DelayedSlice, KeyedRequest, RunState, Statistics, new_id
 from dts.store import open_store
 from dts.store.abc import KEYS_KEPT
 from dts.store.sqlite import admin as sqlite_admin
@@ -184,7 +184,7 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize("version", [1, 2, 4, 5, 6, 7, 8])
 async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
     run = make_run()
@@ -204,6 +204,8 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
             assert await store.cancelled_runs(5.0, limit=9) == [cancelled.id]
             assert await store.unswept_runs(due_before=0.0, limit=9) == [cancelled.id]
             assert await store.hold("gate", "me", seconds=1)
+            statistics = Statistics(total=block.count, accepted=block.count, delayed=2)
+            assert await store.run_statistics(run.id) == await store.user_statistics(run.user) == statistics
             assert await store.gated_groups() == []
             assert {each.id for each in await store.list_runs(single=False)} == {cancelled.id, run.id}
             await store.note_seeded(["text/upper"])
@@ -215,11 +217,14 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
 def _make_older(path: Path, version: int) -> None:
     """Take out of a file what a version did not have."""
     file = sqlite3.connect(path)
-    file.executescript(
-        "DROP INDEX delayed_free; DROP INDEX delayed_gated; ALTER TABLE delayed DROP COLUMN held;"
-        "DROP INDEX blocks_unpublished; DROP INDEX blocks_published;"
-        "ALTER TABLE blocks DROP COLUMN held; ALTER TABLE blocks DROP COLUMN claimant;"
-    )
+    triggers = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")]
+    file.executescript("".join(f"DROP TRIGGER {name};" for name in triggers) + "DROP TABLE counts;")
+    if version <= 6:
+        file.executescript(
+            "DROP INDEX delayed_free; DROP INDEX delayed_gated; ALTER TABLE delayed DROP COLUMN held;"
+            "DROP INDEX blocks_unpublished; DROP INDEX blocks_published;"
+            "ALTER TABLE blocks DROP COLUMN held; ALTER TABLE blocks DROP COLUMN claimant;"
+        )
     if version <= 5:
         file.executescript(
             "DROP INDEX delayed_made;ALTER TABLE delayed DROP COLUMN made; ALTER TABLE delayed DROP COLUMN made_offset;"
