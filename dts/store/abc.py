@@ -214,6 +214,14 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
         """
 
     @abstractmethod
+    async def cancel_runs(self, run_ids: Sequence[str], *, function: str | None = None) -> dict[str, bool]:
+        """Cancel runs as `update_run` does, with one write; durably. With `function` those of that function alone.
+
+        Returns the ids of those among them that are cancelled then, and whether this call did it. `unswept_runs` gives
+        those of them with jobs that have not ended.
+        """
+
+    @abstractmethod
     async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
         """Ids of runs that were cancelled after `since` (seconds since the epoch): the last `limit` ones, latest first.
 

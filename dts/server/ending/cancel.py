@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
 from dts.errors import BlockTooLate
-from dts.model import Block, Claim, Outcome, Run, RunState, bitmap, job_id
+from dts.model import Block, Claim, Outcome, Run, bitmap, job_id
 from dts.server.record.blocks import outcomes_of
 from dts.server.record.results import cancelled_candidate
 from dts.store import Store
@@ -24,6 +24,9 @@ from dts.wire.queues import TOPIC_CANCELLED, TOPIC_RESULTS
 logger = logging.getLogger(__name__)
 
 _PAGE = 50
+_AT_ONCE = 50  # blocks whose jobs end before a request to cancel them is answered
+_BLOCKS = 500  # that are read at once
+_RUNS = 500  # that are swept at once
 _IDS = 100  # in one event
 
 REMEMBER = 24 * 3600.0
@@ -61,18 +64,14 @@ async def add_blocks(
 
 
 async def sweep(store: Store, broker: Broker, *, due_before: float) -> int:
-    """End what others have left of cancelled runs; returns how many jobs that were.
+    """End the jobs that are left of cancelled runs; returns how many jobs that were.
 
     Of blocks that nobody has published, those that could have been before `due_before` (seconds since the epoch).
     """
     cancelled = 0
     seen: set[str] = set()
-    while runs := set(await store.unswept_runs(due_before=due_before, limit=_PAGE)) - seen:
-        for run_id in sorted(runs):
-            if count := await _cancel_blocks_of_run(store, run_id):
-                logger.info("ended %d jobs of the cancelled run %s", count, run_id)
-                await broker.broadcast(TOPIC_RESULTS, run_id)
-                cancelled += count
+    while runs := set(await store.unswept_runs(due_before=due_before, limit=_RUNS)) - seen:
+        cancelled += await _cancel_blocks_of_runs(store, broker, sorted(runs))
         await store.note_swept(sorted(runs))
         seen |= runs
     return cancelled
@@ -84,25 +83,27 @@ async def cancel_unfinished(
     """Cancel what has not ended of a user, of a function, or of a user's jobs of a function.
 
     Runs that have no other function are cancelled as a whole, so that they take no more blocks. Returns how many jobs
-    were cancelled, and the ids of the runs that they are of.
+    had not ended when they were cancelled, and the ids of the runs that they are of.
+
+    A few blocks end at once. With more, their runs are cancelled, which is durable, and timekeeper's sweep ends the
+    jobs within seconds: to end thousands would take the caller's patience, and everybody else's turn.
     """
     cancelled, after = 0, ""
     runs: set[str] = set()
-    whole: set[str] = set()
-    while outcomes := await store.unfinished_blocks(user=user, function=function, limit=_PAGE, after=after):
+    whole: dict[str, bool] = {}
+    while outcomes := await store.unfinished_blocks(user=user, function=function, limit=_BLOCKS, after=after):
         new = sorted({outcome.run for outcome in outcomes} - runs)
         runs |= set(new)
-        for run_id in new:
-            run = await store.get_run(run_id)
-            if run is not None and (function is None or run.function == function):
-                await store.update_run(run_id, state=RunState.CANCELLED)
-                whole.add(run_id)
-        await announce_cancelled(broker, [run_id for run_id in new if run_id in whole])
-        cancelled += await _cancel(store, outcomes)
-        await _tell_of_jobs(store, broker, [outcome for outcome in outcomes if outcome.run not in whole])
+        found = await store.cancel_runs(new, function=function)
+        whole |= found
+        await announce_cancelled(broker, sorted(found))
+        counted = [outcome for outcome in outcomes if whole.get(outcome.run, True)]  # the others were before
+        cancelled += sum(outcome.unfinished.bit_count() for outcome in counted)
+        parts = [outcome for outcome in outcomes if outcome.run not in whole]
+        await _cancel(store, parts if after or len(outcomes) > _AT_ONCE else outcomes)
+        await _tell_of_jobs(store, broker, parts)
         after = outcomes[-1].block
-    if runs:
-        await broker.broadcast(TOPIC_RESULTS, " ".join(sorted(runs)[:_IDS]))
+    await _announce_results(broker, runs)
     return cancelled, runs
 
 
@@ -185,8 +186,30 @@ async def _cancel_blocks_of_run(store: Store, run_id: str) -> int:
     return cancelled
 
 
+async def _cancel_blocks_of_runs(store: Store, broker: Broker, run_ids: Sequence[str]) -> int:
+    """End what has not ended of cancelled runs, a few blocks at a time; returns how many jobs that were."""
+    cancelled, after = 0, ""
+    while outcomes := await store.unfinished_blocks(runs=run_ids, limit=_PAGE, after=after):
+        if count := await _cancel(store, outcomes):
+            runs = sorted({outcome.run for outcome in outcomes})
+            logger.info("ended %d jobs of %d cancelled runs, the first is %s", count, len(runs), runs[0])
+            await _announce_results(broker, runs)
+            cancelled += count
+        after = outcomes[-1].block
+    return cancelled
+
+
+async def _announce_results(broker: Broker, run_ids: Iterable[str]) -> None:
+    """Tell the servers that there are results of runs."""
+    ids = sorted(run_ids)
+    for start in range(0, len(ids), _IDS):
+        await broker.broadcast(TOPIC_RESULTS, " ".join(ids[start : start + _IDS]))
+
+
 async def _tell_of_jobs(store: Store, broker: Broker, outcomes: Sequence[Outcome]) -> None:
     """Tell the workers of jobs that were cancelled, but not with all that is in their run."""
+    if not outcomes:
+        return
     ids = [
         job_id(outcome.run, outcome.first + index)
         for outcome in outcomes

@@ -99,9 +99,15 @@ class WaitingStore(ABC):
 
     @abstractmethod
     async def unfinished_blocks(
-        self, *, user: str | None = None, function: str | None = None, limit: int = 100, after: str = ""
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        runs: Sequence[str] | None = None,
+        limit: int = 100,
+        after: str = "",
     ) -> list[Outcome]:
-        """Outcomes with unfinished jobs, of a user, of a function, or of all, by id from the one after `after`."""
+        """Outcomes with unfinished jobs, of a user, of a function, of some runs, by id from the one after `after`."""
 
     @abstractmethod
     async def note_cancelled(self, ids: Sequence[str], *, now: float) -> None:

@@ -214,6 +214,19 @@ class MongoStore(
         return run_from(document) if document else None
 
     @translating
+    async def cancel_runs(self, run_ids: Sequence[str], *, function: str | None = None) -> dict[str, bool]:
+        runs = self._connection.collection("runs")
+        which: Document = {"_id": {"$in": [storable(run_id) for run_id in run_ids]}}
+        if function is not None:
+            which["function"] = storable(function)
+        before = {document["_id"] async for document in runs.find({**which, **_CANCELLED}, {"_id": 1})}
+        change = {"$set": {**_CANCELLED, "cancel_time": time.time()}}
+        await runs.update_many({**which, "state": {"$ne": RunState.CANCELLED.value}}, change)
+        cancelled = {document["_id"] async for document in runs.find({**which, **_CANCELLED}, {"_id": 1})}
+        await self._holds.follow(sorted(cancelled))
+        return {run_id: run_id not in before for run_id in cancelled}
+
+    @translating
     async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
         times: list[tuple[float, str]] = []
         for field, query in (

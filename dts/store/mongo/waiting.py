@@ -210,13 +210,21 @@ class MongoWaitingStore(Store):
 
     @translating
     async def unfinished_blocks(
-        self, *, user: str | None = None, function: str | None = None, limit: int = 100, after: str = ""
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        runs: Sequence[str] | None = None,
+        limit: int = 100,
+        after: str = "",
     ) -> list[Outcome]:
         query: Document = {"open": True, "_id": {"$gt": storable(after)}}
         query |= {
             field: storable(value) for field, value in (("user", user), ("function", function)) if value is not None
         }
         index = "open_by_user" if user is not None else "open_by_function" if function is not None else "_id_"
+        if runs is not None:
+            query["run"], index = {"$in": [storable(run) for run in runs]}, "of_run"
         found = self._connection.collection("outcomes").find(query, GUARDED, sort=[("_id", 1)], limit=limit, hint=index)
         return [outcome_from(document) async for document in found]
 

@@ -122,6 +122,7 @@ CREATE INDEX blocks_by_run ON blocks (run, number);
 CREATE INDEX blocks_unpublished ON blocks (held, due, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
+CREATE INDEX blocks_unfinished_of_user ON blocks (user, id) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_published ON blocks (function, held, id) WHERE count > succeeded + failed + cancelled AND published;
 CREATE INDEX blocks_overdue ON blocks (deadline)
     WHERE deadline > 0 AND count > succeeded + failed + cancelled;

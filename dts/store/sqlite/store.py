@@ -156,6 +156,11 @@ class SqliteStore(
         row = await self._writer.submit(lambda db: _update_run(db, key, state, paused, at))
         return run_from(row) if row else None
 
+    async def cancel_runs(self, run_ids: Sequence[str], *, function: str | None = None) -> dict[str, bool]:
+        keys, now = [storable(run_id) for run_id in run_ids], time.time()
+        only = None if function is None else storable(function)
+        return await self._writer.submit(lambda db: _cancel_runs(db, keys, only, now))
+
     async def cancelled_runs(self, since: float, *, limit: int) -> list[str]:
         return [row[0] for row in await self._all(_CANCELLED, since, limit)]
 
@@ -316,3 +321,11 @@ def _update_run(db: Connection, run_id: str, state: RunState | None, paused: boo
     if moved is RunState.CANCELLED and run.state is not moved:
         db.execute("UPDATE runs SET cancel_time = ? WHERE id = ?", (now, run_id))
     return (*row[:4], moved.value, flag, *row[6:])
+
+
+def _cancel_runs(db: Connection, run_ids: Sequence[str], function: str | None, now: float) -> dict[str, bool]:
+    select = f"SELECT id, state FROM runs WHERE id {AMONG} AND (?2 IS NULL OR function = ?2)"
+    before = dict(db.execute(select, (listed(run_ids), function)).fetchall())
+    for run_id in before:
+        _update_run(db, run_id, RunState.CANCELLED, None, now)
+    return {run_id: state != RunState.CANCELLED.value for run_id, state in before.items()}

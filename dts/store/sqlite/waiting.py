@@ -150,12 +150,21 @@ class SqliteWaitingStore(Store):
     # cancellations
 
     async def unfinished_blocks(
-        self, *, user: str | None = None, function: str | None = None, limit: int = 100, after: str = ""
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        runs: Sequence[str] | None = None,
+        limit: int = 100,
+        after: str = "",
     ) -> list[Outcome]:
         conditions = {"user = ?": user, "function = ?": function}
         given = {text: storable(value) for text, value in conditions.items() if value is not None}
+        if runs is not None:
+            given[f"run {AMONG}"] = listed(runs)
+        index = "by_run" if runs is not None else "unfinished_of_user" if user is not None else "unfinished"
         where = " AND ".join([*given, "count > succeeded + failed + cancelled", "id > ?"])
-        select = f"SELECT {OUTCOME} FROM blocks INDEXED BY blocks_unfinished WHERE {where} ORDER BY id LIMIT ?"
+        select = f"SELECT {OUTCOME} FROM blocks INDEXED BY blocks_{index} WHERE {where} ORDER BY id LIMIT ?"
         values = (*given.values(), storable(after), limit)
         rows = await self._reader.submit(lambda db: db.execute(select, values).fetchall())
         return [outcome_from(row) for row in rows]

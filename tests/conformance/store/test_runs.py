@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from dts.errors import DuplicateKey
+from dts.errors import BlockTooLate, DuplicateKey
 from dts.model import Run, RunState, new_id
 from dts.store import Store
 from tests.conformance.store.builders import make_block, make_run
@@ -114,3 +114,23 @@ async def test_cancelled_runs_are_found_by_when_they_were_cancelled(store: Store
 async def test_no_runs_are_listed_when_none_are_asked_for(store: Store) -> None:
     await store.add_run(make_run())
     assert await store.list_runs(limit=0) == []
+
+
+async def test_many_runs_are_cancelled_by_one_call(store: Store) -> None:
+    open_, closed, before, other = make_run(), make_run(state=RunState.CLOSED), make_run(created=1.0), make_run()
+    for run in (open_, closed, before, replace(other, function="text/reverse")):
+        await store.add_blocks([make_block(run)], run=run)
+    await store.update_run(before.id, state=RunState.CANCELLED, now=5.0)
+    asked = [run.id for run in (open_, closed, before, other)]
+    done = await store.cancel_runs([*asked, new_id()], function="text/upper")
+    assert done == {open_.id: True, closed.id: True, before.id: False}
+    assert [run.id for run in await store.list_runs() if run.state is not RunState.CANCELLED] == [other.id]
+    assert sorted(await store.unswept_runs(due_before=0.0, limit=9)) == sorted(done)
+    assert await store.cancelled_runs(10.0, limit=9) != []
+    assert before.id not in await store.cancelled_runs(10.0, limit=9)
+    left = await store.unfinished_blocks(runs=sorted(done), limit=2)
+    left += await store.unfinished_blocks(runs=sorted(done), limit=2, after=left[-1].block)
+    assert [outcome.run for outcome in left] == sorted(done)
+    with pytest.raises(BlockTooLate):
+        await store.add_blocks([make_block(open_, 1)])
+    assert await store.cancel_runs(asked) == {**dict.fromkeys(done, False), other.id: True}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from dts.server.ending import cancel
 from tests.integration.conftest import Site
 
 
@@ -51,3 +56,21 @@ async def test_a_cancelled_job_stays_cancelled(site: Site) -> None:
         await site.finish(batch)
     assert (await api.call("GET", f"/jobs/{other}?wait=10"))["state"] == "succeeded"
     assert (await api.call("GET", f"/jobs/{job}"))["state"] == "cancelled"
+
+
+async def test_many_jobs_are_cancelled_by_a_mark_and_ended_by_the_sweep(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many of them the answer does not wait for the end of each, and its number is right all the same."""
+    monkeypatch.setattr(cancel, "_BLOCKS", 7)
+    monkeypatch.setattr(cancel, "_AT_ONCE", 5)
+    api = site.api()
+    jobs = [await api.call("POST", "/jobs/", {"function": "text/upper"}, status=201) for _ in range(30)]
+    answer = await api.call("DELETE", "/jobs/?all=true")
+    assert answer == {"cancelled": 30, "runs": 30}
+    assert (await api.call("DELETE", "/jobs/?all=true"))["cancelled"] == 0
+    async with asyncio.timeout(30):
+        while (seen := await api.call("GET", "/jobs/"))["statistics"]["cancelled"] < 30:
+            await asyncio.sleep(0.05)
+    assert seen["statistics"]["total"] == 30
+    assert {(await api.call("GET", f"/jobs/{job}"))["state"] for job in jobs} == {"cancelled"}
