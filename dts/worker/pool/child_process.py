@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from dts.errors import WireError
-from dts.worker.link.board import ENDED, MAX_JOBS, STARTED, Board, Phase
+from dts.worker.link.board import MAX_JOBS, Board
 from dts.worker.link.frames import Frame, Kind, pack_header
 from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.pool.frame_stream import FrameStream
@@ -22,12 +22,6 @@ from dts.worker.pool.pace import Pace
 from dts.worker.pool.spawner import LOST, Spawner
 
 _MOST_DIGITS = 4  # of a place on the board
-_STILL = 10.0
-"""Seconds without a sign of life after which a child that has work, and is at no job and no import, is stuck."""
-_STEP = 0.2
-"""Seconds that count for that from one look to the next, at most: worker and child may both have been stopped."""
-_LAST_WORDS = 0.2
-"""Seconds that a stuck child has to print its stacks."""
 REASON_CRASHED = "crashed"
 """The code of a child that died of a signal, or had to be killed for what a function did to it."""
 _MOST_NAMED = 3  # functions that a child has run
@@ -90,13 +84,15 @@ class KillReason:
 _GARBLED = (
     "wrote to the descriptor by which it speaks to the worker, which no function may use, and was killed for that"
 )
-_WHEN_STUCK = {
-    Phase.DECODING: "when it began with a message",
-    Phase.LOADING: "while it imported a module",
-    Phase.RUNNING: "before a job or after one",
-    Phase.IDLE: "after a message, without a word of what became of that",
-}
-_SCRIBBLED = "wrote to the memory that it shares with the worker, and was killed for that"
+
+
+@dataclass(slots=True)
+class Stillness:
+    """For how many seconds a child has shown no sign of life, as of when it was `checked` last (monotonic)."""
+
+    seen: tuple[object, ...] = ()
+    checked: float = 0.0
+    seconds: float = 0.0
 
 
 class ChildProcess:
@@ -134,8 +130,7 @@ class ChildProcess:
         self.main_mark: tuple[float, float] | None = None
         """When its helper thread was first seen not to run (monotonic), and the seconds of processor time that its main
         thread had used by then."""
-        self._seen: tuple[object, ...] = ()
-        self._looked = self._still = 0.0
+        self.stillness = Stillness()
         self._last = 0  # the ticket of what it was given last
         self._free_since = 0.0  # the time (monotonic) at which it last finished something
         self._end = end
@@ -327,55 +322,16 @@ class ChildProcess:
             self.kill_reason = kill_reason
             self.kill()
 
-    def examine(self, now: float) -> None:
-        """Kill a child whose board cannot be, or that is stuck: it has work, or is to end, and nothing happens.
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is dead."""
+        return self._end.done()
 
-        Functions do either when they use descriptors that are not theirs: one that reads them takes the work away.
-        What they leave behind may also hold up the process when its jobs have ended.
-        """
-        if not self.is_sound:
-            if not self.garbled:
-                self.distrust(_SCRIBBLED)
-            return
-        passed, self._looked = now - self._looked, now
-        if not self._should_move():  # the usual case, and cheap: most children may be idle
-            self._still = 0.0
-            return
-        seen = self._state()
-        if seen != self._seen:
-            self._seen, self._still = seen, 0.0
-            return
-        self._still += min(passed, _STEP)
-        if self._still <= _STILL or self.kill_reason is not None:
-            return
-        if self.leaving:
-            self.kill()
-            return
-        places = tuple(self.board.places(ENDED)) if self.at_work else ()
-        self.kill_reason = KillReason(REASON_CRASHED, self._say_stuck(), places)
-        self.dump()  # what it printed last is told with what becomes of its jobs
-        self._loop.call_later(_LAST_WORDS, self._end_stuck, seen)
-
-    def _state(self) -> tuple[object, ...]:
+    @property
+    def signs_of_life(self) -> tuple[object, ...]:
         """What changes while it gets on."""
         board = self.board
         return board.claimed, board.phase, bytes(board.states), self._stream.received
-
-    def _should_move(self) -> bool:
-        """Whether nothing that a user's code may take its time for goes on, and there is something to do."""
-        if not self.given:
-            return bool(self.leaving)
-        return not (self.on_hold or self.board.phase is Phase.LOADING or self.board.places(STARTED))
-
-    def _say_stuck(self) -> str:
-        when = _WHEN_STUCK[self.board.phase] if self.at_work else "and did not begin its work"
-        return f"stood still for {_STILL:g} s {when}, and was killed for that"
-
-    def _end_stuck(self, seen: tuple[object, ...]) -> None:
-        if self._end.done() or self._state() == seen:
-            self.kill()
-        else:  # it goes on after all
-            self.kill_reason = None
 
     def distrust(self, said: str) -> None:
         """Kill a child of which nothing can be relied on, not even which jobs it was at."""

@@ -18,6 +18,7 @@ from dts.worker.link.procfs import processor_time, resident_size
 from dts.worker.pool.child_process import REASON_CRASHED, ChildProcess, KillReason
 from dts.worker.pool.crash import REASON_CANCELLED
 from dts.worker.pool.executor import Executor
+from dts.worker.pool.stuck import examine
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Guard(Service):
 
     def _check(self, child: ChildProcess, now: float) -> None:
         try:
-            child.examine(now)
+            examine(child, now)
             if child.given and child.kill_reason is None and not child.garbled:
                 reason = reason_to_kill(child, now)
                 if reason is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED
-from dts.worker.pool import child_process as process
+from dts.worker.pool import stuck
 from dts.worker.worker import Worker
 from tests.services.worker_bench import Bench, bench, value
 
@@ -52,7 +52,7 @@ async def test_a_message_that_a_function_has_read_away_is_run_all_the_same(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread that a job left behind takes what the worker sends next."""
-    monkeypatch.setattr(process, "_STILL", 0.5)
+    monkeypatch.setattr(stuck, "STILL", 0.5)
     bench.write(
         "own/thief",
         "import os, stat, threading\n"

@@ -41,7 +41,7 @@ async def test_what_blocks_when_it_is_let_go_takes_of_its_own_jobs_time(bench: B
 
 def shorten(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.5) -> None:
     """Have a stuck child found out sooner."""
-    monkeypatch.setattr("dts.worker.pool.child_process._STILL", seconds)
+    monkeypatch.setattr("dts.worker.pool.stuck.STILL", seconds)
 
 
 HOLD = (

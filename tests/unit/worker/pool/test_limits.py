@@ -13,6 +13,7 @@ from dts.wire.codec import IDENTITY
 from dts.worker.link.board import ENDED, SENT, STARTED, UNKNOWN, Board, Phase
 from dts.worker.pool.child_process import Assignment, ChildProcess
 from dts.worker.pool.limits import reason_to_kill
+from dts.worker.pool.stuck import examine
 
 NOW = 1e9
 """A time long after whatever the tests do."""
@@ -49,7 +50,7 @@ def begin(child: Child, phase: Phase = Phase.RUNNING, *, alone: bool = False) ->
 
 def look(child: Child, looks: int, since: float = 0.0, every: float = 0.05) -> None:
     for number in range(looks):
-        child.examine(since + every * number)
+        examine(child, since + every * number)
 
 
 # children that stand still
