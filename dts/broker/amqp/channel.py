@@ -30,7 +30,6 @@ import aioamqp.protocol
 import pamqp.body
 import pamqp.commands
 import pamqp.encode
-import pamqp.exceptions
 import pamqp.frame
 import pamqp.header
 import pamqp.heartbeat
@@ -133,8 +132,8 @@ class Channel(aioamqp.channel.Channel):  # type: ignore[misc]
                     redelivered=method.redelivered,
                     routing_key=method.routing_key,
                     body=body,
-                    content_encoding=properties.content_encoding or "",
-                    headers=properties.headers or {},
+                    content_encoding=_text(properties.content_encoding),
+                    headers={_text(key): value for key, value in (properties.headers or {}).items()},
                 )
             )
 
@@ -346,7 +345,12 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
             return channel, pamqp.body.ContentBody(payload[:-1])
         try:
             _, channel, frame = pamqp.frame.unmarshal(head + payload)
-        except (pamqp.exceptions.PAMQPException, ValueError, struct.error) as error:
+        except Exception as error:
+            if kind == _HEADER:
+                # Somebody else's message, with a time of the year 30000 or the like. Without its properties nobody can
+                # handle it, and it ends as a dead letter; to lose the connection for it would take all others along.
+                log.warning("the properties of a message cannot be read, and are left out: %r", error)
+                return channel, _bare_header(payload)
             raise ConnectionLost() from error
         return channel, frame
 
@@ -487,6 +491,17 @@ async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
         raise ConnectionLost() from error
     connection.begin_heartbeats()
     return connection
+
+
+def _text(value: object) -> str:
+    """What should be a text, as one: what is no UTF-8 comes as bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _bare_header(payload: bytes) -> pamqp.header.ContentHeader:
+    """The header of a message without properties."""
+    _, weight, size = struct.unpack_from(">HHQ", payload)
+    return pamqp.header.ContentHeader(weight, size, _commands.Basic.Properties())
 
 
 def _short_string(text: str) -> bytes:

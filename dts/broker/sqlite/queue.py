@@ -11,6 +11,7 @@ changed date expires nothing, and after a restart of the machine all owners are 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from dts.broker.abc import HEADER_QUEUE, HEADER_REASON, REASON_DELIVERY_LIMIT, Message
 from dts.errors import ConfigError
 from dts.wire.queues import BOUNDED, DEAD
+
+log = logging.getLogger(__name__)
 
 Woken = set[str]
 
@@ -160,7 +163,7 @@ def claim(db: sqlite3.Connection, *, queue: str, owner: str, number: int, second
         (owner, number),
     )
     return [
-        Taken(number, count, Message(body, encoding, _headers(headers, origin, reason)))
+        Taken(number, count, Message(_bytes(body), str(encoding), _headers(headers, origin, reason)))
         for number, count, origin, reason, encoding, headers, body in rows
     ]
 
@@ -250,8 +253,19 @@ def _next_id(db: sqlite3.Connection) -> int:
     return int(row[0]) + 1 if row else 1
 
 
-def _headers(text: str, origin: str | None, reason: str | None) -> dict[str, str | int]:
-    headers: dict[str, str | int] = json.loads(text)
+def _bytes(body: object) -> bytes:
+    """A body, also where another program has written something else: it must not hold up what is behind it."""
+    return body if isinstance(body, bytes) else str(body).encode()
+
+
+def _headers(text: object, origin: str | None, reason: str | None) -> dict[str, str | int]:
+    """Headers; what cannot be read is left out, so that its reader makes the message a dead letter."""
+    try:
+        found = json.loads(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        log.warning("the headers of a message cannot be read, and are left out")
+        found = {}
+    headers: dict[str, str | int] = found if isinstance(found, dict) else {}
     if origin is not None:
         headers |= {HEADER_QUEUE: origin, HEADER_REASON: reason or ""}
     return headers
