@@ -15,7 +15,7 @@ from typing import Any
 from dts.client.client import DtsClient, Summary
 from dts.client.command import exits, subcommands
 from dts.client.command.attach import attach_spec
-from dts.client.command.files import COMPONENTS, RunFiles, open_files
+from dts.client.command.files import RunFiles, make_source, open_files
 from dts.client.command.options import EPILOG, build_attach_parser, build_parser
 from dts.client.command.screen import Screen
 from dts.client.components import STANDARD_STREAM, FileComponent
@@ -71,10 +71,10 @@ async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
         ConfigError: there are no credentials, a URL or a combination of files is wrong.
         DtsError: the run could not be done.
     """
-    source = COMPONENTS[options.input_format](options.infile)
+    source = make_source(options)
 
     async def plan(client: DtsClient, files: RunFiles) -> RunSpec:
-        return files.spec(options.function, detach=options.detach)
+        return files.spec(options)
 
     return await _do(options, shutdown, source, plan)
 

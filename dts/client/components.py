@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from dts.client.input.readers import FilesReader
 from dts.client.jsonvalue import MAX_NESTING, encode_args, encode_kwargs
-from dts.client.threads import ThreadedReader, in_thread
+from dts.client.threads import in_thread
 from dts.errors import ClientError, ComponentError, InvalidInput
 
 STANDARD_STREAM = "-"
@@ -46,13 +47,17 @@ class Batch:
 
 @runtime_checkable
 class DataSource(Protocol):
-    """What DtsClient reads arguments from.
+    """What DtsClient reads arguments from."""
 
-    `bytes_read` and `bytes_total` tell how far it is; the latter is None when unknown.
-    """
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes were read so far."""
+        ...
 
-    bytes_read: int
-    bytes_total: int | None
+    @property
+    def bytes_total(self) -> int | None:
+        """How many there are; None when that is not known."""
+        ...
 
     def batches(self, max_line: int) -> AsyncGenerator[Batch, None]:
         """All lines, in order; a line of more than `max_line` bytes is bad and never held in memory as a whole."""
@@ -67,13 +72,27 @@ class Call(NamedTuple):
 
 
 class FileComponent(ABC):
-    """Reads a file, or standard input when `path` is `-`, a chunk at a time and in a thread."""
+    """Reads a file, or standard input when `path` is `-`, a chunk at a time and in a thread.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    What is compressed (gzip, bzip2, xz, zstd), or in UTF-16, is known by its first bytes. A directory stands for its
+    files by name; `more` are files to be read after it. Lines end with `separator`. `start` bytes are passed over.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        more: Sequence[str] = (),
+        separator: bytes = b"\n",
+        start: int = 0,
+    ) -> None:
         self.path = os.fspath(path)
         self.bytes_read = 0
         self.bytes_total: int | None = None
-        self._file: ThreadedReader | None = None
+        self._more = list(more)
+        self._start = start
+        self._separator = separator
+        self._file: FilesReader | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +102,12 @@ class FileComponent(ABC):
     @property
     def identity(self) -> tuple[int, int] | None:
         """What tells the open file from others, whatever its name; None when it is not a regular file."""
-        return None if self._file is None else file_identity(self._file.fileno())
+        return None if self._file is None else file_identity(self._file.first)
+
+    @property
+    def identities(self) -> list[tuple[int, int] | None]:
+        """The same of each of the files."""
+        return [] if self._file is None else [file_identity(each) for each in self._file.descriptors]
 
     def open(self) -> None:
         """Open the file, so that one that cannot be read is known before anything is sent.
@@ -94,17 +118,13 @@ class FileComponent(ABC):
         if self._file is not None:
             return
         try:
-            # Not O_NONBLOCK: a FIFO without a writer is waited for, as any other command does.
-            descriptor = 0 if self.path == STANDARD_STREAM else os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            status = os.fstat(descriptor)
+            file = FilesReader([self.path, *self._more], separator=self._separator, start=self._start)
         except OSError as error:
-            raise ClientError(f"cannot read {self.name}: {error.strerror}") from error
-        file = ThreadedReader(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            file.close()
-            raise ClientError(f"cannot read {self.name}: it is a directory")
+            raise ClientError(f"cannot read {error.filename or self.name}: {error.strerror}") from error
+        if not file.descriptors:
+            raise ClientError(f"cannot read {self.name}: there is no file in the directory")
         self._file = file
-        self.bytes_total = status.st_size if stat.S_ISREG(status.st_mode) else None
+        self.bytes_total = file.size
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
@@ -119,10 +139,9 @@ class FileComponent(ABC):
             ClientError: the file cannot be read (on).
         """
         self.open()
-        assert self._file is not None
         try:
-            lines = LineAssembler(max_line)
-            while data := await self._read(self._file):
+            lines = LineAssembler(max_line, self._separator)
+            while data := await self._read():
                 for piece in lines.feed(data):
                     yield self._batch(piece, max_line)
             for piece in lines.finish():
@@ -130,18 +149,20 @@ class FileComponent(ABC):
         finally:
             self.close()
 
-    async def _read(self, file: ThreadedReader) -> bytes:
+    async def _read(self) -> bytes:
+        assert self._file is not None
+        file = self._file
         try:
             data = await in_thread(lambda: file.read(CHUNK_SIZE))
         except OSError as error:
             raise ClientError(f"cannot read {self.name}: {error.strerror}") from error
-        self.bytes_read += len(data)
+        self.bytes_read = file.position
         return data
 
     def _batch(self, piece: bytes | None, max_line: int) -> Batch:
         if piece is None:
             return Batch([b""], bad={0: f"the line is over the limit of {max_line} bytes"})
-        lines = piece.split(b"\n")
+        lines = piece.split(self._separator)
         if not lines[-1]:
             lines.pop()
         return self.parse(piece, lines)
@@ -158,7 +179,11 @@ class _DecodingComponent(FileComponent):
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            return self._parse_each(data.replace(b"\r\n", b"\n").split(b"\n")[: len(lines)])
+            if self._separator == b"\n":
+                lines = data.replace(b"\r\n", b"\n").split(b"\n")[: len(lines)]
+            return self._parse_each(lines)
+        if self._separator != b"\n":
+            return Batch(self.encode(text.removesuffix("\0").split("\0")))
         decoded = (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
         if not decoded[-1]:
             decoded.pop()
@@ -238,11 +263,12 @@ class IterableComponent:
 class LineAssembler:
     """Cuts chunks of bytes at the ends of lines. `None` stands for a line of more than `max_line` bytes.
 
-    Lines that came whole within one chunk are not measured.
+    Lines that came whole within one chunk are not measured. They end with `separator`.
     """
 
-    def __init__(self, max_line: int) -> None:
+    def __init__(self, max_line: int, separator: bytes = b"\n") -> None:
         self._max_line = max_line
+        self._separator = separator
         self._held: list[bytes] = []
         self._size = 0
         self._skipping = False
@@ -251,12 +277,12 @@ class LineAssembler:
     def feed(self, data: bytes) -> Iterator[bytes | None]:
         """The complete lines that `data` brings, as one piece with their newlines."""
         if self._skipping:
-            newline = data.find(b"\n")
+            newline = data.find(self._separator)
             if newline < 0:
                 return
             data = data[newline + 1 :]
             self._skipping = False
-        cut = data.rfind(b"\n") + 1
+        cut = data.rfind(self._separator) + 1
         if cut:
             yield from self._piece(data[:cut])
         if cut < len(data):

@@ -12,12 +12,15 @@ from typing import Any
 import msgspec
 
 from dts.client.components import (
+    DataSource,
     FileComponent,
     JsonFileIOComponent,
     TextFileIOComponent,
     WordFileIOComponent,
 )
 from dts.client.formats import TableFormat, TemplateFormat
+from dts.client.input.shaping import ShapedSource
+from dts.client.input.tables import TabFileIOComponent, TableFileIOComponent
 from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
 from dts.client.processors import RowWriter
 from dts.client.rows import RowFormat
@@ -30,11 +33,34 @@ COMPONENTS: dict[str, type[FileComponent]] = {
     "text": TextFileIOComponent,
     "word": WordFileIOComponent,
     "json": JsonFileIOComponent,
+    "csv": TableFileIOComponent,
+    "tsv": TabFileIOComponent,
 }
+
+ATTEMPT_OPTIONS = (
+    "timeout",
+    "soft_timeout",
+    "max_attempts",
+    "retry_on",
+    "memory_limit",
+    "not_before",
+    "deadline",
+)
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-_SETTINGS = ("input_format", "errfile", "fields", "keep_order", "output_format", "format")
+_SETTINGS = (
+    "input_format",
+    "errfile",
+    "fields",
+    "keep_order",
+    "output_format",
+    "format",
+    "head",
+    "null",
+    "infile_start_position",
+    "args",
+)
 """Options that are what a run is made of: it can only be resumed with the same."""
 
 
@@ -50,19 +76,24 @@ class RunFiles:
     outputs: tuple[str | None, str | None]
     settings: Mapping[str, Any]
 
-    def spec(self, function: str, *, detach: bool) -> RunSpec:
-        """The run of a function over these files."""
+    def spec(self, options: argparse.Namespace) -> RunSpec:
+        """The run over these files that a command line asks for."""
         assert self.source is not None
+        source: DataSource = self.source
+        if options.head is not None or options.args:
+            source = ShapedSource(source, head=options.head, kwargs=options.args)
+        asked = {name: getattr(options, name) for name in ATTEMPT_OPTIONS}
         return RunSpec(
-            function,
-            self.source,
+            options.function,
+            source,
             self.writer,
+            options={name: value for name, value in asked.items() if value is not None},
             ledger=self.ledger,
             resumed=self.resumed,
             settings=self.settings,
             outputs=self.outputs,
             rereadable=self.source.identity is not None,
-            detach=detach,
+            detach=options.detach,
         )
 
     @property
@@ -88,7 +119,7 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
     for each in filter(None, (out, errors)):
         stack.callback(each.close)
         each.open()
-        if source is not None and source.identity is not None and each.identity == source.identity:
+        if source is not None and each.identity is not None and each.identity in source.identities:
             raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
     if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
         raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
@@ -107,6 +138,22 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
         keep_order=getattr(options, "keep_order", False),
     )
     return RunFiles(source, out, writer, ledger, resumed, outputs, settings)
+
+
+def make_source(options: argparse.Namespace) -> FileComponent:
+    """The component that reads what a command line names.
+
+    Raises:
+        ConfigError: options that do not go together.
+    """
+    table = options.input_format in DELIMITERS
+    if table and (options.null or options.infile_start_position or options.more_infiles):
+        raise ConfigError(
+            "csv and tsv are read from the first row of one file: not with -0, --infile or a start position"
+        )
+    kind = COMPONENTS[options.input_format]
+    separator = b"\0" if options.null else b"\n"
+    return kind(options.infile, more=options.more_infiles, separator=separator, start=options.infile_start_position)
 
 
 def _row_format(options: argparse.Namespace) -> RowFormat:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from datetime import datetime
 from typing import NoReturn
+
+import msgspec
 
 from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL
 from dts.client.command import exits
@@ -66,6 +70,7 @@ def build_parser() -> Parser:
     add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: see below)")
     _add_input_options(parser)
     _add_output_options(parser)
+    _add_attempt_options(parser)
     parser.add_argument("-k", "--keep-order", action="store_true", help="write rows in the order of the input")
     _add_run_options(parser)
     parser.add_argument(
@@ -114,8 +119,22 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         choices=sorted(COMPONENTS),
         default="text",
         help="text: a line is one argument; word: its words are the arguments, as strings; json: an object is "
-        "keyword arguments, an array is arguments (default: %(default)s)",
+        "keyword arguments, an array is arguments; csv, tsv: the first row names the columns, which are keyword "
+        "arguments (default: %(default)s)",
     )
+    more = "more_infiles"
+    add(
+        "--infile",
+        metavar="FILE",
+        dest=more,
+        action="append",
+        default=[],
+        help="a file to be read after INFILE; several times",
+    )
+    add("-0", "--null", action="store_true", help="lines end with a null byte")
+    add("--args", type=_object, default={}, metavar="JSON", help="keyword arguments of every line, as an object")
+    add("--head", type=_positive_int, metavar="N", help="only the first N lines")
+    add("--infile-start-position", type=_position, default=0, metavar="BYTE", help="begin at this byte of INFILE")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +156,17 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="show a progress bar (default: when stderr is a terminal)",
     )
+
+
+def _add_attempt_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("attempts, within what the function's record allows").add_argument
+    add("--timeout", type=_seconds, metavar="SECONDS", help="when an attempt is killed")
+    add("--soft-timeout", type=_seconds, metavar="SECONDS", help="when it gets an exception")
+    add("--max-attempts", type=_positive_int, metavar="N", help="attempts for each line")
+    add("--retry-on", type=_names, metavar="NAME,…", help="exceptions that are worth another attempt")
+    add("--memory-limit", type=_positive_int, metavar="BYTES", help="memory of an attempt")
+    add("--not-before", type=_time, metavar="TIME", help="2026-12-24T18:00, +SECONDS, or seconds since the epoch")
+    add("--deadline", type=_time, metavar="TIME", help="when lines are not begun any more")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +216,33 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return seconds
+
+
+def _position(text: str) -> int:
+    return 0 if text == "0" else _positive_int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        value = msgspec.json.decode(text.encode())
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not an object, such as {{"lang": "en"}}')
+    return value
+
+
+def _time(text: str) -> float:
+    try:
+        if text.startswith("+"):
+            return time.time() + float(text[1:])
+        return datetime.fromisoformat(text).timestamp() if "-" in text[1:] else float(text)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 2026-12-24T18:00, or +3600") from error
 
 
 def _template(text: str) -> str:

@@ -41,6 +41,7 @@ class FakeServer:
         self.collected: list[str] = []
         self.jobs: dict[str, str] = {}
         self.state = "none"
+        self.opened: dict[str, Any] = {}
         self.paused = False
         self.run_id = new_id()
         self.progress = asyncio.Event()
@@ -115,7 +116,7 @@ class Handler(RequestHandler):
             if params["function"] == "text/unknown":
                 self.error(404, "function_not_found", "there is no function text/unknown")
                 return
-            server.state = "open"
+            server.state, server.opened = "open", params
             info = {"id": server.run_id, "function": params["function"], "block_size": BLOCK_SIZE, "max_body": MAX_BODY}
             self.result({**info, **self.most_jobs()}, 201)
         elif self.what == "POST /jobs/":

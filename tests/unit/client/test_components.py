@@ -195,7 +195,7 @@ async def test_a_file_that_was_left_is_closed() -> None:
 def test_what_cannot_be_read_says_so_when_opened(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match=r"cannot read .*missing: No such file"):
         TextFileIOComponent(tmp_path / "missing").open()
-    with pytest.raises(ClientError, match="is a directory"):
+    with pytest.raises(ClientError, match="there is no file in the directory"):
         TextFileIOComponent(tmp_path).open()
 
 
