@@ -10,7 +10,6 @@ import asyncio
 import email.utils
 import logging
 import math
-import random
 import re
 import ssl
 import time
@@ -29,6 +28,7 @@ from dts.client.run.pace import Turn
 from dts.client.server_url import is_local, split_url
 from dts.client.traffic import Traffic
 from dts.errors import RequestRefused, ServerUnavailable
+from dts.runtime.backoff import Backoff
 from dts.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class Transport:
 
     async def _until_answered(self, call: _Call, timeout: float, limit: float | None) -> Answer:
         away_since: float | None = None
-        delay = _FIRST_DELAY
+        backoff = Backoff(_FIRST_DELAY, _MAX_DELAY)
         while True:
             began = time.monotonic()
             left = limit - (0.0 if away_since is None else began - away_since) if limit else timeout
@@ -244,14 +244,14 @@ class Transport:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
             if away_since is None:
                 away_since = outcome.away_since(began, call.wait)
-            pause = delay * random.uniform(0.5, 1.0) if outcome.retry_after is None else outcome.retry_after
+            own = backoff.next_pause()
+            pause = own if outcome.retry_after is None else outcome.retry_after
             if limit is not None:
                 left = limit - (time.monotonic() - away_since)
                 self._check_patience(outcome, pause, left, limit)
                 pause = min(pause, left)
             self._tell(call, outcome)
             await asyncio.sleep(pause)
-            delay = min(delay * 2, _MAX_DELAY)
 
     def _check_patience(self, failure: _Failure, pause: float, left: float, limit: float) -> None:
         """Give up when there is no time left, or when a limit is certain to hold for longer than that.

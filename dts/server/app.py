@@ -170,7 +170,6 @@ class Server(Service):
 
     async def _prepare(self, context: Context, *, wait: bool) -> bool:
         """Make the store ready for use; False if it is away and `wait` is not set."""
-        warned = False
         while True:
             try:
                 await context.store.start()
@@ -178,9 +177,7 @@ class Server(Service):
                 await context.accounts.check_key_file()
                 await context.catalogue.register_bundled()
             except StoreUnavailable as error:
-                if not warned:
-                    logger.warning("waiting for the store, answering 503 until then: %s", error)
-                    warned = True
+                context.outages.failed("waiting for the store, answering 503 until then: %s", error)
                 if not wait:
                     return False
                 await asyncio.sleep(_RETRY)
@@ -189,14 +186,12 @@ class Server(Service):
 
     async def _declare_queues(self, broker: Broker) -> None:
         """Make the queues of the main road while nobody needs them yet."""
-        warned = False
+        outage = OutageLog(logger)
         while True:
             try:
                 await broker.declare([queues.DEAD, queues.RESULTS, queues.jobs_queue(DEFAULT_ROUTE)])
             except BrokerUnavailable as error:
-                if not warned:
-                    logger.warning("the broker is away; jobs are accepted, and published when it is back: %s", error)
-                    warned = True
+                outage.failed("the broker is away; jobs are accepted, and published when it is back: %s", error)
                 await asyncio.sleep(_RETRY)
             else:
                 return

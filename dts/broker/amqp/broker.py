@@ -22,9 +22,9 @@ from dts.broker.amqp.batch import Batch
 from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection
 from dts.broker.amqp.consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsumer, AmqpSubscription
 from dts.broker.amqp.link import (
+    FIRST_PAUSE,
     NOT_FOUND,
     REQUEST_TIMEOUT,
-    Backoff,
     KnownQueues,
     Link,
     Tap,
@@ -37,6 +37,7 @@ from dts.broker.amqp.link import (
 from dts.broker.amqp.rights import may_read
 from dts.broker.amqp.url import parse_amqp_url
 from dts.errors import BrokerUnavailable
+from dts.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class AmqpBroker(Broker):
     ) -> None:
         left = list(messages)
         self._refusal = ""
-        backoff = Backoff(most=1.0)
+        backoff = Backoff(FIRST_PAUSE, 1.0)
         try:
             async with asyncio.timeout(timeout):
                 while left:

@@ -14,12 +14,15 @@ from contextlib import asynccontextmanager
 
 from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, ConnectionLost, connect
 from dts.broker.amqp.url import AmqpUrl, Node
+from dts.runtime.backoff import Backoff
 from dts.wire.queues import BOUNDED, DEAD
 
 log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
+
+FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0  # seconds between attempts
 
 REGISTRY_SAVED_AFTER = 1.0
 """Seconds before a queue is used that may be new. RabbitMQ (seen with 3.10) writes its registry of quorum queues to
@@ -52,25 +55,6 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, ConnectionLost):
         return f"it closed the connection: {error}" if str(error) else "it closed the connection, or speaks no AMQP"
     return str(error) or repr(error)
-
-
-class Backoff:
-    """Seconds to wait between attempts: doubled each time up to `most`, and spread, lest all clients come at once."""
-
-    def __init__(self, first: float = 0.05, most: float = 3.0) -> None:
-        self._first = first
-        self._most = most
-        self._next = first
-
-    def reset(self) -> None:
-        """An attempt went well."""
-        self._next = self._first
-
-    async def wait(self) -> None:
-        """Wait before the next attempt."""
-        delay = self._next * random.uniform(0.5, 1.0)
-        self._next = min(self._next * 2, self._most)
-        await asyncio.sleep(delay)
 
 
 class KnownQueues:
@@ -183,7 +167,7 @@ class Link:
         return connection
 
     async def _run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(FIRST_PAUSE, _LONGEST_PAUSE)
         failures = 0
         while True:
             node = self._nodes[0]
@@ -375,7 +359,7 @@ class Tap(ABC):
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
-        backoff = Backoff()
+        backoff = Backoff(FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             connection = await self._link.connection()
             try:
