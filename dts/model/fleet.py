@@ -51,7 +51,7 @@ class WorkerState:
     @property
     def can_work(self) -> bool:
         """Whether the worker could run jobs when it was heard of last."""
-        return self.state not in (ENDED, CHILDLESS)
+        return self.state not in (ENDED, CHILDLESS) and not self.is_stalled
 
     @property
     def has_ended(self) -> bool:

@@ -260,7 +260,7 @@ def _judge_workers(facts: Record) -> Iterator[Finding]:
         yield warning(
             "workers", "whether any is alive is not known without stethoscope", "start stethoscope, see above"
         )
-    elif not workers["live"] and not childless:
+    elif not (workers["live"] or childless or workers.get("stalled")):
         heard = workers["last"]
         text = "no worker was ever heard of" if heard is None else f"the last one was heard of {now - heard:.0f} s ago"
         advice = f"{start}; if one runs, see that it and stethoscope reach this broker, and the clocks"
@@ -269,7 +269,7 @@ def _judge_workers(facts: Record) -> Iterator[Finding]:
         yield ok("workers", f"{workers['live']} alive on {counted(workers['hosts'], 'host')}")
         for route in facts["routes"]:
             yield _judge_route(route)
-    for stalled in workers["stalled"]:
+    for stalled in workers.get("stalled", ()):
         advice = "it opens its consumers anew by itself; if that is no cure, see its log, then restart it"
         yield bad("workers", str(stalled), advice)
     if workers["live"] and workers["silent"]:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from dts.broker import Broker
 from dts.errors import BrokerUnavailable, DtsError
 from dts.model import DEFAULT_ROUTE, Function, User, WorkerState
+from dts.model.fleet import CHILDLESS
 from dts.server.daemons import DAEMONS, daemons_present
 from dts.server.handlers._base import DtsHandler, signed
 from dts.server.handlers.declare import declares
@@ -225,13 +226,9 @@ def _workers(states: Sequence[WorkerState], now: float) -> WorkersView:
     last = max((state.time for state in states), default=None)
     ahead = {state.host: round(state.ahead, 1) for state in known if _is_alive(state, now) and abs(state.ahead) > 1}
     clocks = [HostClock(*each) for each in sorted(ahead.items())]
-    stalled = [
-        f"{state.worker} on {state.host}: {state.state}"
-        for state in known
-        if state.is_stalled and _is_alive(state, now)
-    ]
     heard = [state for state in known if now - state.time <= ALIVE]
-    childless = [state.worker for state in heard if not state.can_work]
+    stalled = [f"{state.worker} on {state.host}: {state.state}" for state in heard if state.is_stalled]
+    childless = [state.worker for state in heard if state.state == CHILDLESS]
     notes = [WorkerNote(state.worker, note) for state in heard for note in state.notes]
     heard_of = len(hosts) - len(silent)
     return WorkersView(live, len(known), heard_of, last, silent, clocks, stalled, childless, notes[:_MOST_NOTES])

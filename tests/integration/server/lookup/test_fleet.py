@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from email import message_from_string
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dts.server.daemons import Daemon, Logtracer, Stethoscope
 from dts.server.lookup.fleet import Fleet
 from dts.store import Store, open_store
 from dts.wire import dts_pb2, queues
-from tests.integration.conftest import Site
+from tests.integration.conftest import Site, a_run_with_jobs
 
 
 class Mailbox:
@@ -238,6 +239,19 @@ async def test_a_worker_that_has_ended_is_not_missed(tmp_path: Path, mailbox: Ma
         assert "b is silent" in (await mailbox.next())["Subject"]
         assert set(await store.list_alerts()) == {"b:silent"}
         assert mailbox.mails.empty()
+
+
+async def test_a_job_that_waits_for_a_stalled_worker_says_that_nobody_serves_its_route(site: Site) -> None:
+    state = "stalled: children are free, messages wait, nothing taken for 42 s"
+    stalled = WorkerState("a-1", "a", time.time(), routes=("default",), state=state)
+    await site.store.save_heartbeats([stalled])
+    found = await site.api().call("GET", "/admin/diagnosis")
+    assert found["workers"]["stalled"] == [f"a-1 on a: {state}"]
+    assert (found["workers"]["live"], found["workers"]["childless"]) == (0, [])
+    _, job = await a_run_with_jobs(site, "admin", "text/upper")
+    assert (await site.api().call("GET", f"/jobs/{job}"))["unserved_route"] == "default"
+    await site.store.save_heartbeats([replace(stalled, time=time.time(), state="working")])
+    assert await Fleet(site.store).serves("default")
 
 
 async def test_a_worker_that_has_ended_serves_nothing(site: Site) -> None:
