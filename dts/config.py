@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,7 +84,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The REST server. Sizes are in bytes, `slice_seconds` is the work that one message should hold.
 
     `names` are the hosts, with or without a port, that clients reach the server by besides its own address and this
-    machine's name; `base_path` is what all paths begin with, where a proxy in front leaves that in them.
+    machine's name; `trusted_proxies` are addresses or networks of proxies whose X-Forwarded-For is believed;
+    `base_path` is what all paths begin with, where a proxy in front leaves that in them.
     `secret_grace` is for how many seconds a secret is still accepted after another one has taken its place.
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
     when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
@@ -95,6 +97,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8000
     daemons: str = "auto"
     names: tuple[HostName, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     base_path: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
     block_size: Annotated[int, Meta(ge=1, le=2048)] = 2048
     max_body: Annotated[int, Meta(ge=1024, le=12 * 1024 * 1024)] = 8 * 1024 * 1024
@@ -113,6 +116,13 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     body_memory: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 64 * 1024 * 1024
     lease_after: Seconds = 1200.0
     lease_unlimited: bool = False
+
+    def __post_init__(self) -> None:
+        for each in self.trusted_proxies:
+            try:
+                ip_network(each, strict=False)
+            except ValueError:
+                raise ValueError(f"trusted_proxies: {each!r} is neither an IP address nor a network") from None
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -305,6 +315,7 @@ _OF_CLIENTS = frozenset({"DTS_SERVER_URL"})
 
 _LISTS = {
     ("server", "names"),
+    ("server", "trusted_proxies"),
     ("worker", "routes"),
     ("worker", "retry_on"),
     ("worker", "log_files"),

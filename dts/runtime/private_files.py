@@ -11,7 +11,7 @@ def create_private(path: Path, content: bytes) -> bool:
     """Make a file with mode 0600 unless it is there, whole or not at all; whether it was made."""
     if path.exists():
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:

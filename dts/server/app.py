@@ -32,6 +32,7 @@ from dts.server.listen.acceptor import Acceptor, allowed_connections
 from dts.server.listen.body_memory import BodyMemory
 from dts.server.listen.http import MAX_HEAD, PeerServer
 from dts.server.listen.peers import Peers
+from dts.server.listen.proxies import Proxies
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet
 from dts.server.lookup.hub import Hub
@@ -90,6 +91,7 @@ class Server(Service):
             Limiter(store, catalogue),
             Names(settings.server.names, settings.server.host, self.port, settings.server.base_path),
             BodyMemory(settings.server.body_memory),
+            Proxies(settings.server.trusted_proxies),
             Fleet(store),
             msgspec.json.encode(describe(ROUTES)),
         )
@@ -153,7 +155,8 @@ class Server(Service):
             log_function=_log_request,
         )
         server = PeerServer(application, max_header_size=MAX_HEAD, max_body_size=2**40)  # handlers limit bodies
-        server.peers = Peers(self._settings.server, allowed_connections(self._settings.server.max_connections))
+        most = allowed_connections(self._settings.server.max_connections)
+        server.peers = Peers(self._settings.server, most, context.proxies)
         acceptor = Acceptor(sockets, server.take, server.peers.make_room)
         self._stack.callback(server.peers.stop)
         self._stack.push_async_callback(self._stop_http, server)

@@ -13,6 +13,7 @@ from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
 from dts.server.audit.log import OperationLog
 from dts.server.listen.body_memory import BodyMemory
+from dts.server.listen.proxies import Proxies
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
@@ -38,6 +39,7 @@ class Context:
     limiter: Limiter
     names: Names
     bodies: BodyMemory
+    proxies: Proxies
     fleet: Fleet
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)

@@ -252,6 +252,10 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
         KEYS_KEPT seconds after its `created` at the earliest.
         """
 
+    @abstractmethod
+    async def find_request(self, user: str, key: str) -> KeyedRequest | None:
+        """What a key of a user's stands for, or None."""
+
     # blocks
 
     @abstractmethod

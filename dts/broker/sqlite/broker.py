@@ -83,7 +83,7 @@ class SqliteBroker(Broker):
         folder = self._url.path.parent
         self._loop = asyncio.get_running_loop()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # of two users: make it for both before
             if not os.access(folder, os.W_OK):
                 raise PermissionError("its folder may not be written by this user")
             self._pipe.open()

@@ -16,15 +16,16 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from dts.auth import SCHEME, SIGNED_HEADERS, Request
 from dts.errors import AuthError, BrokerUnavailable, DtsError, StoreUnavailable
-from dts.model import RESERVED_NAMESPACE, User
+from dts.model import User
 from dts.server.access.accounts import Caller
 from dts.server.access.limits import OverLimit
-from dts.server.access.roles import PUBLIC, TABLE, Scope, roles_for, scope_of
+from dts.server.access.roles import PUBLIC, TABLE, Scope
 from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.context import Context
 from dts.server.handlers.declare import declaration_of
 from dts.server.handlers.errors import ApiError, describe_error
 from dts.server.handlers.request_body import RequestBody
+from dts.server.handlers.rights import not_for, permitted, plugin_asked_for
 from dts.server.handlers.validation_messages import in_words
 from dts.server.intake.ingest import describe_json_error
 from dts.server.listen.http import peer_of
@@ -298,6 +299,11 @@ class DtsHandler(RequestHandler):
                 )
         return {name: values[0] for name, values in found.items() if values}
 
+    def client_address(self) -> str:
+        """The address of the client: that of the connection, or what a trusted proxy says."""
+        forwarded = self.request.headers.get_list("X-Forwarded-For")
+        return self.context.proxies.client(self.request.remote_ip or "", forwarded)
+
     def _local_address(self) -> str:
         """The address at which the connection of this request came in."""
         peer = peer_of(self.request.connection)
@@ -314,7 +320,7 @@ class DtsHandler(RequestHandler):
         try:
             self.scope = permitted(user, method, self.template)
         except ApiError:
-            if plugin := _plugin_asked_for(self):
+            if plugin := plugin_asked_for(method, self.template, self.body()):
                 raise not_for(user, plugin) from None
             raise
         if caller.replaced and method != "GET" and not self.template.startswith(_FOR_REPLACED_SECRETS):
@@ -385,10 +391,10 @@ class DtsHandler(RequestHandler):
             return
         method, path = self.request.method, self.request.path
         if describe_error(value, status)[0] is ErrorCode.INTERNAL_ERROR:
-            logger.error("%s %s failed", method, path, exc_info=value)
+            logger.error("%s %.200r failed", method, path, exc_info=value)
         elif isinstance(value, StoreUnavailable | BrokerUnavailable):
             self.context.outages.failed(
-                "%s %s was answered 503, and so are others until this is over: %s",
+                "%s %.200r was answered 503, and so are others until this is over: %s",
                 *(method, path, value.__cause__ or value),
             )
 
@@ -406,51 +412,6 @@ class NotFoundHandler(DtsHandler):
     async def check_head(self) -> None:
         """There is nothing to do here, for anybody."""
         raise ApiError(ErrorCode.NOT_FOUND, f"there is nothing at {self.request.path[:200]}")
-
-
-def permitted(user: User, method: str, template: str) -> Scope:
-    """How far a user may go with a method of a route, by the table of roles.
-
-    Raises:
-        ApiError: not at all.
-    """
-    needed = roles_for(method, template)
-    if not needed:
-        raise ApiError(ErrorCode.METHOD_NOT_ALLOWED, "this method is not allowed here")
-    scope = scope_of(user.roles, method, template)
-    if scope is Scope.NONE:
-        raise ApiError(ErrorCode.FORBIDDEN, f"{user.id} may not do this: it needs the role {' or '.join(needed)}")
-    return scope
-
-
-def not_for(user: User, plugin: str) -> ApiError:
-    """The refusal to run a plugin for somebody who is no administrator; on record in the server's log."""
-    logger.warning("%s, who is no administrator, asked for %s", user.id, plugin)
-    return ApiError(ErrorCode.FORBIDDEN, f"{plugin[:80]} runs inside the server: for administrators only")
-
-
-class _Asked(msgspec.Struct):
-    """The function that a job or a run is asked for, whatever else the request says."""
-
-    function: str = ""
-
-
-class _Asking(msgspec.Struct):
-    """A request for jobs, or for a run."""
-
-    params: _Asked | list[_Asked]
-
-
-def _plugin_asked_for(handler: DtsHandler) -> str:
-    """The plugin that a request is for, which other roles may call than others of its kind; empty if it is for none."""
-    if (handler.request.method, handler.template) not in {("POST", "/jobs/"), ("POST", "/runs/")}:
-        return ""
-    try:
-        params = msgspec.json.decode(handler.body(), type=_Asking).params
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
-    asked = params if isinstance(params, list) else [params]
-    return next((each.function for each in asked if each.function.startswith(f"{RESERVED_NAMESPACE}/")), "")
 
 
 def signed(

@@ -213,38 +213,58 @@ class JobsHandler(WorkHandler):
         return submission.again(before) if before is not None else submission
 
     async def _accept_keyed(self, user: User, jobs: list[JobParams], request: KeyedRequest) -> Submission:
-        """Store what is asked for under a key of any kind, which is remembered for that."""
+        """Store what is asked for under a key of any kind, which is remembered once the jobs are let in."""
         store, size = self.context.store, self.context.settings.block_size
+        refusal: InvalidInput | None = None
         try:
             submission = Submission(jobs, user, request.created, size, run_id=request.run)
-        except InvalidInput:
-            # Raises the same again, unless it is a deadline: if that was not over then, what was accepted stays so.
+        except InvalidInput as error:
+            refusal = error  # it may be a deadline: if that was not over at first, what was accepted then stays so
             submission = Submission(jobs, user, 0.0, size, run_id=request.run)
-        first = await store.remember_request(request)
+        first = await store.find_request(user.id, request.key)
+        if first is None:
+            if refusal is not None:
+                raise refusal
+            try:
+                await self._accept(user, submission, request)
+                return submission
+            except _KeyTaken as taken:
+                first = taken.request
         if first.digest != request.digest:
             raise _key_conflict()
-        if first.run != request.run or first.created != submission.run.created:
-            before = await store.get_run(first.run)
-            of_first = replace(submission.run, id=first.run, created=first.created)
-            submission = submission.again(replace(of_first, block_size=before.block_size) if before else of_first)
-            if await self._is_stored(submission):
-                return submission
-        await self._accept(user, submission)  # the first request may have broken off anywhere: completes it
+        before = await store.get_run(first.run)
+        of_first = replace(submission.run, id=first.run, created=first.created)
+        submission = submission.again(replace(of_first, block_size=before.block_size) if before else of_first)
+        if not await self._is_stored(submission):
+            await self._accept(user, submission)  # the first request broke off somewhere: completes it
         return submission
+
+    async def _remember(self, request: KeyedRequest) -> None:
+        first = await self.context.store.remember_request(request)
+        if first != request:
+            raise _KeyTaken(first)
 
     async def _is_stored(self, submission: Submission) -> bool:
         """Whether all of it was accepted before."""
         count = submission.block_count
         return len(await self.context.store.list_blocks(submission.run.id, limit=count)) == count
 
-    async def _accept(self, user: User, submission: Submission) -> bool:
-        """Store jobs and have them published, as far as that was not done before; returns whether all are new."""
+    async def _accept(self, user: User, submission: Submission, request: KeyedRequest | None = None) -> bool:
+        """Store jobs and have them published, as far as that was not done before; returns whether all are new.
+
+        The `request` that they are asked for with is remembered first, when rights and limits allow them.
+
+        Raises:
+            _KeyTaken: another request came before, under the same key.
+        """
         functions = {name: await self.usable_function(user, name) for name in submission.functions}
         blocks = submission.blocks(self.context.settings)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
         new = [block for block, _ in blocks]
         try:
             async with self.context.limiter.jobs(user, counted):
+                if request is not None:
+                    await self._remember(request)
                 claim = self.context.publisher.claim()
                 added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:
@@ -406,6 +426,14 @@ async def wait_for_news(news: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await news.wait()
+
+
+class _KeyTaken(Exception):
+    """A key stands for an earlier request."""
+
+    def __init__(self, request: KeyedRequest) -> None:
+        super().__init__()
+        self.request = request
 
 
 def _key_conflict() -> ApiError:

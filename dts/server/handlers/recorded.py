@@ -70,7 +70,7 @@ async def recorded(
     begun = Operation(
         timestamp=round(time.time(), 6),
         operator=operator.id,
-        address=handler.request.remote_ip or "",
+        address=handler.client_address(),
         op_type=op_type,
         doc_id=doc_id,
         ops=masked(msgspec.to_builtins(ops())),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import DtsHandler, not_for
+from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.errors import ApiError
+from dts.server.handlers.rights import not_for
 
 
 class WorkHandler(DtsHandler):

@@ -19,6 +19,7 @@ from tornado.iostream import IOStream
 
 from dts.config import ServerSettings
 from dts.runtime.log_throttle import LogThrottle
+from dts.server.listen.proxies import Proxies
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,9 @@ class Peer(IOStream):
 class Peers:
     """The connections of a server; at most `most` at a time."""
 
-    def __init__(self, limits: ServerSettings, most: int) -> None:
+    def __init__(self, limits: ServerSettings, most: int, proxies: Proxies) -> None:
         self._limits = limits
+        self._proxies = proxies
         self._most = most
         self._per_address = min(limits.unsigned_per_address, max(1, most // 4))
         self._all: set[Peer] = set()
@@ -115,7 +117,7 @@ class Peers:
         """Take a new connection, for which an unsigned or an idle one may be closed; None if there is no room."""
         key = _network(address)
         of_address = self._by_address.get(key, {})
-        if len(of_address) >= self._per_address:
+        if len(of_address) >= self._per_address and not self._proxies.trusts(address):
             self._log_crowd(f"{address} has {len(of_address)} connections that carried no signed request")
             next(iter(of_address)).close()
         if len(self._all) >= self._most and not self._close_one():

@@ -276,6 +276,12 @@ class MongoStore(
             if found is not None:  # else it was forgotten just now
                 return replace(request, run=found["run"], digest=found["digest"], created=found["created"])
 
+    @translating
+    async def find_request(self, user: str, key: str) -> KeyedRequest | None:
+        _id = {"user": storable(user), "key": storable(key)}
+        found = await self._connection.quick("requests").find_one({"_id": _id})
+        return KeyedRequest(user, key, found["run"], found["digest"], found["created"]) if found is not None else None
+
     # blocks
 
     async def add_blocks(

@@ -171,6 +171,9 @@ class SqliteStore(
         update = f"UPDATE runs SET swept = 1 WHERE state = 'cancelled' AND id {AMONG}"
         await self._writer.submit(lambda db: _execute_many(db, update, [(listed(run_ids),)]))
 
+    async def find_request(self, user: str, key: str) -> KeyedRequest | None:
+        return await self._reader.submit(lambda db: _find_request(db, user, key))
+
     async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
         return await self._writer.submit(lambda db: _remember_request(db, request), durable=False)
 
@@ -303,8 +306,13 @@ def _remember_request(db: Connection, request: KeyedRequest) -> KeyedRequest:
     )
     if added.rowcount:
         return request
-    row = db.execute("SELECT run, digest, created FROM requests WHERE user = ? AND key = ?", key).fetchone()
-    return KeyedRequest(request.user, request.key, *row)
+    return _find_request(db, request.user, request.key) or request
+
+
+def _find_request(db: Connection, user: str, key: str) -> KeyedRequest | None:
+    stored = storable(user), storable(key)
+    row = db.execute("SELECT run, digest, created FROM requests WHERE user = ? AND key = ?", stored).fetchone()
+    return KeyedRequest(user, key, *row) if row is not None else None
 
 
 def _update_run(db: Connection, run_id: str, state: RunState | None, paused: bool | None, now: float) -> Row | None:

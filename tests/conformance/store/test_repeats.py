@@ -22,6 +22,13 @@ async def test_a_key_stands_for_what_it_was_first_used_for(store: Store) -> None
     assert await store.remember_request(first) == first
 
 
+async def test_a_key_is_found_as_it_was_remembered(store: Store) -> None:
+    assert await store.find_request("ann", "k1") is None
+    first = await store.remember_request(a_request())
+    assert await store.find_request("ann", "k1") == first
+    assert await store.find_request("bob", "k1") is None
+
+
 async def test_keys_are_of_a_user(store: Store) -> None:
     first = a_request()
     await store.remember_request(first)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dts.model import ANY_NAMESPACE, Function, Namespace, Record, User, check_namespace
@@ -12,6 +15,8 @@ from dts.server.handlers.admin.fields import Limited, Text, changes, filters, in
 from dts.server.handlers.admin.functions import Functions
 from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Scalar
+
+logger = logging.getLogger(__name__)
 
 
 class NamespaceFields(Limited, kw_only=True):
@@ -52,6 +57,20 @@ class Namespaces(Resource[Namespace]):
                 f"the namespace {record.id} has functions ({some}): delete them first, or with it by ?force=true "
                 "(--force)",
             )
+
+    async def check_new(self, record_id: str, query: Any) -> None:
+        """Nobody belongs to a namespace that is made anew because they belonged to one of that name before."""
+        context = self.context
+        if await context.store.get_record(Namespace, record_id) is not None:
+            return
+        while users := await context.store.list_records(User, where={"namespaces": record_id}, limit=100):
+            for user in users:
+                others = tuple(name for name in user.namespaces if name != record_id)
+                now = round(time.time(), 6)
+                changed = replace(user, namespaces=others, version=user.version + 1, modified=now)
+                if await context.store.replace_record(changed, version=user.version):
+                    context.accounts.forget(user.id)
+                    logger.warning("user %s is not a member of the new namespace %s, as of the old", user.id, record_id)
 
     async def dependents(self, record: Namespace) -> Sequence[tuple[Resource[Any], Record]]:
         """Its functions go with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,3 +81,14 @@ async def test_a_key_copied_into_another_record_lets_nobody_in(site: Site) -> No
     check_refusal(answer, 401, "unauthorized")
     answer = await Api(site.url, Credentials("nobody", "secret of eve")).send("GET", "/whoami")
     check_refusal(answer, 401, "unauthorized")
+
+
+async def test_the_folder_of_keys_is_for_its_owner_alone(settings: Settings, tmp_path: Path) -> None:
+    var = tmp_path / "var"
+    replaced = msgspec.structs.replace
+    server = replaced(settings.server, key_file=var / "server.key", admin_secret_file=var / "admin.secret")
+    store, broker = (replaced(section, url=f"sqlite:///{var}/{name}.db") for section, name in (
+        (settings.store, "store"), (settings.broker, "queue"),
+    ))  # fmt: skip
+    async with Server(replaced(settings, server=server, store=store, broker=broker)):
+        assert stat.S_IMODE(var.stat().st_mode) == 0o700

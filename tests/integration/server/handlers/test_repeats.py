@@ -229,3 +229,21 @@ async def test_repeats_at_two_servers_make_one_job(sites: list[Site]) -> None:
         while not (page := (await apis[1].call("GET", "/jobs/"))["retrievables"]):
             await asyncio.sleep(0.02)
     assert await apis[0].call("POST", "/jobs/collected", {"ids": page}) == {"jobs": 1}
+
+
+async def test_a_key_is_not_kept_of_a_request_that_is_refused(site: Site) -> None:
+    """Neither rights nor limits allow it: nothing is stored, however many keys somebody tries."""
+    stranger = await site.add_user("stranger")
+    await site.api().call("PATCH", "/admin/users/stranger", {"limits": {"unfinished": 1}})
+    for number in range(3):
+        body = msgspec.json.encode({"params": upper("x")})
+        check_refusal(await stranger.send("POST", "/jobs/", body, Idempotency_Key=f"k{number}"), 403, "forbidden")
+        assert await site.store.find_request("stranger", f"k{number}") is None
+    await site.api().call("PATCH", "/admin/users/stranger", {"namespaces": ["text"]})
+    [first] = [await post(stranger, upper("y"), "good")]
+    body = msgspec.json.encode({"params": upper("z")})
+    check_refusal(await stranger.send("POST", "/jobs/", body, Idempotency_Key="over"), 429, "limit_exceeded")
+    assert await site.store.find_request("stranger", "over") is None
+    assert await post(stranger, upper("y"), "good") == first  # a repeat is answered, over the limit or not
+    await site.api().call("PATCH", "/admin/users/stranger", {"namespaces": []})
+    assert await post(stranger, upper("y"), "good") == first
