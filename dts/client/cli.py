@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from dts.client.client import DtsClient, Summary
-from dts.client.command import exits, subcommands
+from dts.client.command import exits, rerun, subcommands
 from dts.client.command.attach import attach_spec
 from dts.client.command.files import RunFiles, make_source, open_files
 from dts.client.command.options import EPILOG, build_attach_parser, build_parser
@@ -110,7 +110,9 @@ async def _do(
         if opening.cancelled():
             return exits.of_signal(shutdown)
         files = opening.result()
-        if files.complete and files.resumed is not None:
+        if options.changed or options.retry_failed:
+            files = await rerun.prepare(files, options)
+        elif files.complete and files.resumed is not None:
             tell(f"dts-client: every line has its row in {files.out.name} already")
             return exits.of_failures(files.resumed.failed)
         screen = Screen(options)
@@ -210,8 +212,12 @@ def _how_to_go_on(options: argparse.Namespace, files: RunFiles, progress: Progre
         return "; the run is cancelled"
     if files.ledger is None:
         return f"; the run {progress.run} is left open"
-    words = [word for word in options.argv or ("…",) if word not in ("--overwrite", "--resume", "--detach")]
+    words = [word for word in options.argv or ("…",) if word not in _ONCE]
     return f"; go on with: {shlex.join(['dts-client', *words, '--resume'])}"
+
+
+_ONCE = frozenset({"--overwrite", "--resume", "--detach", "--changed", "--retry-failed"})
+"""Options that say how a run begins: it goes on with `--resume` instead."""
 
 
 def _lines_read(progress: Progress) -> str:

@@ -92,6 +92,7 @@ class FileComponent(ABC):
         self._more = list(more)
         self._start = start
         self._separator = separator
+        self.how: dict[str, Any] = {"more": more, "separator": separator, "start": start}
         self._file: FilesReader | None = None
 
     @property

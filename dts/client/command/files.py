@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ from dts.client.rows import RowFormat
 from dts.client.run.ledger import SUFFIX, Ledger
 from dts.client.run.ledger_state import Header, LedgerState, is_unfinished, load_ledger
 from dts.client.run.session import RunSpec
-from dts.errors import ConfigError
+from dts.errors import ClientError, ConfigError
 
 COMPONENTS: dict[str, type[FileComponent]] = {
     "text": TextFileIOComponent,
@@ -48,6 +48,9 @@ ATTEMPT_OPTIONS = (
 )
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+SUFFIX_NEW = ".dts-new"
+"""Of the name of a file that is about to take the place of OUTFILE."""
 
 _SETTINGS = (
     "input_format",
@@ -70,6 +73,7 @@ class RunFiles:
 
     source: FileComponent | None
     out: Output
+    errors: Output | None
     writer: RowWriter
     ledger: Ledger | None
     resumed: LedgerState | None
@@ -79,9 +83,7 @@ class RunFiles:
     def spec(self, options: argparse.Namespace) -> RunSpec:
         """The run over these files that a command line asks for."""
         assert self.source is not None
-        source: DataSource = self.source
-        if options.head is not None or options.args:
-            source = ShapedSource(source, head=options.head, kwargs=options.args)
+        source = shape(self.source, options)
         asked = {name: getattr(options, name) for name in ATTEMPT_OPTIONS}
         return RunSpec(
             options.function,
@@ -95,6 +97,10 @@ class RunFiles:
             rereadable=self.source.identity is not None,
             detach=options.detach,
         )
+
+    def with_state(self, state: LedgerState, writer: RowWriter) -> RunFiles:
+        """The same files, for a run that goes on from `state`."""
+        return replace(self, resumed=state, writer=writer)
 
     @property
     def complete(self) -> bool:
@@ -129,15 +135,28 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
     ledger, resumed, outputs = _find_ledger(options, out, errors, settings)
     if ledger is not None:
         stack.callback(ledger.close)
-    writer = RowWriter(
-        out,
-        errors,
-        row_format=_row_format(options),
-        ledger=ledger,
-        resumed=resumed,
-        keep_order=getattr(options, "keep_order", False),
-    )
-    return RunFiles(source, out, writer, ledger, resumed, outputs, settings)
+    writer = make_writer(options, out, errors, ledger, resumed)
+    return RunFiles(source, out, errors, writer, ledger, resumed, outputs, settings)
+
+
+def shape(source: FileComponent, options: argparse.Namespace) -> DataSource:
+    """The lines of a file as a command line asks for them."""
+    if options.head is None and not options.args:
+        return source
+    return ShapedSource(source, head=options.head, kwargs=options.args)
+
+
+def make_writer(
+    options: argparse.Namespace,
+    out: Output,
+    errors: Output | None,
+    ledger: Ledger | None,
+    resumed: LedgerState | None,
+) -> RowWriter:
+    """What writes the rows in the way that a command line asks for."""
+    keep_order = getattr(options, "keep_order", False)
+    row_format = _row_format(options)
+    return RowWriter(out, errors, row_format=row_format, ledger=ledger, resumed=resumed, keep_order=keep_order)
 
 
 def make_source(options: argparse.Namespace) -> FileComponent:
@@ -181,18 +200,49 @@ def _find_ledger(
     outputs = (out.path, errors.path if isinstance(errors, OutputFile) and errors.regular else None)
     if options.overwrite:
         return Ledger(path), None, outputs
-    if not options.resume:
+    if not options.resume and not _keeps_rows(options):
         if is_unfinished(path):
             raise ConfigError(
                 f"{out.path} holds a run that has not finished: --resume goes on with it, --overwrite begins anew"
             )
         return Ledger(path), None, outputs
-    state = load_ledger(path, outputs)
+    state = _load(path, outputs, (out, errors))
     if state is None and os.path.getsize(out.path):
         raise ConfigError(f"{path} is missing, so that it is not known what {out.path} lacks: --overwrite begins anew")
     if state is not None:
         _check_same(state.header, options, settings)
     return Ledger(path), state, outputs
+
+
+def _keeps_rows(options: argparse.Namespace) -> bool:
+    return bool(getattr(options, "changed", False) or getattr(options, "retry_failed", False))
+
+
+def put_in_place(files: Sequence[Output | None], names: Sequence[str | None]) -> None:
+    """Let the new files that were written take the place of those that are open.
+
+    Raises:
+        ClientError: they cannot be opened, or another client was faster.
+    """
+    for each, name in zip(files, names, strict=True):
+        if each is not None and name is not None:
+            each.close()
+            os.replace(f"{name}{SUFFIX_NEW}", name)
+            each.open()
+            each.lock()
+
+
+def _load(path: str, outputs: tuple[str | None, str | None], files: tuple[Output, Output | None]) -> LedgerState | None:
+    """The ledger's state; files that were about to take the place of old ones do so, if the ledger is about them."""
+    fresh = [f"{output}{SUFFIX_NEW}" for output in outputs if output is not None]
+    try:
+        return load_ledger(path, outputs)
+    except ClientError:
+        if not all(map(os.path.exists, fresh)):
+            raise
+        load_ledger(path, (fresh[0], fresh[1] if len(fresh) > 1 else None))
+        put_in_place(files, outputs)
+        return load_ledger(path, outputs)
 
 
 def _check_same(header: Header, options: argparse.Namespace, settings: Mapping[str, Any]) -> None:

@@ -73,6 +73,9 @@ def build_parser() -> Parser:
     _add_attempt_options(parser)
     parser.add_argument("-k", "--keep-order", action="store_true", help="write rows in the order of the input")
     _add_run_options(parser)
+    add = parser.add_argument
+    add("--changed", action="store_true", help="run lines that are new or differ, and keep the rows of the others")
+    add("--retry-failed", action="store_true", help="run again what has failed, and keep the other rows")
     parser.add_argument(
         "--detach", action="store_true", help="end when all lines are accepted, and print the run's id: see attach"
     )
@@ -96,7 +99,9 @@ def build_attach_parser() -> Parser:
     _add_output_options(parser)
     _add_run_options(parser)
     _add_connection_options(parser)
-    parser.set_defaults(argv=None, function="", infile="", detach=False, cancel_on_interrupt=False)
+    parser.set_defaults(
+        argv=None, function="", infile="", detach=False, cancel_on_interrupt=False, changed=False, retry_failed=False
+    )
     return parser
 
 

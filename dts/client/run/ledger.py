@@ -81,13 +81,19 @@ class Ledger:
         A state that was not read, but made of what the server has, becomes a new ledger.
         """
         if state.lost_lines or not state.end:
-            self.begin(state.header, _records(state, outputs))
+            ends = zip(outputs, state.sizes, strict=True)
+            self.begin(state.header, _records(state, [_checksum(path, size) for path, size in ends]))
             return
         try:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             os.ftruncate(self._descriptor, state.end)
         except OSError as error:
             raise self._failure(error) from error
+
+    def rewrite(self, state: LedgerState, sums: Sequence[int]) -> None:
+        """Make a new ledger that says `state`, of files with these checksums."""
+        self.begin(state.header, _records(state, sums))
+        self.close()
 
     async def block(self, number: int, lines: Sequence[int], hashes: bytes) -> None:
         """Note a block, on disk when this returns."""
@@ -172,14 +178,14 @@ def _block_record(number: int, lines: Sequence[int], hashes: bytes) -> dict[str,
     return record
 
 
-def _records(state: LedgerState, outputs: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+def _records(state: LedgerState, sums: Sequence[int]) -> Iterator[dict[str, Any]]:
     """What a ledger has to say for this to be its state."""
     for block in state.blocks.values():
         flags = {"stored": block.stored, "done": f"{block.done:x}", "lost": f"{block.lost:x}"}
         yield {**_block_record(block.number, block.lines, block.hashes), **flags, "moved": f"{block.moved:x}"}
     yield {
         "at": state.sizes,
-        "sums": [_checksum(path, size) for path, size in zip(outputs, state.sizes, strict=True)],
+        "sums": list(sums),
         "rows": (state.succeeded, state.failed),
         "done": {},
         "local": sorted(state.local),

@@ -16,6 +16,9 @@ import msgspec
 from dts.errors import ClientError
 from dts.model import bitmap
 
+NEW = ""
+"""The id of a run that is still to be opened."""
+
 Held = tuple[int, bool, bytes]
 """A row that waits for those of earlier lines: its line, whether it failed, its bytes."""
 
@@ -75,6 +78,11 @@ class LedgerState:
     finished: bool = False
     end: int = 0
     lost_lines: dict[int, tuple[KnownBlock, int]] = field(default_factory=dict)
+
+    def add(self, block: KnownBlock, *, lost: int) -> None:
+        """Note a block, of which the jobs in the bitmap `lost` need another one."""
+        _add_block(self, block)
+        _lose(self, block, lost)
 
     @property
     def all_stored(self) -> bool:

@@ -21,7 +21,7 @@ from dts.client.components import DataSource
 from dts.client.processors import ResultProcessor
 from dts.client.run.collect import Collector
 from dts.client.run.ledger import Ledger
-from dts.client.run.ledger_state import Header, LedgerState, forget_run
+from dts.client.run.ledger_state import NEW, Header, LedgerState, forget_run
 from dts.client.run.outstanding import MAX_OUTSTANDING_JOBS
 from dts.client.run.progress import Progress
 from dts.client.run.remote import RemoteRun, RunInfo
@@ -141,7 +141,7 @@ class RunSession:
     async def _begin(self) -> RunState:
         """Open the run, or find the one that is resumed."""
         spec, resumed = self._spec, self._spec.resumed
-        remote = None if resumed is None else await self._find(resumed)
+        remote = None if resumed is None or resumed.header.id == NEW else await self._find(resumed)
         if remote is None:
             remote = await RemoteRun.open(self._transport, spec.function, spec.options)
         self.progress.run = remote.id

@@ -41,6 +41,7 @@ class FakeServer:
         self.collected: list[str] = []
         self.jobs: dict[str, str] = {}
         self.state = "none"
+        self.bad = "bad"
         self.opened: dict[str, Any] = {}
         self.paused = False
         self.run_id = new_id()
@@ -62,7 +63,7 @@ class FakeServer:
             for job in jobs:
                 argument = (msgspec.json.decode(job.args or b"[]") or [""])[0]
                 result = results.results.add(index=job.index, duration=0.0004, status=dts_pb2.SUCCEEDED)
-                if argument == "bad":
+                if argument == self.bad:
                     result.status = dts_pb2.FAILED
                     result.error.CopyFrom(dts_pb2.Error(type="ValueError", message='a "bad" line', traceback="Tr…\n"))
                 else:
