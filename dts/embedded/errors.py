@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 import sqlite3
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dts.errors import ConfigError, DtsError, NotStorable
+from dts.runtime.backoff import Backoff
 
 T = TypeVar("T")
 
@@ -114,16 +114,14 @@ def when_unlocked(action: Callable[[], T], give_up: Callable[[], bool] = lambda:
         sqlite3.OperationalError: the file is still locked after LOCK_TIMEOUT, or when `give_up` says so; or another
             error, at once.
     """
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    wait = _SHORTEST_WAIT
+    deadline, backoff = time.monotonic() + LOCK_TIMEOUT, Backoff(_SHORTEST_WAIT, _LONGEST_WAIT)
     while True:
         try:
             return action()
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() >= deadline or give_up():
                 raise
-        time.sleep(wait * random.uniform(0.5, 1.5))
-        wait = min(wait * 1.5, _LONGEST_WAIT)
+        time.sleep(backoff.next_pause())
 
 
 def open_connection(path: Path, *, cache: int, pages_in_log: int, statements: int = 128) -> sqlite3.Connection:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from dts.embedded.errors import is_busy, opening_error, translated, when_unlocked
 from dts.errors import DtsError
+from dts.runtime.log_throttle import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class DatabaseThread:
         self._db: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._synchronous = ""
-        self._trouble = ""
+        self._outages = OutageLog(log)
 
     async def start(self) -> None:
         """Start the thread and open the file. When that fails, it is tried again for each call, until `close`.
@@ -147,7 +148,7 @@ class DatabaseThread:
     # in the thread
 
     def _work(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[None]) -> None:
-        self._identity, self._trouble = None, ""
+        self._identity = None
         try:
             self._current()
             _deliver(loop, [_Answer(opened, None)])
@@ -238,9 +239,7 @@ class DatabaseThread:
         return lambda: time.monotonic() > self._end_by or all(map(_is_dropped, batch))
 
     def _committed(self) -> None:
-        if self._trouble:
-            log.warning("%s can be used again", self._file.title)
-            self._trouble = ""
+        self._outages.worked("%s can be used again", self._file.title)
         try:
             self._on_commit()
         except Exception:
@@ -262,9 +261,8 @@ class DatabaseThread:
 
     def _translated(self, error: Exception) -> Exception:
         visible = translated(error, self._file.title, self._file.unavailable)
-        if isinstance(visible, self._file.unavailable) and not self._trouble:
-            self._trouble = str(visible)  # said once, however many callers run into it
-            log.warning("%s. It is tried again with each call", self._trouble)
+        if isinstance(visible, self._file.unavailable):
+            self._outages.failed("%s. It is tried again with each call", visible)
         return visible
 
     def _roll_back(self) -> None:

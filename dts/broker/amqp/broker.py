@@ -21,13 +21,13 @@ from dts.broker.abc import (
 from dts.broker.amqp.batch import Batch
 from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection
 from dts.broker.amqp.consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsumer, AmqpSubscription
+from dts.broker.amqp.keeper import ChannelKeeper
 from dts.broker.amqp.link import (
     FIRST_PAUSE,
     NOT_FOUND,
     REQUEST_TIMEOUT,
     KnownQueues,
     Link,
-    Tap,
     difference,
     ensure_queues,
     gone,
@@ -64,7 +64,7 @@ class AmqpBroker(Broker):
         self._inward = Link(self._url, "consuming", self._queues)
         self._confirmed = SharedChannel(Channel.confirm_select)
         self._events = SharedChannel(_declare_events)
-        self._taps: set[Tap] = set()
+        self._keepers: set[ChannelKeeper] = set()
         self._refusal = ""  # why the broker has closed the channel that messages were published on
 
     @property
@@ -78,8 +78,8 @@ class AmqpBroker(Broker):
         self._inward.start()
 
     async def close(self) -> None:
-        await asyncio.gather(*(tap.close() for tap in self._taps))
-        self._taps.clear()
+        await asyncio.gather(*(keeper.close() for keeper in self._keepers))
+        self._keepers.clear()
         await asyncio.gather(self._outward.close(), self._inward.close())
 
     async def ping(self) -> None:
@@ -206,9 +206,9 @@ class AmqpBroker(Broker):
         await subscription.settled_in(SUBSCRIBE_TIMEOUT)
         return subscription
 
-    def _adopt(self, tap: Tap) -> None:
-        self._taps = {known for known in self._taps if not known.closed} | {tap}
-        tap.open()
+    def _adopt(self, keeper: ChannelKeeper) -> None:
+        self._keepers = {known for known in self._keepers if not known.closed} | {keeper}
+        keeper.open()
 
 
 class SharedChannel:

@@ -22,7 +22,8 @@ from dts.broker.abc import (
     Subscription,
 )
 from dts.broker.amqp.channel import AMQP_ERRORS, Channel, Connection, Incoming
-from dts.broker.amqp.link import REQUEST_TIMEOUT, Link, Tap, ensure_queues, gone
+from dts.broker.amqp.keeper import ChannelKeeper
+from dts.broker.amqp.link import REQUEST_TIMEOUT, Link, ensure_queues, gone
 from dts.errors import BrokerUnavailable
 from dts.wire.queues import DEAD
 
@@ -43,7 +44,7 @@ Put = Callable[[str, Sequence[Message]], Awaitable[None]]
 """Publishes messages to a queue. Raises BrokerUnavailable."""
 
 
-class AmqpConsumer(Tap, Consumer):
+class AmqpConsumer(ChannelKeeper, Consumer):
     """A consumer on a channel of its own."""
 
     def __init__(self, link: Link, queue: str, prefetch: int, delivery_limit: int, put: Put) -> None:
@@ -206,7 +207,7 @@ class AmqpConsumer(Tap, Consumer):
             del self._unsettled[tag]
 
 
-class AmqpSubscription(Tap, Subscription):
+class AmqpSubscription(ChannelKeeper, Subscription):
     """A subscription with a queue of its own that lives as long as the connection."""
 
     def __init__(self, link: Link, topics: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cachetools import TTLCache
+
 from dts.auth import WINDOW, Claim, KeccakAuthenticator, Request, derive_key, new_secret
 from dts.errors import AuthError, ConfigError, DuplicateKey
 from dts.model import ADMINISTRATOR, User
@@ -58,7 +60,7 @@ class Accounts:
         self._known: Cache[_Known] = Cache(self._load, _CACHE_SECONDS)
         self._unusable = LogThrottle()
         self._decoy = keys.seal(secrets.token_bytes(32), "decoy")
-        self._looked_again: dict[str, float] = {}
+        self._looked_again: TTLCache[str, None] = TTLCache(_LOOKED_AGAIN_SIZE, _LOOK_AGAIN_SECONDS)
 
     async def authenticate(self, header: str | None, request: Request, hosts: Sequence[str]) -> Caller:
         """The user who signed the head of a request for one of these hosts. The body is still to be checked.
@@ -92,12 +94,9 @@ class Accounts:
 
     def _may_look_again(self, user_id: str) -> bool:
         """Whether to read a user anew for a signature that does not fit; not for each of many, which may be rubbish."""
-        now = time.monotonic()
-        if now < self._looked_again.get(user_id, 0.0) + _LOOK_AGAIN_SECONDS:
+        if user_id in self._looked_again:
             return False
-        if len(self._looked_again) >= _LOOKED_AGAIN_SIZE:
-            self._looked_again.clear()
-        self._looked_again[user_id] = now
+        self._looked_again[user_id] = None
         return True
 
     def forget(self, user_id: str) -> None:

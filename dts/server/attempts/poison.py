@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+
+from cachetools import LRUCache
 
 from dts.model import DEFAULT_ROUTE, Block, DeadLetter, Outcome, bitmap, job_id
 from dts.server.record.blocks import jobs_of
@@ -39,7 +40,7 @@ class Poison:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: OrderedDict[str, int] = OrderedDict()
+        self._kept: LRUCache[str, int] = LRUCache(_COUNTED)
 
     async def keep(self, outcome: Outcome, results: Mapping[int, dts_pb2.Result], worker: str) -> None:
         """Keep a letter for each of some jobs of a block that is about to end so; `results` says by index how.
@@ -60,10 +61,8 @@ class Poison:
         self._tell(outcome, bitmap.from_indices(left), letters[-1])
 
     def _tell(self, outcome: Outcome, jobs: int, letter: DeadLetter) -> None:
-        before = self._kept.pop(outcome.block, 0)
+        before = self._kept.get(outcome.block, 0)
         kept = self._kept[outcome.block] = before | jobs
-        if len(self._kept) > _COUNTED:
-            self._kept.popitem(last=False)
         over = not outcome.unfinished & ~jobs
         if not before or (over and kept != before):
             logger.error(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Iterable
+
+from cachetools import TTLCache
 
 from dts.model import Block, Run
 
@@ -18,20 +18,14 @@ class Recent:
     """Remembers small blocks with their runs, as far as they never change. Any server can answer without it."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[str, tuple[float, Run, Block]] = OrderedDict()
+        self._entries: TTLCache[str, tuple[Run, Block]] = TTLCache(_SIZE, _SECONDS)
 
     def add(self, run: Run, blocks: Iterable[Block]) -> None:
         """Remember blocks of a run that are in the store now, if they are small."""
-        until = time.monotonic() + _SECONDS
         for block in blocks:
             if block.count <= _MAX_JOBS and len(block.body) <= _MAX_BODY:
-                self._entries[block.id] = (until, run, block)
-        while len(self._entries) > _SIZE:
-            self._entries.popitem(last=False)
+                self._entries[block.id] = run, block
 
     def get(self, block_id: str) -> tuple[Run, Block] | None:
         """The run and the block as they were accepted; what changes (state, published) is to be read anew."""
-        entry = self._entries.get(block_id)
-        if entry is None or time.monotonic() > entry[0]:
-            return None
-        return entry[1], entry[2]
+        return self._entries.get(block_id)

@@ -11,10 +11,10 @@ and the update's guard says when it is not.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from bson import ObjectId
+from cachetools import LRUCache
 from pymongo import UpdateOne
 
 from dts.model import Candidate, Merge, Outcome, Part, merge
@@ -36,7 +36,7 @@ class Recorder:
     def __init__(self, connection: MongoConnection, bodies: Bodies) -> None:
         self._connection = connection
         self._bodies = bodies
-        self._known: OrderedDict[str, Outcome] = OrderedDict()
+        self._known: LRUCache[str, Outcome] = LRUCache(_REMEMBERED)
 
     @translating
     async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
@@ -96,7 +96,7 @@ class Recorder:
             if block not in done:
                 self._known.pop(block, None)
             elif durable or block in self._known:
-                self._remember(merged.after)
+                self._known[merged.after.block] = merged.after
             if block in done:
                 recording.used(merged, positions[block])
         return done
@@ -107,12 +107,6 @@ class Recorder:
         open_ = [block for block in merges if block not in done]
         found = self._connection.collection("outcomes").find({"_id": {"$in": open_}, "batches.by": by}, {"_id": 1})
         return done | {document["_id"] async for document in found}
-
-    def _remember(self, outcome: Outcome) -> None:
-        self._known[outcome.block] = outcome
-        self._known.move_to_end(outcome.block)
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
 
     def _forget(self, blocks: Mapping[str, object]) -> None:
         for block in blocks:

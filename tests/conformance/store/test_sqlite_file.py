@@ -354,6 +354,7 @@ def _is_open(fd: str) -> bool:
 
 
 async def test_a_full_disk_is_logged_once_and_so_is_its_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "dts.embedded.thread")
     async with open_store(f"sqlite:///{path}") as store:
         run = make_run()
         await store.add_run(run)
