@@ -17,7 +17,6 @@ from dts.server.listen.proxies import Proxies
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
-from dts.server.lookup.recent_blocks import Recent
 from dts.server.publish.publisher import Publisher
 from dts.store import Store
 
@@ -43,6 +42,5 @@ class Context:
     fleet: Fleet
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
-    recent: Recent = field(default_factory=Recent)
     outages: OutageLog = field(default_factory=lambda: OutageLog(logger, 60.0))
     """Requests that the store or the broker has failed: one log line for all, and one when they are answered again."""

@@ -28,13 +28,14 @@ from dts.model import (
     Run,
     RunState,
     User,
+    split_job_id,
 )
 from dts.store.contract.fleet import FleetStore
 from dts.store.contract.gate import GateStore
 from dts.store.contract.operations import OperationStore
 from dts.store.contract.records import R, Where
 from dts.store.contract.repair import RepairStore
-from dts.store.contract.results import ResultStore
+from dts.store.contract.results import JobPlace, ResultStore
 from dts.store.contract.retention import RetentionStore
 from dts.store.contract.waiting import WaitingStore
 
@@ -192,6 +193,12 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
     @abstractmethod
     async def get_run(self, run_id: str) -> Run | None:
         """The run of that id, or None."""
+
+    async def job_place(self, job_id: str | None) -> JobPlace:
+        """Where a job is; the place before all others if it is none, or its run is not there."""
+        parts = split_job_id(job_id) if job_id else None
+        run = await self.get_run(parts[0]) if parts else None
+        return JobPlace(parts[0], parts[1] // run.block_size, parts[1]) if parts and run else JobPlace()
 
     @abstractmethod
     async def list_runs(

@@ -14,11 +14,8 @@ import msgspec
 
 from dts.errors import BlockConflict, BlockTooLate, InvalidInput
 from dts.model import (
-    Block,
     JobState,
     KeyedRequest,
-    Outcome,
-    Run,
     User,
     block_id,
     derived_id,
@@ -40,9 +37,7 @@ from dts.server.intake.submission import JobParams, Submission
 from dts.server.lookup.hub import ProgressReport
 from dts.server.record.blocks import decode_block
 from dts.server.record.results import STATES, part_results, result_fields
-
-_SMALL = 16
-"""Jobs in a block whose parts are read without a look at its outcome first."""
+from dts.store.contract.results import BlockRecord
 
 _KEY = re.compile(r"[\x20-\x7e]{1,64}")
 
@@ -108,6 +103,13 @@ class StatisticsView(msgspec.Struct):
     succeeded: int
     failed: int
     cancelled: int
+
+
+class RetrievablesQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which of the ids of jobs to fetch: so many, from the one that follows the job `after`."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_RETRIEVABLES)] = MAX_RETRIEVABLES
+    after: str | None = None
 
 
 class JobsView(msgspec.Struct):
@@ -269,7 +271,6 @@ class JobsHandler(WorkHandler):
                 added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
-        self.context.recent.add(submission.run, new)
         for (block, batch), is_new in zip(blocks, added, strict=True):
             if is_new:
                 self.context.publisher.submit(block, batch, functions[block.function], claim)
@@ -277,11 +278,12 @@ class JobsHandler(WorkHandler):
         return all(added)
 
     @signed
-    @declares(answer=JobsView)
+    @declares(answer=JobsView, query=RetrievablesQuery)
     async def get(self, user: User) -> None:
         """What became of the caller's jobs: how many are in which state, and the ids of those to fetch."""
+        query = self.query(RetrievablesQuery)
         retrievables, statistics = await asyncio.gather(
-            self.context.store.retrievables(user.id, limit=MAX_RETRIEVABLES),
+            self.context.store.retrievables(user.id, limit=query.limit, after=query.after),
             self.context.store.user_statistics(user.id),
         )
         self.answer({"retrievables": retrievables, "statistics": statistics.as_dict()})
@@ -319,16 +321,16 @@ class JobHandler(WorkHandler):
     async def get(self, user: User, text: str) -> None:
         """The job; with `?wait=S` not before it has ended or S seconds are over."""
         deadline = time.monotonic() + self.number_argument("wait", 0.0, most=MAX_WAIT)
-        run, block, index = await self._find(user, text)
-        async with self.context.hub.waiter(run.id) as news:
+        run_id = text.partition("-")[0]
+        async with self.context.hub.waiter(run_id) as news:
             while True:
                 news.clear()
-                fields = await self._result(block, index)
+                record, index = await self._find(user, text)
                 remaining = deadline - time.monotonic()
-                if fields is not None or remaining <= 0:
+                if record.outcome.ended >> index & 1 or remaining <= 0:
                     break
                 await wait_for_news(news, remaining)
-        self.answer(await self._describe(block, index, fields))
+        self.answer(await self._describe(record, index))
 
     @signed
     @declares(answer=JobView, errors=(ErrorCode.JOB_ENDED,))
@@ -338,71 +340,53 @@ class JobHandler(WorkHandler):
 
     async def cancel(self, user: User, text: str) -> dict[str, object]:
         """Cancel the caller's job of that id; returns it as it is then."""
-        run, block, index = await self._find(user, text)
-        outcome = await self._outcome(block)
-        name = job_id(run.id, block.first + index)
-        told = self.context.hub.progress_of(block.id, index) or ProgressReport(0.0, 0.0)
+        record, index = await self._find(user, text)
+        told = self.context.hub.progress_of(record.block.id, index) or ProgressReport(0.0, 0.0)
         ended = await cancel_job(
             self.context.store,
             self.context.broker,
-            outcome,
+            record.outcome,
             index,
-            name,
+            job_id(record.block.run, record.block.first + index),
             partials=bytes(told.partials),
             version=told.version,
         )
-        description = await self._describe(block, index, await self._result(block, index))
+        description = await self._describe(*await self._find(user, text))
         if not ended and description["state"] != JobState.CANCELLED.value:
             state = description["state"]
             raise ApiError(ErrorCode.JOB_ENDED, f"job {text} cannot be cancelled: it has {state} already")
-        self.context.hub.wake(run.id)
+        self.context.hub.wake(record.block.run)
         return description
 
-    async def _find(self, user: User, text: str) -> tuple[Run, Block, int]:
-        """The user's job of that id: its run, its block and its index there."""
-        missing = ApiError(ErrorCode.NOT_FOUND, f"there is no job {text[:80]}")
-        parts = split_job_id(text)
-        if parts is None:
-            raise missing
-        run_id, job_number = parts
-        store = self.context.store
-        # Which block it is depends on the run's block size, nearly always this server's: ask for both at once.
-        number, index = divmod(job_number, self.context.settings.block_size)
-        run: Run | None
-        block: Block | None
-        if (known := self.context.recent.get(block_id(run_id, number))) is not None:
-            run, block = known
-        else:
-            run, block = await asyncio.gather(store.get_run(run_id), store.get_block(block_id(run_id, number)))
-        if run is None or not self.may_see(user, run):
-            raise missing
-        if run.block_size != self.context.settings.block_size:
-            number, index = divmod(job_number, run.block_size)
-            block = await store.get_block(block_id(run_id, number))
-        if block is None or index >= block.count:
-            raise missing
-        return run, block, index
+    async def _find(self, user: User, text: str) -> tuple[BlockRecord, int]:
+        """The block that the user's job of that id is in, and its index there."""
+        store, size = self.context.store, self.context.settings.block_size
+        if (parts := split_job_id(text)) is not None:
+            run_id, job_number = parts
+            # Which block it is depends on the run's block size, nearly always this server's: look there first.
+            record = await store.inspect_block(block_id(run_id, job_number // size))
+            if not _has_job(record, job_number):
+                run = await store.get_run(run_id)
+                size = run.block_size if run is not None else size
+                record = await store.inspect_block(block_id(run_id, job_number // size))
+            if record is not None and _has_job(record, job_number) and self.may_see(user, record.block.user):
+                return record, job_number - record.block.first
+        raise ApiError(ErrorCode.NOT_FOUND, f"there is no job {text[:80]}")
 
-    async def _outcome(self, block: Block) -> Outcome:
-        outcome = await self.context.store.get_outcome(block.id)
-        if outcome is None:
-            raise ApiError(ErrorCode.INTERNAL_ERROR, f"the outcome of block {block.id} is missing in the store")
-        return outcome
-
-    async def _result(self, block: Block, index: int) -> dict[str, object] | None:
+    async def _result(self, record: BlockRecord, index: int) -> dict[str, object] | None:
         """How the job with that index ended; None if it has not."""
-        store = self.context.store
-        # The parts of a small block are small: reading them at once is one round trip less for a single job.
-        if block.count > _SMALL and not (await self._outcome(block)).ended >> index & 1:
+        if not record.outcome.ended >> index & 1:
             return None
-        for part in await store.get_parts(block.id):
+        parts = await self.context.store.get_parts(record.block.id) if record.parts is None else record.parts
+        for part in parts:
             if part.jobs >> index & 1:
                 for batch, result in part_results(part):
                     if result.index == index:
                         return {"state": STATES[result.status]} | result_fields(batch, result)
         return None
 
-    async def _describe(self, block: Block, index: int, result: dict[str, object] | None) -> dict[str, object]:
+    async def _describe(self, record: BlockRecord, index: int) -> dict[str, object]:
+        block = record.block
         job = decode_block(block).jobs[index]
         description: dict[str, object] = {
             "id": job_id(block.run, block.first + index),
@@ -413,12 +397,17 @@ class JobHandler(WorkHandler):
             "kwargs": msgspec.Raw(job.kwargs or b"{}"),
             "created": round(block.created, 6),
         }
+        result = await self._result(record, index)
         if result is None:
-            block = await self.context.store.get_block(block.id) or block  # it may be published by now
-            result = await waiting_fields(self.context.store, self.context.hub, block, index)
+            result = waiting_fields(self.context.hub, record, index)
             if result["state"] == JobState.QUEUED.value and (route := await self.unserved_route(block.function)):
                 result["unserved_route"] = route
         return description | result
+
+
+def _has_job(record: BlockRecord | None, number: int) -> bool:
+    """Whether a block has the job of that number in its run."""
+    return record is not None and 0 <= number - record.block.first < record.block.count
 
 
 async def wait_for_news(news: asyncio.Event, seconds: float) -> None:

@@ -1,13 +1,11 @@
-"""What is told of a job that has not ended: which state it is in, and what is known beyond that."""
+"""Describes a job that has not ended: the state that it is in, and what is known beyond that."""
 
 from __future__ import annotations
 
-import asyncio
-
-from dts.model import Block, DelayedSlice, JobState
+from dts.model import DelayedSlice, JobState
 from dts.server.lookup.hub import Hub, ProgressReport
 from dts.server.record.results import result_fields
-from dts.store import Store
+from dts.store.contract.results import BlockRecord
 from dts.wire import codec, dts_pb2
 
 RUNNING = "limits.running"
@@ -16,17 +14,15 @@ RUNNING = "limits.running"
 _OF_ERRORS = ("error", "duration", "worker", "version", "started")
 
 
-async def waiting_fields(store: Store, hub: Hub, block: Block, index: int) -> dict[str, object]:
+def waiting_fields(hub: Hub, record: BlockRecord, index: int) -> dict[str, object]:
     """The state of a job that has not ended, and what goes with it."""
-    outcome, slices, leases = await asyncio.gather(
-        store.get_outcome(block.id), store.list_delayed(block.id), store.list_leases([block.id])
-    )
-    for each in slices:
+    block = record.block
+    for each in record.slices:
         if each.jobs >> index & 1:
             waits: dict[str, object] = {"waits_for": RUNNING} if each.gated else {"due": round(each.due, 6)}
             return {"state": JobState.DELAYED.value, **waits, **_last_attempt(each, index)}
-    held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in leases)
-    if held or (outcome is not None and outcome.running >> index & 1):
+    held = any(lease.job == index and lease.expires is not None and not lease.lost for lease in record.leases)
+    if held or record.outcome.running >> index & 1:
         return {"state": JobState.RUNNING.value, **_reported_fields(hub.progress_of(block.id, index))}
     if not block.published and block.not_before:
         return {"state": JobState.DELAYED.value, "due": round(block.not_before, 6)}

@@ -50,9 +50,9 @@ class WorkHandler(DtsHandler):
                 return route
         return None
 
-    def may_see(self, user: User, run: Run) -> bool:
-        """Whether the caller may know of a run and of the jobs in it."""
-        return self.everybodys or run.user == user.id
+    def may_see(self, user: User, owner: str) -> bool:
+        """Whether the caller may know of the runs and jobs of their owner."""
+        return self.everybodys or owner == user.id
 
     async def own_run(self, user: User, run_id: str) -> Run:
         """The user's run of that id.
@@ -61,6 +61,6 @@ class WorkHandler(DtsHandler):
             ApiError: there is none, or it is another user's: the answer is the same.
         """
         run = await self.context.store.get_run(run_id) if is_id(run_id) else None
-        if run is None or not self.may_see(user, run):
+        if run is None or not self.may_see(user, run.user):
             raise ApiError(ErrorCode.NOT_FOUND, f"there is no run {run_id[:80]}")
         return run

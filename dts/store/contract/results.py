@@ -4,8 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from dts.model import Candidate, Outcome, Part, Statistics
+from dts.model import Block, Candidate, DelayedSlice, Lease, Outcome, Part, Statistics
+
+SMALL_BLOCK = 16
+"""Jobs in a block whose parts are read together with all else of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """All that is known of a block. `parts` is None where the block has more jobs than SMALL_BLOCK: too much to read.
+
+    `slices` are those that have not fired; slices and leases are in no given order.
+    """
+
+    block: Block
+    outcome: Outcome
+    parts: Sequence[Part] | None
+    slices: Sequence[DelayedSlice]
+    leases: Sequence[Lease]
+
+
+class JobPlace(NamedTuple):
+    """Where a job is: its run, its block's number, and its own number in the run. The default is before all jobs."""
+
+    run: str = ""
+    block: int = 0
+    number: int = -1
 
 
 class ResultStore(ABC):
@@ -25,6 +52,10 @@ class ResultStore(ABC):
     @abstractmethod
     async def get_outcome(self, block_id: str) -> Outcome | None:
         """What became of a block so far, or None if there is no such block."""
+
+    @abstractmethod
+    async def inspect_block(self, block_id: str) -> BlockRecord | None:
+        """All that is known of a block, read by one request to the store; None if there is no such block."""
 
     @abstractmethod
     async def get_parts(self, block_id: str) -> list[Part]:
@@ -77,8 +108,12 @@ class ResultStore(ABC):
         """
 
     @abstractmethod
-    async def retrievables(self, user: str, *, limit: int) -> list[str]:
-        """Ids of up to `limit` jobs of a user that have ended and are not collected, oldest run first."""
+    async def retrievables(self, user: str, *, limit: int, after: str | None = None) -> list[str]:
+        """Ids of up to `limit` jobs of a user that have ended and are not collected, oldest run first.
+
+        Jobs of a run are in order of their numbers. From the one that follows the job `after`, which need not be among
+        them; what is no id is taken for none.
+        """
 
     @abstractmethod
     async def count_unfinished(

@@ -130,11 +130,17 @@ class Page:
         return True
 
 
-def job_ids(run: str, first: int, parts: Iterable[int]) -> Iterator[str]:
-    """The ids of the jobs in `parts`, bitmaps of one block whose first job has the number `first`."""
-    for jobs in parts:
-        for index in bitmap.indices(jobs):
-            yield job_id(run, first + index)
+def job_ids(run: str, first: int, parts: Iterable[int], start: int = 0) -> Iterator[str]:
+    """The ids, in order, of the jobs in `parts` that have the number `start` in their run, or a greater one.
+
+    The parts are bitmaps of one block whose first job has the number `first`.
+    """
+    jobs = 0
+    for each in parts:
+        jobs |= each
+    skipped = max(0, start - first)
+    for index in bitmap.indices(jobs >> skipped << skipped):
+        yield job_id(run, first + index)
 
 
 def headers_to_text(headers: Mapping[str, str | int]) -> str:

@@ -7,15 +7,39 @@ from collections.abc import Mapping, Sequence
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from dts.model import Outcome, Part, bitmap
+from dts.model import MAX_BLOCK_SIZE, Outcome, Part, bitmap
+from dts.store.contract.results import SMALL_BLOCK, BlockRecord, JobPlace
 from dts.store.contract.shared import Page, job_ids, jobs_in_block, storable, take_jobs
 from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import MongoConnection, translating
-from dts.store.mongo.documents import GUARDED, Document, outcome_from
+from dts.store.mongo.documents import GUARDED, Document, block_from, outcome_from
 from dts.store.mongo.parts import ALL_BATCHES, StoredBatch, StoredPart, open_batches, unpack
+from dts.store.mongo.waiting import WAITS, lease_from, slice_from
 
 _FEW = 64  # outcomes in a batch of a look for enough jobs
 _COLLECTORS = 32  # last collects that an outcome names; as many would have to come in the ms between write and look
+
+
+_ALL: list[Document] = [
+    {
+        "$project": {
+            **GUARDED,
+            "published": 1,
+            "batches": {"$cond": [{"$lte": ["$count", SMALL_BLOCK]}, ALL_BATCHES, []]},
+        }
+    },
+    {"$lookup": {"from": "blocks", "localField": "_id", "foreignField": "_id", "as": "block"}},
+    {
+        "$lookup": {
+            "from": "delayed",
+            "localField": "_id",
+            "foreignField": "block",
+            "pipeline": [{"$match": WAITS}],
+            "as": "slices",
+        }
+    },
+    {"$lookup": {"from": "leases", "localField": "_id", "foreignField": "block", "as": "leases"}},
+]
 
 
 class Results:
@@ -32,13 +56,33 @@ class Results:
         return outcome_from(document) if document else None
 
     @translating
+    async def inspect(self, block_id: str) -> BlockRecord | None:
+        """All that is known of a block."""
+        found = self._connection.committed("outcomes").aggregate([{"$match": {"_id": storable(block_id)}}, *_ALL])
+        for document in await found.to_list(1):
+            for block in document["block"]:
+                parts: list[Part] | None = None
+                if block["count"] <= SMALL_BLOCK:
+                    parts = await self._parts_of(block_id, document["batches"])
+                return BlockRecord(
+                    block_from(block, await self._bodies.of(block), published=document["published"]),
+                    outcome_from(document),
+                    parts,
+                    [slice_from(each) for each in document["slices"]],
+                    [lease_from(each) for each in document["leases"]],
+                )
+        return None
+
+    @translating
     async def parts(self, block_id: str) -> list[Part]:
         """All parts of a block by number."""
         document = await self._connection.committed("outcomes").find_one(
             {"_id": storable(block_id)}, {"batches": ALL_BATCHES}
         )
-        batches = unpack(document["batches"]) if document else ()
-        return [await self._whole(block_id, part) for batch in batches for part in batch.parts]
+        return await self._parts_of(block_id, document["batches"]) if document else []
+
+    async def _parts_of(self, block_id: str, batches: Sequence[Document]) -> list[Part]:
+        return [await self._whole(block_id, part) for batch in unpack(batches) for part in batch.parts]
 
     async def _whole(self, block: str, part: StoredPart) -> Part:
         body = part.body if part.beside is None else await self._bodies.get(part.beside)
@@ -143,10 +187,15 @@ class Results:
         return done
 
     @translating
-    async def retrievables(self, user: str, limit: int) -> list[str]:
+    async def retrievables(self, user: str, limit: int, after: JobPlace) -> list[str]:
         """Ids of a user's jobs that have ended and are not collected."""
         order = ["run", "number"]
-        enough = await self._with_uncollected({"user": storable(user)}, order, limit)
+        of_user: Document = {"user": storable(user)}
+        places: list[Document] = [{"run": after.run, "number": {"$gte": after.block}}, {"run": {"$gt": after.run}}]
+        enough: list[str] = []
+        most = limit + MAX_BLOCK_SIZE if after.run else limit  # those in the block of the job may come before it
+        for place in places if after.run else [{}]:
+            enough += await self._with_uncollected({**of_user, **place}, order, most) if len(enough) < most else []
         found = self._connection.committed("outcomes").find(
             {"_id": {"$in": enough}},
             _with_open_batches(bodies=False) | {"run": 1, "first": 1},
@@ -156,7 +205,11 @@ class Results:
         async for document in found:
             left = ~_taken(document)
             pending = (part.jobs & left for part in _uncollected(document))
-            ids.extend(job_ids(document["run"], document["first"], pending))
+            start = after.number + 1 if document["run"] == after.run else 0
+            ids.extend(job_ids(document["run"], document["first"], pending, start))
+            if len(ids) >= limit:
+                await found.close()
+                break
         return ids[:limit]
 
 

@@ -25,6 +25,7 @@ from dts.model import (
     Statistics,
 )
 from dts.store.abc import KEYS_KEPT
+from dts.store.contract.results import BlockRecord
 from dts.store.contract.shared import parse_job_ids, parse_receipts, storable
 from dts.store.mongo.admin import ADMIN_INDEXES, MongoAdminStore
 from dts.store.mongo.blocks import Blocks
@@ -319,6 +320,9 @@ class MongoStore(
     async def get_outcome(self, block_id: str) -> Outcome | None:
         return await self._results.outcome(block_id)
 
+    async def inspect_block(self, block_id: str) -> BlockRecord | None:
+        return await self._results.inspect(block_id)
+
     async def get_parts(self, block_id: str) -> list[Part]:
         return await self._results.parts(block_id)
 
@@ -351,8 +355,8 @@ class MongoStore(
     async def keep_counts(self) -> bool:
         return await self._tallies.take_over()
 
-    async def retrievables(self, user: str, *, limit: int) -> list[str]:
-        return await self._results.retrievables(user, limit)
+    async def retrievables(self, user: str, *, limit: int, after: str | None = None) -> list[str]:
+        return await self._results.retrievables(user, limit, await self.job_place(after))
 
     # dead letters
 

@@ -21,7 +21,7 @@ from dts.store.mongo.connection import MongoConnection, insert_new, translating
 from dts.store.mongo.documents import GUARDED, Document, outcome_from
 from dts.store.mongo.holds import Holds
 
-_WAITS = {"waits": True}
+WAITS = {"waits": True}
 
 MADE = {"$ifNull": ["$made", "$jobs"]}
 """What a slice has planned; one of an earlier version has but the jobs that still wait."""
@@ -33,11 +33,11 @@ def _index(*fields: str, **options: Any) -> IndexModel:
 
 WAITING_INDEXES: dict[str, list[IndexModel]] = {
     "delayed": [
-        _index("held", "due", "run", "lease", name="free", partialFilterExpression=_WAITS),
-        _index("block", name="by_block", partialFilterExpression=_WAITS),
-        _index("run", "count", name="by_run", partialFilterExpression=_WAITS),
-        _index("user", "count", name="by_user", partialFilterExpression=_WAITS),
-        _index("function", "block", "count", name="of_function", partialFilterExpression=_WAITS),
+        _index("held", "due", "run", "lease", name="free", partialFilterExpression=WAITS),
+        _index("block", name="by_block", partialFilterExpression=WAITS),
+        _index("run", "count", name="by_run", partialFilterExpression=WAITS),
+        _index("user", "count", name="by_user", partialFilterExpression=WAITS),
+        _index("function", "block", "count", name="of_function", partialFilterExpression=WAITS),
         _index("user", "function", "held", "since", name="at_gate", partialFilterExpression={"since": {"$gt": 0}}),
         _index("block", "attempt", name="made", partialFilterExpression={"attempt": {"$gt": 0}}),
         _index("fired", name="fired", partialFilterExpression={"fired": {"$exists": True}}),
@@ -65,7 +65,7 @@ class MongoWaitingStore(Store):
 
     @translating
     async def claim_delayed(self, *, now: float, limit: int, lease: float) -> list[DelayedSlice]:
-        free = {**_WAITS, "due": {"$lte": now}, "lease": {"$lte": now}}
+        free = {**WAITS, "due": {"$lte": now}, "lease": {"$lte": now}}
         found = await self._holds.find("delayed", free, order="due", limit=limit, index="free", fields={"run": 1})
         if not found:
             return []
@@ -81,13 +81,13 @@ class MongoWaitingStore(Store):
     async def finish_delayed(self, ids: Sequence[str], *, now: float) -> None:
         if ids:
             await self._connection.collection("delayed").update_many(
-                {"_id": {"$in": list(ids)}, **_WAITS},
+                {"_id": {"$in": list(ids)}, **WAITS},
                 has_fired(now),
             )
 
     @translating
     async def list_delayed(self, block_id: str) -> list[DelayedSlice]:
-        query = {"block": storable(block_id), **_WAITS}
+        query = {"block": storable(block_id), **WAITS}
         found = [slice_from(document) async for document in self._connection.collection("delayed").find(query)]
         return sorted(found, key=lambda each: each.due)
 
@@ -134,13 +134,13 @@ class MongoWaitingStore(Store):
     @translating
     async def list_leases(self, block_ids: Sequence[str]) -> list[Lease]:
         query = {"block": {"$in": [storable(each) for each in block_ids]}}
-        return [_lease_from(document) async for document in self._connection.collection("leases").find(query)]
+        return [lease_from(document) async for document in self._connection.collection("leases").find(query)]
 
     @translating
     async def expired_leases(self, *, now: float, limit: int) -> list[Lease]:
         query = {"expires": {"$gt": 0, "$lt": now}}
         found = self._connection.collection("leases").find(query, sort=[("expires", ASCENDING)], limit=limit)
-        return [_lease_from(document) async for document in found]
+        return [lease_from(document) async for document in found]
 
     @translating
     async def lose_lease(self, lease: Lease) -> Lease | None:
@@ -149,7 +149,7 @@ class MongoWaitingStore(Store):
             {"$inc": {"fence": 1}, "$set": {"lost": True}},
             return_document=ReturnDocument.AFTER,
         )
-        return _lease_from(document) if document else None
+        return lease_from(document) if document else None
 
     @translating
     async def queue_lease(self, lease: Lease) -> None:
@@ -170,7 +170,7 @@ class MongoWaitingStore(Store):
         blocks = {"block": {"$in": list(ended)}}
         slices, leases = self._connection.quick("delayed"), self._connection.quick("leases")
         updates: list[UpdateOne] = []
-        async for document in slices.find({**blocks, **_WAITS}, {"block": 1, "jobs": 1}):
+        async for document in slices.find({**blocks, **WAITS}, {"block": 1, "jobs": 1}):
             left = bitmap.from_bytes(document["jobs"]) & ~ended[document["block"]]
             # Guarded: another process may have taken other jobs out meanwhile; what is left over is skipped when due.
             updates.append(
@@ -247,7 +247,7 @@ class MongoWaitingStore(Store):
     async def _delayed_count(self, of: Document) -> int:
         """How many jobs wait for a time, of a run or of a user."""
         sums = {"$group": {"_id": None, "jobs": {"$sum": "$count"}}}
-        found = self._connection.collection("delayed").aggregate([{"$match": {**of, **_WAITS}}, sums])
+        found = self._connection.collection("delayed").aggregate([{"$match": {**of, **WAITS}}, sums])
         return sum([document["jobs"] async for document in found])
 
 
@@ -334,6 +334,6 @@ def _lease_document(lease: Lease) -> Document:
     }
 
 
-def _lease_from(document: Document) -> Lease:
+def lease_from(document: Document) -> Lease:
     del document["_id"]
     return Lease(**document)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sqlite3 import Connection
 
 from dts.model import Candidate, Merge, Outcome, Part, bitmap, merge
+from dts.store.contract.results import JobPlace
 from dts.store.contract.shared import Page, by_block, job_ids, jobs_in_block, take_jobs
 from dts.store.sqlite.rows import AMONG, OUTCOME, PART, listed, outcome_from, part_from
 
@@ -165,17 +166,18 @@ def _jobs_of_parts(db: Connection, key: int) -> Iterator[tuple[int, int]]:
     return ((number, bitmap.from_window(offset, jobs)) for number, offset, jobs in rows)
 
 
-def retrievables(db: Connection, user: str, limit: int) -> list[str]:
+def retrievables(db: Connection, user: str, limit: int, after: JobPlace) -> list[str]:
     """Ids of a user's jobs that have ended and are not collected."""
     ids: list[str] = []
     blocks = db.execute(
-        "SELECT key, run, first, collected, taken FROM blocks WHERE user = ? AND uncollected > 0 ORDER BY run, number",
-        (user,),
+        "SELECT key, run, first, collected, taken FROM blocks INDEXED BY blocks_uncollected "
+        "WHERE user = ? AND uncollected > 0 AND (run, number) >= (?, ?) ORDER BY run, number",
+        (user, after.run, after.block),
     )
     for key, run, first, collected, taken in blocks:
         if len(ids) >= limit:
             break
         done, left = bitmap.from_bytes(collected), ~bitmap.from_bytes(taken)
         pending = (jobs & left for part, jobs in _jobs_of_parts(db, key) if not done >> part & 1)
-        ids.extend(job_ids(run, first, pending))
+        ids.extend(job_ids(run, first, pending, after.number + 1 if run == after.run else 0))
     return ids[:limit]

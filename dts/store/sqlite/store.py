@@ -23,6 +23,7 @@ from dts.model import (
     Statistics,
 )
 from dts.store.abc import KEYS_KEPT
+from dts.store.contract.results import SMALL_BLOCK, BlockRecord
 from dts.store.contract.shared import parse_job_ids, parse_receipts, storable
 from dts.store.sqlite import blocks as sqlite_blocks
 from dts.store.sqlite import counts as sqlite_counts
@@ -47,7 +48,7 @@ from dts.store.sqlite.rows import (
     run_row,
 )
 from dts.store.sqlite.schema import NONCES, TABLES, connect, open_database
-from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore
+from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore, leases_of, waiting_slices
 
 _PREFIX = "sqlite:///"
 _TABLES = f"{TABLES} {WAITING_TABLES} {FLEET_TABLES} {RETENTION_TABLES} {CLOCK_TABLES} {COUNTS}; {COUNT_TRIGGERS}"
@@ -217,6 +218,9 @@ class SqliteStore(
     async def get_outcome(self, block_id: str) -> Outcome | None:
         return await self._reader.submit(lambda db: sqlite_outcomes.get_outcome(db, storable(block_id)))
 
+    async def inspect_block(self, block_id: str) -> BlockRecord | None:
+        return await self._reader.submit(lambda db: _inspect_block(db, storable(block_id)))
+
     async def get_parts(self, block_id: str) -> list[Part]:
         return await self._reader.submit(lambda db: sqlite_outcomes.get_parts(db, storable(block_id)))
 
@@ -243,8 +247,9 @@ class SqliteStore(
     async def keep_counts(self) -> bool:
         return False  # triggers keep them with every write
 
-    async def retrievables(self, user: str, *, limit: int) -> list[str]:
-        return await self._reader.submit(lambda db: sqlite_outcomes.retrievables(db, storable(user), limit))
+    async def retrievables(self, user: str, *, limit: int, after: str | None = None) -> list[str]:
+        place = await self.job_place(after)
+        return await self._reader.submit(lambda db: sqlite_outcomes.retrievables(db, storable(user), limit, place))
 
     # dead letters
 
@@ -277,6 +282,14 @@ class SqliteStore(
 def _file(path: Path, open: Callable[[], Connection]) -> DatabaseFile:
     # Not made anew: users, functions and what was accepted are gone, and an empty store in their place would hide that.
     return DatabaseFile(path, f"the store's file {path}", open, StoreUnavailable, is_made_anew=False)
+
+
+def _inspect_block(db: Connection, block_id: str) -> BlockRecord | None:
+    block, outcome = sqlite_blocks.get_block(db, block_id), sqlite_outcomes.get_outcome(db, block_id)
+    if block is None or outcome is None:
+        return None
+    parts = sqlite_outcomes.get_parts(db, block_id) if block.count <= SMALL_BLOCK else None
+    return BlockRecord(block, outcome, parts, waiting_slices(db, block_id), leases_of(db, [block_id]))
 
 
 def _execute_many(db: Connection, statement: str, rows: Sequence[Row]) -> None:

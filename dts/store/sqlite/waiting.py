@@ -82,10 +82,7 @@ class SqliteWaitingStore(Store):
         await self._change(update, [(now, each) for each in ids])
 
     async def list_delayed(self, block_id: str) -> list[DelayedSlice]:
-        select = f"SELECT {DELAYED} FROM delayed WHERE block = ? AND fired IS NULL ORDER BY due"
-        key = storable(block_id)
-        rows = await self._reader.submit(lambda db: db.execute(select, (key,)).fetchall())
-        return [slice_from(row) for row in rows]
+        return await self._reader.submit(lambda db: waiting_slices(db, storable(block_id)))
 
     async def planned_attempts(self, after: Mapping[str, int]) -> dict[str, dict[int, int]]:
         async def read(left: Mapping[str, int], limit: int) -> list[tuple[str, int, int]]:
@@ -104,9 +101,7 @@ class SqliteWaitingStore(Store):
         return await self._writer.submit(lambda db: [db.execute(_TAKE, row).rowcount == 1 for row in rows])
 
     async def list_leases(self, block_ids: Sequence[str]) -> list[Lease]:
-        select, among = f"SELECT {LEASE} FROM leases WHERE block {AMONG}", listed(block_ids)
-        rows = await self._reader.submit(lambda db: db.execute(select, (among,)).fetchall())
-        return [_lease_from(row) for row in rows]
+        return await self._reader.submit(lambda db: leases_of(db, block_ids))
 
     async def expired_leases(self, *, now: float, limit: int) -> list[Lease]:
         select = f"SELECT {LEASE} FROM leases WHERE expires IS NOT NULL AND expires < ? ORDER BY expires LIMIT ?"
@@ -261,6 +256,18 @@ def _slice_row(each: DelayedSlice) -> Row:
 def bitmap_bytes(jobs: int) -> bytes:
     """A bitmap of jobs of a block whose size is not at hand."""
     return bitmap.to_bytes(jobs, jobs.bit_length())
+
+
+def waiting_slices(db: Connection, block_id: str) -> list[DelayedSlice]:
+    """The slices of a block that have not fired, by when they are due."""
+    select = f"SELECT {DELAYED} FROM delayed WHERE block = ? AND fired IS NULL ORDER BY due"
+    return [slice_from(row) for row in db.execute(select, (block_id,))]
+
+
+def leases_of(db: Connection, block_ids: Sequence[str]) -> list[Lease]:
+    """The leases of jobs of blocks."""
+    select = f"SELECT {LEASE} FROM leases WHERE block {AMONG}"
+    return [_lease_from(row) for row in db.execute(select, (listed(block_ids),))]
 
 
 def slice_from(row: Row) -> DelayedSlice:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from dts.model import Block, DeadLetter, Run, Statistics, job_id, new_id
+from dts.model import Block, DeadLetter, DelayedSlice, Run, Statistics, job_id, new_id
 from dts.store import Store
 from dts.store.contract.shared import PAGE_BYTES
 from tests.conformance.store.builders import at_work, failed, jobs, make_block, make_run, succeeded
@@ -259,3 +259,44 @@ async def test_results_that_are_not_collected_are_counted_by_run(store: Store, r
     await store.collect_jobs("ann", [job_id(other.id, 3)])
     assert await store.uncollected_counts(asked) == {run.id: 14}
     assert await store.uncollected_counts([]) == {}
+
+
+async def test_retrievable_jobs_come_in_pages(store: Store, run: Run) -> None:
+    second = make_run()
+    await store.add_blocks([make_block(second)], run=second)
+    await store.record([succeeded(make_block(second), [7]), succeeded(make_block(second), [1])])
+    first, last = sorted([run.id, second.id])
+    numbers = {run.id: [*range(16), 18, 21], second.id: [1, 7]}
+    expected = [job_id(each, number) for each in (first, last) for number in numbers[each]]
+    assert await store.retrievables("ann", limit=100) == expected
+    for size in (1, 3, 8, 19):
+        seen: list[str] = []
+        while page := await store.retrievables("ann", limit=size, after=seen[-1] if seen else None):
+            assert len(page) <= size
+            seen += page
+        assert seen == expected
+    await store.collect_jobs("ann", [job_id(run.id, 3), job_id(run.id, 9)])
+    left = [each for each in expected if each not in (job_id(run.id, 3), job_id(run.id, 9))]
+    after = [each for each in left if expected.index(each) > expected.index(job_id(run.id, 3))]
+    assert await store.retrievables("ann", limit=100, after=job_id(run.id, 3)) == after
+    assert await store.retrievables("ann", limit=2, after="no id") == left[:2]
+    assert await store.retrievables("bob", limit=2, after=expected[0]) == []
+
+
+async def test_all_that_is_known_of_a_block_is_read_at_once(store: Store, run: Run) -> None:
+    block = blocks_of(run)[2]
+    waits = DelayedSlice("one", block.id, run.id, run.user, run.function, 1e10, 0b1000, attempt=2)
+    gone = replace(waits, id="two", jobs=0b10000)
+    await store.add_delayed([waits, gone])
+    await store.finish_delayed([gone.id], now=1.0)
+    record = await store.inspect_block(block.id)
+    assert record is not None
+    assert (record.block, record.outcome) == (await store.get_block(block.id), await store.get_outcome(block.id))
+    assert record.parts == await store.get_parts(block.id)
+    assert (list(record.slices), list(record.leases)) == ([waits], [])
+    large = make_run(block_size=64)
+    await store.add_blocks([make_block(large)], run=large)
+    seen = await store.inspect_block(make_block(large).id)
+    assert seen is not None
+    assert (seen.parts, list(seen.slices), seen.block.count) == (None, [], 64)
+    assert await store.inspect_block(make_block(large, 1).id) is None
