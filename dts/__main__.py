@@ -94,7 +94,7 @@ def main() -> int:
 
     async def supervise(shutdown: Shutdown) -> int:
         settings = load_process_settings(options, {"server": {"host": options.host, "port": options.port}})
-        # Before anything is started: a worker beside that of another tree would take its jobs.
+        # Before anything is started: a second worker would take the first one's jobs.
         claim_folder(settings.server.key_file.with_name("dts.pid"), "python -m dts")
         check_port(settings.server.host, settings.server.port)
         os.environ.setdefault("DTS_SERVER_DAEMONS", "all")

@@ -65,9 +65,9 @@ class Service:
         return task
 
     async def _consume_events(self, events: Source[E], act: Callable[[E], Awaitable[None] | None], what: str) -> None:
-        """Act on events until there are no more. One that cannot be acted on costs a warning, and nothing else.
+        """Act on events until there are no more. One that cannot be acted on is logged, and nothing else.
 
-        What others tell is a hint: whatever is wrong with it, whoever sent it, the next one is heard.
+        An event is a hint: whatever is wrong with one, the next one is read.
         """
         while (event := await events.get()) is not None:
             try:

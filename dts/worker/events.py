@@ -12,11 +12,11 @@ class Events(IntEnum):
     RECV = 1
     """It was received, and not given back or away since."""
     FAIL = 2
-    """An attempt at it ran and failed, be it that it is tried again."""
+    """An attempt at it ran and failed, whether or not another one follows."""
     DONE = 3
     """It ran, and succeeded."""
     REPLACED = 4
-    """A child was replaced for what this function, the last that ran there, or others before have left in it."""
+    """A child was replaced because of what functions had left in it; counted for the one that ran there last."""
 
 
 class EventCounter:

@@ -62,10 +62,10 @@ class Reloader:
                 await self._reload()
             except ConfigError as error:
                 logger.error("the configuration was not reloaded: %s", error.message)
-            except Exception:  # the worker goes on, and the next reload may mend what this one has left half done
+            except Exception:  # the worker goes on, and the next reload may complete what this one has left half done
                 logger.exception("the configuration was reloaded in part")
             finally:
-                self._notifier.tell("READY=1")
+                self._notifier.notify("READY=1")
 
     async def _reload(self) -> None:
         """Raises ConfigError when the new settings are not valid; then all is as it was."""
@@ -76,7 +76,7 @@ class Reloader:
         await self._worker.adopt(settings.worker)
         self._shipping.setLevel(level)
         self._agent.follow(settings.worker.log_files, level)
-        # What takes a restart is compared with what the process was started with, so that it is told every time.
+        # What needs a restart is compared with the settings of the start, so that each reload logs it again.
         restart = [name for name in changed if name in NEED_RESTART]
         live = [name for name in changed if name not in NEED_RESTART]
         logger.info("the configuration was reloaded; changed: %s", ", ".join(live) or "nothing")

@@ -96,11 +96,11 @@ async def serve(
         prober = Prober(worker, broker, rights)
         agent = Agent(settings.worker.log_files, level, shipper)
         for each in (shipper, agent, prober, notifier, rights):
-            each.failed = worker.failed  # a worker that nobody hears of any more had better end
+            each.failed = worker.failed  # a worker that cannot report any more must end
         await stack.enter_async_context(shipper)
         worker.send_logs_to(shipper.put)
         shipping = _ship_own_logs(stack, shipper, worker.name, level)
-        # The prober before the worker, so that it tells of the drain, too.
+        # The prober before the worker: it is stopped later, and reports the drain.
         for part in (rights, agent, prober, worker, notifier):
             await stack.enter_async_context(part)
         reloader = Reloader(
@@ -123,7 +123,7 @@ async def serve(
 
 
 def check_settings(settings: WorkerSettings) -> int:
-    """Look at what the types of the settings do not tell; returns the number of the level of logs.
+    """Check what the types of the settings cannot; returns the number of the level of logs.
 
     Raises:
         ConfigError: something is wrong.
@@ -182,7 +182,7 @@ def dump(worker: Worker) -> None:
 
 
 async def _until_empty(worker: Worker, shutdown: Shutdown) -> None:
-    """Ask for the end once nothing has been left to do for some looks in a row, or when nobody can tell any more."""
+    """End the worker once nothing was left to do at several checks in a row, or when no broker answers any more."""
     quiet, answered = 0, time.monotonic()
     while quiet < _BURST_LOOKS:
         await asyncio.sleep(_BURST_INTERVAL)

@@ -24,20 +24,20 @@ class Notifier(Service):
     async def _start(self) -> None:
         if not self._address:
             return
-        self.tell("READY=1")
-        self._stack.callback(self.tell, "STOPPING=1")
+        self.notify("READY=1")
+        self._stack.callback(self.notify, "STOPPING=1")
         said = os.environ.get("WATCHDOG_USEC", "") or "0"
         microseconds = int(said) if said.isascii() and said.isdigit() else 0
         if not microseconds and said.strip("0"):
-            logger.warning("WATCHDOG_USEC=%s is no number: nobody is told that this process is alive", said)
+            logger.warning("WATCHDOG_USEC=%s is not a number: systemd is not told that this process is alive", said)
         if microseconds and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             self._spawn(self._beat(microseconds / 2e6), "watchdog")
 
     def tell_reloading(self) -> None:
         """Say that a reload begins; READY=1 is to follow."""
-        self.tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self.notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
-    def tell(self, state: str) -> None:
+    def notify(self, state: str) -> None:
         """Send one state. Never raises: a service manager that is away is no reason to stop work."""
         if not self._address:
             return
@@ -48,5 +48,5 @@ class Notifier(Service):
 
     async def _beat(self, interval: float) -> None:
         while True:
-            self.tell("WATCHDOG=1")
+            self.notify("WATCHDOG=1")
             await asyncio.sleep(interval)

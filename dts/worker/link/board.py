@@ -9,7 +9,7 @@ Functions run in a process that holds this memory. What one of them writes to al
 reach it, since the child seals it against that; and what it says is checked, in case one gets there all the same.
 
 Every job has a place on the board. The jobs of a message that runs alone have the first ones; messages of an async
-function that run beside each other have one range of places each.
+function that run concurrently have one range of places each.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CLAIMED, _RECALLED, _PHASE, _TIMED, _STOPPED, _MEMORY, _LOADING, _BEAT, _BLOCKE
 # offsets
 _VERSION, _VERSION_SIZE = 64, 16
 UNKNOWN = -1
-"""Stands for a place when something blocks the event loop that is none of the jobs at work."""
+"""In place of a place: something blocks the event loop, and it is none of the jobs at work."""
 
 
 class Phase(IntEnum):
@@ -82,7 +82,7 @@ class Board:
         return cls(fd)
 
     def seal(self) -> None:
-        """Child: let nobody write to it but those who have it in their memory now, nor cut it off (fcntl(2))."""
+        """Child: forbid new writable mappings, and any change of its size (fcntl(2))."""
         with suppress(OSError):  # before Linux 5.1
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE)
 
@@ -104,7 +104,7 @@ class Board:
         self._views.clear()
 
     def view(self, first: int, count: int) -> tuple[memoryview[int], memoryview[float], memoryview[float]]:
-        """Child: states, limits and begins of a range of places, cleared, for jobs that run beside others."""
+        """Child: states, limits and begins of a range of places, cleared, for jobs of a concurrent message."""
         states, limits = self.states[first : first + count], self.limits[first : first + count]
         begins = self.begins[first : first + count]
         states[:] = bytes(count)
@@ -208,7 +208,7 @@ class Board:
         return ticket <= self._get(_RECALLED)
 
     def claim(self, ticket: int, *, beside: bool = False) -> bool:
-        """Child: begin an assignment, `beside` others or alone; False if the worker has taken it back."""
+        """Child: begin an assignment, alone or `beside` others; False if the worker has taken it back."""
         fcntl.lockf(self.fd, fcntl.LOCK_EX)
         try:
             if ticket <= self._get(_RECALLED):

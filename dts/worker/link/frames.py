@@ -4,14 +4,14 @@ A frame is a header of fixed size and a body of as many bytes as the header says
 worker sends RUN or RUN_ALONE, maybe several before the first one has ended. For each of them, whose ticket the answers
 carry, the child sends
 
-- BEGUN once if its function is async and others may run beside it,
+- BEGUN once if its function is async and others may run concurrently with it,
 - any number of RESULTS, RUNNING, GIVEN and CLAIM; the worker answers a CLAIM with GO, and the first GO is waited for,
 - then one DONE, which may carry the last results; or one DEAD and nothing else, when the body is not a batch of jobs.
 
 LOG and BYE belong to no RUN. With BYE the child ends: what it has begun is done, and the rest it will not begin.
 
 A function can write to any descriptor of its process, the socket too. So every header begins with a mark, and what is
-not a frame is noticed at its first byte: nobody waits for the two gigabytes that garbage seems to announce.
+not a frame is noticed at its first byte: the reader does not wait for gigabytes that garbage seems to announce.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Kind(IntEnum):
     BYE = 10
     """Child: it begins nothing any more and ends; the body says why."""
     RUN_ALONE = 11
-    """Worker: a RUN beside which nothing may run, and which may not run beside others."""
+    """Worker: a RUN that must not run concurrently with another one."""
     BEGUN = 12
-    """Child: it has begun that RUN of an async function, and would take others beside it; `jobs` is how many it has,
+    """Child: it has begun that RUN of an async function, and could run others concurrently; `jobs` is how many it has,
     and the body is the place of the first one on the board, in decimal."""
 
 
@@ -71,7 +71,7 @@ _LAST_KIND = max(Kind)
 class Frame(NamedTuple):
     """One frame.
 
-    `ticket` tells which RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed, for
+    `ticket` is that of the RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed, for
     good or not. Of a RUN, `jobs` is one more than the number in its run that job 0 of the block has, or 0 if that is
     not known.
     """
@@ -106,7 +106,7 @@ class FrameReader:
         """Whether there was something between the frames. What came after that is lost."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Add bytes of the stream; returns the frames that they complete, in order, up to what is none."""
+        """Add bytes of the stream; returns the frames that they complete, up to anything that is not a frame."""
         if self.broken:
             return []
         buffer = self._buffer

@@ -28,7 +28,7 @@ def processor_time(pid: int) -> float:
 
 
 def free_memory_percent() -> float:
-    """The part of the machine's memory that can be had without swapping; 100 where the kernel does not tell."""
+    """The part of the machine's memory that can be had without swapping; 100 where the kernel does not say."""
     found = {}
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""The worker's end of one child process: starts it, hands it work, hears from it, sees it die."""
+"""The worker's end of one child process: starts it, gives it work, reads its frames, notices its death."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ _DYING = 0.2
 class Assignment:
     """Jobs that a child is handed at once: a message, or after a crash a part of one.
 
-    `owner` is for whoever made it. `deaths` counts the children that died of it without being at a job. `number` is
-    that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got it. `alone`
-    says that nothing may run beside it.
+    `owner` belongs to the object that made it. `deaths` counts the children that died of it without being at a job.
+    `number` is that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got
+    it. `alone` says that nothing may run concurrently with it.
 
-    `first` and `count` tell the places of its jobs on the child's board: all, unless the child has told otherwise, as
-    it does of an async function's message (`beside`). `quiet` says that the child was idle when it got it, so that what
-    it printed since is of these jobs. `function` is its name; `told` are the last values that jobs at work have told,
-    by index in the block; `ids` those of its jobs, once somebody has asked for them. `submitted` is the time
-    (monotonic) at which it began to wait for a child, `passed_over` how many that came later were begun before it.
+    `first` and `count` are the places of its jobs on the child's board: all, unless the child has said otherwise, as
+    it does for an async function's message, which runs concurrently with others (`beside`). `quiet` says that the child
+    was idle when it got it, so that what it printed since is from these jobs. `function` is its name; `told` has the
+    last values that jobs at work have yielded, by index in the block; `ids` the ids of its jobs, once they were needed.
+    `submitted` is the time (monotonic) at which it began to wait for a child, `passed_over` how many that came later
+    were begun before it.
     """
 
     body: bytes
@@ -72,7 +73,7 @@ class Assignment:
 class KillReason:
     """Why the worker has killed a child, and the places of the jobs that are to blame; None if that is not known.
 
-    Jobs at the places in `alone` may be, or may only have been beside what is: each runs again by itself.
+    Jobs at the places in `alone` may be to blame, or may only have run concurrently: each runs again by itself.
     """
 
     reason: str
@@ -81,9 +82,7 @@ class KillReason:
     alone: tuple[int, ...] = ()
 
 
-_GARBLED = (
-    "wrote to the descriptor by which it speaks to the worker, which no function may use, and was killed for that"
-)
+_GARBLED = "wrote to the descriptor of its socket to the worker, which no function may use, and was killed for that"
 
 
 @dataclass(slots=True)
@@ -111,12 +110,12 @@ class ChildProcess:
         self.leaving = ""
         """Why it ends by itself."""
         self.retiring = ""
-        """Why it is given nothing more, and told to end when it has nothing to do."""
+        """Why it is given nothing more, and ends when it has nothing to do."""
         self.garbled = False
-        """Whether something that it sent or wrote down cannot be, so that nothing of it can be relied on."""
+        """Whether it sent or wrote something impossible, so that nothing from it can be trusted."""
         self.kill_reason: KillReason | None = None
         self.stop_by: dict[int, float] = {}
-        """Tickets of assignments of which jobs were told to stop, and the times until which they may take."""
+        """Tickets of assignments with jobs that were ordered to stop, and the time (monotonic) by which they must."""
         self.pace = Pace()
         self.ran: Counter[str] = Counter()
         """How many jobs it has run, by function."""
@@ -195,7 +194,7 @@ class ChildProcess:
 
     @property
     def at_work(self) -> list[Assignment]:
-        """The assignments that the child has begun; the oldest one if that cannot be told any more."""
+        """The assignments that the child has begun; the oldest one if its board cannot be trusted."""
         claimed = self.board.claimed
         if claimed > self._last and self.given:
             claimed = self.given[0].ticket
@@ -207,21 +206,21 @@ class ChildProcess:
             return self.beside + (not self.pace.engaged)
         return 1 + (ahead and self.pace.quick)
 
-    def look(self, now: float) -> None:
-        """See how it gets on with what it was given."""
+    def measure(self, now: float) -> None:
+        """Measure its pace at a time (monotonic, seconds)."""
         if self.beside:
-            self.pace.look_beside(now, since=None if self.given[-1].beside else self.given[-1].given)
+            self.pace.measure_concurrent(now, since=None if self.given[-1].beside else self.given[-1].given)
         else:
-            self.pace.look(now, busy=bool(self.given))
+            self.pace.measure(now, busy=bool(self.given))
 
     @property
     def extra(self) -> int:
-        """How many assignments it works at beside another one."""
+        """How many assignments it works at, besides the first."""
         return max(self.beside - 1, 0)
 
     @property
     def load(self) -> int:
-        """How many assignments it has, those that run beside each other counted as one."""
+        """How many assignments it has, concurrent ones counted as one."""
         return len(self.given) - self.extra
 
     def find(self, ticket: int) -> Assignment:
@@ -229,7 +228,7 @@ class ChildProcess:
         for assignment in self.given:
             if assignment.ticket == ticket:
                 return assignment
-        raise WireError(f"the child speaks of assignment {ticket}, which it was not given")
+        raise WireError(f"the child sent a frame about assignment {ticket}, which it was not given")
 
     @property
     def served(self) -> bool:
@@ -287,7 +286,7 @@ class ChildProcess:
     async def wait(self) -> int:
         """Wait for the child's end, and return how it ended: its exit status, or minus a signal, or LOST.
 
-        Whatever it sent before its death is heard first. What its functions started dies with it.
+        Whatever it sent before its death is read first. What its functions started dies with it.
         """
         code = await asyncio.shield(self._end)
         with suppress(OSError):
@@ -296,7 +295,7 @@ class ChildProcess:
         return code
 
     def close(self) -> None:
-        """Let go of what is shared with the child, once it has ended."""
+        """Close what is shared with the child, once it has ended."""
         self._stream.close()
         os.close(self._lifeline)
         self.board.close()
@@ -304,7 +303,7 @@ class ChildProcess:
             self.output.close()
 
     def finish(self) -> None:
-        """Tell the child that there is no more work: it ends after what it is doing."""
+        """Close the way to the child: it ends after what it is doing."""
         with suppress(OSError):
             self._stream.finish()
 
@@ -329,12 +328,12 @@ class ChildProcess:
 
     @property
     def signs_of_life(self) -> tuple[object, ...]:
-        """What changes while it gets on."""
+        """What changes while it makes progress."""
         board = self.board
         return board.claimed, board.phase, bytes(board.states), self._stream.received
 
     def distrust(self, said: str) -> None:
-        """Kill a child of which nothing can be relied on, not even which jobs it was at."""
+        """Kill a child from which nothing can be trusted, not even which jobs it was at."""
         self.garbled = True
         self.kill_reason = self.kill_reason or KillReason(REASON_CRASHED, said, None)
         self.kill()

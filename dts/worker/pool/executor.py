@@ -58,13 +58,13 @@ class Listener(Protocol):
         """Its child died."""
 
     def on_failed(self, assignment: Assignment, error: Exception) -> None:
-        """It could not be handed to a child, or what came of it could not be handled. Others may follow, in vain."""
+        """It could not be given to a child, or its answers could not be handled. More calls about it may follow."""
 
     def on_given(self, assignment: Assignment, frame: Frame) -> None:
-        """Jobs of it shall be run by somebody else."""
+        """Jobs of it are to run in another child or worker."""
 
     def on_begun(self, assignment: Assignment) -> None:
-        """A child has begun with it, and could begin with others beside it."""
+        """A child has begun with it, and could run others concurrently."""
 
     def on_claim(self, assignment: Assignment, frame: Frame, go: Callable[[], None]) -> None:
         """Its jobs are to be run under a lease; it goes on when `go` is called."""
@@ -146,11 +146,11 @@ class Executor(Service):
         """Whether a child has nothing to do and a slot is free for it."""
         return self._free_slots > 0 and bool(self._roster.idle or self._roster.blank)
 
-    def look(self, now: float) -> None:
-        """Check how children get on, and take back what waits for one that is slow. `now` is monotonic, in seconds."""
+    def measure(self, now: float) -> None:
+        """Measure the children's pace, and take back what waits for a slow one. `now` is monotonic, in seconds."""
         quick = 0
         for child in self._roster:
-            child.look(now)
+            child.measure(now)
             quick += child.pace.quick and not (child.retiring or child.beside)
         self.looks_ahead = self.processes <= 2 * min(quick, self.processes)
         if self._roster.idle or self._roster.blank:
@@ -164,7 +164,7 @@ class Executor(Service):
         self._dispatch()
 
     def is_engaged(self, now: float) -> bool:
-        """Whether no child is likely to begin anything soon, `now` being monotonic, as of the last look."""
+        """Whether no child is likely to begin anything soon, `now` being monotonic, as of the last measurement."""
         if self._free_slots > 0 and now - self._manned <= _UNMANNED:
             return False
         return all([child.pace.engaged for child in self._roster.working if not child.retiring])

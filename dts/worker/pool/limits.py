@@ -1,8 +1,8 @@
 """Kills children whose job has passed its hard limits: of time, of memory, of the grace after it was cancelled.
 
-A job may pass its limit since another one keeps it from getting on: one that blocks the event loop beside it, or that
-has left a thread behind which holds the interpreter's lock. So only those are blamed that can be told, and where none
-can, each that may be it runs again alone.
+A job may pass its limit because another one holds it up: one that blocks the event loop which both share, or that has
+left a thread behind which holds the interpreter's lock. So a job is blamed only if it is known to be the one; else each
+that may be runs again alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SILENT = 0.5
 """Seconds without a run of its helper thread after which some thread of a child holds the interpreter's lock."""
 _BUSY = 0.1
 """The part of its time for which a main thread has a processor if it is that thread; one that waits has far less."""
-_LATE = "was killed since it ran longer than its timeout"
+_LATE = "was killed because it ran longer than its timeout"
 
 _MEMORY_SLACK = 32 * 1024 * 1024
 """Bytes over the limit at which the worker kills: a child that can, has got a MemoryError at the limit itself."""
@@ -79,9 +79,9 @@ def reason_to_kill(child: ChildProcess, now: float) -> KillReason | None:
         if late:
             return blame(child, late, now, silent=silent)
     if child.stop_by and (stubborn := _stubborn(child, now)):
-        return KillReason(REASON_CANCELLED, "was killed since it was cancelled and did not end", tuple(stubborn))
+        return KillReason(REASON_CANCELLED, "was killed because it was cancelled and did not end", tuple(stubborn))
     if board.memory_limit and resident_size(child.pid) > board.memory_limit + _MEMORY_SLACK:
-        said = "was killed since it took more than its memory limit"
+        said = "was killed because it took more than its memory limit"
         return KillReason(REASON_MEMORY, said, tuple(board.places(STARTED)))
     return None
 
@@ -126,7 +126,7 @@ def _main_is_busy(child: ChildProcess, now: float) -> bool:
 
 
 def _stubborn(child: ChildProcess, now: float) -> list[int]:
-    """The places of jobs that were told to stop, and whose time for that is up."""
+    """The places of jobs that were ordered to stop, and whose time for that is up."""
     board, found = child.board, []
     for ticket in [ticket for ticket, by in child.stop_by.items() if now >= by]:
         del child.stop_by[ticket]

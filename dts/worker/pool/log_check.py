@@ -1,7 +1,7 @@
-"""The log records of a child, as its worker passes them on: of no other jobs than those that the child has.
+"""Checks the log records of a child before its worker sends them on: they may only be about jobs that it has.
 
 Functions share the process that logs for them, and may put anything into a record, or send one of their own make. So
-the worker, which is another process, looks at it: a job that the child has not got is struck out.
+the worker, which is another process, checks it: the id of a job that the child does not have is removed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MAX_RECORD = 256 * 1024
 
 
 class RecordCheck:
-    """Looks at the records of the children of one worker, `source`."""
+    """Checks the records of the children of one worker, `source`."""
 
     def __init__(self, source: str) -> None:
         self._host = socket.gethostname()
         self._source = source
 
     def checked(self, body: bytes, given: Iterable[Assignment]) -> bytes:
-        """An encoded record as it may be told, where `given` is what its child has in hand.
+        """An encoded record as it may be sent on; `given` are the assignments of its child.
 
         Raises:
             WireError: it is no record, or too large for one.

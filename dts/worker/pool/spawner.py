@@ -1,4 +1,4 @@
-"""The worker's end of the template: asks it for children, and hears how they end."""
+"""The worker's end of the template: requests children from it, and learns how they end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PATIENCE = 20
 have been stopped."""
 
 LOST = -256
-"""How a process ended whose template has died before it: nobody knows."""
+"""How a process ended whose template has died before it: that is not known."""
 
 
 _OF_WORKER = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "LISTEN_FDS", "LISTEN_PID")
@@ -83,7 +83,7 @@ class Spawner(Service):
             return await asked
 
     async def _watch(self) -> None:
-        """Kill a template that stands still, as when a function has stopped it: nobody else would hear of a child."""
+        """Kill a template that does not answer, as when a function has stopped it: children depend on it."""
         while True:
             await asyncio.sleep(_ASK_EVERY)
             asked, before = self._socket, self._answers
@@ -171,7 +171,7 @@ class Spawner(Service):
         gone = OSError("the process that it is forked from has died")
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(gone)
-            self._ready.exception()  # whoever waits for it is told; if nobody does any more, that is no error
+            self._ready.exception()  # read here, so that it is no error if nothing waits for it any more
         while self._asked:
             if not (asked := self._asked.popleft()).done():
                 asked.set_exception(gone)

@@ -52,7 +52,7 @@ class CancellationSync(Service):
 
     @property
     def informed(self) -> bool:
-        """Whether all is known, or nobody has answered in time; False from the moment when events are lost."""
+        """Whether all is known, or no timekeeper has answered in time; False from the moment when events are lost."""
         return self._informed and not self._events.missed.is_set()
 
     async def _start(self) -> None:

@@ -48,7 +48,7 @@ class Deliveries:
         return sum([not (each.settled or each.leaving) and each.consumer in consumers for each in self._held])
 
     def has_any_of(self, consumer: Consumer) -> bool:
-        """Whether there is anything left to do for a delivery of a consumer, or to tell its broker."""
+        """Whether a delivery of a consumer is still held, or is being settled."""
         return self._settler.has_any_of(consumer) or any(each.consumer is consumer for each in self._held)
 
     def has_run(self, runs: set[str]) -> bool:

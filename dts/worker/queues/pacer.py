@@ -1,8 +1,8 @@
-"""Keeps no message from other workers that could begin it: gives back what waits here once no child is quick any more.
+"""Gives messages back that wait here although another worker could begin them.
 
 A worker may hold as many deliveries as it has children, and as many again while its messages are quick. When every
-child is at something that takes its time, whatever no child has begun goes back to the queue. Before the broker is told
-so, all consumers that could fetch something are dismissed: otherwise it would come here again.
+child is at a slow message, whatever no child has begun goes back to the queue. Before that, all consumers that could
+fetch something are dismissed: otherwise the same messages would come here again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dts.worker.queues.deliveries import Deliveries
 from dts.worker.queues.in_flight import in_flight
 
 INTERVAL = 0.05
-"""Seconds between looks at the children."""
+"""Seconds between two measurements of the children."""
 
 
 class Host(Protocol):
@@ -40,7 +40,7 @@ class Host(Protocol):
 
 
 class Pacer(Service):
-    """Looks after the pace of a worker's children, and has its consumers fetch accordingly."""
+    """Measures the pace of a worker's children, and has its consumers fetch accordingly."""
 
     def __init__(self, executor: Executor, consumers: Consumers, host: Host) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Pacer(Service):
         self._spawn(self._run(), "pacer")
 
     def wake(self) -> None:
-        """There may be room: if little is fetched now, fetch more at once."""
+        """Fetch more at once if little is fetched now: there may be room."""
         if self._consumers.tight:
             self._freed.set()
 
@@ -61,12 +61,12 @@ class Pacer(Service):
                 async with asyncio.timeout(INTERVAL):
                     await self._freed.wait()
             self._freed.clear()
-            await self.look(time.monotonic())
+            await self.adjust(time.monotonic())
 
-    async def look(self, now: float) -> None:
-        """Fetch more or less, and give back what waits, as it is right at a time (monotonic, seconds)."""
+    async def adjust(self, now: float) -> None:
+        """Fetch more or less, and give back what waits too long, as of a time (monotonic, seconds)."""
         executor, host = self._executor, self._host
-        executor.look(now)
+        executor.measure(now)
         if host.halted or host.draining:
             return
         if not executor.is_engaged(now):

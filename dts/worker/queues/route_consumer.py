@@ -1,10 +1,9 @@
-"""Takes deliveries of one route, and no more of them than there is room for.
+"""Takes deliveries of one route, no more of them than the worker has room for.
 
 One consumer is nearly always there; its prefetch is the number of the worker's children. While messages are quick a
-second one fetches as many ahead. Messages of an async function that run beside others need no child of their own, so
-there may be room for many more: then further consumers are added, each half as large as all before it, and taken away
-again when what they have fetched would only lie here. While no child will begin anything soon, consumers that could
-fetch something are dismissed.
+second one fetches as many ahead. Messages of an async function share a child, so there may be room for many more: then
+further consumers are added, each half as large as all before it, and removed when what they fetch would only wait here.
+While no child will begin anything soon, consumers that could fetch something are dismissed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from dts.worker.queues.routes import Routes
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
-"""Seconds between checks whether fewer consumers would do."""
+"""Seconds between checks whether fewer consumers are enough."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds after a failure to receive
 
@@ -49,7 +48,7 @@ class Taker(Protocol):
 
 
 class RouteConsumer(Service):
-    """The consumers of one route. `slots` is the prefetch of the first one, unless the route has a prefetch itself.
+    """The consumers of one route. `slots` is the prefetch of the first one, unless the route has its own.
 
     One that is started `paused` fetches nothing until it is to resume. All but the stop can be asked for by one task at
     a time; this object itself adds and dismisses consumers meanwhile.
@@ -98,10 +97,10 @@ class RouteConsumer(Service):
             await self._add(max(1, self._slots - len(self._taker.deliveries)))
 
     async def tighten(self) -> bool:
-        """Fetch nothing while no child will begin anything soon; returns whether any consumer was dismissed for that.
+        """Fetch nothing while no child will begin anything soon; returns whether any consumer was dismissed.
 
-        One that can fetch nothing stays, and does so when one of its deliveries is settled. So does one whose prefetch
-        is the user's.
+        A consumer whose prefetch is used up stays until one of its deliveries is settled; so does one whose prefetch
+        was configured.
         """
         spare = [each for each, size in self._active.items() if size > self._taker.deliveries.held_of({each})]
         if self.route.prefetch or self._is_still() or not spare:
@@ -187,7 +186,7 @@ class RouteConsumer(Service):
             self._ahead = None
         self._leaving.add(consumer)
         self._settled.clear()
-        task.cancel()  # before anything else is awaited, so that whoever consumes is always among those who do
+        task.cancel()  # before anything else is awaited, so that `_consuming` has every task that takes deliveries
         await asyncio.wait([task])
         await consumer.cancel()
 
@@ -206,7 +205,7 @@ class RouteConsumer(Service):
             await self._add(max(self._slots, most // 2))
 
     async def _tidy(self) -> None:
-        """Close consumers that are not needed any more, and take away the last ones when the others would do."""
+        """Close consumers that are not needed any more; dismiss the last ones while the rest are enough."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             for consumer in [consumer for consumer in self._leaving if not self._taker.deliveries.has_any_of(consumer)]:
@@ -225,7 +224,7 @@ class RouteConsumer(Service):
     def _could_do_without(self, consumer: Consumer) -> bool:
         most, held = self._counts()
         spare = most - self._active[consumer] - held
-        # Without free slots, what more could be fetched would lie here while others may be idle.
+        # Without free slots, what more could be fetched would wait here while other workers may be idle.
         return spare >= self._slots or (spare >= 0 and self._taker.free_slots <= 0)
 
     async def _close_all(self) -> None:

@@ -1,4 +1,4 @@
-"""Settles deliveries: those of the same instant in one call, and never in the way of the next work."""
+"""Settles deliveries in the background: those of the same instant in one call."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class Settler(Service):
     """Acks, releases and rejects in the background.
 
-    A delivery that cannot be settled since the broker is away comes back to a worker later; its results are known by
-    then, and those of the second time are passed over.
+    A delivery that cannot be settled, because the broker is away, comes to a worker again later. Its results are on
+    record by then, and those of the second run are ignored.
     """
 
     def __init__(self) -> None:
@@ -96,8 +96,7 @@ class Settler(Service):
             await settle(deliveries, *rest)
         except BrokerError as error:
             self._outage.failed(
-                "%d messages could not be settled, and are handed out again; results of a second time are passed over:"
-                " %s",
+                "%d messages could not be settled, and are handed out again; results of the second run are ignored: %s",
                 *(len(deliveries), error.message),
             )
         else:

@@ -1,7 +1,7 @@
-"""Sends the lines of log files that are at or above a level; what it leaves out of a flood, it counts and tells.
+"""Sends the lines of log files at or above a level. Of a flood it sends the last lines, and how many it left out.
 
 A line's level is the first name of a level in it. Lines without one belong to the line before, as those of a
-traceback do, also when it was read at an earlier look.
+traceback do, also when that line was read earlier.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 1.0
 """Seconds between looks at the files."""
 MAX_LINES = 2000
-"""Lines that are sent of one file after a look: the last ones."""
+"""Lines that are sent of one file at a time: the last ones."""
 
 _NUMBERS = {
     "DEBUG": 10,
@@ -84,16 +84,16 @@ class Agent(Service):
     async def _run(self) -> None:
         while True:
             for tail in list(self._tails.values()):
-                for _ in self._look(tail):
+                for _ in self._send_new(tail):
                     await asyncio.sleep(0)  # the worker has other things to do as well
             await asyncio.sleep(INTERVAL)
 
-    def look(self, tail: Tail) -> None:
+    def send_new(self, tail: Tail) -> None:
         """Send what is new in one file."""
-        for _ in self._look(tail):
+        for _ in self._send_new(tail):
             pass
 
-    def _look(self, tail: Tail) -> Iterator[None]:
+    def _send_new(self, tail: Tail) -> Iterator[None]:
         """The same, piece by piece."""
         found: deque[tuple[int, str]] = deque(maxlen=MAX_LINES)
         count = 0

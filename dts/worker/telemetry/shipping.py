@@ -1,6 +1,6 @@
-"""What the worker tells the rest of the system beside results: log records and heartbeats.
+"""What the worker reports besides results: log records and heartbeats.
 
-Neither may get in the way of the work: they are kept in a queue of fixed length, published by a task of their own,
+Neither may delay the work: they are kept in a queue of fixed length, published by a task of their own,
 and dropped, oldest first, while the broker is away.
 """
 
@@ -93,7 +93,7 @@ class ShippingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand over one record."""
         try:
-            told = LogRecord(
+            shipped = LogRecord(
                 host=self._host,
                 source=sanitize.name(self._source),
                 time=sanitize.moment(record.created, time.time()),
@@ -101,10 +101,10 @@ class ShippingHandler(logging.Handler):
                 logger=sanitize.name(record.name),
                 message=clip(record_text(record), _MAX_TEXT),
             )
-            self._loop.call_soon_threadsafe(self._shipper.put, told.SerializeToString())
+            self._loop.call_soon_threadsafe(self._shipper.put, shipped.SerializeToString())
         except RuntimeError:
             pass  # the loop is closed, and the worker at its end
-        except Exception:  # noqa: BLE001 - a record that cannot be formatted must not fail whoever logs it
+        except Exception:  # noqa: BLE001 - a record that cannot be formatted must not fail its caller
             self.handleError(record)
 
 

@@ -1,4 +1,4 @@
-"""Follows one log file that others write to, and maybe rename or truncate."""
+"""Follows a log file that other programs write, rename or truncate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 MAX_READ = 1024 * 1024
-"""Bytes of a file that are read at a look; of a flood, what comes before them is passed over."""
+"""Bytes of a file that are read at a time; of a flood, the last ones, and the rest is skipped."""
 MAX_LINE = 64 * 1024
 """Bytes that are kept of a line that has not ended yet."""
 QUIET = 5.0
-"""Seconds for which a renamed file must have been quiet until it is let go: its writer may not know yet."""
+"""Seconds for which a renamed file must have been quiet until it is closed: its writer may not have noticed yet."""
 MAX_OLD = 4
 """Renamed files that are read on at a time."""
 _PIECE = 64 * 1024  # bytes that are read without a break
@@ -24,7 +24,7 @@ _MARK = 64  # bytes by which it is known whether a file still is the one that wa
 
 
 class File:
-    """A regular file that is open. `level` is that of the last line that named one: whoever reads the lines sets it."""
+    """A regular file that is open. `level` is that of the last line that named one; the reader of the lines sets it."""
 
     def __init__(self, path: Path, level: int, *, at_end: bool) -> None:
         """Raises OSError when it cannot be opened, or is nothing that can be followed."""
@@ -79,7 +79,7 @@ class File:
         return self._take(data)
 
     def take_rest(self) -> list[bytes]:
-        """A last line that nobody will end."""
+        """A last line without an end, which will not get one."""
         rest, self._rest, self._overlong = self._rest, b"", False
         return [rest] if rest else []
 
@@ -118,9 +118,9 @@ class Tail:
     def __init__(self, path: str, *, quiet: float = QUIET) -> None:
         self.path = Path(path)
         self.problem = ""
-        """Why the file cannot be followed; it is tried again at each look. A file that is not there is no problem."""
+        """Why the file cannot be followed; each read tries again. A file that does not exist is no problem."""
         self.skipped = 0
-        """Bytes that were not read; whoever tells of them sets it back."""
+        """Bytes that were skipped; whatever reports them sets it to 0."""
         self._quiet = quiet
         self._file: File | None = None
         self._old: list[File] = []
@@ -136,7 +136,7 @@ class Tail:
         for old in list(self._old):
             yield from self._drain(old)
             if time.monotonic() - old.heard >= self._quiet:
-                yield self._let_go(old)
+                yield self._release(old)
         if self._file is not None:
             yield from self._drain(self._file)
         identity = self._identity()
@@ -147,7 +147,7 @@ class Tail:
             yield from self._drain(before)  # what was written to it before its writer went on to the new one
             self._old.append(before)
             while len(self._old) > (MAX_OLD if self._quiet else 0):
-                yield self._let_go(self._old[0])
+                yield self._release(self._old[0])
         new = self._open(before.level if before is not None else logging.NOTSET, at_end=identity == self._bad)
         if new is not None:
             yield from self._drain(new)
@@ -187,10 +187,10 @@ class Tail:
             self._bad = _identity(status) if stat.S_ISREG(status.st_mode) else None
 
     def _drain(self, file: File) -> Iterator[list[Line]]:
-        """What a file has. One that cannot be read is let go."""
+        """What a file has. One that cannot be read is closed."""
         try:
             self.skipped += file.skip()
-            left = MAX_READ // _PIECE + 1  # a file that grows as fast as it is read must not keep others waiting
+            left = MAX_READ // _PIECE + 1  # a file that grows as fast as it is read must not hold up the others
             while left and (found := file.read()) is not None:
                 left -= 1
                 yield _lines(file, found)
@@ -202,7 +202,7 @@ class Tail:
                 self._old.remove(file)
             file.close()
 
-    def _let_go(self, old: File) -> list[Line]:
+    def _release(self, old: File) -> list[Line]:
         """Close a renamed file; returns its last line, if that has no end."""
         if old in self._old:
             self._old.remove(old)

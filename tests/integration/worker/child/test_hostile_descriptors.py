@@ -29,7 +29,7 @@ async def test_garbage_to_all_descriptors_costs_the_job_that_wrote_it(bench: Ben
     async with Worker(bench.settings(poison_after=2), bench.broker):
         results = await bench.run("own/f", *(["a"] for _ in range(20)), ["write"], *(["b"] for _ in range(20)))
         assert [result.index for result in results if result.status == FAILED] == [20]
-        assert "wrote to the descriptor by which it speaks to the worker" in results[20].error.message
+        assert "wrote to the descriptor of its socket to the worker" in results[20].error.message
         assert results[20].error.reason == "poison"
         assert [value(result) for result in results if result.index != 20] == ["a"] * 20 + ["b"] * 20
         assert value((await bench.run("text/upper", ["next"]))[0]) == "NEXT", "and the worker goes on"

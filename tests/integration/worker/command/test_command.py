@@ -309,7 +309,7 @@ async def test_log_records_are_bounded_while_the_broker_is_away(
     path.touch()
     tail = Tail(str(path))
     path.write_text("".join(f"ERROR {n}\n" for n in range(50)))
-    Agent((), 40, shipper).look(tail)
+    Agent((), 40, shipper).send_new(tail)
     tail.close()
     assert shipper.dropped == 40
     with monkeypatch.context() as patch:

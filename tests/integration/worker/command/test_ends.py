@@ -87,7 +87,7 @@ async def test_a_part_that_dies_ends_the_worker_with_an_error(
     def die(self: Agent, tail: object) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(Agent, "_look", die)
+    monkeypatch.setattr(Agent, "_send_new", die)
     settings = load_settings(
         None,
         environment={},
@@ -157,7 +157,7 @@ async def test_the_service_manager_hears_of_a_reload_and_of_no_watchdog_that_is_
             assert int(reloading[1].removeprefix("MONOTONIC_USEC=")) > 0
             assert await loop.sock_recv(manager, 100) == b"READY=1"
             process.terminate()
-            assert "WATCHDOG_USEC=abc is no number" in await read_until(process, "WATCHDOG_USEC")
+            assert "WATCHDOG_USEC=abc is not a number" in await read_until(process, "WATCHDOG_USEC")
             assert await process.wait() == 0
 
 

@@ -109,9 +109,9 @@ def test_a_traceback_belongs_to_its_record_also_when_it_comes_later(path: Path) 
     kept = Kept()
     agent, tail = Agent((), 30, cast(LogShipper, cast(Any, kept))), Tail(str(path))
     append(path, "ERROR it broke\nTraceback (most recent call last):\n")
-    agent.look(tail)
+    agent.send_new(tail)
     append(path, '  File "x.py"\nValueError: no\nINFO well\n  and so on\n')
-    agent.look(tail)
+    agent.send_new(tail)
     assert [record.message for record in kept.records] == [
         "ERROR it broke",
         "Traceback (most recent call last):",
@@ -135,20 +135,20 @@ def test_what_is_left_out_of_a_flood_is_counted_and_told(path: Path) -> None:
     kept = Kept()
     agent, tail = made_agent(kept), Tail(str(path))
     append(path, "".join(f"ERROR {n}\n" for n in range(MAX_LINES)))
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept) == [f"ERROR {n}" for n in range(MAX_LINES)]
     kept.records.clear()
     append(path, "".join(f"ERROR {n}\nINFO calm\n" for n in range(MAX_LINES + 7)))
-    agent.look(tail)
+    agent.send_new(tail)
     *lines, told = messages(kept)
     assert (lines[0], len(lines)) == ("ERROR 7", MAX_LINES)
     assert told == f"7 lines of {path} were left out"
     kept.records.clear()
     append(path, "ERROR x\n" * 200_000)
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept)[-1].endswith(f"{1_600_000 - MAX_READ} bytes were not read")
     kept.records.clear()
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept) == []
 
 
@@ -182,13 +182,13 @@ def test_a_line_that_goes_on_in_a_renamed_file_has_the_level_of_that_file(path: 
     kept = Kept()
     agent, tail = made_agent(kept), Tail(str(path))
     append(path, "ERROR it broke\n")
-    agent.look(tail)
+    agent.send_new(tail)
     path.rename(path.with_suffix(".1"))
     append(path, "INFO calm\n")
-    agent.look(tail)
+    agent.send_new(tail)
     append(path.with_suffix(".1"), "ValueError: no\n")
     append(path, "and calm\n")
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept) == ["ERROR it broke", "ValueError: no"]
 
 
@@ -207,12 +207,12 @@ def test_what_is_no_regular_file_is_warned_about_once_and_followed_when_it_is_re
     agent, tail = made_agent(kept), Tail(str(path))
     assert said in problem_of(str(path))
     for _ in range(3):
-        agent.look(tail)
+        agent.send_new(tail)
     assert caplog.text.count("is not followed") == 1
     assert said in caplog.text
     path.rename(path.with_name("away"))
     append(path, "ERROR first\n")
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept) == ["ERROR first"]
     assert problem_of(str(path)) == ""
 
@@ -223,10 +223,10 @@ def test_a_file_that_becomes_a_folder_is_let_go(path: Path, caplog: pytest.LogCa
     append(path, "ERROR one\n")
     path.rename(path.with_suffix(".1"))
     path.mkdir()
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept) == ["ERROR one"]
     assert "it is a directory" in caplog.text
     path.rmdir()
     append(path, "ERROR two\n")
-    agent.look(tail)
+    agent.send_new(tail)
     assert messages(kept) == ["ERROR one", "ERROR two"]
