@@ -198,9 +198,10 @@ def _apply_rows(state: LedgerState, record: dict[str, Any], sizes: list[int], ch
     state.sizes = sizes[0], sizes[1]
     state.succeeded, state.failed = record["rows"]
     if "next" in record:
+        for line in range(state.next_line, record["next"]):
+            state.held.pop(line, None)
         state.next_line = record["next"]
-        held = {line: (line, failed, row.encode()) for line, failed, row in record["hold"]}
-        state.held = {line: each for line, each in {**state.held, **held}.items() if line >= state.next_line}
+        state.held.update((line, (line, failed, row.encode())) for line, failed, row in record["hold"])
 
 
 class _OutputCheck:
