@@ -29,6 +29,7 @@
         ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
         ├── ReaderGone         who read the rows has closed the pipe: nobody need be told
         ├── FileBusy           another client writes the output file now
+        ├── JobFailed          a job whose result was asked for has none: it failed, or was cancelled
         ├── InputChanged       a run is resumed over an input that is not the one it began with
         ├── ServerUnavailable  no answer, or 5xx: the request can be made again as it is
         └── ComponentError     an input line that a component cannot read: recorded, the run goes on
@@ -37,6 +38,8 @@ An exception's docstring is its default message.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class DtsError(Exception):
@@ -166,6 +169,14 @@ class ReaderGone(ClientError):
 
 class FileBusy(ClientError):
     """Somebody else writes the output file now."""
+
+
+class JobFailed(ClientError):
+    """The job failed, or was cancelled. `error` has its type, message and traceback."""
+
+    def __init__(self, job: str, error: Mapping[str, str]) -> None:
+        super().__init__(f"job {job} failed: {error.get('type')}: {error.get('message')}")
+        self.error = error
 
 
 class InputChanged(ClientError):

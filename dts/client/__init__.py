@@ -1,6 +1,6 @@
 """The client: a file through a function, one row a line; from the command `dts-client` or from a program."""
 
-from dts.client.client import DtsClient, Summary
+from dts.client.client import DtsClient, Job, Summary
 from dts.client.components import (
     Batch,
     Call,
@@ -20,6 +20,7 @@ __all__ = [
     "DailyRotatingOutputFile",
     "DataSource",
     "DtsClient",
+    "Job",
     "JsonFileIOComponent",
     "OutputFile",
     "ResultProcessor",

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 import msgspec
 
 from dts.auth import Credentials
-from dts.client.components import DataSource, IterableComponent
+from dts.client.components import DataSource, IterableComponent, TextFileIOComponent
 from dts.client.jsonvalue import encode_args, encode_kwargs
 from dts.client.processors import FunctionProcessor, ResultFunction, ResultProcessor
+from dts.client.run.attached import attached_spec
 from dts.client.run.progress import Progress
 from dts.client.run.session import RunSession, RunSpec
+from dts.client.stream import stream
 from dts.client.transport import Transport
-from dts.errors import ClientError, InvalidInput
+from dts.errors import ClientError, InvalidInput, JobFailed
 from dts.model import JobState, check_user_id, new_id, parse_function_name
 
 logger = logging.getLogger(__name__)
@@ -36,9 +39,10 @@ SNOOZE_INTERVAL = 0.05
 _SPARE_CONNECTIONS = 8  # beside the uploads: results, receipts, single jobs
 
 _COLLECTED_AT_ONCE = 1000  # ids in a request, as many as the server takes
+_LONGEST_WAIT = 20.0  # seconds that the server may wait for a job to end, in one request
 _LEAVE_TIMEOUT = 5.0  # seconds to tell the server what was read
 
-Source = DataSource | Iterable[Any] | AsyncIterable[Any]
+Source = DataSource | Path | Iterable[Any] | AsyncIterable[Any]
 Processor = ResultProcessor | ResultFunction
 
 
@@ -51,6 +55,51 @@ class Summary:
     succeeded: int
     failed: int
     seconds: float
+
+
+class Job(str):
+    """A job's id, which also has its result."""
+
+    _client: DtsClient
+
+    def __new__(cls, job_id: str, client: DtsClient) -> Job:
+        """The job of that id."""
+        job = super().__new__(cls, job_id)
+        job._client = client
+        return job
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """What the function returned; waits `timeout` seconds for it, for ever if that is None.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            JobFailed: it failed, or was cancelled; its `error` says why.
+            RequestRefused: there is no such job.
+        """
+        async with asyncio.timeout(timeout):
+            while True:
+                job = await self._client.get(self, wait=_LONGEST_WAIT)
+                if JobState(job["state"]).terminal:
+                    break
+        if not job["success"]:
+            raise JobFailed(self, job["error"])
+        return job["result"]
+
+
+def as_source(source: Source) -> DataSource:
+    """What a run reads its lines from: a component as it is, a Path as a file of text, else the items of an iterable.
+
+    Raises:
+        InvalidInput: a text, bytes or a dict, whose characters or keys nobody means.
+    """
+    if isinstance(source, DataSource):
+        return source
+    if isinstance(source, Path):
+        return TextFileIOComponent(source)
+    if isinstance(source, (str, bytes, bytearray, Mapping)):
+        kind = type(source).__name__
+        raise InvalidInput(f"a data source cannot be a {kind}: give a list of items, or Path(…) for a file")
+    return IterableComponent(source)
 
 
 class DtsClient:
@@ -139,7 +188,7 @@ class DtsClient:
         return await self.run_spec(
             RunSpec(
                 name,
-                source if isinstance(source, DataSource) else IterableComponent(source),
+                as_source(source),
                 processor if isinstance(processor, ResultProcessor) else FunctionProcessor(processor),
             )
         )
@@ -164,8 +213,37 @@ class DtsClient:
         if self._session is not None:
             self._session.stop()
 
-    async def submit(self, function: str, *args: Any, **kwargs: Any) -> str:
-        """Submit one job; returns its id.
+    def map(self, function: str, data_source: Source, *, ordered: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        """The row of every line, as they come or in order.
+
+            async for row in client.map("text/upper", ["one", "two"]):
+                print(row["line"], row["result"])
+
+        The run is cancelled when they are not read to the end. Raises as `run`.
+        """
+        return stream(lambda processor: self.run(function, data_source, processor), ordered=ordered)
+
+    def attach(self, run: str, *, again: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        """The rows of a run that was begun elsewhere; with `again` also those that were collected before.
+
+        The run goes on when they are not read to the end.
+
+        Raises:
+            RequestRefused: there is no such run.
+        """
+
+        async def collect(processor: ResultProcessor) -> None:
+            spec, _ = await attached_spec(self._transport, run, processor, again=again)
+            await self.run_spec(replace(spec, keep=True))
+
+        return stream(collect)
+
+    def job(self, job_id: str) -> Job:
+        """The job of that id."""
+        return Job(job_id, self)
+
+    async def submit(self, function: str, *args: Any, **kwargs: Any) -> Job:
+        """Submit one job; returns its id, which also has its result: `await job.result(timeout=10)`.
 
         When the server's answer is lost it is submitted again, under the same idempotency key: there is one job.
 
@@ -180,7 +258,7 @@ class DtsClient:
             "kwargs": msgspec.Raw(encode_kwargs(kwargs)),
         }
         headers = {"Idempotency-Key": new_id()}  # an id costs the server less than any other key
-        return cast(str, await self._transport.call("POST", "/jobs/", params, headers=headers))
+        return Job(await self._transport.call("POST", "/jobs/", params, headers=headers), self)
 
     async def get(self, job_id: str, *, wait: float = 0.0, collect: bool = True) -> dict[str, Any]:
         """A job as the server shows it: id, function, state and, once it has ended, its result.
@@ -195,7 +273,7 @@ class DtsClient:
         query = {"wait": f"{wait:g}"} if wait else None
         job: dict[str, Any] = await self._transport.call("GET", f"/jobs/{job_id}", query=query, wait=wait)
         if collect and JobState(job["state"]).terminal:
-            self._read.append(job_id)
+            self._read.append(str(job_id))
             if self._handing_back is None or self._handing_back.done():
                 self._handing_back = asyncio.create_task(self._hand_back(), name="hand back")
         return job
@@ -224,7 +302,7 @@ class DtsClient:
         Raises:
             ServerUnavailable: it was given up.
         """
-        return await self._collect(list(job_ids), give_up_after=None)
+        return await self._collect([str(job_id) for job_id in job_ids], give_up_after=None)
 
     async def _collect(self, ids: list[str], *, give_up_after: float | None) -> int:
         jobs = 0

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from functools import partial
 
 from dts.client.components import Batch, DataSource, IterableComponent
-from dts.client.processors import RowWriter
 from dts.client.rows import bad_lines
 from dts.client.run.blocks import BlockCutter, CutBlock
 from dts.client.run.pace import Pace
@@ -141,7 +140,8 @@ class Sender:
         uploads.create_task(self._put(number, cut), name=f"block {number}")
 
     def _has_no_room(self, cut: CutBlock) -> bool:
-        if isinstance(processor := self._state.processor, RowWriter) and not processor.has_room(cut.lines[0]):
+        has_room = getattr(self._state.processor, "has_room", None)
+        if has_room is not None and not has_room(cut.lines[0]):
             return True
         return self._state.outstanding.full or bool(self._uploading and self._uploading + cut.size > MAX_UPLOADING)
 

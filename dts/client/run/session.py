@@ -44,6 +44,7 @@ class RunSpec:
     `settings` is what must not have changed then. `outputs` are the names of OUTFILE and errfile. The source of a
     resumed run is only read from its beginning if it can be (`rereadable`). With `detach` nothing is collected. A run
     that is `attached` to is another client's: it is not closed; with `again` what was collected before is read, too.
+    One to `keep` is not cancelled, whatever happens.
     """
 
     function: str
@@ -58,6 +59,7 @@ class RunSpec:
     detach: bool = False
     attached: bool = False
     again: bool = False
+    keep: bool = False
 
 
 class RunSession:
@@ -204,7 +206,7 @@ class RunSession:
 
     async def _leave(self, state: RunState, error: BaseException) -> None:
         """Cancel the run, unless it is to go on; one whose rows nobody reads any more (`| head`) is not."""
-        if self._detach and not isinstance(error, ReaderGone):
+        if self._spec.keep or (self._detach and not isinstance(error, ReaderGone)):
             return
         try:
             await state.remote.cancel()

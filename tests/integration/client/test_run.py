@@ -42,6 +42,7 @@ class FakeServer:
         self.jobs: dict[str, str] = {}
         self.state = "none"
         self.bad = "bad"
+        self.job_answer: dict[str, Any] = {"success": True, "result": 1}
         self.opened: dict[str, Any] = {}
         self.paused = False
         self.run_id = new_id()
@@ -166,7 +167,7 @@ class Handler(RequestHandler):
             finished = server.state != "open" and not server.parts
             self.result({"id": server.run_id, "state": server.state, "paused": server.paused, "finished": finished})
         else:
-            self.result({"id": self.request.path.rpartition("/")[2], "state": "succeeded", "result": {"result": 1}})
+            self.result({"id": self.request.path.rpartition("/")[2], "state": "succeeded", **server.job_answer})
 
 
 @pytest.fixture(autouse=True)
