@@ -80,6 +80,16 @@ class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     level: str = "INFO"
 
 
+class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a worker or a process of daemons answers for its figures and its health; with port 0 nowhere.
+
+    The server does so at its own port.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+
+
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The REST server. Sizes are in bytes, `slice_seconds` is the work that one message should hold.
 
@@ -227,6 +237,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreSettings = field(default_factory=StoreSettings)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter as Counts
 from collections.abc import Sequence
 from dataclasses import replace
+
+from prometheus_client import Counter
 
 from dts.broker.abc import (
     DEFAULT_PUBLISH_TIMEOUT,
@@ -26,6 +28,8 @@ from dts.wire.seal import HEADER_SEAL, Seal
 
 logger = logging.getLogger(__name__)
 
+_REFUSED = Counter("dts_refused_messages", "Messages and events without a valid seal, by where they came.", ["where"])
+
 _LOG_EVERY = 60.0
 """Seconds between two records about refused messages of one queue: a flood of them must not flood the log."""
 
@@ -37,10 +41,10 @@ class SealedBroker(Broker):
     queue or topic. A dead letter without a valid seal is handed out, since it has to be kept, with `refused` set.
     """
 
-    def __init__(self, broker: Broker, seal: Seal, refused: Counter[str] | None = None) -> None:
+    def __init__(self, broker: Broker, seal: Seal, refused: Counts[str] | None = None) -> None:
         self._broker = broker
         self._seal = seal
-        self.refused = Counter[str]() if refused is None else refused
+        self.refused = Counts[str]() if refused is None else refused
         self._refusals = _Refusals(self.refused)
         inner = broker.parts
         self._parts = (self,) if inner == (broker,) else tuple(SealedBroker(one, seal, self.refused) for one in inner)
@@ -97,13 +101,14 @@ class SealedBroker(Broker):
 class _Refusals:
     """Counts what is refused, and logs it now and then."""
 
-    def __init__(self, counts: Counter[str]) -> None:
+    def __init__(self, counts: Counts[str]) -> None:
         self._counts = counts
         self._logged: dict[str, float] = {}
 
     def note(self, where: str, fault: str) -> None:
         """Note that something on a queue or a topic was refused."""
         self._counts[where] += 1
+        _REFUSED.labels(where).inc()
         now = time.monotonic()
         if now - self._logged.get(where, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged[where] = now

@@ -94,7 +94,7 @@ class Candidate:
 
     The bitmaps say how each of its jobs ended; `running` has the jobs that are still at work, `stopped` those that are
     no longer and have not ended either. A candidate with
-    nothing but `running` has an empty body.
+    nothing but `running` has an empty body. `function` is for the figures, and is not stored.
     """
 
     block: str
@@ -105,6 +105,7 @@ class Candidate:
     cancelled: int = 0
     running: int = 0
     stopped: int = 0
+    function: str = field(default="", compare=False)
 
     @property
     def ended(self) -> int:

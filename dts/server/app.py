@@ -17,6 +17,7 @@ from dts.errors import BrokerUnavailable, ConfigError, StoreUnavailable
 from dts.model import DEFAULT_ROUTE
 from dts.runtime.fleet_key import make_fleet_key
 from dts.runtime.log_throttle import OutageLog
+from dts.runtime.metrics import BROKER_CALLS, time_calls
 from dts.runtime.service import Service
 from dts.runtime.single import cannot_listen
 from dts.server.access.accounts import Accounts
@@ -27,19 +28,22 @@ from dts.server.audit.checkpoint import LogCheckpoint
 from dts.server.audit.log import OperationLog
 from dts.server.context import Context
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
-from dts.server.handlers._base import NotFoundHandler
+from dts.server.handlers._base import DtsHandler, NotFoundHandler
+from dts.server.handlers._metrics import observe_request
 from dts.server.listen.acceptor import Acceptor, allowed_connections
 from dts.server.listen.body_memory import BodyMemory
 from dts.server.listen.http import MAX_HEAD, PeerServer
 from dts.server.listen.peers import Peers
 from dts.server.listen.proxies import Proxies
 from dts.server.lookup.catalogue import Catalogue
+from dts.server.lookup.figures import Figures
 from dts.server.lookup.fleet import Fleet
 from dts.server.lookup.hub import Hub
 from dts.server.openapi import describe
 from dts.server.plugins.runner import PluginRunner
 from dts.server.publish.claims import Claims
 from dts.server.publish.publisher import Publisher
+from dts.server.record.job_metrics import observe_store
 from dts.server.routes import ROUTES
 from dts.store import Store, open_store
 from dts.wire import queues
@@ -68,10 +72,12 @@ class Server(Service):
         self._stack.callback(_close_all, sockets)
         store = open_store(settings.store.url)
         self._stack.push_async_callback(store.close)
+        observe_store(store)
         keys = await self._open_keys(store)
         seal = make_fleet_key(settings.fleet_key_file, keys.derive("fleet"))  # the same on every server
         broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
         self._stack.push_async_callback(broker.close)
+        time_calls(broker, "broker", BROKER_CALLS)
         await broker.start()
         self._spawn(self._declare_queues(broker), "server-queues")
         accounts = Accounts(store, keys)
@@ -93,6 +99,7 @@ class Server(Service):
             BodyMemory(settings.server.body_memory),
             Proxies(settings.server.trusted_proxies),
             Fleet(store),
+            Figures(store, broker),
             msgspec.json.encode(describe(ROUTES)),
         )
         for service in (hub, claims, publisher, PluginRunner(context)):
@@ -238,4 +245,6 @@ def _close_all(sockets: list[socket.socket]) -> None:
 
 
 def _log_request(handler: object) -> None:
-    """Say nothing of each request: at full speed the log would cost more than the work."""
+    """Count each request, and log none: at full speed the log would cost more than the work."""
+    if isinstance(handler, DtsHandler):
+        observe_request(handler)

@@ -15,6 +15,7 @@ from dts.server.audit.log import OperationLog
 from dts.server.listen.body_memory import BodyMemory
 from dts.server.listen.proxies import Proxies
 from dts.server.lookup.catalogue import Catalogue
+from dts.server.lookup.figures import Figures
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
 from dts.server.publish.publisher import Publisher
@@ -40,6 +41,7 @@ class Context:
     bodies: BodyMemory
     proxies: Proxies
     fleet: Fleet
+    figures: Figures
     openapi: bytes
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     outages: OutageLog = field(default_factory=lambda: OutageLog(logger, 60.0))

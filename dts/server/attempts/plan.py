@@ -43,12 +43,14 @@ class Reading:
     """A message of results: what it says, and what it asks of the record.
 
     `retried` has the jobs to run again, `poisoned` those that have failed since they kill whatever runs them.
+    `queued` is when the message of its jobs was published, in seconds since the epoch, where that is known.
     """
 
     batch: dts_pb2.ResultBatch
     candidate: Candidate
     retried: int
     poisoned: int = 0
+    queued: float | None = None
 
     @property
     def run(self) -> str:

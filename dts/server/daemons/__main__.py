@@ -6,14 +6,18 @@ import asyncio
 import logging
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
-from dts.broker import open_broker
+from dts.broker import Broker, open_broker
 from dts.config import Settings
-from dts.errors import ConfigError, StoreUnavailable
+from dts.errors import ConfigError, DtsError, StoreUnavailable
 from dts.runtime.fleet_key import find_fleet_key
+from dts.runtime.metrics import BROKER_CALLS, time_calls
+from dts.runtime.monitor import Monitor
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, Shutdown, run
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
+from dts.server.record.job_metrics import observe_store
 from dts.store import Store, open_store
 
 logger = logging.getLogger(__name__)
@@ -52,6 +56,9 @@ async def _start(settings: Settings, stack: AsyncExitStack, shutdown: Shutdown) 
         return []
     store = open_store(settings.store.url)
     broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
+    observe_store(store)
+    time_calls(broker, "broker", BROKER_CALLS)
+    await stack.enter_async_context(Monitor(settings.metrics, partial(_missing, store, broker)))
     stack.push_async_callback(store.close)
     stack.push_async_callback(broker.close)
     if not await _wait_for_store(store, shutdown):
@@ -63,6 +70,17 @@ async def _start(settings: Settings, stack: AsyncExitStack, shutdown: Shutdown) 
     await stack.enter_async_context(Presence(broker, daemons))
     logger.info("running %s", ", ".join(settings.daemons.run))
     return list(daemons.values())
+
+
+async def _missing(store: Store, broker: Broker) -> dict[str, str]:
+    """What the daemons cannot work without, and why it is not there."""
+    missing = {}
+    for name, back_end in (("store", store), ("broker", broker)):
+        try:
+            await back_end.ping()
+        except DtsError as error:
+            missing[name] = error.message
+    return missing
 
 
 async def _wait_for_store(store: Store, shutdown: Shutdown) -> bool:

@@ -18,6 +18,7 @@ from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap, split_job_id
 from dts.server.attempts.plan import Attempts, Reading
 from dts.server.attempts.poison import poisoned_jobs
 from dts.server.daemons._base import Daemon
+from dts.server.record.job_metrics import observe_results
 from dts.server.record.values import fail_what_is_not_json, is_json_array
 from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
@@ -67,6 +68,7 @@ class Porter(Daemon):
             for reading in recorded:
                 runs.add(reading.run)
                 self._learn(reading.batch, news)
+                observe_results(reading.batch, reading.queued, retried=bool(reading.retried))
                 if reading.batch.progress:
                     progress.update(_progress_of(reading.batch))
             await self._broker.broadcast(TOPIC_RESULTS, " ".join(runs))
@@ -133,9 +135,11 @@ def read_results(delivery: Delivery) -> Reading:
         cancelled=bitmap.from_indices(by_status[dts_pb2.CANCELLED]),
         running=bitmap.from_indices(batch.running),
         stopped=retried,
+        function=batch.function,
     )
     poisoned = poisoned_jobs(batch) if by_status[dts_pb2.FAILED] else 0
-    return Reading(batch, candidate, retried, poisoned)
+    queued = message.headers.get("queued")
+    return Reading(batch, candidate, retried, poisoned, queued / 1000 if isinstance(queued, int) else None)
 
 
 def _check(batch: dts_pb2.ResultBatch) -> None:

@@ -20,6 +20,7 @@ from dts.server.publish.slices import single_messages
 from dts.server.record.blocks import jobs_of
 from dts.server.record.digests import digest_of
 from dts.server.record.faults import CONTENT_FAULTS
+from dts.server.record.job_metrics import count_dead_letter
 from dts.server.record.results import failed_candidate
 from dts.store import Store
 from dts.wire import codec, dts_pb2
@@ -76,6 +77,7 @@ class DeadLetterSettler:
 
     async def _keep(self, letter: DeadLetter) -> None:
         where = letter.queue or "an unknown queue"
+        count_dead_letter(letter.reason)
         try:
             await self._store.add_dead_letters([letter])
         except CONTENT_FAULTS:

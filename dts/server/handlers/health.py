@@ -41,6 +41,8 @@ class LiveHandler(DtsHandler):
         """It does."""
         self.answer({"status": "ok"})
 
+    head = get
+
 
 class ReadyHandler(DtsHandler):
     """`/health/ready`: whether it can do its work: 200, or 503 naming what is away."""
@@ -58,6 +60,8 @@ class ReadyHandler(DtsHandler):
         wrong = msgspec.UNSET if key_file == "ok" or store != "ok" else key_file
         self.answer(Ready(status, store, broker, wrong), 200 if ready else 503)
 
+    head = get
+
     async def _state(self, part: str, ping: Awaitable[None]) -> Literal["ok", "unavailable"]:
         try:
             await ping
@@ -68,10 +72,13 @@ class ReadyHandler(DtsHandler):
 
 
 class MetricsHandler(DtsHandler):
-    """`/metrics`: figures of this process in the format of Prometheus."""
+    """`/metrics`: figures of this process, and of the fleet, in the format of Prometheus."""
 
     @declares(gives=("text/plain",))
-    def get(self) -> None:
+    async def get(self) -> None:
         """All figures."""
+        await self.context.figures.refresh()
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.finish(generate_latest())
+
+    head = get

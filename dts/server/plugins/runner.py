@@ -150,4 +150,5 @@ def _candidate(results: dts_pb2.ResultBatch) -> Candidate:
         content_encoding,
         succeeded=ended[dts_pb2.SUCCEEDED],
         failed=ended[dts_pb2.FAILED],
+        function=results.function,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -137,6 +138,7 @@ def _message(block: Block, jobs: Sequence[dts_pb2.Job], options: dts_pb2.Options
         "function": block.function,
         "number": block.first,
         "count": len(jobs),
+        "queued": int(time.time() * 1000),
     }
     if last - first + 1 == len(jobs):
         headers["first"] = first

@@ -50,6 +50,7 @@ def _ended_by_server(
         content_encoding,
         failed=0 if cancelled else jobs,
         cancelled=jobs if cancelled else 0,
+        function=outcome.function,
     )
 
 

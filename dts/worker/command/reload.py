@@ -86,20 +86,21 @@ class Reloader:
             settings,
             broker=self._settings.broker,
             fleet=self._settings.fleet,
+            metrics=self._settings.metrics,
             worker=replace(
                 settings.worker, name=self._settings.worker.name, child_user=self._settings.worker.child_user
             ),
         )
 
 
-NEED_RESTART = ("broker.url", "fleet.key_file", "worker.child_user", "worker.name")
+NEED_RESTART = ("broker.url", "fleet.key_file", "metrics.host", "metrics.port", "worker.child_user", "worker.name")
 """Settings that a running worker keeps."""
 
 
 def changes(old: Settings, new: Settings) -> list[str]:
     """The names of the settings of a worker that differ, such as `worker.processes`."""
     found = []
-    for section in ("broker", "fleet", "logging", "worker"):
+    for section in ("broker", "fleet", "metrics", "logging", "worker"):
         before, after = getattr(old, section), getattr(new, section)
         names = before.__struct_fields__
         found += [f"{section}.{name}" for name in names if getattr(before, name) != getattr(after, name)]

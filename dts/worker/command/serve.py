@@ -18,12 +18,14 @@ from dts.config import Settings, WorkerSettings
 from dts.errors import BrokerError, ConfigError
 from dts.runtime import process
 from dts.runtime.fleet_key import find_fleet_key, read_fleet_key
+from dts.runtime.metrics import BROKER_CALLS, time_calls
 from dts.runtime.process import Shutdown
 from dts.wire import sanitize
 from dts.worker.command.reload import Reloader
 from dts.worker.command.signals import Signals
 from dts.worker.command.systemd import Notifier
 from dts.worker.telemetry.agent import Agent
+from dts.worker.telemetry.figures import missing, publish_figures
 from dts.worker.telemetry.prober import Prober, running_jobs
 from dts.worker.telemetry.rights import RightsCheck, describe_excess
 from dts.worker.telemetry.shipping import LogShipper, ShippingHandler
@@ -90,10 +92,17 @@ async def serve(
         if seal is None:
             return process.EXIT_OK
         open_sealed = partial(open_broker, seal=seal)
-        broker = await stack.enter_async_context(open_sealed(settings.broker.url))
+        broker = open_sealed(settings.broker.url)
+        time_calls(broker, "broker", BROKER_CALLS)
+        await stack.enter_async_context(broker)
         worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed)
         shipper, notifier, rights = LogShipper(broker), Notifier(), RightsCheck(broker)
         prober = Prober(worker, broker, rights)
+        publish_figures(worker)
+        if settings.metrics.port:
+            from dts.runtime.monitor import Monitor  # loads an HTTP server, which most workers have no use for
+
+            await stack.enter_async_context(Monitor(settings.metrics, partial(missing, worker, broker)))
         agent = Agent(settings.worker.log_files, level, shipper)
         for each in (shipper, agent, prober, notifier, rights):
             each.failed = worker.failed  # a worker that cannot report any more must end

@@ -78,7 +78,9 @@ class InFlight:
 
     def headers(self, count: int) -> dict[str, str | int]:
         """Headers of a message with `count` results of it."""
-        return {"block": self.block, "run": self.run, "function": self.function, "count": count}
+        named: dict[str, str | int] = {"block": self.block, "run": self.run, "function": self.function, "count": count}
+        queued = self.delivery.message.headers.get("queued")
+        return named if queued is None else {**named, "queued": queued}
 
 
 def in_flight(assignment: Assignment) -> InFlight:
