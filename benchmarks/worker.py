@@ -92,6 +92,10 @@ class MemoryBroker(Broker):
         self.result_bytes = 0
         self._subscription = MemorySubscription()
 
+    @property
+    def kind(self) -> str:
+        return "memory"
+
     async def start(self) -> None:
         """Nothing to connect to."""
 

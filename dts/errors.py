@@ -23,7 +23,6 @@
     │   ├── FunctionMissing    there is no such module
     │   ├── ImportFailed       the module is there and raised while it was imported
     │   └── MainMissing        the module has no callable `main`
-    ├── ProcessChanged         a job left its process other than it found it: it fails and says how
     └── ClientError
         ├── RequestRefused     the server answered 4xx: the request must change first
         ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
@@ -140,10 +139,6 @@ class ImportFailed(LoadError):
 
 class MainMissing(LoadError):
     """The function's module has no callable named `main`."""
-
-
-class ProcessChanged(DtsError):
-    """The function left its process changed."""
 
 
 class ClientError(DtsError):

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 _OF_PARENT = (
     *("name", "processes", "routes", "route", "drain_timeout", "poison_after"),
     *("heartbeat", "min_memory_percent", "min_disk_percent", "log_files"),
-    "timekeeper_timeout",
+    *("timekeeper_timeout", "warm_children"),
 )
 """Settings that make no difference to children, and are not sent to them: broker URLs are among them."""
 
@@ -79,6 +79,7 @@ class Worker(Service):
         """Set when there may be room for more work."""
         processes = _processes(settings)
         self.executor = Executor(ChildOptions(self.name, _of_children(settings)), processes, self)
+        self.executor.keep_warm(settings)
         self.routes = Routes(settings, broker, open_broker)
         self._hurry = hurry or asyncio.Event()
         self._sync = CancellationSync(broker, settings.timekeeper_timeout, self._on_cancelled, self._follow_halt)
@@ -118,6 +119,7 @@ class Worker(Service):
         before, self.settings = self.settings, settings
         self._recoverer = Recoverer(self.name, settings)
         self._sync.patience = settings.timekeeper_timeout
+        self.executor.keep_warm(settings)
         if _of_children(before) != _of_children(settings):
             self.executor.renew(ChildOptions(self.name, _of_children(settings)))
         if processes != self.executor.processes:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeGuard
 
 from dts.config import WorkerSettings
-from dts.errors import DtsError, FunctionMissing, ImportFailed, InvalidName, MainMissing, ProcessChanged
+from dts.errors import DtsError, FunctionMissing, ImportFailed, InvalidName, MainMissing
 from dts.wire.dts_pb2 import Error, Job
 from dts.worker.attempt.exceptions import MAX_DELAY, Fail, Retry, SoftTimeout, TimedOut
 from dts.worker.attempt.failure import clip, describe, describe_ours
@@ -28,7 +28,7 @@ from dts.worker.attempt.matching import is_named, leaves_of
 from dts.worker.attempt.result_json import ResultNotJSON, ResultTooLarge
 from dts.worker.attempt.terms import Terms
 
-_OURS = FunctionMissing, ImportFailed, InvalidName, MainMissing, ProcessChanged, ResultNotJSON, ResultTooLarge
+_OURS = FunctionMissing, ImportFailed, InvalidName, MainMissing, ResultNotJSON, ResultTooLarge
 """Types of the errors by which the worker itself ends a job."""
 
 REASON_TIMEOUT, REASON_MEMORY, REASON_DEADLINE = "timeout", "memory", "deadline"

@@ -13,7 +13,7 @@ from dts.worker.link.batches import slice_batch
 from dts.worker.link.board import Board
 
 
-class Errand:
+class ActiveBatch:
     """The jobs of a message, and which of them are not begun.
 
     `waiting` holds the positions of the latter. Main takes them from its left end, one at a time; the helper thread
@@ -47,7 +47,7 @@ class Errand:
         self.number = number
         self.waiting = deque(range(len(self.jobs)))
         self.began = time.monotonic()
-        self.cancel: Callable[[Errand, int, BaseException], None] | None = None
+        self.cancel: Callable[[ActiveBatch, int, BaseException], None] | None = None
         """Any thread: has the event loop cancel the async job at a position and report the exception; None when its
         jobs are not async."""
         self.cancelled: set[int] = set()

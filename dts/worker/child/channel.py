@@ -45,7 +45,7 @@ class Channel:
         return self._frames.popleft() if self._frames or self._fill() else None
 
     def await_go(self, ticket: int) -> bool:
-        """Wait for the GO of an errand, and keep what else comes; False when the worker has closed its end."""
+        """Wait for the GO of a message, and keep what else comes; False when the worker has closed its end."""
         seen = 0
         while True:
             for frame in list(self._frames)[seen:]:
@@ -78,7 +78,7 @@ class Channel:
         return self._frames[0] if self._frames else None
 
     def take_go(self, tickets: set[int]) -> int:
-        """A GO of one of these errands, if it has been read already; 0 for none."""
+        """The ticket of a GO of one of these messages, if one has been read already; 0 for none."""
         for frame in self._frames:
             if frame.kind == Kind.GO and frame.ticket in tickets:
                 self._frames.remove(frame)

@@ -12,7 +12,7 @@ import uvloop
 
 from dts.worker.attempt.exceptions import TimedOut
 from dts.worker.attempt.introspection import is_a, traceback_of
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.current_job import enter, own
 
 _JOB = "_dts_job"  # the attribute of a task that says which job has begun it
@@ -33,32 +33,32 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
-        self.tasks: dict[asyncio.Task[Any], tuple[Errand, int]] = {}
+        self.tasks: dict[asyncio.Task[Any], tuple[ActiveBatch, int]] = {}
         """The jobs at work: their messages and positions by the tasks that they run in."""
         self._causes: dict[asyncio.Task[Any], BaseException] = {}
         self.loop.set_task_factory(cast(Any, _make_task))
         self.loop.set_default_executor(_Executor(thread_name_prefix="asyncio"))
         asyncio.set_event_loop(self.loop)
 
-    def cancel(self, errand: Errand, position: int, cause: BaseException) -> None:
+    def cancel(self, batch: ActiveBatch, position: int, cause: BaseException) -> None:
         """In the loop: have CancelledError raised in a job at work; `cause` is what is reported of it."""
         for task, job in self.tasks.items():
-            if job == (errand, position):
+            if job == (batch, position):
                 self._causes[task] = cause
                 task.cancel()
 
-    def cancel_soon(self, errand: Errand, position: int, cause: BaseException) -> None:
+    def cancel_soon(self, batch: ActiveBatch, position: int, cause: BaseException) -> None:
         """Any thread: `cancel` at the loop's next turn."""
-        self.loop.call_soon_threadsafe(self.cancel, errand, position, cause)
+        self.loop.call_soon_threadsafe(self.cancel, batch, position, cause)
 
-    def job_of(self, task: asyncio.Task[Any] | None) -> tuple[Errand, int] | None:
+    def job_of(self, task: asyncio.Task[Any] | None) -> tuple[ActiveBatch, int] | None:
         """Any thread: the message and position of the job that a task runs, or that has begun it; None if unknown."""
         return self.tasks.get(task) or getattr(task, _JOB, None) if task is not None else None
 
-    def begin(self, task: asyncio.Task[Any], errand: Errand, position: int) -> None:
+    def begin(self, task: asyncio.Task[Any], batch: ActiveBatch, position: int) -> None:
         """A task runs a job from here on."""
-        self.tasks[task] = errand, position
-        enter(errand, position)
+        self.tasks[task] = batch, position
+        enter(batch, position)
 
     def is_overdue(self, task: asyncio.Task[Any]) -> bool:
         """Whether a job has passed its hard timeout, so that it has failed whatever it returns or raises."""

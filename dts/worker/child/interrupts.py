@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dts.worker.attempt.failure import clip
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.eventloop import Loop
 from dts.worker.child.runner import Runner, cancelled_error, soft_timeout_error
 from dts.worker.link.board import SENT, STARTED, UNKNOWN, Board
@@ -47,8 +47,8 @@ class Interrupter:
 class SoftLimits:
     """Watches the soft time limits of plain jobs; async ones have timers of their loop."""
 
-    def __init__(self, errand: Errand, runner: Runner, interrupter: Interrupter) -> None:
-        self._errand, self._runner, self._interrupter = errand, runner, interrupter
+    def __init__(self, batch: ActiveBatch, runner: Runner, interrupter: Interrupter) -> None:
+        self._batch, self._runner, self._interrupter = batch, runner, interrupter
         self._done = -1
 
     def look(self, now: float) -> None:
@@ -56,7 +56,7 @@ class SoftLimits:
         position, began = self._runner.current, self._runner.began
         if position < 0 or position == self._done or position != self._runner.current:
             return
-        limit = self._errand.terms.of(self._errand.jobs[position]).soft_timeout
+        limit = self._batch.terms.of(self._batch.jobs[position]).soft_timeout
         if limit and now - began >= limit:
             self._done = position
             self._interrupter.interrupt(position, soft_timeout_error(limit))
@@ -65,31 +65,31 @@ class SoftLimits:
 class Stops:
     """Obeys the worker's orders to stop jobs: those that wait never begin, those at work get an exception."""
 
-    def __init__(self, errand: Errand, runner: Runner, board: Board, interrupter: Interrupter) -> None:
-        self._errand, self._runner, self._board, self._interrupter = errand, runner, board, interrupter
+    def __init__(self, batch: ActiveBatch, runner: Runner, board: Board, interrupter: Interrupter) -> None:
+        self._batch, self._runner, self._board, self._interrupter = batch, runner, board, interrupter
 
     def look(self, now: float = 0.0) -> None:
         """Any thread: look for orders."""
-        errand = self._errand
-        for position in self._board.stopped(errand.ticket, errand.first, len(errand.jobs)):
-            if position in errand.cancelled:
+        batch = self._batch
+        for position in self._board.stopped(batch.ticket, batch.first, len(batch.jobs)):
+            if position in batch.cancelled:
                 continue
             try:
-                errand.waiting.remove(position)
+                batch.waiting.remove(position)
             except ValueError:
                 self._interrupt(position)
             else:
-                errand.cancelled.add(position)
-                errand.states[position] = SENT
+                batch.cancelled.add(position)
+                batch.states[position] = SENT
 
     def _interrupt(self, position: int) -> None:
-        errand = self._errand
-        if errand.cancel is not None:
-            if errand.states[position] == STARTED:
-                errand.cancelled.add(position)
-                errand.cancel(errand, position, cancelled_error())
+        batch = self._batch
+        if batch.cancel is not None:
+            if batch.states[position] == STARTED:
+                batch.cancelled.add(position)
+                batch.cancel(batch, position, cancelled_error())
         elif position == self._runner.current:
-            errand.cancelled.add(position)
+            batch.cancelled.add(position)
             self._interrupter.interrupt(position, cancelled_error())
 
 
@@ -124,8 +124,8 @@ class Watchdog:
         found = self._loop.job_of(asyncio.current_task(self._loop.loop))
         if found is None or found not in list(self._loop.tasks.values()):
             return UNKNOWN
-        errand, position = found
-        return errand.first + position
+        batch, position = found
+        return batch.first + position
 
     def _answer(self) -> None:
         self._asked = False
@@ -149,11 +149,11 @@ class Watchdog:
         )
 
 
-def _name(found: tuple[Errand, int] | None, at_work: Sequence[tuple[Errand, int]]) -> str:
+def _name(found: tuple[ActiveBatch, int] | None, at_work: Sequence[tuple[ActiveBatch, int]]) -> str:
     """Who blocks the loop, in words: a job, or what it left behind; or something else of the function at work."""
     if found is None:
         return f"something that {at_work[0][0].batch.function} has left on the event loop"
-    errand, position = found
-    job = errand.job_id(position) or f"with index {errand.jobs[position].index}"
+    batch, position = found
+    job = batch.job_id(position) or f"with index {batch.jobs[position].index}"
     left = "" if found in at_work else "a task left behind by "
-    return f"{left}the job {job} of {errand.batch.function}"
+    return f"{left}the job {job} of {batch.batch.function}"

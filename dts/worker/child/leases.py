@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from dts.wire.dts_pb2 import Claim
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.outbox import Outbox
 from dts.worker.link.board import PENDING, STARTED
 
@@ -18,9 +18,9 @@ from dts.worker.link.board import PENDING, STARTED
 class Leases:
     """The leases of one message; each holds for `seconds` from when it is recorded: this host's clock may be wrong."""
 
-    def __init__(self, errand: Errand, outbox: Outbox, seconds: float) -> None:
-        self.needed = errand.batch.lease
-        self._errand, self._outbox, self._seconds = errand, outbox, seconds
+    def __init__(self, batch: ActiveBatch, outbox: Outbox, seconds: float) -> None:
+        self.needed = batch.batch.lease
+        self._batch, self._outbox, self._seconds = batch, outbox, seconds
         self._claimed = time.monotonic()
 
     def take(self) -> None:
@@ -34,6 +34,6 @@ class Leases:
             self.take()
 
     def _claims(self) -> Iterator[Claim]:
-        for position, job in enumerate(self._errand.jobs):
-            if self._errand.states[position] in (PENDING, STARTED):
+        for position, job in enumerate(self._batch.jobs):
+            if self._batch.states[position] in (PENDING, STARTED):
                 yield Claim(index=job.index, fence=job.fence, seconds=self._seconds)

@@ -7,6 +7,7 @@ whole session: see `die_with_worker`. What functions print goes to a pipe that t
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import fcntl
 import gc
@@ -24,12 +25,13 @@ from dts.wire import codec
 from dts.wire.dts_pb2 import JobBatch, Progress
 from dts.worker.attempt.terms import Terms, default_terms
 from dts.worker.child import current_job
-from dts.worker.child.active_batch import Errand
-from dts.worker.child.async_session import Session, Task
+from dts.worker.child.active_batch import ActiveBatch
+from dts.worker.child.async_session import Session, SessionBatch
 from dts.worker.child.channel import Channel
 from dts.worker.child.code.loader import Loaded, Loader
 from dts.worker.child.eventloop import Loop
 from dts.worker.child.helper import Helper, Watcher
+from dts.worker.child.interrupts import NUMBER as INTERRUPT
 from dts.worker.child.interrupts import Interrupter, SoftLimits, Stops, Watchdog
 from dts.worker.child.joblog import JobLog
 from dts.worker.child.leases import Leases
@@ -37,9 +39,9 @@ from dts.worker.child.outbox import Outbox
 from dts.worker.child.partials import Partials
 from dts.worker.child.runner import Runner
 from dts.worker.child.splitting import Splitter
-from dts.worker.child.state.leak_check import Conduct
+from dts.worker.child.state.alarms import Alarms
 from dts.worker.child.state.memory import MemoryLimit
-from dts.worker.child.state.snapshot import Surroundings, wants_descriptors
+from dts.worker.child.state.upkeep import Upkeep
 from dts.worker.functions import FOLDER
 from dts.worker.link.board import MAX_JOBS, Board, Phase
 from dts.worker.link.frames import Frame, Kind
@@ -61,8 +63,8 @@ class Child:
         self._defaults = default_terms(options.settings)
         self._partials = Partials(options.settings.max_partials)
         self._memory = MemoryLimit()
-        self._conduct = Conduct()
-        self._runner = Runner(board, options.settings, self._partials, self._memory, self._conduct)
+        self._alarms = Alarms()
+        self._runner = Runner(board, options.settings, self._partials, self._memory, self._alarms)
         self._interrupter = Interrupter(self._runner)
         self._joblog = JobLog(options, channel.send)
         self._helper = Helper(board)
@@ -70,7 +72,7 @@ class Child:
         self._watchdog: Watchdog | None = None
         self._peeked: tuple[int, JobBatch | None] = 0, None
         self._namespace = ""
-        self._jobs = self._served = 0
+        self._jobs = 0
         self._measured = time.monotonic()
         self._send = channel.send
 
@@ -79,22 +81,28 @@ class Child:
         self._interrupter.install()
         self._joblog.install()
         self._helper.start()
-        self._conduct.install()
-        surroundings = Surroundings()
+        self._alarms.install()
+        upkeep = Upkeep([INTERRUPT, signal.SIGUSR1])
         self._send(Frame(Kind.READY, 0))
         while (frame := self._channel.receive()) is not None:
-            if frame.kind not in _RUNS or not self._board.claim(frame.ticket):
+            if frame.kind not in _RUNS or self._board.is_recalled(frame.ticket):
+                continue
+            if why := self._loader.change():
+                return self._say_goodbye(why)
+            if not self._board.claim(frame.ticket):
                 continue
             terms = self._serve(frame)
             self._board.phase = Phase.IDLE
-            self._served += 1
-            why = self._runner.leaving or surroundings.restore() or self._worn_out(terms)
-            if why:
-                self._joblog.tell_dropped()
-                self._send(Frame(Kind.BYE, 0, why.encode(errors="replace")))
-                return
+            if why := upkeep.check() or self._worn_out(terms):
+                return self._say_goodbye(why)
             self._interrupter.install()
             self._joblog.restore()
+        return None
+
+    def _say_goodbye(self, why: str) -> None:
+        """Tell the worker that this process takes no further message, since it ends."""
+        self._joblog.tell_dropped()
+        self._send(Frame(Kind.BYE, 0, why.encode(errors="replace")))
 
     def _serve(self, frame: Frame) -> Terms:
         """Run the jobs of a message; returns the terms that they had in common."""
@@ -109,83 +117,81 @@ class Child:
             text = f"its header names a function of {self._namespace} and its body {batch.function}"
             self._send(Frame(Kind.DEAD, frame.ticket, text.encode()))
             return self._defaults
-        task = self._make_task(frame, batch)
-        errand = task.errand
-        current_job.begin(errand, self._runner.position)
-        terms = errand.terms.common
+        entry = self._make_entry(frame, batch)
+        active = entry.batch
+        current_job.begin(active, self._runner.position)
+        terms = active.terms.common
         self._board.memory_limit = self._memory.set(terms.memory_limit)
-        if task.on_hold:
+        if entry.on_hold:
             if not self._channel.await_go(frame.ticket):
                 raise BrokenPipeError
-            task.on_hold = False
-        self._helper.watch(task.watchers)
+            entry.on_hold = False
+        self._helper.watch(entry.watchers)
         try:
-            self._run(task, alone=frame.kind == Kind.RUN_ALONE)
+            self._run(entry, alone=frame.kind == Kind.RUN_ALONE)
         finally:
             self._helper.watch(())
         current_job.begin(None, self._runner.position)
         return terms
 
-    def _make_task(self, frame: Frame, batch: JobBatch, first: int | None = None) -> Task:
+    def _make_entry(self, frame: Frame, batch: JobBatch, first: int | None = None) -> SessionBatch:
         """What is needed to run a message that was claimed just now; asks for its lease if it needs one."""
         number = frame.jobs - 1 if frame.jobs else None
-        errand = Errand(frame.ticket, batch, self._defaults, self._board, number=number, first=first)
-        outbox = Outbox(errand, self._name, self._send)
-        outbox.take_progress = lambda: _progress(errand)
+        active = ActiveBatch(frame.ticket, batch, self._defaults, self._board, number=number, first=first)
+        outbox = Outbox(active, self._name, self._send)
+        outbox.take_progress = lambda: _progress(active)
         self._jobs += len(batch.jobs)
-        stops = Stops(errand, self._runner, self._board, self._interrupter)
+        stops = Stops(active, self._runner, self._board, self._interrupter)
         stops.look()
         settings = self._settings
         watchers: list[Watcher] = [
             outbox,
-            Splitter(errand, outbox, settings.split_after, settings.slice_seconds),
+            Splitter(active, outbox, settings.split_after, settings.slice_seconds),
             stops,
         ]
-        if errand.terms.strict:
-            watchers.append(SoftLimits(errand, self._runner, self._interrupter))
-        leases = Leases(errand, outbox, settings.lease)
+        if active.terms.strict:
+            watchers.append(SoftLimits(active, self._runner, self._interrupter))
+        leases = Leases(active, outbox, settings.lease)
         if leases.needed:
             leases.take()
             watchers.append(leases)
-        return Task(errand, outbox, on_hold=leases.needed, watchers=watchers)
+        return SessionBatch(active, outbox, on_hold=leases.needed, watchers=watchers)
 
-    def _run(self, task: Task, *, alone: bool) -> None:
-        errand, outbox = task.errand, task.outbox
-        timeout = errand.terms.common.timeout
+    def _run(self, entry: SessionBatch, *, alone: bool) -> None:
+        active, outbox = entry.batch, entry.outbox
+        timeout = active.terms.common.timeout
         self._board.loading_limit = time.monotonic() + timeout if timeout else 0.0
         self._board.phase = Phase.LOADING
-        function = self._load(errand, outbox)
+        function = self._load(active, outbox)
+        self._joblog.restore()  # the module may have set up logging
         if function is None:
-            return outbox.leave(0) if self._runner.leaving else outbox.finish()
+            return outbox.finish()
         outbox.version = self._board.version = function.version
         self._board.phase = Phase.RUNNING
         if function.is_async:
-            return self._run_session(function, task, alone=alone or any([job.kills for job in errand.jobs]))
-        self._runner.run(function, errand, outbox)
+            return self._run_session(function, entry, alone=alone or any([job.kills for job in active.jobs]))
+        self._runner.run(function, active, outbox)
 
-    def _load(self, errand: Errand, outbox: Outbox) -> Loaded | None:
-        """The function of a message; None when it cannot be loaded, and the jobs have failed of that unless it is for
-        want of descriptors in a process that others have used. What its module has left in the error is gone then.
+    def _load(self, active: ActiveBatch, outbox: Outbox) -> Loaded | None:
+        """The function of a message; None when it cannot be loaded, and the jobs have failed of that. The error, with
+        all that the module has left in it, is gone then.
         """
         try:
-            return self._loader.load(errand.batch.function)
+            return self._loader.load(active.batch.function)
         except DtsError as error:
-            if self._served and wants_descriptors(error):
-                self._runner.leaving = "functions have used up its descriptors"
-            else:
-                self._runner.refuse(error, errand, outbox)
+            self._runner.refuse(error, active, outbox)
         return None
 
     # what a session asks for
 
-    def _run_session(self, function: Loaded, task: Task, *, alone: bool) -> None:
+    def _run_session(self, function: Loaded, entry: SessionBatch, *, alone: bool) -> None:
         if self._loop is None:
             self._loop = Loop()
         self._watchdog = Watchdog(self._loop, self._board, self._settings.blocked_after, self._joblog.warn)
         if not alone:
-            self._tell_begun(task.errand.ticket, 0, task.errand.batch)
-        call = self._runner.begin(function, task.errand)
-        Session(self, self._runner, self._loop, function, call).run(task, alone=alone)
+            self._tell_begun(entry.batch.ticket, 0, entry.batch.batch)
+        call = self._runner.begin(function, entry.batch)
+        Session(self, self._runner, self._loop, function, call).run(entry, alone=alone)
 
     def _tell_begun(self, ticket: int, first: int, batch: JobBatch) -> None:
         self._send(Frame(Kind.BEGUN, ticket, b"%d" % first, jobs=len(batch.jobs)))
@@ -210,14 +216,14 @@ class Child:
                 self._peeked = frame.ticket, None
         return self._peeked[1]
 
-    def take_next(self, first: int) -> Task | None:
+    def take_next(self, first: int) -> SessionBatch | None:
         """Begin with it, its jobs at the places from `first` on; None if it was taken back just now."""
         frame, (ticket, batch) = self._channel.receive(), self._peeked
         self._peeked = 0, None
         if frame is None or batch is None or frame.ticket != ticket or not self._board.claim(ticket, beside=True):
             return None
         self._tell_begun(ticket, first, batch)
-        return self._make_task(frame, batch, first)
+        return self._make_entry(frame, batch, first)
 
     def take_go(self, tickets: set[int]) -> int:
         """A ticket among these whose lease is on record now; 0 for none."""
@@ -231,24 +237,21 @@ class Child:
         """The descriptor by which it comes."""
         return self._channel.fileno()
 
-    def may_go_on(self, function: Loaded, terms: Terms) -> bool:
-        """Whether the process may take one more message of a function, as that was loaded."""
-        return self._loader.is_current(function.name) and not self._worn_out(terms)
+    def may_go_on(self, terms: Terms) -> bool:
+        """Whether the process may take one more message of the function, as that was loaded."""
+        return not (self._loader.change() or self._worn_out(terms))
 
-    def attend(self, tasks: Sequence[Task]) -> None:
+    def attend(self, entries: Sequence[SessionBatch]) -> None:
         """Have the helper thread look after these messages from now on."""
-        watchers = [watcher for task in tasks for watcher in task.watchers]
+        watchers = [watcher for entry in entries for watcher in entry.watchers]
         if watchers and self._watchdog is not None:
             watchers.append(self._watchdog)
         self._helper.watch(watchers)
 
-    def finish(self, task: Task) -> None:
-        """Send the last results of a message, and that it is done, unless jobs of it are left."""
-        if task.left:
-            task.outbox.leave(len(task.outbox.ended))
-        else:
-            task.outbox.finish()
-        self._board.forget(task.errand.states, task.errand.limits, task.errand.begins)
+    def finish(self, entry: SessionBatch) -> None:
+        """Send the last results of a message, and that it is done."""
+        entry.outbox.finish()
+        self._board.forget(entry.batch.states, entry.batch.limits, entry.batch.begins)
 
     def _worn_out(self, terms: Terms) -> str:
         """Why this process should be replaced by a fresh one; empty if it should not."""
@@ -272,19 +275,19 @@ def _decode(frame: Frame) -> JobBatch:
     return batch
 
 
-def _progress(errand: Errand) -> list[Progress]:
+def _progress(active: ActiveBatch) -> list[Progress]:
     """What the jobs at work have told since the last time."""
-    news, errand.news = errand.news, set()
-    for position, yielded in list(errand.yielded.items()):
+    news, active.news = active.news, set()
+    for position, yielded in list(active.yielded.items()):
         if yielded.is_new:
             yielded.is_new = False
             news.add(position)
     found = []
     for position in sorted(news):
-        done, total = errand.told.get(position, (0.0, 0.0))
-        of_job = errand.yielded.get(position)
+        done, total = active.told.get(position, (0.0, 0.0))
+        of_job = active.yielded.get(position)
         values = of_job.tail() if of_job is not None else b""
-        found.append(Progress(index=errand.jobs[position].index, done=done, total=total, partials=values))
+        found.append(Progress(index=active.jobs[position].index, done=done, total=total, partials=values))
     return found
 
 
@@ -358,7 +361,8 @@ def main(options: ChildOptions, given: Descriptors) -> int:
     board.seal()
     _leave_forks_alone(board, channel)
     if options.settings.functions:
-        os.environ[FOLDER] = os.path.abspath(options.settings.functions)
+        os.environ[FOLDER] = options.settings.functions
+    pid = os.getpid()
     with Loader(options.settings.functions or None) as loader:
         child = Child(options, channel, board, loader)
         gc.freeze()
@@ -366,4 +370,6 @@ def main(options: ChildOptions, given: Descriptors) -> int:
             child.run()
         except (BrokenPipeError, ConnectionResetError):
             return 1  # the worker is gone
+        if os.getpid() == pid:  # and not a process that a function has forked
+            atexit._run_exitfuncs()
     return 0

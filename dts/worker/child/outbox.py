@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, RETRY, SUCCEEDED, Claim, Job, Progress, ResultBatch
 from dts.worker.attempt.retry_policy import Failure
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.link.board import GIVEN, SENT, STARTED, find_state
 from dts.worker.link.frames import Frame, Kind
 
@@ -36,15 +36,15 @@ costs 0.2 µs more.
 class Outbox:
     """What is to be sent for one message. `ended` is where jobs put their results, in the order in which they end."""
 
-    def __init__(self, errand: Errand, worker: str, send: Callable[[Frame], None]) -> None:
+    def __init__(self, batch: ActiveBatch, worker: str, send: Callable[[Frame], None]) -> None:
         self.ended: list[Ended | None] = []
         self.version = ""
         self.take_progress: Callable[[], list[Progress]] = list
-        """Gives what jobs have told of their progress since the last time."""
-        self._errand = errand
-        batch = errand.batch
+        """Returns what jobs have reported of their progress since the last call."""
+        self._batch = batch
+        jobs = batch.batch
         self._blank = ResultBatch(
-            block=batch.block, run=batch.run, function=batch.function, worker=worker, started=time.time()
+            block=jobs.block, run=jobs.run, function=jobs.function, worker=worker, started=time.time()
         )
         self._send = send
         self._sending = threading.Lock()
@@ -65,13 +65,6 @@ class Outbox:
             self._done = True
             self._send_ended(Kind.DONE)
 
-    def leave(self, end: int) -> None:
-        """Send what has ended, up to the `end`th that did, and nothing afterwards: this process does not go on."""
-        with self._sending:
-            if not self._done and end > self._sent:
-                self._send_ended(Kind.RESULTS, end)
-            self._done = True
-
     def claim(self, claims: Iterable[Claim]) -> None:
         """Send leases that are to be taken or extended, and that their jobs are at work."""
         with self._sending:
@@ -87,10 +80,10 @@ class Outbox:
             if self._done:
                 return
             for positions in choose():
-                body, encoding = codec.encode(self._errand.slice(positions))
-                self._send(Frame(Kind.GIVEN, self._errand.ticket, body, encoding, len(positions)))
+                body, encoding = codec.encode(self._batch.slice(positions))
+                self._send(Frame(Kind.GIVEN, self._batch.ticket, body, encoding, len(positions)))
                 for position in positions:
-                    self._errand.states[position] = GIVEN
+                    self._batch.states[position] = GIVEN
 
     def look(self, now: float) -> None:
         """Helper thread: send what has waited long enough."""
@@ -100,8 +93,8 @@ class Outbox:
             self._last_report = now
             self._report_running()
 
-    def _send_ended(self, kind: Kind, end: int | None = None) -> None:
-        first, end = self._sent, len(self.ended) if end is None else end
+    def _send_ended(self, kind: Kind) -> None:
+        first, end = self._sent, len(self.ended)
         items = self.ended[first:end]
         self.ended[first:end] = [None] * len(items)  # frees their memory
         self._sent = end
@@ -109,17 +102,17 @@ class Outbox:
         if items:
             part, failed = self._encode(items)
             body, encoding = codec.encode(part)
-        self._send(Frame(kind, self._errand.ticket, body, encoding, len(items), failed))
+        self._send(Frame(kind, self._batch.ticket, body, encoding, len(items), failed))
         self._last_sent = time.monotonic()
         if kind is not Kind.DONE:
             for item in items:
                 if item is not None:
-                    self._errand.states[item[0]] = SENT
+                    self._batch.states[item[0]] = SENT
 
     def _encode(self, items: list[Ended | None]) -> tuple[ResultBatch, int]:
-        """Jobs that ended as a message, and how many of them failed, be it that they are tried again."""
+        """Jobs that ended as a message, and how many of them failed, including those that are tried again."""
         part = self._part()
-        add, failed, leased = part.results.add, 0, self._errand.batch.lease
+        add, failed, leased = part.results.add, 0, self._batch.batch.lease
         for item in items:
             if item is None:
                 continue
@@ -141,15 +134,15 @@ class Outbox:
         return part, failed
 
     def _report_running(self) -> None:
-        own = len(self._errand.jobs)  # behind these there may be jobs of messages that run beside it
-        positions = [position for position in find_state(self._errand.states, STARTED) if position < own]
+        own = len(self._batch.jobs)  # behind these there may be jobs of messages that run beside it
+        positions = [position for position in find_state(self._batch.states, STARTED) if position < own]
         progress = self.take_progress()
         with self._sending:
             if self._done or not positions or (positions == self._reported and not progress):
                 return
             self._reported = positions
             part = self._part()
-            part.running.extend(self._errand.jobs[position].index for position in positions)
+            part.running.extend(self._batch.jobs[position].index for position in positions)
             part.progress.extend(progress)
             self._send_part(Kind.RUNNING, part, len(positions))
 
@@ -157,9 +150,9 @@ class Outbox:
         part = ResultBatch()
         part.CopyFrom(self._blank)
         part.version = self.version
-        part.concurrent = self._errand.is_async
+        part.concurrent = self._batch.is_async
         return part
 
     def _send_part(self, kind: Kind, part: ResultBatch, jobs: int) -> None:
         body, encoding = codec.encode(part)
-        self._send(Frame(kind, self._errand.ticket, body, encoding, jobs))
+        self._send(Frame(kind, self._batch.ticket, body, encoding, jobs))

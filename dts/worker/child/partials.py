@@ -82,9 +82,9 @@ class Partials:
 
     def _begin(self) -> Yielded:
         yielded = Yielded(self._limit)
-        errand, position = current_job.now()
-        if errand is not None:
-            errand.yielded[position] = yielded
+        batch, position = current_job.now()
+        if batch is not None:
+            batch.yielded[position] = yielded
         return yielded
 
 

@@ -1,27 +1,26 @@
-"""Runs the jobs of one message one after another; `session` runs async ones, and shares with it what ends a job."""
+"""Runs the jobs of one message one after another; `async_session` runs async ones and ends them in the same way."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
 from dts.config import WorkerSettings
-from dts.errors import ProcessChanged
 from dts.wire.dts_pb2 import Error, Job
 from dts.worker.attempt.exceptions import Cancelled, SoftTimeout, TimedOut
 from dts.worker.attempt.introspection import forget_traceback
 from dts.worker.attempt.result_json import ResultNotJSON, encode_value
 from dts.worker.attempt.retry_policy import REASON_DEADLINE, Failure, RetryPolicy
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.code.loader import Loaded
 from dts.worker.child.outbox import MAX_PENDING, Ended, Outbox
 from dts.worker.child.partials import Partials
-from dts.worker.child.state.leak_check import LOOK_EVERY, Conduct
+from dts.worker.child.state.alarms import Alarms
 from dts.worker.child.state.memory import MemoryLimit
 from dts.worker.child.yielded import encoded
 from dts.worker.link.board import ENDED, SENT, STARTED, Board
@@ -39,13 +38,11 @@ class Runner:
     """
 
     def __init__(
-        self, board: Board, settings: WorkerSettings, partials: Partials, memory: MemoryLimit, conduct: Conduct
+        self, board: Board, settings: WorkerSettings, partials: Partials, memory: MemoryLimit, alarms: Alarms
     ) -> None:
         self.current = -1
         self.began = 0.0
-        self.leaving = ""
-        """Why this process must run no further job, since one has left it changed; empty if it may."""
-        self.conduct = conduct
+        self.alarms = alarms
         self.max_result = settings.max_result
         """Bytes of a result, at most."""
         self._board = board
@@ -53,69 +50,57 @@ class Runner:
         self._policy = RetryPolicy(settings)
         self._memory = memory
         self._partials = partials
-        self._looked = 0
-        self._fresh = True  # no message has been run here before
 
     def position(self) -> int:
-        """The position of the plain job at work; -1 for none."""
+        """The position of the plain job at work, -1 between two."""
         return self.current
 
-    def begin(self, function: Loaded, errand: Errand) -> Callable[..., Any]:
+    def begin(self, function: Loaded, batch: ActiveBatch) -> Callable[..., Any]:
         """Begin with a message that nothing runs beside; returns what its jobs call."""
-        errand.began = perf_counter()  # the monotonic clock, on Linux
-        self.conduct.begin()
-        self._board.timed = errand.terms.strict
+        batch.began = perf_counter()  # the monotonic clock, on Linux
+        self._board.timed = batch.terms.strict
         if not function.is_generator:
             return function.main
         return self._partials.collect(function.main, is_async=function.is_async)
 
-    def begin_beside(self, errand: Errand) -> None:
+    def begin_beside(self, batch: ActiveBatch) -> None:
         """Begin with a message beside others."""
-        errand.began = perf_counter()
-        self._board.timed = self._board.timed or errand.terms.strict
+        batch.began = perf_counter()
+        self._board.timed = self._board.timed or batch.terms.strict
 
-    def run(self, function: Loaded, errand: Errand, outbox: Outbox) -> None:
-        """Run the waiting jobs of a message and send what comes of them.
+    def run(self, function: Loaded, batch: ActiveBatch, outbox: Outbox) -> None:
+        """Run the waiting jobs of a message and send their results.
 
-        Whatever a function raises ends its job, and nothing else. When a job has left the process changed, those that
-        are not begun are left to somebody else, and those of which it may be any.
+        Whatever a function raises ends its job, and nothing else.
         """
-        call, self._looked = self.begin(function, errand), 0
-        while not self.leaving:
+        call = self.begin(function, batch)
+        while True:
             try:
-                self._run_plain(call, errand, outbox)
+                self._run_plain(call, batch, outbox)
                 break
             except BaseException as error:
                 self._memory.spare = None
                 position, self.current = self.current, -1
                 if position < 0:
                     raise
-                failure = self.weigh(position, error, errand)
-            self.fail(position, failure, errand, outbox, began=self.began, started=errand.began)
-            self._mind(outbox)
-        self._fresh = False
-        if self.leaving and (errand.waiting or self._looked < len(outbox.ended)):
-            outbox.leave(self._looked)
-        else:
-            outbox.finish()
+                failure = self.decide(position, error, batch)
+            self.fail(position, failure, batch, outbox, began=self.began, started=batch.began)
+        outbox.finish()
 
-    def refuse(self, error: BaseException, errand: Errand, outbox: Outbox) -> None:
+    def refuse(self, error: BaseException, batch: ActiveBatch, outbox: Outbox) -> None:
         """Fail all jobs of a message whose function cannot be loaded."""
-        while errand.waiting:
-            position = errand.waiting.popleft()
-            errand.states[position] = ENDED
-            job = errand.jobs[position]
-            failure = self._policy.decide(error, job, errand.terms.of(job))
+        while batch.waiting:
+            position = batch.waiting.popleft()
+            batch.states[position] = ENDED
+            job = batch.jobs[position]
+            failure = self._policy.decide(error, job, batch.terms.of(job))
             outbox.ended.append((position, job, b"", failure, 0.0, 0.0, b""))
 
-    def _run_plain(self, main: Callable[..., Any], errand: Errand, outbox: Outbox) -> None:
-        popleft, jobs, strict, yielded = errand.waiting.popleft, errand.jobs, errand.terms.strict, errand.yielded
-        states, max_result, append = errand.states, self.max_result, outbox.ended.append
-        waiting, touched, pending = errand.waiting, self.conduct.touched, 0
-        out, err, memory = sys.stdout, sys.stderr, self._memory
-        started = perf_counter()
-        due = started + LOOK_EVERY
-        while not self.leaving:
+    def _run_plain(self, main: Callable[..., Any], batch: ActiveBatch, outbox: Outbox) -> None:
+        popleft, jobs, strict, yielded = batch.waiting.popleft, batch.jobs, batch.terms.strict, batch.yielded
+        states, append, armed, memory = batch.states, outbox.ended.append, self.alarms.armed, self._memory
+        started, pending = perf_counter(), 0
+        while True:
             try:
                 position = popleft()
             except IndexError:
@@ -123,121 +108,93 @@ class Runner:
             job = jobs[position]
             states[position] = STARTED
             began = self.began = perf_counter()
-            if strict and (refused := self.admit(position, job, errand, began)) is not None:
+            if strict and (refused := self.admit(position, job, batch, began)) is not None:
                 append((position, job, b"", refused, 0.0, began - started, b""))
                 states[position] = ENDED
                 continue
             try:
                 self.current = position
-                args, kwargs = job.args, job.kwargs
-                arguments = _decode_args(args) if args else ()
-                result = main(*arguments, **_decode_kwargs(kwargs)) if kwargs else main(*arguments)
-                try:
-                    value = encode_value(result, max_result)
-                except ResultNotJSON:
-                    value = None
-                if value is None:  # not within the handler, which would become part of what is reported
-                    value = encode_value(self._partials.complete(result), max_result)
-                result, arguments = None, ()  # what goes with these runs a user's code, in the job's own time
+                value = self._call(main, job)
+                if armed:
+                    self.alarms.disarm(batch, position)
                 self.current = -1
             except BaseException as error:  # noqa: BLE001 - a user's code runs here, and may call sys.exit as well
                 memory.spare, self.current = None, -1
-                failure = self.weigh(position, error, errand)
+                failure = self.decide(position, error, batch)
             else:
-                ended = perf_counter()
-                if ended > due or touched or not waiting or sys.stdout is not out or sys.stderr is not err:
-                    due = ended + LOOK_EVERY
-                    if (changed := self._look(outbox)) is not None:
-                        self._fail_changed(position, changed, errand, outbox, began=began, started=started)
-                        return
                 partials = encoded(yielded, position) if yielded else b""
-                append((position, job, value, None, ended - began, began - started, partials))
+                append((position, job, value, None, perf_counter() - began, began - started, partials))
                 states[position] = ENDED
                 pending += len(value)
-                if pending > MAX_PENDING and not self.leaving:
+                if pending > MAX_PENDING:
                     outbox.flush()
                     pending = 0
                 continue
-            result, arguments = None, ()
-            self.fail(position, failure, errand, outbox, began=began, started=started)
-            self._mind(outbox)
+            self.fail(position, failure, batch, outbox, began=began, started=started)
 
-    def _fail_changed(
-        self, position: int, changed: ProcessChanged, errand: Errand, outbox: Outbox, *, began: float, started: float
-    ) -> None:
-        failure = self.weigh(position, changed, errand)
-        self.fail(position, failure, errand, outbox, began=began, started=started)
-        self._looked = len(outbox.ended)
+    def _call(self, main: Callable[..., Any], job: Job) -> bytes:
+        """The encoded result of a plain job, which runs in a context of its own.
 
-    def leave(self, changed: ProcessChanged) -> None:
-        """Begin no further job in this process."""
-        self.leaving = changed.message
+        What goes with the arguments and the result runs a user's code, in the job's own time.
+        """
+        run, args, kwargs = copy_context().run, job.args, job.kwargs
+        arguments = _decode_args(args) if args else ()
+        result = run(main, *arguments, **_decode_kwargs(kwargs)) if kwargs else run(main, *arguments)
+        try:
+            return encode_value(result, self.max_result)
+        except ResultNotJSON:
+            pass  # what follows must not be within the handler, which would become part of what is reported
+        return encode_value(run(self._partials.complete, result), self.max_result)
 
-    def _look(self, outbox: Outbox) -> ProcessChanged | None:
-        """After a job that has not failed: what it has left changed, if it was surely this one. Sets `leaving`."""
-        with self._memory.relaxed():
-            changed, surely = self.conduct.look()
-        alone = len(outbox.ended) == self._looked
-        if self.conduct.by_thread and not (self._fresh and not outbox.ended):
-            alone = False  # a job before it may have left the thread; this one shows in a fresh process whether it does
-        if changed is None:
-            self._looked = len(outbox.ended) + 1
-            return None
-        self.leave(changed)
-        return changed if surely or alone else None
-
-    def _mind(self, outbox: Outbox) -> None:
-        """After a job that has failed: it may have left something changed as well."""
-        if self.leaving:
-            return
-        before, self._looked = self._looked, len(outbox.ended)
-        with self._memory.relaxed():
-            changed, surely = self.conduct.look()
-        if changed is not None:
-            self.leave(changed)
-            if not surely and self._looked - before > 1:
-                self._looked = before
-
-    def admit(self, position: int, job: Job, errand: Errand, began: float) -> Failure | None:
+    def admit(self, position: int, job: Job, batch: ActiveBatch, began: float) -> Failure | None:
         """Set the time limit of a job that begins now; a failure when it must not begin any more."""
-        errand.begins[position] = began
-        terms = errand.terms.of(job)
+        batch.begins[position] = began
+        terms = batch.terms.of(job)
         if terms.deadline and _time() > terms.deadline:
             late = f"the job was not started before its deadline; that passed {_time() - terms.deadline:.1f} s ago"
             return Failure(Error(type="DeadlinePassed", message=late, reason=REASON_DEADLINE), None, job.kills)
         # An async job is cancelled by its loop at the limit, so that those beside it need not run again: the process is
         # killed only if that does not help.
-        limit = terms.timeout + self._grace if errand.is_async else terms.timeout
-        errand.limits[position] = began + limit if terms.timeout else 0.0
+        limit = terms.timeout + self._grace if batch.is_async else terms.timeout
+        batch.limits[position] = began + limit if terms.timeout else 0.0
         return None
 
-    def weigh(self, position: int, error: BaseException, errand: Errand) -> Failure | None:
+    def decide(self, position: int, error: BaseException, batch: ActiveBatch) -> Failure | None:
         """What is reported of an exception that ended a job; None of a job that was cancelled.
 
         The exception lets go of its frames, and whoever handles it shall let go of it before the job counts as ended:
         what is in them may run a user's code when it goes, and that takes of the job's own time.
         """
         self._memory.spare = None
-        failure, job = None, errand.jobs[position]
-        if position not in errand.cancelled:
+        if self.alarms.armed:
+            self.alarms.disarm(batch, position)
+        failure, job = None, batch.jobs[position]
+        if position not in batch.cancelled:
             with self._memory.relaxed():
-                failure = self._policy.decide(error, job, errand.terms.of(job))
+                failure = self._policy.decide(error, job, batch.terms.of(job))
         forget_traceback(error)
         return failure
 
     def fail(
-        self, position: int, failure: Failure | None, errand: Errand, outbox: Outbox, *, began: float, started: float
+        self,
+        position: int,
+        failure: Failure | None,
+        batch: ActiveBatch,
+        outbox: Outbox,
+        *,
+        began: float,
+        started: float,
     ) -> None:
         """Note that a job ended by an exception. `began` and `started` are times of the job and of its message."""
         if failure is None:
-            errand.yielded.pop(position, None)
-            errand.states[position] = SENT
+            batch.yielded.pop(position, None)
+            batch.states[position] = SENT
             return
-        job = errand.jobs[position]
-        duration, partials = perf_counter() - began, encoded(errand.yielded, position)
+        job = batch.jobs[position]
+        duration, partials = perf_counter() - began, encoded(batch.yielded, position)
         ended: Ended = (position, job, b"", failure, duration, began - started, partials)
         outbox.ended.append(ended)
-        errand.states[position] = ENDED
+        batch.states[position] = ENDED
 
 
 def soft_timeout_error(soft_timeout: float) -> SoftTimeout:

@@ -7,15 +7,15 @@ than what they came from, so this comes to an end.
 
 from __future__ import annotations
 
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.outbox import Outbox
 
 
 class Splitter:
     """Splits one message: `after` is in seconds, `slice_seconds` the work that a new message should hold."""
 
-    def __init__(self, errand: Errand, outbox: Outbox, after: float, slice_seconds: float) -> None:
-        self._errand, self._outbox = errand, outbox
+    def __init__(self, batch: ActiveBatch, outbox: Outbox, after: float, slice_seconds: float) -> None:
+        self._batch, self._outbox = batch, outbox
         self._after, self._slice = after, slice_seconds
         self._ended, self._progress = 0, 0.0
 
@@ -24,13 +24,13 @@ class Splitter:
         ended = len(self._outbox.ended)
         if ended != self._ended:
             self._ended, self._progress = ended, now
-        waiting, began = self._errand.waiting, self._errand.began
-        if not waiting or now - began < self._after or self._errand.batch.lease:
+        waiting, began = self._batch.waiting, self._batch.began
+        if not waiting or now - began < self._after or self._batch.batch.lease:
             return
-        if len(waiting) == len(self._errand.jobs):
+        if len(waiting) == len(self._batch.jobs):
             return  # it still imports the function's module, as everybody else would have to
         stuck = now - max(self._progress, began) >= self._after
-        slots = self._errand.terms.common.concurrency if self._errand.is_async else 1
+        slots = self._batch.terms.common.concurrency if self._batch.is_async else 1
         size = max(slots, int(self._slice * ended / (now - began)))
         # One that goes on well keeps a message's worth for itself, and does not bother for less than another one.
         keep = 0 if stuck or not ended else size
@@ -39,7 +39,7 @@ class Splitter:
 
     def _take(self, keep: int, size: int) -> list[list[int]]:
         """Take all but `keep` of the waiting jobs, as lists of `size`."""
-        waiting, taken = self._errand.waiting, []
+        waiting, taken = self._batch.waiting, []
         try:
             while len(waiting) > keep:
                 taken.append(waiting.pop())

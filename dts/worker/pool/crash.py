@@ -13,8 +13,8 @@ from dts.worker.pool.spawner import LOST
 
 REASON_KILLED, REASON_EXIT = "killed", "exit"
 """Codes that tell how a child died: of SIGKILL that the worker has not sent, by an exit."""
-REASON_LOST, REASON_CANCELLED, REASON_LEFT = "lost", "cancelled", "left"
-"""And so: with the template, since its job was cancelled, by itself since a job has left it changed."""
+REASON_LOST, REASON_CANCELLED = "lost", "cancelled"
+"""And so: with the template, since its job was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def cause_of(child: ChildProcess, code: int) -> tuple[str, str]:
     if child.kill_reason is not None:
         return child.kill_reason.said, child.kill_reason.reason
     if child.leaving:
-        return f"was replaced, since {child.leaving},", REASON_LEFT
+        return f"was replaced, since {child.leaving},", REASON_CRASHED
     if child.severed:
         return "closed its connection to the worker and was killed for that", REASON_CRASHED
     if code == -signal.SIGKILL:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from dts.config import WorkerSettings
 from dts.errors import WireError
 from dts.runtime.service import Service
 from dts.worker.link.frames import Frame, Kind
@@ -96,6 +97,7 @@ class Executor(Service):
         self._leaving: set[ChildProcess] = set()
         self._waiting: deque[Assignment] = deque()
         self._manned = self._measured = 0.0  # times (monotonic): when there last was a child for a free slot, and so on
+        self._warm, self._scarce = 0, 0.0
         self._tickets = 0
         self._changed = asyncio.Event()
 
@@ -132,10 +134,14 @@ class Executor(Service):
     @property
     def capacity(self) -> int:
         """How many assignments its children have or could have now."""
-        ahead, free = self.looks_ahead, self.slots - len(self._roster.working)
-        working = [len(child.given) if child.retiring else child.limit(ahead=ahead) for child in self._roster.working]
-        quick = sum([child.pace.quick for child in self._roster.idle])
-        return sum(working) + free + (min(free, quick) if ahead else 0)
+        working, idle, ahead = self._roster.working, self._roster.idle, self.looks_ahead
+        room = 0
+        for child in working:
+            room += len(child.given) if child.retiring else child.limit(ahead=ahead)
+        free = self.processes - len(working)
+        if free > 0 and (working or idle or self._roster.blank):
+            room += free + (min(free, sum([child.pace.quick for child in idle])) if ahead else 0)
+        return room
 
     @property
     def _free_slots(self) -> int:
@@ -208,11 +214,12 @@ class Executor(Service):
     def _dispatch(self) -> None:
         """Give waiting assignments to children, and see that there are blank ones and not too many idle ones."""
         self._give_waiting()
-        if self._share_out():
+        if self._free_slots > 0 and self._share_out():
             self._give_waiting()
-        for child in self._roster.surplus(max(self.options.settings.warm_children, self.processes)):
+        for child in self._roster.surplus(max(self._warm, self.processes)):
             self._retire(child, "others were used more recently")
-        self._nursery.check()
+        if self._waiting or not self._roster.blank:
+            self._nursery.check()
 
     def _give_waiting(self) -> None:
         while self._waiting and (found := self._next()) is not None:
@@ -255,8 +262,6 @@ class Executor(Service):
 
     def _share_out(self) -> bool:
         """Take back what was given ahead to a child, if there is another one for it now; returns whether any was."""
-        if self._free_slots <= 0:
-            return False
         for child in self._roster.working:
             if child.load > 1 and (self._roster.blank or self._roster.idle_of(child.namespace)):
                 before = len(self._waiting)
@@ -265,6 +270,10 @@ class Executor(Service):
         return False
 
     # children
+
+    def keep_warm(self, settings: WorkerSettings) -> None:
+        """Keep as many idle children as the settings say, fewer from twice the free memory on that stops the worker."""
+        self._warm, self._scarce = settings.warm_children, 2 * settings.min_memory_percent
 
     def resize(self, processes: int) -> None:
         """Work at another number of messages at a time. What has begun goes on."""
@@ -294,7 +303,7 @@ class Executor(Service):
     def _save_memory(self) -> None:
         """End half of the idle children when memory gets short, before the worker has to stop taking work for that."""
         idle = len(self._roster.idle)
-        if idle and free_memory_percent() < 2 * self.options.settings.min_memory_percent:
+        if idle and free_memory_percent() < self._scarce:
             for child in self._roster.surplus(idle // 2):
                 self._retire(child, "memory is short")
 

@@ -4,8 +4,6 @@ The job that the child was at is the culprit: it comes back later, and after it 
 poison job, and has failed. When several may be it, each runs again alone. When none may be, the child died of the
 message itself, such as an import that takes all memory; that is tried again a few times. All others that have no
 result yet run again, together. What the worker itself has killed for its time or memory is an attempt that failed.
-A child that ended by itself, since a job has left it changed, is nobody's death: jobs of which one has done that and it
-is not known which run again alone, and then it is.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from dts.worker.link.batches import slice_batch
 from dts.worker.link.board import Phase
 from dts.worker.link.frames import Frame
 from dts.worker.pool.child_process import Assignment
-from dts.worker.pool.crash import REASON_CANCELLED, REASON_LEFT, REASON_LOST, Crash
+from dts.worker.pool.crash import REASON_CANCELLED, REASON_LOST, Crash
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +87,8 @@ class Recoverer:
         suspects = [position for position in crash.suspects if position < len(batch.jobs)]
         spared = [position for position in crash.alone if position < len(batch.jobs)]
         killed = crash.reason in (REASON_TIMEOUT, REASON_MEMORY)
-        lost, left = crash.reason == REASON_LOST, crash.reason == REASON_LEFT
-        innocent = left or ((crash.others or bool(spared)) and not suspects)
+        lost = crash.reason == REASON_LOST
+        innocent = (crash.others or bool(spared)) and not suspects
         deaths = assignment.deaths + (lost or (not suspects and not innocent))
         if not suspects and not innocent and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
@@ -101,8 +99,6 @@ class Recoverer:
             unsent = [position for position in unsent if position not in suspects]
         elif lost and deaths < MAX_DEATHS:
             pass  # nobody knows whose fault it was
-        elif left:
-            alone = suspects
         elif crash.reason == REASON_TIMEOUT or (len(suspects) == 1 and not crash.others):
             recovery = self._blame(batch, suspects, crash, assignment.told)
             unsent = [position for position in unsent if position not in suspects]

@@ -33,7 +33,8 @@ class Roster:
         """Put a child in its group, after it came or what it has been given has changed."""
         group = self.working if child.given else self.idle if child.namespace else self.blank
         if child not in group:
-            self.discard(child)
+            for other in (self.blank, self.working, self.idle):
+                other.pop(child, None)
             group[child] = None
 
     def discard(self, child: ChildProcess) -> None:
@@ -43,7 +44,10 @@ class Roster:
 
     def idle_of(self, namespace: str) -> ChildProcess | None:
         """The idle child of a namespace that was used last; None if there is none."""
-        return next((child for child in reversed(self.idle) if child.namespace == namespace), None)
+        for child in reversed(self.idle):
+            if child.namespace == namespace:
+                return child
+        return None
 
     def with_room(self, namespace: str, *, ahead: bool) -> ChildProcess | None:
         """The child at work for a namespace that can be given one more message, or one `ahead`; None if there is none.
@@ -59,4 +63,4 @@ class Roster:
 
     def surplus(self, most: int) -> list[ChildProcess]:
         """The least recently used children, of which there are more than `most` idle ones."""
-        return list(self.idle)[: max(len(self.idle) - most, 0)]
+        return list(self.idle)[: len(self.idle) - most] if len(self.idle) > most else []

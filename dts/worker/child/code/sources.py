@@ -1,4 +1,4 @@
-"""The files that a function is made of, as they are at one moment: its own, and those of the helpers it imports.
+"""The files that a child runs: those of its functions, and those of the helpers that they import from the namespace.
 
 They are found by reading the import statements, and looked for again when a folder changes where one may appear.
 Looking again costs a few microseconds a file, the time of its `stat`, as long as nothing has changed.
@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from dts.worker.child.code.writers import is_open_for_writing
@@ -19,15 +19,15 @@ from dts.worker.child.code.writers import is_open_for_writing
 PACKAGE = "dts.worker.functions"
 
 SETTLED_NS = 100_000_000
-"""A file or folder changed less than this many nanoseconds ago may change again without a new time of change: its
-status tells nothing, and it is read again each time."""
+"""A file or folder that changed less than this many nanoseconds ago may change again without a new time of change, as
+clocks of file systems are that coarse: it is read again each time."""
 
 Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A module's file as it was read. `is_sure` tells whether the same `stamp` means the same content."""
+    """A file as it was read. `is_sure` tells whether the same `stamp` means the same content."""
 
     path: Path
     stamp: Stamp
@@ -36,7 +36,7 @@ class Source:
     imports: tuple[str, ...]
     compiles: bool
     is_open: bool
-    """Whether somebody had it open for writing."""
+    """Whether a process had it open for writing."""
     is_sure: bool
 
     def is_unchanged(self) -> bool:
@@ -55,89 +55,115 @@ class Source:
         return self.is_younger(SETTLED_NS) or _is_young(self.stamp[0], quiet)
 
 
-@dataclass(slots=True)
-class Survey:
-    """All files of a function, by the names of their modules."""
+class Sources:
+    """Files by the names of their modules, below the directories of `path`; the first with a namespace has all of it.
 
-    module: str
-    sources: dict[str, Source] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
-    """Modules that it may import; not all of them exist."""
-    asked: set[str] = field(default_factory=set)
-    """Those of them that its files do not name: it has imported them while it ran, or has tried to."""
-    folders: dict[Path, Stamp | None] = field(default_factory=dict)
-    """Where modules of these names may appear; empty for one that has changed just now."""
-
-    def is_unchanged(self) -> bool:
-        """Whether all is as it was, for sure. Raises OSError when a file is gone."""
-        # Copies, since a thread of the function may import one more.
-        folders = all([stamp != () and stamp == _folder_stamp(path) for path, stamp in list(self.folders.items())])
-        return folders and all([source.is_unchanged() for source in list(self.sources.values())])
-
-    def is_same(self, other: Survey) -> bool:
-        """Whether the same modules have the same content."""
-        return self.digests() == other.digests()
-
-    def digests(self) -> dict[str, bytes]:
-        """What the modules contain."""
-        return {name: source.digest for name, source in list(self.sources.items())}
-
-    def is_younger(self, nanoseconds: int) -> bool:
-        """Whether any file was changed, or any was added to a folder or taken from it, less than this time ago."""
-        young = any([source.is_younger(nanoseconds) for source in self.sources.values()])
-        return young or self.has_younger_folder(nanoseconds)
-
-    def has_younger_folder(self, nanoseconds: int) -> bool:
-        """Whether a file was added to any of its folders, or taken from it, less than this time ago."""
-        stamps = [_folder_stamp(path) for path in list(self.folders)]
-        return any(stamp is not None and _is_young(stamp[0], nanoseconds) for stamp in stamps)
-
-    def version(self) -> str:
-        """A short hash over the names and contents of all modules."""
-        total = hashlib.sha256()
-        for name, digest in sorted(self.digests().items()):
-            total.update(name.encode() + b"\0" + digest)
-        return total.hexdigest()[:12]
-
-
-class Surveyor:
-    """Looks at the functions below the directories of `path`; the first that has a namespace has all of it."""
+    `names` are the modules that were looked for; not all of them exist. `others` are files of the namespace that were
+    imported in another way, such as over `sys.path`; they are in `files` by their paths.
+    """
 
     def __init__(self, path: Sequence[Path]) -> None:
         self.path = path
+        self.files: dict[str, Source] = {}
+        self.names: set[str] = set()
+        self.others: set[Path] = set()
+        self._folders: dict[Path, Stamp | None] = {}
 
-    def look(self, module: str, asked: Iterable[str] = (), before: Survey | None = None) -> Survey:
-        """What a module is made of now. What is surely as it was `before` is not read again. Raises OSError."""
-        survey = Survey(module, asked=set(asked))
-        for root in self.path[:-1]:  # the last one is that of DTS itself
-            survey.folders[root] = _trusted(_folder_stamp(root))
-        for name in (module, *survey.asked):
-            self.extend(survey, name, before)
-        return survey
-
-    def extend(self, survey: Survey, name: str, before: Survey | None = None) -> None:
+    def add(self, name: str, before: Sources | None = None) -> None:
         """Add a module and all that it imports, if they exist. Raises OSError when one cannot be read."""
         waiting = [name]
         while waiting:
             name = waiting.pop()
-            if name in survey.names or not name.startswith(PACKAGE + "."):
+            if name in self.names or not name.startswith(PACKAGE + "."):
                 continue
-            survey.names.add(name)
+            self.names.add(name)
             waiting.append(name.rpartition(".")[0])
-            for folder in self._folders(name):
-                survey.folders.setdefault(folder, _trusted(_folder_stamp(folder)))
+            for folder in self._folders_of(name):
+                self._folders.setdefault(folder, _trusted(_folder_stamp(folder)))
             path = find_module(self.path, name)
             if path is None:
                 continue
             try:
-                source = read_source(path, name, before.sources.get(name) if before is not None else None)
+                source = read_source(path, name, before.files.get(name) if before is not None else None)
             except FileNotFoundError:  # it went this instant
                 continue
-            survey.sources[name] = source
+            self.files[name] = source
             waiting += source.imports
 
-    def _folders(self, name: str) -> Iterator[Path]:
-        """The folders that there are in which a module's file would appear."""
+    def add_other(self, path: Path, before: Source | None = None) -> None:
+        """Add a file that was imported in another way, unless it is gone."""
+        self.others.add(path)
+        try:
+            self.files[str(path)] = read_source(path, "", before)
+        except FileNotFoundError:
+            return
+
+    def merge(self, other: Sources) -> None:
+        """Add what another survey has found. What is here already stays: it may have been imported."""
+        self.names |= other.names
+        self.files = other.files | self.files
+        self._folders = other._folders | self._folders
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Take out modules."""
+        for name in names:
+            self.names.discard(name)
+            self.files.pop(name, None)
+
+    def is_folder(self, path: Path) -> bool:
+        """Whether modules are looked for in a folder."""
+        return path in self._folders
+
+    def look_again(self) -> Sources:
+        """The same names as they are now. Raises OSError when a file cannot be read."""
+        now = Sources(self.path)
+        for name in list(self.names):
+            now.add(name, self)
+        for path in self.others:
+            now.add_other(path, self.files.get(str(path)))
+        return now
+
+    def is_unchanged(self) -> bool:
+        """Whether all is as it was, for sure."""
+        try:
+            # Copies, since a thread of a function may import one more.
+            folders = all([stamp != () and stamp == _folder_stamp(path) for path, stamp in list(self._folders.items())])
+            return folders and all([source.is_unchanged() for source in list(self.files.values())])
+        except OSError:  # a file is gone
+            return False
+
+    def differences(self, now: Sources) -> tuple[list[Source], list[Source]]:
+        """What is new or has changed, as it is now, and what is gone, as it was."""
+        changed = [
+            each
+            for name, each in now.files.items()
+            if (old := self.files.get(name)) is None or (old.digest, old.path) != (each.digest, each.path)
+        ]
+        return changed, [source for name, source in self.files.items() if name not in now.files]
+
+    def has_younger_folder(self, nanoseconds: int) -> bool:
+        """Whether a file was added to any of its folders, or taken from it, less than this time ago."""
+        stamps = [_folder_stamp(path) for path in list(self._folders)]
+        return any(stamp is not None and _is_young(stamp[0], nanoseconds) for stamp in stamps)
+
+    def version(self, modules: Iterable[str]) -> str:
+        """A short hash over the names and contents of modules and of all that they import."""
+        found: set[str] = set()
+        waiting = list(modules)
+        while waiting:
+            name = waiting.pop()
+            if name.startswith(PACKAGE + ".") and name not in found:
+                found.add(name)
+                waiting.append(name.rpartition(".")[0])
+                waiting += self.files[name].imports if name in self.files else ()
+        total = hashlib.sha256()
+        for name in sorted(found & self.files.keys()):
+            total.update(name.encode() + b"\0" + self.files[name].digest)
+        return total.hexdigest()[:12]
+
+    def _folders_of(self, name: str) -> Iterator[Path]:
+        """The folders in which a module's file would appear: those that exist."""
+        yield from self.path[:-1]  # where a namespace would appear; the last one is DTS's own
         parts = name.removeprefix(PACKAGE + ".").split(".")
         folder = find_namespace(self.path, parts[0])
         if folder is not None:
@@ -146,7 +172,7 @@ class Surveyor:
 
 
 def read_source(path: Path, module: str, before: Source | None = None) -> Source:
-    """Read a module's file, unless it surely is as it was before. Raises OSError."""
+    """Read a file, of a module or of none if that is empty, unless it surely is as it was before. Raises OSError."""
     status = os.stat(path)
     stamp = _stamp(status)
     if before is not None and before.path == path and before.is_sure and before.stamp == stamp:
@@ -157,9 +183,10 @@ def read_source(path: Path, module: str, before: Source | None = None) -> Source
     digest = hashlib.sha256(data).digest()
     if before is not None and before.path == path and before.digest == digest:
         return Source(path, stamp, digest, before.data, before.imports, before.compiles, is_open, is_sure)
-    tree = _parse(data)
-    names = _imported_names(tree, module, is_package=path.name == "__init__.py") if tree is not None else ()
-    return Source(path, stamp, digest, data, tuple(names), tree is not None, is_open, is_sure)
+    tree = _parse(data) if path.suffix == ".py" else None
+    names = _imported_names(tree, module, is_package=path.name == "__init__.py") if tree is not None and module else ()
+    compiles = tree is not None or path.suffix != ".py"
+    return Source(path, stamp, digest, data, tuple(names), compiles, is_open, is_sure)
 
 
 def find_namespace(path: Sequence[Path], namespace: str) -> Path | None:

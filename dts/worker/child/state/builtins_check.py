@@ -1,7 +1,7 @@
-"""The parts of the interpreter that all functions rely on: builtins, and modules that nearly everything uses.
+"""Checks the parts of the interpreter that the child itself relies on: builtins, and modules that nearly all code uses.
 
-A function that replaces one of them changes what every later function does. What others keep of it cannot be found, so
-such a process is not mended but replaced. Adding to a module is no harm, as libraries do with builtins.
+A function that replaces one of them can break the child. References to the replacement cannot all be found, so the
+process is not repaired but replaced. Adding to a module is harmless; libraries do that with builtins.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _WATCHED = (
 )
 
 
-class Vitals:
-    """As they are now, to compare them later; that takes about 20 µs."""
+class BuiltinsCheck:
+    """The parts as they are now. A comparison takes about 20 µs."""
 
     def __init__(self) -> None:
         self._modules: dict[str, ModuleType] = dict(sys.modules)
@@ -29,7 +29,7 @@ class Vitals:
         self._all_modules = sys.modules
 
     def examine(self) -> str:
-        """What a function has replaced or removed, in words; empty for nothing."""
+        """Returns what a function has replaced or removed, in words; empty for nothing."""
         modules = sys.modules
         if modules is not self._all_modules:
             return "a function replaced sys.modules"
@@ -43,7 +43,7 @@ class Vitals:
         return ""
 
     def _changed_modules(self) -> str:
-        """A module that is another one than before, or none; empty if modules were only added."""
+        """The name of a module that was replaced or removed; empty if modules were only added."""
         modules: dict[str, Any] = dict(sys.modules)
         for name, module in self._modules.items():
             if modules.get(name) is not module:
@@ -56,7 +56,7 @@ class Vitals:
 
 
 def _replaced(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The name of something to call that is another one than before; values that modules keep may change."""
+    """The name of a callable that was replaced; other values of a module may change."""
     for name, value in before.items():
         if now.get(name) is not value and callable(value):
             return name

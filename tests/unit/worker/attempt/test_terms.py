@@ -15,7 +15,7 @@ from dts.worker import Fail, Retry
 from dts.worker.attempt.exceptions import TimedOut
 from dts.worker.attempt.retry_policy import RetryPolicy
 from dts.worker.attempt.terms import TermsOf, default_terms
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.outbox import Outbox
 from dts.worker.child.splitting import Splitter
 from dts.worker.link.board import Board
@@ -183,16 +183,16 @@ def split(jobs: int, begun: int, ended: int, after: float, *, lease: bool = Fals
     board = Board.create()
     batch = make_batch(jobs)
     batch.lease = lease
-    errand = Errand(1, batch, DEFAULTS, board)
+    active = ActiveBatch(1, batch, DEFAULTS, board)
     sent: list[Frame] = []
-    outbox = Outbox(errand, "me", sent.append)
+    outbox = Outbox(active, "me", sent.append)
     for _ in range(begun):
-        errand.waiting.popleft()
-    splitter = Splitter(errand, outbox, 0.1, 0.05)
+        active.waiting.popleft()
+    splitter = Splitter(active, outbox, 0.1, 0.05)
     outbox.ended.extend([None] * ended)
     if ended:
-        splitter.look(errand.began + after - 0.01)
-    splitter.look(errand.began + after)
+        splitter.look(active.began + after - 0.01)
+    splitter.look(active.began + after)
     board.close()
     return [frame.jobs for frame in sent]
 

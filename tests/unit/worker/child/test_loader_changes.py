@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dts.errors import FunctionMissing, ImportFailed
+from dts.errors import FunctionMissing
 from dts.worker.child.code import loader as module
-from dts.worker.child.code.loader import Loader
-from dts.worker.child.code.sources import Survey, Surveyor
+from dts.worker.child.code.sources import Sources
+from tests.services.fresh_loader import Fresh
 
 LAZY = "import importlib\ndef main(n): return importlib.import_module('.' + n, __package__).V\n"
 
@@ -26,8 +25,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def loader(folder: Path) -> Iterator[Loader]:
-    with Loader(folder.parent) as loader:
+def loader(folder: Path) -> Iterator[Fresh]:
+    with Fresh(folder.parent) as loader:
         yield loader
 
 
@@ -42,7 +41,7 @@ def settle() -> None:
     time.sleep(0.13)
 
 
-def load_until(loader: Loader, name: str, writer: Callable[[], None], wanted: object) -> list[object]:
+def load_until(loader: Fresh, name: str, writer: Callable[[], None], wanted: object) -> list[object]:
     """What the function returns, again and again, while its file is written and until it returns what is wanted."""
     thread = threading.Thread(target=writer)
     thread.start()
@@ -62,7 +61,7 @@ def load_until(loader: Loader, name: str, writer: Callable[[], None], wanted: ob
 
 @pytest.mark.parametrize("takes_away", [Path.unlink, lambda path: path.rename(path.with_name("f.py~"))])
 def test_a_file_that_is_gone_for_a_moment_while_it_is_replaced_fails_nothing(
-    loader: Loader, folder: Path, takes_away: Callable[[Path], object]
+    loader: Fresh, folder: Path, takes_away: Callable[[Path], object]
 ) -> None:
     path = folder / "f.py"
     path.write_text("def main(): return 1")
@@ -78,25 +77,25 @@ def test_a_file_that_is_gone_for_a_moment_while_it_is_replaced_fails_nothing(
 
 @pytest.mark.parametrize("name", ["f.py", "h.py"])
 def test_a_file_that_is_there_again_just_after_the_look_is_awaited(
-    loader: Loader, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    loader: Fresh, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (folder / "h.py").write_text("V = 1")
     (folder / "f.py").write_text("from . import h\ndef main(): return h.V")
     first = loader.load("own/f")
-    real = Surveyor.look
+    real = Sources.look_again
     data = (folder / name).read_bytes()
 
-    def look(*arguments: Any) -> Survey:
-        seen = real(*arguments)
+    def look(sources: Sources) -> Sources:
+        seen = real(sources)
         (folder / name).write_bytes(data)
         return seen
 
-    monkeypatch.setattr(Surveyor, "look", look)
+    monkeypatch.setattr(Sources, "look_again", look)
     (folder / name).unlink()
     assert loader.load("own/f") is first
 
 
-def test_a_helper_that_is_gone_for_a_moment_fails_nothing(loader: Loader, folder: Path) -> None:
+def test_a_helper_that_is_gone_for_a_moment_fails_nothing(loader: Fresh, folder: Path) -> None:
     (folder / "h.py").write_text("V = 1")
     (folder / "f.py").write_text("from . import h\ndef main(): return h.V")
     assert loader.load("own/f").main() == 1
@@ -109,9 +108,7 @@ def test_a_helper_that_is_gone_for_a_moment_fails_nothing(loader: Loader, folder
     assert load_until(loader, "own/f", replace, 2) == [1, 2]
 
 
-def test_a_child_that_has_never_loaded_a_file_waits_for_one_that_is_being_replaced(
-    loader: Loader, folder: Path
-) -> None:
+def test_a_child_that_has_never_loaded_a_file_waits_for_one_that_is_being_replaced(loader: Fresh, folder: Path) -> None:
     (folder / "f.py").write_text("def main(): return 1")
     (folder / "f.py").unlink()
     writer = threading.Timer(0.3, (folder / "f.py").write_text, ["def main(): return 2"])
@@ -120,7 +117,7 @@ def test_a_child_that_has_never_loaded_a_file_waits_for_one_that_is_being_replac
     writer.join()
 
 
-def test_a_file_that_was_not_there_for_long_is_not_waited_for(loader: Loader, folder: Path) -> None:
+def test_a_file_that_was_not_there_for_long_is_not_waited_for(loader: Fresh, folder: Path) -> None:
     time.sleep(1.0)
     began = time.monotonic()
     with pytest.raises(FunctionMissing):
@@ -142,14 +139,14 @@ def write_in_pieces(path: Path) -> None:
         file.write("def main(): return 'whole'\n")
 
 
-def test_a_file_that_is_appended_to_is_not_used_before_it_is_quiet(loader: Loader, folder: Path) -> None:
+def test_a_file_that_is_appended_to_is_not_used_before_it_is_quiet(loader: Fresh, folder: Path) -> None:
     path = folder / "f.py"
     path.write_text("def main(): return 'old'")
     loader.load("own/f")
     assert load_until(loader, "own/f", lambda: write_in_pieces(path), "whole") == ["old", "whole"]
 
 
-def test_a_child_without_a_version_waits_for_a_file_while_it_sees_it_change(loader: Loader, folder: Path) -> None:
+def test_a_child_without_a_version_waits_for_a_file_while_it_sees_it_change(loader: Fresh, folder: Path) -> None:
     path = folder / "f.py"
 
     def write() -> None:
@@ -170,7 +167,7 @@ def test_a_child_without_a_version_waits_for_a_file_while_it_sees_it_change(load
 
 
 def test_what_changes_for_ever_is_used_as_it_is_in_the_end(
-    loader: Loader, folder: Path, monkeypatch: pytest.MonkeyPatch
+    loader: Fresh, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.5)
     path, stop = folder / "f.py", threading.Event()
@@ -193,35 +190,10 @@ def test_what_changes_for_ever_is_used_as_it_is_in_the_end(
     thread.join()
 
 
-def test_a_young_file_that_cannot_be_imported_is_tried_again(loader: Loader, folder: Path) -> None:
-    path = folder / "f.py"
-    path.write_text("value = helper()\n")
-    writer = threading.Timer(0.4, path.write_text, ["def main(): return 1\n"])
-    writer.start()
-    assert loader.load("own/f").main() == 1
-    writer.join()
-    settle()
-    (folder / "g.py").write_text("value = helper()\n")
-    with pytest.raises(ImportFailed, match="NameError"):
-        loader.load("own/g")
-
-
-def test_what_could_not_be_imported_is_not_imported_again_before_it_changes(
-    loader: Loader, folder: Path, quickly: None
-) -> None:
-    path, trace = folder / "f.py", folder / "trace"
-    path.write_text("def main(): return 1")
-    loader.load("own/f")
-    path.write_text(f"open({str(trace)!r}, 'a').write('.')\nraise ValueError\n")
-    settle()
-    assert [loader.load("own/f").main() for _ in range(5)] == [1] * 5
-    assert trace.read_text() == "."
-
-
 # which modules a function has
 
 
-def test_a_helper_that_two_functions_import_late_is_new_for_both(loader: Loader, folder: Path, quickly: None) -> None:
+def test_a_helper_that_two_functions_import_late_is_new_for_both(loader: Fresh, folder: Path, quickly: None) -> None:
     (folder / "h.py").write_text("V = 1")
     for name in ("x", "y"):
         (folder / f"{name}.py").write_text(LAZY)
@@ -231,7 +203,7 @@ def test_a_helper_that_two_functions_import_late_is_new_for_both(loader: Loader,
     assert [loader.load(name).main("h") for name in ("own/y", "own/x", "own/y")] == [2, 2, 2]
 
 
-def test_the_version_covers_what_was_imported_late(loader: Loader, folder: Path, quickly: None) -> None:
+def test_the_version_covers_what_was_imported_late(loader: Fresh, folder: Path, quickly: None) -> None:
     (folder / "h.py").write_text("from . import deeper\nV = 1")
     (folder / "deeper.py").write_text("")
     (folder / "f.py").write_text(LAZY)
@@ -244,16 +216,16 @@ def test_the_version_covers_what_was_imported_late(loader: Loader, folder: Path,
     settle()
     second = loader.load("own/f")
     assert second.main("h") == 2
+    second = loader.load("own/f")
     (folder / "deeper.py").write_text("W = 1")
     settle()
+    assert loader.load("own/f").main("h") == 2
     third = loader.load("own/f")
     assert len({each.version for each in (before, first, second, third)}) == 4
-    with Loader(folder.parent) as other:
-        other.load("own/f").main("h")
-        assert other.load("own/f").version == third.version
+    assert loader.replaced == 2
 
 
-def test_a_function_has_one_module_of_a_helper_whatever_is_loaded_beside_it(loader: Loader, folder: Path) -> None:
+def test_functions_of_a_namespace_share_their_helpers_as_modules_of_a_package_do(loader: Fresh, folder: Path) -> None:
     (folder / "h.py").write_text("class E(Exception): pass\nN = []\n")
     (folder / "late.py").write_text("from .h import E\ndef call(): raise E\n")
     (folder / "f.py").write_text(
@@ -266,13 +238,42 @@ def test_a_function_has_one_module_of_a_helper_whatever_is_loaded_beside_it(load
         "    except h.E: return h.N is N and h is again\n"
     )
     (folder / "g.py").write_text("from . import h\nfrom .h import E\ndef main(): h.N.append(1); return len(h.N)\n")
-    for _ in range(3):
-        f, g = loader.load("own/f"), loader.load("own/g")
-        assert loader.load("own/f") is f
-        assert f.main()
-        assert loader.load("own/g") is g
-        assert pickle.loads(pickle.dumps(g.main.__globals__["E"])) is g.main.__globals__["E"]
+    f, g = loader.load("own/f"), loader.load("own/g")
+    assert f.main()
     assert [g.main(), g.main()] == [1, 2]
+    assert f.main.__globals__["h"] is g.main.__globals__["h"]
+    assert pickle.loads(pickle.dumps(g.main.__globals__["E"])) is g.main.__globals__["E"]
+
+
+def test_a_helper_that_is_imported_over_the_path_is_noticed_when_it_changes(
+    loader: Fresh, folder: Path, quickly: None
+) -> None:
+    (folder / "aside.py").write_text("V = 1\n")
+    (folder / "f.py").write_text(
+        "import os, sys\nsys.dont_write_bytecode = True\nsys.path.insert(0, os.path.dirname(__file__))\n"
+        "sys.modules.pop('aside', None)\nimport aside\ndel sys.path[0]\ndef main(): return aside.V\n"
+    )
+    settle()
+    assert loader.load("own/f").main() == 1
+    assert loader.load("own/f").main() == 1
+    assert loader.replaced == 0
+    (folder / "aside.py").write_text("V = 2\n")
+    settle()
+    assert loader.load("own/f").main() == 2
+    assert loader.replaced == 1
+
+
+@pytest.mark.parametrize("init", [None, ""])
+def test_files_beside_a_function_are_resources_of_its_package(
+    loader: Fresh, folder: Path, quickly: None, init: str | None
+) -> None:
+    if init is not None:
+        (folder / "__init__.py").write_text(init)
+    (folder / "words.txt").write_text("a b c")
+    (folder / "f.py").write_text(
+        "from importlib.resources import files\ndef main(): return (files(__package__) / 'words.txt').read_text()\n"
+    )
+    assert loader.load("own/f").main() == "a b c"
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_function_has_one_module_of_a_helper_whatever_is_loaded_beside_it(load
         ),
     ],
 )
-def test_what_appears_later_is_found(loader: Loader, folder: Path, quickly: None, code: str, new: str) -> None:
+def test_what_appears_later_is_found(loader: Fresh, folder: Path, quickly: None, code: str, new: str) -> None:
     (folder / "h.py").write_text("V = 'absent'\n")
     (folder / "f.py").write_text(f"{code}\ndef main(): return V\n")
     settle()
@@ -305,7 +306,7 @@ def test_what_appears_later_is_found(loader: Loader, folder: Path, quickly: None
 
 
 def test_a_helper_that_comes_while_the_function_runs_is_imported_from_its_source(
-    loader: Loader, folder: Path, quickly: None
+    loader: Fresh, folder: Path, quickly: None
 ) -> None:
     (folder / "f.py").write_text("def main():\n    from . import late\n    return late.V\n")
     main = loader.load("own/f").main

@@ -17,7 +17,7 @@ from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Error, JobBatch, ResultBatch
 from dts.worker.attempt.retry_policy import Failure
 from dts.worker.attempt.terms import default_terms
-from dts.worker.child.active_batch import Errand
+from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.outbox import Outbox
 from dts.worker.events import EventCounter, Events
 from dts.worker.link import frames
@@ -161,7 +161,7 @@ def test_jobs_that_run_beside_others_have_a_cleared_part_of_the_board(board: Boa
 def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Board) -> None:
     batch = make_batch(3)
     sent: list[Frame] = []
-    outbox = Outbox(Errand(9, batch, default_terms(WorkerSettings()), board), "me", sent.append)
+    outbox = Outbox(ActiveBatch(9, batch, default_terms(WorkerSettings()), board), "me", sent.append)
     outbox.version = "v1"
     outbox.flush()
     assert sent == [], "nothing to send"
@@ -189,15 +189,6 @@ def test_results_are_sent_once_and_the_last_ones_say_that_it_is_done(board: Boar
 
 def crash(*, phase: Phase = Phase.RUNNING, suspects: list[int], unsent: list[int]) -> Crash:
     return Crash(phase, suspects, unsent, "died of SIGSEGV")
-
-
-def test_of_a_child_that_was_left_changed_nobody_died() -> None:
-    left = Crash(Phase.RUNNING, [2, 3], [2, 3, 4, 5], "was replaced", reason="left")
-    recovery = RECOVERER.recover(make_assignment(6), left)
-    assert recovery.results == 0
-    assert indices(recovery) == [[102], [103], [104, 105]], "those that may have done it run alone"
-    assert [again.alone for again in recovery.again] == [True, True, False]
-    assert all(again.deaths == 0 for again in recovery.again)
 
 
 def test_what_becomes_of_the_jobs_of_a_crash_is_said_in_full() -> None:

@@ -1,52 +1,92 @@
-"""What functions do to their process that is seen when their message has ended: no later job finds anything of it."""
+"""What functions do to their process: the child stays able to work or is replaced, the namespace shares the rest."""
 
 from __future__ import annotations
 
-import psutil
 import pytest
 
 from dts.wire.dts_pb2 import FAILED, Options
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
-LOOK = """
-import builtins, json, os, resource, signal, socket, subprocess, sys, threading
-def main():
-    subprocess.run(["true"], check=True)
-    return json.dumps([
-        str(builtins.print), len(json.dumps([1])), sys.getswitchinterval(), str(sys.gettrace()), str(sys.getprofile()),
-        socket.getdefaulttimeout(), sorted(os.sched_getaffinity(0)), os.getpriority(0, 0), signal.getitimer(1)[0],
-        signal.getitimer(2)[0], [resource.getrlimit(n) for n in range(10)], str(threading.gettrace()),
-    ])
-"""
 DEEDS = {
-    "default_timeout": "import socket; socket.setdefaulttimeout(0.001)",
     "builtins": "import builtins; builtins.print = builtins.len = None",
     "json": "import json; json.dumps = None",
     "module": "sys.modules['subprocess'] = None",
     "modules": "sys.modules.clear()",
     "own_modules": "sys.modules = {}",
-    "switch_interval": "sys.setswitchinterval(10)",
-    "trace": "sys.settrace(lambda *_: None)",
-    "profile": "sys.setprofile(lambda *_: None)",
-    "thread_trace": "import threading; threading.settrace(lambda *_: None)",
-    "affinity": "os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])",
-    "nice": "os.nice(5)",
-    "timers": "signal.setitimer(signal.ITIMER_PROF, 1000); signal.setitimer(signal.ITIMER_VIRTUAL, 1000)",
+    "time": "import time; time.sleep = time.monotonic = None",
+    "stdout_closed": "sys.stdout.close()",
+    "stdout_descriptor": "os.close(1)",
+    "stderr_moved": "os.dup2(os.open('/dev/null', os.O_WRONLY), 2)",
     "data_limit": "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))",
 }
+LOOK = """
+import json, os, resource, sys, time
+def main():
+    import subprocess
+    print("x", file=sys.stderr)
+    time.sleep(0.0)
+    return [json.dumps([len("a")]), resource.getrlimit(resource.RLIMIT_DATA)[1], os.fstat(1)[1] == os.fstat(2)[1]]
+"""
 
 
 @pytest.mark.parametrize("how", DEEDS)
-async def test_no_later_message_finds_anything_of_it(bench: Bench, how: str) -> None:
-    bench.write("own/deed", f"import os, signal, sys\ndef main():\n    {DEEDS[how]}\n")
+async def test_a_child_that_a_function_has_broken_is_replaced_after_its_message(bench: Bench, how: str) -> None:
+    """Functions of its own namespace find a fresh process, and lose nothing."""
+    bench.write("own/deed", f"import os, sys\ndef main():\n    {DEEDS[how]}\n")
     bench.write("own/look", LOOK)
-    async with Worker(bench.settings(), bench.broker):
+    async with Worker(bench.settings(), bench.broker) as worker:
         before = value((await bench.run("own/look", []))[0])
+        broken = worker.executor.pids
         await bench.run("own/deed", [])
         assert value((await bench.run("own/look", []))[0]) == before
+        assert worker.executor.pids != broken
+
+
+SHARED = {
+    "environment": ("os.environ['MARK'] = 'x'", "return os.environ.get('MARK')", "x"),
+    "folder": ("os.chdir('/usr')", "return os.getcwd()", "/usr"),
+    "path": ("sys.path.append('/mark')", "return sys.path[-1]", "/mark"),
+    "handler": ("signal.signal(25, signal.SIG_IGN)", "return signal.getsignal(25) == signal.SIG_IGN", True),
+}
+
+
+@pytest.mark.parametrize("how", SHARED)
+async def test_functions_of_a_namespace_share_a_process_as_modules_of_a_package_do(bench: Bench, how: str) -> None:
+    deed, look, seen = SHARED[how]
+    bench.write("own/deed", f"import os, signal, sys\ndef main():\n    {deed}\n")
+    bench.write("own/look", f"import os, signal, sys\ndef main():\n    {look}\n")
+    async with Worker(bench.settings(), bench.broker) as worker:
+        assert (await bench.run("own/deed", []))[0].error.type == ""
+        pids = worker.executor.pids
+        assert value((await bench.run("own/look", []))[0]) == seen
+        assert worker.executor.pids == pids
+
+
+async def test_what_a_module_sets_while_it_is_imported_is_there_for_every_message(bench: Bench) -> None:
+    bench.write(
+        "own/f",
+        "import os, socket\nos.environ['OWN'] = 'quiet'\nsocket.setdefaulttimeout(12)\nos.chdir('/')\n"
+        "def main(): return [os.environ['OWN'], socket.getdefaulttimeout(), os.getcwd()]\n",
+    )
+    async with Worker(bench.settings(), bench.broker):
+        for _ in range(3):
+            assert value((await bench.run("own/f", []))[0]) == ["quiet", 12.0, "/"]
+
+
+async def test_the_signals_that_the_child_needs_are_let_through_again(bench: Bench) -> None:
+    bench.write(
+        "own/f",
+        "import signal, time\ndef main(how):\n"
+        "    if how: signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+        "    else: time.sleep(60)\n",
+    )
+    async with Worker(bench.settings(), bench.broker):
+        await bench.run("own/f", [1])
+        (result,) = await bench.run("own/f", [0], options=Options(soft_timeout=0.3))
+        assert result.error.type == "SoftTimeout"
 
 
 async def test_descriptors_that_functions_leak_run_out_for_nobody_else(bench: Bench) -> None:
@@ -59,25 +99,6 @@ async def test_descriptors_that_functions_leak_run_out_for_nobody_else(bench: Be
             assert value((await bench.run("own/next", []))[0]) is True
         await bench.run("own/leak", [100_000])
         assert value((await bench.run("own/next", []))[0]) is True
-
-
-async def test_a_child_without_descriptors_gives_its_job_to_a_fresh_one(bench: Bench) -> None:
-    """A thread that a job has left behind takes them away, after the process was looked at."""
-    bench.write(
-        "own/leak",
-        "import os, resource, threading, time\n"
-        "def take():\n"
-        "    time.sleep(0.2)\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (4, 1000))\n"
-        "def main(): threading.Thread(target=take).start(); return os.getpid()\n",
-    )
-    bench.write("own/next", "import os\ndef main(n): return os.getpid()\n")
-    async with Worker(bench.settings(), bench.broker) as worker:
-        pid = value((await bench.run("own/leak", []))[0])
-        await until(lambda: psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0] == 4)
-        results = await bench.run("own/next", [1], [2], [3])
-        assert pid not in {value(result) for result in results}
-        assert worker.executor.pids != [pid]
 
 
 async def test_ended_orphans_do_not_pile_up(bench: Bench) -> None:
