@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from dts.client.cli import EXIT_CANCELLED
+from dts.client.command.exits import COULD_NOT_RUN
 from tests.services.deployment import Deployment, rows, wait_until
 
 PATIENCE = 20
@@ -166,7 +166,7 @@ def cancel_a_run(terminal: Terminal, started: Deployment, tmp_path: Path) -> Non
     terminal.see(f"run {run} cancelled")
     terminal.prompt()
     terminal.do(f"runs get {run}", "cancelled")
-    assert started.wait("alice") == EXIT_CANCELLED
+    assert started.wait("alice") == COULD_NOT_RUN
     assert [row["success"] for row in rows(tmp_path / "slow.json")] == [False] * 20
 
 

@@ -24,7 +24,15 @@ LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)
 RECORDS: list[Record] = [
     User("ann", b"\x00key\xff", frozenset({"user", "developer"}), 1.0, ("text", "*"), "a@b", True, LIMITS, b"old", 2.5),
     Namespace("text", "ü", LIMITS, 1.5, 2.5, 7),
-    Function("text/upper", "what", "far", 1.0, 0.25, True, False, 1.0, 2.0, 3, ("OSError",), 2**33, 4, LIMITS, 5.0, 6),
+    Function(
+        *("text/upper", "what", "far", 1.0, 0.25, True, False, LIMITS, 5.0, 6),
+        soft_timeout=1.0,
+        timeout=2.0,
+        max_attempts=3,
+        retry_on=("OSError",),
+        memory_limit=2**33,
+        concurrency=4,
+    ),
     VirtualHost("h-1", "10.0.0.1", 2222, "root", b"\xffkey", b"cert", "ssh-ed25519 A", "/f", ("a", "b"), "d", 1.0, 2.0),
 ]
 
