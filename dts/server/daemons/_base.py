@@ -69,7 +69,7 @@ class Daemon(Service):
                 self._outage.failed("cannot %s now, trying again until it works: %s", what, error)
                 await backoff.wait()
             else:
-                self._outage.worked("can %s again", what)
+                self._outage.worked("the store and the broker can be used again")
                 return result
 
     async def _read(
