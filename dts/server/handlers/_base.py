@@ -260,7 +260,7 @@ class DtsHandler(RequestHandler):
         except ValueError:
             number = math.nan
         if not 0 <= number < math.inf:  # also refuses NaN
-            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"{name} must be a number from 0 to {most:g}, not {text[:40]!r}")
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, f"{name} must be a number from 0, not {text[:40]!r}")
         return min(number, most)
 
     def _over_limit(self) -> ApiError:

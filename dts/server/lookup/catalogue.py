@@ -63,7 +63,9 @@ class Catalogue:
         seeded = await self._store.list_seeded()
         fresh = [function for function in bundled_functions(BUNDLED) if function.name not in seeded]
         for function in fresh:
-            comes_with = Namespace(function.namespace, "Comes with DTS.", created=function.created)
+            comes_with = Namespace(
+                function.namespace, "Comes with DTS.", created=function.created, modified=function.created
+            )
             with suppress(DuplicateKey):  # it is there, or another server was first
                 await self._store.add_record(comes_with)
             with suppress(DuplicateKey):

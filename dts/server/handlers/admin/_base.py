@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,13 +21,10 @@ from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.recorded import operation_logger, recorded
 from dts.server.handlers.validation_messages import in_words
+from dts.server.handlers.versions import check_version, etag
 from dts.store.contract.records import Scalar, fields_of, record_from
 
 R = TypeVar("R", User, Namespace, Function, VirtualHost)
-
-_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-_TAGS = re.compile(rf"\s*{_TAG.pattern}(?:\s*,\s*{_TAG.pattern})*\s*")
-"""A list of entity tags (RFC 9110, 8.8.3 and 13.1.1)."""
 
 
 class Deleted(Struct):
@@ -287,17 +283,11 @@ class AdminHandler(RecordsHandler[R]):
     async def _current(self, user: User, record_id: str) -> R:
         """The record in the version that the caller has in mind."""
         record = await self._find(user, record_id)
-        expected = self.request.headers.get("If-Match", "*").strip()
-        tags = _TAG.findall(expected) if _TAGS.fullmatch(expected) else []
-        if expected != "*" and _etag(record) not in tags:  # a weak one never matches, by the same rule
-            raise ApiError(
-                ErrorCode.VERSION_MISMATCH,
-                f"{record_id[:80]} has version {record.version} by now, not {expected[:40]}: read it again",
-            )
+        check_version(self.request.headers.get("If-Match"), record)
         return record
 
     def _answer_with(self, record: R) -> None:
-        self.set_header("ETag", _etag(record))
+        self.set_header("ETag", etag(record))
         self.answer(self.records.show(record))
 
 
@@ -342,7 +332,7 @@ class AdminListHandler(RecordsHandler[R]):
         del asked["id"]
         self.on_record = asked | {name: value for name, value in given(query).items() if value}
         record = await self._create(user, record_id, (params, query))
-        self.set_header("ETag", _etag(record))
+        self.set_header("ETag", etag(record))
         self.answer(self.records.show(record), 201)
 
     @operation_logger("{name}.create")
@@ -368,8 +358,3 @@ def _with_plain_limits(fields: dict[str, Any]) -> dict[str, Any]:
     if "requests_per_second" in limits:
         limits["requests_per_second"] = max(RATE.low, limits["requests_per_second"])
     return {**fields, "limits": limits} if "limits" in fields else fields
-
-
-def _etag(record: Record) -> str:
-    """A record's version as an entity tag (RFC 9110)."""
-    return f'"{record.version}"'

@@ -434,3 +434,20 @@ async def test_a_body_with_a_number_that_json_has_not_is_refused(site: Site, num
     ):
         answer = await api.send(method, path, (body % number).encode())
         assert answer.code == 400, (path, body, answer.body)
+
+
+async def test_ones_own_secret_is_changed_in_the_version_that_was_read(site: Site) -> None:
+    ann = await site.add_user("ann")
+    seen = (await ann.send("GET", "/whoami")).headers["ETag"]
+    body = msgspec.json.encode({"params": {"secret": "another secret"}})
+    check_refusal(await ann.send("PATCH", "/whoami", body, If_Match='"99"'), 412, "version_mismatch")
+    answer = await ann.send("PATCH", "/whoami", body, If_Match=seen)
+    assert (answer.code, answer.headers["ETag"]) == (200, '"2"')
+    again = site.api("ann", "another secret")
+    check_refusal(await again.send("PATCH", "/whoami", body, If_Match=seen), 412, "version_mismatch")
+
+
+async def test_what_comes_with_dts_says_when_it_was_made(site: Site) -> None:
+    for path in ("/admin/namespaces/text", "/admin/functions/text/upper"):
+        record = await site.api().call("GET", path)
+        assert record["created"] == record["modified"] > 0
