@@ -45,7 +45,8 @@ class Caller:
 
     def head(self, path: str, query: str = "") -> bytes:
         """The head of a signed GET."""
-        authorization = self._authenticator.sign(Request("GET", path, query.removeprefix("?"), b""))
+        request = Request.to("GET", f"http://127.0.0.1:{self._port}{path}{query}")
+        authorization = self._authenticator.sign(request, b"")
         return (
             f"GET {path}{query} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAuthorization: {authorization}\r\n\r\n"
         ).encode()

@@ -186,6 +186,7 @@ class Server(Service):
                 await context.accounts.ensure_administrator(self._settings.server.admin_secret_file)
                 await context.accounts.check_key_file()
                 await context.catalogue.register_bundled()
+                await context.operations.check_end()
             except StoreUnavailable as error:
                 context.outages.failed("waiting for the store, answering 503 until then: %s", error)
                 if not wait:

@@ -77,22 +77,41 @@ class OperationLog:
         self._store = store
         self._key = key
         self._anchor = anchor
+        self._last: Mark | None = None  # the entry that this process appended last, if it followed what was seen
 
     async def append(self, operation: Operation) -> Operation:
-        """Append an entry, durably. If somebody has cut the log, that is put on record before it, and not mended.
+        """Append an entry, durably; one that ends an operation is also noted beside the key file as seen.
+
+        As long as each entry follows the one that this process appended before, no other entry is read. When one does
+        not, another server has appended in between, or the log was cut: then the last entry that this host has seen
+        is looked for, and if it is not there, that is put on record, and stays noted as the proof. All else is found
+        at start and by `verify`.
 
         Raises:
             StoreUnavailable: it may or may not be there.
             LogDamaged: nothing can follow.
         """
-        lost = await self._lost()
-        for problem in (lost, await self._displaced()):
-            if problem:
-                await self._put_on_record(problem, again=problem is not lost)
         entry = await self._store.append_operation(operation, self.seal)
-        if not lost:  # else the anchor stays what it is: the proof
-            await self._advance(Mark(entry.seq, entry.hash))
+        before, self._last = self._last, None
+        follows = before is not None and entry.seq == before.seq + 1 and _same(entry.previous, before.hash)
+        problem = "" if follows else await self._lost()
+        if not problem and entry.outcome != BEGUN:
+            problem = await self._advance(Mark(entry.seq, entry.hash))
+        if problem:
+            await self._put_on_record(problem)
+        else:
+            self._last = Mark(entry.seq, entry.hash)
         return entry
+
+    async def check_end(self) -> None:
+        """Look whether the end of the log is what this host has seen and what the store notes; else record it.
+
+        Raises:
+            StoreUnavailable: it was not looked at.
+        """
+        for look in (self._lost, self._displaced):
+            if problem := await look():
+                await self._put_on_record(problem)
 
     async def _lost(self) -> str:
         """What is not in the log any more that this host has seen there; empty if nothing is."""
@@ -124,23 +143,27 @@ class OperationLog:
             return f"entry {last} is not the one that was noted as the last one"
         return ""
 
-    async def _put_on_record(self, problem: str, *, again: bool) -> None:
-        """Append an entry that tells what was found; with `again` False not if the last such entry says the same."""
-        told = await self._store.list_operations(where={"op_type": BROKEN}, limit=1)
-        if told and not again and told[0].ops.get("problem") == problem:
+    async def _put_on_record(self, problem: str) -> None:
+        """Append an entry that tells what was found, unless the last such entry says the same."""
+        recorded = await self._store.list_operations(where={"op_type": BROKEN}, limit=1)
+        if recorded and recorded[0].ops.get("problem") == problem:
             return
         now, ops = round(time.time(), 6), {"problem": problem}
         await self._store.append_operation(Operation(now, "", "", BROKEN, "", ops, FOUND), self.seal)
         # Only now: a primary of the store that has been replaced and does not know it yet misses entries, too, and
         # takes none.
-        logger.error("somebody has meddled with the operation log: %s", problem)
+        logger.error("the operation log is not what it was: %s; `dts-admin operations verify` has the details", problem)
 
-    async def _advance(self, mark: Mark) -> None:
+    async def _advance(self, mark: Mark) -> str:
+        """Note an entry as seen by this host; returns what is wrong with what was noted before, if anything is."""
         try:
             await self._anchor.advance(mark)
-        except (CheckpointBroken, OSError) as error:
-            # Not worth refusing what administrators do: verification goes by the anchor as it is.
-            logger.error("the anchor of the operation log stays behind entry %d: %s", mark.seq, error)
+        except CheckpointBroken as error:
+            return str(error)
+        except OSError as error:
+            # Not worth refusing what administrators do: verification goes by what was noted last.
+            logger.error("entry %d of the operation log is not noted beside the key file as seen: %s", mark.seq, error)
+        return ""
 
     def seal(self, operation: Operation) -> str:
         """The hash of an entry."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 
 from dts.errors import StoreUnavailable
@@ -14,7 +15,9 @@ from dts.management import AdminClient
 from dts.management.api.chain import check_chain
 from dts.management.doctor.remote import Verdict, check_from_inside
 from dts.model import LAST_OPERATION, Operation, Seal
+from dts.server.app import Server
 from dts.store import Store
+from dts.store.sqlite.store import SqliteStore
 from tests.integration.conftest import Api, Site
 
 
@@ -243,10 +246,37 @@ async def test_the_log_goes_on_after_tampering(site: Site) -> None:
         tamper(site, lambda db, statement=statement: db.execute(statement))
         await write_some(api)
         assert not (await api.call("GET", "/admin/operations/verify"))["valid"] or "head" in statement
-    [told] = await api.call("GET", "/admin/operations/?op_type=operations.broken")
-    assert (told["seq"], told["operator"], told["outcome"]) == (9, "", "found")
-    assert "goes on after entry 0" in told["ops"]["problem"]
-    assert (await api.call("GET", "/admin/operations/"))[0]["seq"] == 25
+    assert (await api.call("GET", "/admin/operations/"))[0]["seq"] == 24
+
+
+async def test_a_write_reads_no_entry_while_the_log_is_one_chain(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = site.api()
+    await write_some(api)
+    reads = []
+    original = SqliteStore.list_operations
+
+    async def counted(self: SqliteStore, **options: Any) -> list[Operation]:
+        reads.append(options)
+        return await original(self, **options)
+
+    monkeypatch.setattr(SqliteStore, "list_operations", counted)
+    await write_some(api)
+    assert reads == []
+    for statement in CUT:
+        tamper(site, lambda db, statement=statement: db.execute(statement))
+    await write_some(api)
+    assert reads, "an entry that does not follow the last one makes it look"
+
+
+async def test_a_server_looks_at_the_end_of_the_log_when_it_starts(site: Site) -> None:
+    await write_some(site.api())
+    for statement in CUT:
+        tamper(site, lambda db, statement=statement: db.execute(statement))
+    server = msgspec.structs.replace(site.settings.server, port=0, daemons="none")
+    async with Server(msgspec.structs.replace(site.settings, server=server)):
+        [entry] = await site.store.list_operations(where={"op_type": "operations.broken"})
+    assert (entry.seq, entry.operator, entry.outcome) == (7, "", "found")
+    assert "entry 8 is missing" in entry.ops["problem"]
 
 
 async def test_a_log_cut_short_stays_so_when_it_goes_on(site: Site) -> None:
