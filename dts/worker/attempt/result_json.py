@@ -67,6 +67,7 @@ _CURES = (
     ("fractions.Fraction", "return str(value) or float(value)"),
     ("uuid.UUID", "return str(value)"),
     ("pathlib.PurePath", "return str(path)"),
+    ("pathlib._local.PurePath", "return str(path)"),  # as Python 3.13 names it
     ("enum.Enum", "return member.value"),
     ("numpy.generic", "return value.item()"),
     ("numpy.ndarray", "return array.tolist()"),
