@@ -174,8 +174,8 @@ class ProcessPipe:
 
     def remove(self, owner: str) -> None:
         """Remove what a dead process left in the folder, after its messages were given back."""
-        self._unlink(owner + _FIFO)
-        self._unlink(owner + _LOCK)
+        for name in (f".{owner}{_FIFO}", owner + _FIFO, owner + _LOCK):
+            self._unlink(name)
 
     def _is_dead(self, owner: str) -> bool:
         try:

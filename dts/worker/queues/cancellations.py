@@ -14,6 +14,8 @@ from dts.worker.queues.in_flight import in_flight
 
 MAX_REMEMBERED = 10_000
 """Runs that are remembered; the oldest are forgotten, their jobs have been passed over by then."""
+MAX_NUMBERS = 200_000
+"""Single jobs that are remembered, of all runs together: about 20 MB."""
 _MAX_DIGITS = 18  # of a job's number
 
 
@@ -23,6 +25,7 @@ class Cancellations:
     def __init__(self) -> None:
         self._runs: OrderedDict[str, None] = OrderedDict()
         self._jobs: OrderedDict[str, set[int]] = OrderedDict()
+        self._numbers = 0  # in all sets of `_jobs`
 
     def learn(self, payload: str) -> set[str]:
         """Take in an event's payload; returns the runs that it says anything new about.
@@ -38,13 +41,15 @@ class Cancellations:
                 numbers = self._jobs.setdefault(run, set())
                 if int(number) not in numbers:
                     numbers.add(int(number))
+                    self._numbers += 1
                     touched.add(run)
             elif token not in self._runs:
                 self._runs[token] = None
                 touched.add(token)
-        for known in (self._runs, self._jobs):
-            while len(known) > MAX_REMEMBERED:
-                known.popitem(last=False)
+        while len(self._runs) > MAX_REMEMBERED:
+            self._runs.popitem(last=False)
+        while self._jobs and (len(self._jobs) > MAX_REMEMBERED or self._numbers > MAX_NUMBERS):
+            self._numbers -= len(self._jobs.popitem(last=False)[1])
         return touched
 
     def is_run_cancelled(self, run: str) -> bool:

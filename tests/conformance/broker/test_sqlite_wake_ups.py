@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -57,6 +59,17 @@ async def test_what_a_dying_process_published_is_taken_soon(
         looks.clear()
         assert bodies(await take(consumer, 1)) == ["offered"]
         assert len(looks) <= 2
+
+
+async def test_what_a_process_was_making_when_it_died_is_removed(
+    tmp_path: Path, url: str, broker: Broker, queue: str, start_peer: StartPeer
+) -> None:
+    peer = await start_peer(url, "die-at", "while-making-its-pipe", "offer", queue)
+    assert await peer.lines() == []
+    wake = tmp_path / "queue.db.wake"
+    async with await broker.consume(queue, prefetch=1), asyncio.timeout(20):
+        while len(os.listdir(wake)) > 2:  # the pipe and the lock of this process
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("point", POINTS)
