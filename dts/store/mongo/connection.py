@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -45,6 +46,9 @@ _LIMITS = {
 }
 _CALL_TIMEOUT = 8.0
 """Seconds that a whole call may take: its operations may wait for one of few threads, and each may be tried twice."""
+
+CLOCK_INTERVAL = 30.0
+"""Seconds between looks at the server's clock."""
 
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
@@ -127,6 +131,7 @@ class MongoConnection:
         self._client: AsyncIOMotorClient[Document] | None = None
         self._database: AsyncIOMotorDatabase[Document] | None = None
         self._zero = time.time() - time.monotonic()
+        self._clock: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Make the client, in a running event loop. Nothing is sent yet."""
@@ -144,8 +149,21 @@ class MongoConnection:
             self.close()
             raise ConfigError(f"store URL: {error}; write mongodb://host:27017/database") from error
 
+    def follow_clock(self) -> None:
+        """Begin to read the server's time now and then: it may be set, and another primary may have another."""
+        self._clock = asyncio.create_task(self._follow_clock(), name="mongodb-clock")
+
+    async def _follow_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_INTERVAL)
+            with suppress(StoreUnavailable, ConfigError):  # whoever uses the store finds that out, too
+                await self.ping()
+
     def close(self) -> None:
         """Let go of the server. May be called twice, or without `open`."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
         if self._client is not None:
             self._client.close()
         self._client = self._database = None
@@ -197,7 +215,7 @@ class MongoConnection:
     def now(self) -> float:
         """The server's time in seconds since the epoch: one for all processes, whatever time their hosts have.
 
-        It was read by the last `ping`, and goes on by a clock that nobody can set.
+        It was read by the last `ping`, CLOCK_INTERVAL ago at most, and goes on by a clock that nobody can set.
         """
         return self._zero + time.monotonic()
 

@@ -119,6 +119,7 @@ class MongoStore(
         self._connection.open()
         try:
             await self._connection.ping()
+            self._connection.follow_clock()
             await self._create_indexes()
         except BaseException:
             self._connection.close()

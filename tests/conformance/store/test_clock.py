@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dts.model import DelayedSlice, Lease, WorkerState, new_id
 from dts.store import Store, open_store
+from dts.store.mongo import connection as mongo_connection
 from tests.conformance.store.builders import make_block, make_run
 
 
@@ -28,6 +30,17 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 async def test_the_stores_clock_goes_as_ours_does(store: Store) -> None:
     first, began = store.now(), time.monotonic()
     assert abs(store.now() - first - (time.monotonic() - began)) < 0.1
+
+
+async def test_the_clock_of_mongodb_is_followed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_connection, "CLOCK_INTERVAL", 0.05)
+    server = request.getfixturevalue("mongo_server")
+    async with open_store(server.url(f"test_{new_id().lower()}")) as store, asyncio.timeout(20):
+        store._connection._zero -= 7200  # type: ignore[attr-defined]  # as when the server's clock was set since
+        while abs(store.now() - time.time()) > 60:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("step", [-7200.0, 7200.0, -3.0])
