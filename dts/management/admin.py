@@ -64,6 +64,7 @@ def build_parser(grammar: Grammar) -> argparse.ArgumentParser:
     add("--url", metavar="URL", help="the server, http://host:port")
     add("--json", action="store_true", help="one JSON object a line, for scripts")
     add("--yes", "-y", action="store_true", help="do not ask before something is destroyed")
+    add("--insecure", action="store_true", help="send secrets over http to another machine")
     add("--version", action="version", version=f"dts {__version__}")
     add("command", metavar="COMMAND …", nargs=argparse.REMAINDER, help="such as users get alice; see below")
     return parser
@@ -89,6 +90,7 @@ async def run(options: argparse.Namespace, grammar: Grammar, shutdown: process.S
         secret_file=options.secret_file,
         as_json=options.json,
         yes=options.yes,
+        insecure=options.insecure,
     )
     session = Session(chosen, Prompts(present=sys.stdin.isatty()), partial(render_help, grammar))
     try:

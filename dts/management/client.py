@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from dts.auth import Credentials
-from dts.client.transport import Transport
+from dts.management.api.confidential import ConfidentialTransport
 from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs
 from dts.model import check_user_id
 
@@ -32,7 +32,7 @@ class AdminClient:
     `users`, `namespaces`, `functions` and `vhosts` are records with `list`, `get`, `add`, `update`, `modify` and
     `delete`; `operations` is the log with `list`, `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs`
     and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines, `logs` what
-    they log.
+    they log. A secret is sent to another machine over https only, unless the client is `insecure`.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -47,16 +47,18 @@ class AdminClient:
         *,
         give_up_after: float | None = GIVE_UP_AFTER,
         notify: Callable[[str], None] = logger.warning,
+        insecure: bool = False,
     ) -> None:
         self.user_id = check_user_id(user_id)
         self.server_url = server_url.rstrip("/")
-        self._transport = transport = Transport(
+        self._transport = transport = ConfidentialTransport(
             server_url,
             Credentials(user_id, secret),
             max_clients=MAX_CONNECTIONS,
             give_up_after=give_up_after,
             notify=notify,
         )
+        transport.insecure = insecure
         self.users = Records(transport, "/admin/users/")
         self.namespaces = Records(transport, "/admin/namespaces/")
         self.functions = Records(transport, "/admin/functions/")

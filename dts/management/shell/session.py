@@ -27,6 +27,7 @@ class Options:
     secret_file: str | None = None
     as_json: bool = False
     yes: bool = False
+    insecure: bool = False
 
 
 class Session:
@@ -95,8 +96,9 @@ class Session:
         self, credentials: Credentials, *, give_up_after: float | None = None, notify: Callable[[str], None] = note
     ) -> AdminClient:
         """Another connection to the same server, which its caller closes."""
-        limit = {} if give_up_after is None else {"give_up_after": give_up_after}
-        return AdminClient(credentials.user_id, credentials.secret, self.options.url, notify=notify, **limit)
+        limit: dict[str, float] = {} if give_up_after is None else {"give_up_after": give_up_after}
+        name, secret, options = credentials.user_id, credentials.secret, self.options
+        return AdminClient(name, secret, options.url, notify=notify, insecure=options.insecure, **limit)
 
     def silent_client(self) -> AdminClient | None:
         """A connection for what happens behind a person's back, which its caller closes: gives up soon, says nothing.
