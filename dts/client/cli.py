@@ -125,6 +125,7 @@ async def _do(
             give_up_after=options.give_up_after,
             detach=not options.cancel_on_interrupt,
             notify=screen.say,
+            cacert=options.cacert,
         )
         stack.callback(client.close)
 

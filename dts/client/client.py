@@ -110,7 +110,7 @@ class DtsClient:
     takes one result as a dict. `give_up_after` is for how many seconds an unreachable server is waited for; None is
     for ever. `notify` is told in a sentence when the server goes away and comes back, and when a limit holds
     requests up. With `detach` a run that is
-    interrupted goes on at the server.
+    interrupted goes on at the server. `cacert` is a file with the authorities that the server's certificate may be of.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -131,6 +131,7 @@ class DtsClient:
         give_up_after: float | None = None,
         detach: bool = False,
         notify: Callable[[str], None] = logger.warning,
+        cacert: str | None = None,
     ) -> None:
         if num_max_coroutines < 1:
             raise InvalidInput("num_max_coroutines must be at least 1")
@@ -151,6 +152,7 @@ class DtsClient:
             max_clients=num_max_coroutines + _SPARE_CONNECTIONS,
             give_up_after=give_up_after,
             notify=notify,
+            cacert=cacert,
         )
 
     @property

@@ -85,7 +85,7 @@ def _secret_of(source: _Source) -> str:
     else:
         place = source.secret_file
         try:
-            secret = Path(source.secret_file).expanduser().read_text(encoding="utf-8").strip()
+            secret = Path(source.secret_file).expanduser().read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the secret from {place}: {error}") from error
     if not secret:
@@ -111,7 +111,7 @@ def _source_in(file: Path) -> _Source:
 def _read_file(path: Path) -> dict[str, str]:
     """The table in a credentials file; {} when there is none."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ from dts.client.connections import ConnectError, Connections, NoTls, Response, S
 from dts.client.run.pace import Turn
 from dts.client.server_url import is_local, split_url
 from dts.client.traffic import Traffic
-from dts.errors import RequestRefused, ServerUnavailable
+from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 from dts.runtime.backoff import Backoff
 from dts.version import __version__
 
@@ -132,6 +132,7 @@ class Transport:
         max_clients: int = 10,
         give_up_after: float | None = None,
         notify: Callable[[str], None] = logger.warning,
+        cacert: str | None = None,
     ) -> None:
         self.server_url = server_url.rstrip("/")
         self._origin, self._prefix = split_url(server_url)
@@ -140,7 +141,8 @@ class Transport:
         self._max_clients = max_clients
         self._give_up_after = give_up_after
         self._notify = notify
-        self._tls = ssl.create_default_context() if self._origin.startswith("https:") else None
+        self._tls = _tls_context(cacert) if self._origin.startswith("https:") else None
+        self._clock_skew = 0.0
         self._http: Connections | None = None
         self._away: _Failure | None = None
         self._heard = -math.inf
@@ -238,7 +240,7 @@ class Transport:
             if isinstance(outcome, Answer):
                 self._is_back()
                 return outcome
-            if outcome.stale and call.repeatable:
+            if outcome.stale and (call.repeatable or not outcome.taken):
                 continue
             if not call.repeatable and outcome.taken:
                 raise ServerUnavailable(f"{outcome.reason}; the request may have been accepted or not")
@@ -301,7 +303,7 @@ class Transport:
         body = b"" if call.body is None and call.method in _WITH_BODY else call.body
         target = f"{call.path}{'?' if call.query else ''}{call.query}"
         head = Request(call.method, self._host, call.path.removeprefix(self._prefix), call.query, call.headers)
-        signature = self._authenticator.sign(head, body or b"")
+        signature = self._authenticator.sign(head, body or b"", now=time.time() + self._clock_skew)
         headers = {**call.headers, "Authorization": signature, "User-Agent": f"dts-client/{__version__}"}
         try:
             response = await self._connections().fetch(
@@ -363,10 +365,21 @@ class Transport:
             )
         if 300 <= status < 400:
             message = f"{self.server_url} redirects to {response.headers.get('Location')}: give that URL"
+        if status == 401 and self._correct_clock(response.headers.get("Date")):
+            return _Failure(message, taken=False, stale=True)
         if status == 401:
             message += f" User {self._authenticator.user_id}: check name and secret"
             message += _clock_hint(response.headers.get("Date"))
         raise RequestRefused(message, status=status, code=code)
+
+    def _correct_clock(self, date: str | None) -> bool:
+        """Sign by the server's clock if this machine's differs so much that no signature is valid; whether it did."""
+        skew = _clock_skew(date)
+        if abs(skew - self._clock_skew) <= WINDOW / 2 or self._clock_skew:
+            return False
+        self._clock_skew = skew
+        self._notify(f"this machine's clock differs from the server's by {abs(skew):.0f} s: signing by the server's")
+        return True
 
     def _describe(self, failure: _Failure) -> str:
         state = "does not answer" if failure.silent else "is not ready" if failure.reached else "is not reachable"
@@ -458,12 +471,29 @@ def _parse_retry_after(value: str | None) -> float | None:
     return None if math.isnan(seconds) else min(max(seconds, _FIRST_DELAY), _MAX_RETRY_AFTER)
 
 
+def _tls_context(cacert: str | None) -> ssl.SSLContext:
+    """Checks certificates against the system's authorities, or those in the file `cacert`.
+
+    Raises:
+        ConfigError: the file cannot be read, or has none.
+    """
+    try:
+        return ssl.create_default_context(cafile=cacert)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot read authorities from {cacert}: {error.strerror or error}") from error
+
+
+def _clock_skew(date: str | None) -> float:
+    """By how many seconds the server's clock is ahead of this machine's; 0 when it does not say."""
+    try:
+        return email.utils.parsedate_to_datetime(date or "").timestamp() - time.time()
+    except ValueError:
+        return 0.0
+
+
 def _clock_hint(date: str | None) -> str:
     """What to say when the clocks are so far apart that no signature can be valid."""
-    try:
-        apart = abs(time.time() - email.utils.parsedate_to_datetime(date or "").timestamp())
-    except ValueError:
-        return ""
+    apart = abs(_clock_skew(date))
     return f", and this machine's clock, which differs from the server's by {apart:.0f} s" if apart > WINDOW else ""
 
 

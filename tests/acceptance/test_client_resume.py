@@ -74,7 +74,8 @@ def test_a_client_that_is_killed_again_and_again_writes_each_row_once(
 def test_fifty_kills_in_one_run(
     deployment: Deployment, flags: tuple[str, ...], lines_file: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    deployment.environment |= SLOWLY
+    # What a killed server or worker took along comes again after so many seconds; rows in order wait for it.
+    deployment.environment |= {**SLOWLY, "DTS_DAEMONS_REPAIR_AFTER": "5"}
     deployment.start_all()
     infile, outfile = lines_file(200_000), tmp_path / "out.json"
     assert kill_again_and_again(deployment, infile, outfile, 50, *flags, others=("server", "worker")) > 40

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from dts.client.components import (
+    STANDARD_STREAM,
     DataSource,
     FileComponent,
     JsonFileIOComponent,
@@ -116,9 +117,8 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
         ClientError: one cannot be read or written, or is being written by another client.
         ConfigError: two of them are the same file; OUTFILE holds a run, and nothing says what is to become of it.
     """
-    kind = DailyRotatingOutputFile if options.rotate_daily else OutputFile
-    out: Output = kind(options.outfile)
-    errors: Output | None = kind(options.errfile) if options.errfile is not None else None
+    out = _open_output(options.outfile, options)
+    errors = None if options.errfile is None else _open_output(options.errfile, options)
     if source is not None:
         stack.callback(source.close)
         source.open()
@@ -173,6 +173,13 @@ def make_source(options: argparse.Namespace) -> FileComponent:
     kind = COMPONENTS[options.input_format]
     separator = b"\0" if options.null else b"\n"
     return kind(options.infile, more=options.more_infiles, separator=separator, start=options.infile_start_position)
+
+
+def _open_output(path: str, options: argparse.Namespace) -> Output:
+    """A file by its name; what is no regular file, such as /dev/null, has no name that a day could be put in."""
+    if options.rotate_daily and path != STANDARD_STREAM and (os.path.isfile(path) or not os.path.exists(path)):
+        return DailyRotatingOutputFile(path)
+    return OutputFile(path)
 
 
 def _row_format(options: argparse.Namespace) -> RowFormat:

@@ -184,6 +184,7 @@ def _add_connection_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("connection").add_argument
     add("--username", metavar="NAME", help="who you are")
     add("--secret-file", metavar="FILE", help="the file with your secret")
+    add("--cacert", metavar="FILE", help="the authorities that the server's certificate may be of")
     add(
         "--coroutines",
         type=_positive_int,

@@ -65,6 +65,7 @@ def build(name: str) -> tuple[Parser, Callable[[argparse.Namespace, process.Shut
             options.server_url,
             give_up_after=options.give_up_after,
             notify=tell,
+            cacert=options.cacert,
         )
         async with client:
             answer = await command(client, options)

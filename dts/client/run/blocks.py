@@ -70,6 +70,15 @@ class CutBlock:
     size: int
     known: KnownBlock | None = None
 
+    def halves(self) -> tuple[CutBlock, CutBlock]:
+        """Two blocks of its lines."""
+        middle = len(self.lines) // 2
+        first, second = (
+            CutBlock(self.args[part], self.kwargs and self.kwargs[part], self.lines[part], self.size // 2)
+            for part in (slice(middle), slice(middle, None))
+        )
+        return first, second
+
     def hashes(self) -> bytes:
         """A hash of each line."""
         return hash_lines(self.args, self.kwargs)

@@ -7,6 +7,7 @@ OUTFILE when the run is resumed, and comes again. A last line that is not whole 
     {"run": {…}}                                the run on the server, and what it is made of
     {"block": 3, "first": 449, "hash": "…"}     lines that go into a block, with a hash of each
     {"stored": 3}                               the server has it
+    {"gone": 4}                                 nobody takes that block: its lines follow in others
     {"at": [5120, 0], "done": {"3": "ff"}, …}   OUTFILE and errfile have so many bytes, with rows for these jobs
     {"closed": 1000}                            INFILE was read to its end
     {"finished": true}                          every line has its row
@@ -103,6 +104,10 @@ class Ledger:
     def stored(self, number: int) -> None:
         """Note that the server has a block."""
         self._append({"stored": number})
+
+    def gave_up(self, number: int) -> None:
+        """Note that the server never gets a block: its lines go into others."""
+        self._append({"gone": number})
 
     def wrote(
         self,

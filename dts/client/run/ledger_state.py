@@ -158,6 +158,10 @@ def _apply(state: LedgerState, record: dict[str, Any], checks: list[_OutputCheck
             _add_block(state, KnownBlock(number, lines, hashes, stored, done, lost, moved))
         case {"stored": number}:
             state.blocks[number].stored = True
+        case {"gone": number}:
+            block = state.blocks.pop(number)
+            block.number, block.stored = min(0, *state.blocks, 0) - 1, True
+            state.add(block, lost=bitmap.full(block.count) & ~(block.done | block.moved))
         case {"at": sizes}:
             _apply_rows(state, record, sizes, checks)
         case {"closed": lines}:
@@ -194,7 +198,12 @@ def _apply_rows(state: LedgerState, record: dict[str, Any], sizes: list[int], ch
         return
     for number, jobs in done.items():
         state.blocks[number].done |= jobs
-    state.local.update(record.get("local", ()))
+    for line in record.get("local", ()):
+        state.local.add(line)
+        if (before := state.lost_lines.pop(line, None)) is not None:  # no block could take it: this is its row
+            block, index = before
+            block.lost &= ~(1 << index)
+            block.done |= 1 << index
     state.sizes = sizes[0], sizes[1]
     state.succeeded, state.failed = record["rows"]
     if "next" in record:

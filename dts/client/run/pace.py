@@ -36,6 +36,7 @@ class Pace:
         self._under_way = 0
         self._turns: list[asyncio.Future[None]] = []
         self._halved = -1.0
+        self._most_target = MOST_TARGET
         self._steep = True
 
     @asynccontextmanager
@@ -63,8 +64,13 @@ class Pace:
         elif seconds <= _SOON:
             if 2 * size >= self.target:  # a smaller one says nothing about larger ones
                 more = self.target if self._steep else _STEP
-                self.target = min(self.target + more, MOST_TARGET)
+                self.target = min(self.target + more, self._most_target)
             self.at_once = min(self.at_once + 1, self._most)
+
+    def limit(self, size: int) -> None:
+        """No block of more than `size` bytes gets through, however fast the line is."""
+        self._most_target = max(1, min(self._most_target, size))
+        self.target = min(self.target, self._most_target)
 
     def halve(self, began: float) -> None:
         """An upload that began then (monotonic) took too long; those that were under way with it count once."""

@@ -11,10 +11,11 @@ from dts.client.rows import bad_lines
 from dts.client.run.blocks import BlockCutter, CutBlock
 from dts.client.run.pace import Pace
 from dts.client.run.state import RunState
-from dts.errors import InputChanged
+from dts.errors import InputChanged, RequestRefused
 from dts.wire import codec
 
 MAX_UPLOADING = 16 * 1024 * 1024  # bytes of blocks that are being uploaded at once, unless one alone has more
+_TOO_LARGE = 413  # with a code of DTS it is the server's own
 IDLE_FLUSH = 0.2  # seconds after which lines that wait for their block to fill are sent as they are
 
 
@@ -158,19 +159,41 @@ class Sender:
         return number
 
     async def _put(self, number: int, cut: CutBlock) -> None:
+        await self._store(number, cut)
+        self._cutter.target = self._pace.target
+        self._uploading -= cut.size
+        self._slots.release()
+        self._state.changed.set()
+
+    async def _store(self, number: int, cut: CutBlock) -> None:
         state, ledger = self._state, self._state.ledger
         encoded = self._encode(cut)
         if ledger is not None and cut.known is None:
             await ledger.block(number, cut.lines, cut.hashes())
         turn = partial(self._pace.turn, cut.size)
-        if not await state.unless_cancelled(self._remote.store(number, encoded, turn, self._limit_blocks)):
-            state.outstanding.forget(number)
-        elif ledger is not None:
-            ledger.stored(number)
-        self._cutter.target = self._pace.target
-        self._uploading -= cut.size
-        self._slots.release()
-        state.changed.set()
+        try:
+            if not await state.unless_cancelled(self._remote.store(number, encoded, turn, self._limit_blocks)):
+                state.outstanding.forget(number)
+            elif ledger is not None:
+                ledger.stored(number)
+        except RequestRefused as error:
+            if error.status != _TOO_LARGE or error.code:
+                raise
+            await self._store_in_halves(number, cut, len(encoded.body))
+
+    async def _store_in_halves(self, number: int, cut: CutBlock, size: int) -> None:
+        """A proxy takes no body of that size, though the server would: send the lines in smaller blocks."""
+        state = self._state
+        state.outstanding.forget(number)
+        if state.ledger is not None:
+            state.ledger.gave_up(number)
+        if len(cut.lines) == 1:
+            reason = f"a proxy on the way to the server takes no body of {size} bytes (HTTP 413): raise its limit"
+            await self._report_bad([(cut.lines[0], reason)])
+            return
+        self._pace.limit(cut.size // 2)
+        for half in cut.halves():
+            await self._store(self._expect(half), half)
 
     def _limit_blocks(self, jobs: int) -> None:
         self._cutter.most = jobs

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from dts.client import cli
+from dts.client.run.ledger_state import load_ledger
 from dts.runtime.process import Shutdown
-from tests.integration.client.test_run import FakeServer
+from tests.integration.client.test_run import FakeServer, Handler
 
 
 @pytest.fixture
@@ -64,3 +67,35 @@ async def test_a_format_that_is_none_is_refused(capsys: pytest.CaptureFixture[st
         with pytest.raises(SystemExit):
             cli.main(["text/upper", "in", "out", "http://127.0.0.1:1", "--format", text])
     assert "there is no field 'nope'" in capsys.readouterr().err
+
+
+async def test_a_line_over_a_proxys_limit_fails_by_itself(server: FakeServer, tmp_path: Path) -> None:
+    def limited(handler: Handler) -> bool:
+        if len(handler.request.body) > 5000:
+            handler.set_status(413)
+            handler.finish("<html>nginx</html>")
+            return True
+        return False
+
+    for number in range(200):
+        server.faults[f"PUT /runs/ID/blocks/{number}"].extend([limited] * 3)
+    lines = [f"{number} " + "x" * (6000 if number == 70 else 100) for number in range(300)]
+    assert await run(server, "\n".join(lines), "-k") == 1
+    rows = [json.loads(row) for row in read().splitlines()]
+    assert [row["line"] for row in rows] == list(range(1, 301))
+    assert "a proxy on the way to the server takes no body of " in rows[70]["error"]["message"]
+    state = load_ledger("out.dts", ("out", None))
+    assert state is not None
+    assert state.finished
+    assert not state.lost_lines
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/null"])
+async def test_what_is_no_file_has_no_day_in_its_name(
+    server: FakeServer, name: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    write("in.txt", b"a\n")
+    argv = ["text/upper", "in.txt", name, server.url, "--rotate-daily"]
+    assert await cli.run(cli.build_parser().parse_intermixed_args(argv), Shutdown()) == 0
+    assert os.listdir() == ["in.txt"]
+    assert (b'"A"' in capfdbinary.readouterr().out) == (name == "-")
