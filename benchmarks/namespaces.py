@@ -1,6 +1,7 @@
 """What it costs to run functions of many namespaces: rows a second, children and their memory, and the time to switch.
 
     python -m benchmarks.namespaces [--quick N] [--heavy N] [--import pandas] [--messages N] [--size N] [--processes N]
+        [--warm N]
 
 Quick namespaces have a function that takes a microsecond; the heavy ones import a large package first. Messages of all
 of them come in random order. The broker is a list in memory, so that what is measured is the worker alone.
@@ -55,15 +56,18 @@ async def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         functions = write_functions(Path(name), options)
         await asyncio.sleep(1.1)  # a file counts as whole when it has not been written for a second
-        settings = WorkerSettings(processes=options.processes, functions=name)
+        more = {} if options.warm is None else {"warm_children": options.warm}
+        settings = WorkerSettings(processes=options.processes, functions=name, **more)
         async with Worker(settings, broker):
             messages = [
                 make_message(chance.choice(functions), number * options.size, options.size)
                 for number in range(options.messages)
             ]
+            broker.give([make_message(functions[0], 0, 1)])
+            await broker.wait_acked(1)
             began, used = time.perf_counter(), processor_time()
             broker.give(messages)
-            await broker.wait_acked(len(messages))
+            await broker.wait_acked(len(messages) + 1)
             seconds, rows = time.perf_counter() - began, options.messages * options.size
             used = processor_time() - used
             template, children = descendants()
@@ -109,6 +113,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--size", type=int, default=256, help="jobs of a message")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--warm", type=int, help="idle children that are kept, in place of the default")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(measure(parser.parse_args()))
 

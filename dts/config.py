@@ -177,7 +177,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     blocked_after: Seconds = 1.0
     lease: Annotated[float, Meta(ge=1, le=7 * 86400)] = 60.0
     recycle_rss: NumberOrNone = 0
-    warm_children: Annotated[int, Meta(ge=0, le=1024)] = 32
+    warm_children: Annotated[int, Meta(ge=0, le=1024)] = 128
     max_partials: NumberOrNone = 256 * 1024
     heartbeat: Seconds = 5.0
     min_memory_percent: Percent = 4.0

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from dts.config import WorkerSettings
@@ -140,7 +141,10 @@ class Executor(Service):
             room += len(child.given) if child.retiring else child.limit(ahead=ahead)
         free = self.processes - len(working)
         if free > 0 and (working or idle or self._roster.blank):
-            room += free + (min(free, sum([child.pace.quick for child in idle])) if ahead else 0)
+            room += free
+            if ahead:
+                for child in islice(reversed(idle), free):  # those used last are the quick ones
+                    room += child.pace.quick
         return room
 
     @property
