@@ -228,3 +228,16 @@ async def test_without_descriptors_connections_wait_and_the_log_says_so_once(cap
     assert len(messages) == 2
     assert "no new connections" in messages[0]
     assert "accepted again" in messages[1]
+
+
+@pytest.mark.parametrize("length", ["9" * 18, "9" * 5000, "-1", "x", "1e9", ""])
+async def test_any_content_length_is_refused_or_cut_off_without_an_error(
+    site: Site, caplog: pytest.LogCaptureFixture, length: str
+) -> None:
+    async with connected(site.api()) as (reader, writer):
+        writer.write(
+            head(site.api(), "POST", "/jobs/", 0, signed=False).replace(b"Length: 0", f"Length: {length}".encode())
+        )
+        answer = await is_closed(reader, 20)
+        assert not answer or answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400")), answer
+    assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}]
