@@ -20,7 +20,6 @@ from typing import Self
 from dts.model import (
     Block,
     Claim,
-    DeadLetter,
     Function,
     KeyedRequest,
     Outcome,
@@ -30,6 +29,7 @@ from dts.model import (
     User,
     split_job_id,
 )
+from dts.store.contract.dead import DeadLetterStore
 from dts.store.contract.fleet import FleetStore
 from dts.store.contract.gate import GateStore
 from dts.store.contract.operations import OperationStore
@@ -43,7 +43,9 @@ KEYS_KEPT = 24 * 3600.0
 """Seconds for which `remember_request` remembers at least."""
 
 
-class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, ABC):
+class Store(
+    ResultStore, OperationStore, DeadLetterStore, WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, ABC
+):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
     # life
@@ -325,20 +327,6 @@ class Store(ResultStore, OperationStore, WaitingStore, FleetStore, RepairStore, 
 
     async def recheck_holds(self) -> None:
         """Make sure that no block or slice is passed over whose run is no longer paused, whatever broke off before."""
-
-    # dead letters
-
-    @abstractmethod
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep dead letters, durably. One whose id is there already is passed over."""
-
-    @abstractmethod
-    async def list_dead_letters(self, *, limit: int = 100, after: str | None = None) -> list[DeadLetter]:
-        """Dead letters, by id, from the one that follows the id `after`."""
-
-    @abstractmethod
-    async def delete_dead_letters(self, letter_ids: Sequence[str]) -> None:
-        """Delete dead letters, durably. Unknown ids are passed over."""
 
     async def __aenter__(self) -> Self:
         await self.start()

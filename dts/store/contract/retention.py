@@ -67,10 +67,3 @@ class RetentionStore(ABC):
         Dead letters whose header `run` names it go first, some at a time. Returns whether everything of it is gone; the
         caller repeats the call until it is.
         """
-
-    @abstractmethod
-    async def forget_dead_letters(self, *, before: float, keep: int, limit: int) -> int:
-        """Delete dead letters that died before a time, and the oldest ones where there are more than `keep`.
-
-        Up to `limit` of them, the oldest first; returns how many. Repeated until it is fewer, all are gone.
-        """
