@@ -19,18 +19,20 @@ from dts.client.rows import FIELDS, RowFormat
 from dts.errors import InvalidInput
 from dts.version import __version__
 
-DESCRIPTION = """\
-Run FUNCTION on every line of INFILE and write one JSON line for each to OUTFILE, in the order in which they end.
+USAGE = "dts-client FUNCTION INFILE OUTFILE [SERVER_URL] [options]"
 
+DESCRIPTION = """\
+Run FUNCTION (namespace/name) on every line of INFILE and write a row for each to OUTFILE; - is standard input, output.
   {"line": 17, "success": true, "result": "ABC", "duration": 0.000400}
   {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.000400}
-
-Lines count from 1, blank ones too. A line that cannot be read (invalid UTF-8 or JSON, too long) is a failed line.
-An existing OUTFILE is overwritten once the server has accepted the run. A server that is away is waited for. What is
-sent and written is noted in OUTFILE.dts: a run that was interrupted or killed goes on with --resume.
+A run that was interrupted or killed goes on with --resume: OUTFILE.dts notes what was sent and what is written.
+Also: dts-client attach|runs|status|why|cancel|pause|resume, each with its --help.
 """
 
 EPILOG = f"""\
+attempts, within what the function's record allows:
+  --timeout S --soft-timeout S --max-attempts N --retry-on NAME,… --memory-limit BYTES --not-before TIME --deadline TIME
+
 {CREDENTIALS_HELP}
 the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the credentials file
 
@@ -39,11 +41,16 @@ the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the cred
 examples:
   dts-client text/upper in.txt out.json http://127.0.0.1:8000
   dts-client math/add pairs.json out.json http://127.0.0.1:8000 --input-format json --errfile failed.json
-    (each line of pairs.json is an array such as [1, 2])
-  zcat calls.json.gz | dts-client crm/call - - https://dts.example.org --input-format json --fields id,args > out.json
+  dts-client -k text/upper in.txt.gz - http://127.0.0.1:8000 --format '{{line}} {{result}}'
   dts-client text/upper in.txt out.json http://127.0.0.1:8000 --resume
-    (the same command again, after it was interrupted or killed)
 """
+
+
+class _OneLineEach(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for an option and what it does on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=120)
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,15 +66,16 @@ def build_parser() -> Parser:
     """The command line of `dts-client`."""
     parser = Parser(
         prog="dts-client",
+        usage=USAGE,
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_OneLineEach,
     )
     add = parser.add_argument
-    add("function", metavar="FUNCTION", help="namespace/function, such as text/upper")
-    add("infile", metavar="INFILE", help="a file in UTF-8, or - for standard input")
-    add("outfile", metavar="OUTFILE", help="a file, overwritten when it exists, or - for standard output")
-    add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port (default: see below)")
+    add("function", metavar="FUNCTION", help=argparse.SUPPRESS)
+    add("infile", metavar="INFILE", help=argparse.SUPPRESS)
+    add("outfile", metavar="OUTFILE", help=argparse.SUPPRESS)
+    add("server_url", metavar="SERVER_URL", nargs="?", help=argparse.SUPPRESS)
     _add_input_options(parser)
     _add_output_options(parser)
     _add_attempt_options(parser)
@@ -76,9 +84,7 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--changed", action="store_true", help="run lines that are new or differ, and keep the rows of the others")
     add("--retry-failed", action="store_true", help="run again what has failed, and keep the other rows")
-    parser.add_argument(
-        "--detach", action="store_true", help="end when all lines are accepted, and print the run's id: see attach"
-    )
+    parser.add_argument("--detach", action="store_true", help="end when all lines are accepted, print the run's id")
     parser.add_argument("--cancel-on-interrupt", action="store_true", help="when interrupted, cancel the run")
     _add_connection_options(parser)
     parser.set_defaults(argv=None)
@@ -123,9 +129,8 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         "--input-format",
         choices=sorted(COMPONENTS),
         default="text",
-        help="text: a line is one argument; word: its words are the arguments, as strings; json: an object is "
-        "keyword arguments, an array is arguments; csv, tsv: the first row names the columns, which are keyword "
-        "arguments (default: %(default)s)",
+        metavar="FORMAT",
+        help="text: a line is one argument; word, json, csv, tsv: see docs/client.md",
     )
     more = "more_infiles"
     add(
@@ -145,14 +150,14 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     names = ", ".join(FIELDS)
-    add("--fields", type=_fields, default=[], metavar="NAME,…", help=f"more fields in each row: {names}")
-    add("--output-format", choices=["json", "csv", "tsv"], default="json", help="how rows look (default: %(default)s)")
+    add("--fields", type=_fields, default=[], metavar="NAME,…", help=f"add {names}")
+    add("--output-format", choices=["json", "csv", "tsv"], default="json", metavar="FORMAT", help="json, csv or tsv")
     add("--format", type=_template, metavar="TEXT", help="a line of text for each row, such as '{line}: {result}'")
     add("--errfile", metavar="FILE", help="write rows of lines that failed here, not to OUTFILE")
     add(
         "--rotate-daily",
         action="store_true",
-        help="put the date into the names of OUTFILE and errfile, begin new ones at midnight, append to today's",
+        help="put the day into the names of OUTFILE and errfile, append to today's",
     )
     add("--quiet", action="store_true", help="print nothing but errors")
     add(
@@ -164,14 +169,16 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_attempt_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("attempts, within what the function's record allows").add_argument
-    add("--timeout", type=_seconds, metavar="SECONDS", help="when an attempt is killed")
-    add("--soft-timeout", type=_seconds, metavar="SECONDS", help="when it gets an exception")
-    add("--max-attempts", type=_positive_int, metavar="N", help="attempts for each line")
-    add("--retry-on", type=_names, metavar="NAME,…", help="exceptions that are worth another attempt")
-    add("--memory-limit", type=_positive_int, metavar="BYTES", help="memory of an attempt")
-    add("--not-before", type=_time, metavar="TIME", help="2026-12-24T18:00, +SECONDS, or seconds since the epoch")
-    add("--deadline", type=_time, metavar="TIME", help="when lines are not begun any more")
+    for name, kind in (
+        ("--timeout", _seconds),
+        ("--soft-timeout", _seconds),
+        ("--max-attempts", _positive_int),
+        ("--retry-on", _names),
+        ("--memory-limit", _positive_int),
+        ("--not-before", _time),
+        ("--deadline", _time),
+    ):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)  # all on one line, in the epilog
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +197,7 @@ def _add_connection_options(parser: argparse.ArgumentParser) -> None:
         type=_positive_int,
         default=NUM_MAX_COROUTINES,
         metavar="N",
-        help="blocks of lines that are sent at once (default: %(default)s)",
+        help="blocks that are sent at once (default: %(default)s)",
     )
     add(
         "--snooze",
@@ -203,7 +210,7 @@ def _add_connection_options(parser: argparse.ArgumentParser) -> None:
         "--give-up-after",
         type=_seconds,
         metavar="SECONDS",
-        help="how long a server that is away, or a limit that holds, is waited for (default: for ever)",
+        help="how long a server that is away, or a limit, is waited for (for ever)",
     )
     add("--version", action="version", version=f"dts {__version__}")
 
