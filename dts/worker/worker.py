@@ -236,7 +236,7 @@ class Worker(Service):
             self.events.add(held.function, Events.DONE, frame.jobs - frame.failed)
             self.events.add(held.function, Events.FAIL, frame.failed)
         else:
-            note_progress(assignment.told, frame)
+            note_progress(assignment.yielded, frame)
         self.deliveries.publish_results(held, Message(frame.body, frame.content_encoding, held.headers(frame.jobs)))
 
     def on_done(self, assignment: Assignment) -> None:
@@ -292,7 +292,7 @@ class Worker(Service):
         self._on_log(frame.body)
 
     def on_crash(self, assignment: Assignment, crash: Crash) -> None:
-        """See to the jobs of a child that died: the one to blame comes back or has failed, the others run again."""
+        """Publish, run again or reject the jobs of a child that died, as the recoverer decides."""
         held = in_flight(assignment)
         held.begun = True
         recovery = self._recoverer.recover(assignment, crash)

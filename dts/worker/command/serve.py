@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from dts.broker import open_broker
+from dts.broker import Broker, open_broker
 from dts.config import Settings, WorkerSettings
 from dts.errors import BrokerError, ConfigError
 from dts.runtime import process
@@ -98,11 +98,7 @@ async def serve(
         worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed)
         shipper, notifier, rights = LogShipper(broker), Notifier(), RightsCheck(broker)
         prober = Prober(worker, broker, rights)
-        publish_figures(worker)
-        if settings.metrics.port:
-            from dts.runtime.monitor import Monitor  # loads an HTTP server, which most workers have no use for
-
-            await stack.enter_async_context(Monitor(settings.metrics, partial(missing, worker, broker)))
+        await _start_monitor(stack, settings, worker, broker)
         agent = Agent(settings.worker.log_files, level, shipper)
         for each in (shipper, agent, prober, notifier, rights):
             each.failed = worker.failed  # a worker that cannot report any more must end
@@ -129,6 +125,15 @@ async def serve(
         await shutdown.wait(worker.failed)
         code = process.EXIT_FAILED if worker.failed.is_set() else process.EXIT_OK
     return code
+
+
+async def _start_monitor(stack: AsyncExitStack, settings: Settings, worker: Worker, broker: Broker) -> None:
+    """Publish the worker's metrics, on a port of their own if one is set."""
+    publish_figures(worker)
+    if settings.metrics.port:
+        from dts.runtime.monitor import Monitor  # loads an HTTP server, which most workers have no use for
+
+        await stack.enter_async_context(Monitor(settings.metrics, partial(missing, worker, broker)))
 
 
 def check_settings(settings: WorkerSettings) -> int:

@@ -39,7 +39,7 @@ class Assignment:
 
     `first` and `count` are the places of its jobs on the child's board: all, unless the child has said otherwise, as
     it does for an async function's message, which runs concurrently with others (`beside`). `quiet` says that the child
-    was idle when it got it, so that what it printed since is from these jobs. `function` is its name; `told` has the
+    was idle when it got it, so that what it printed since is from these jobs. `function` is its name; `yielded` has the
     last values that jobs at work have yielded, by index in the block; `ids` the ids of its jobs, once they were needed.
     `submitted` is the time (monotonic) at which it began to wait for a child, `passed_over` how many that came later
     were begun before it.
@@ -58,7 +58,7 @@ class Assignment:
     beside: bool = False
     quiet: bool = False
     function: str = ""
-    told: dict[int, bytes] = field(default_factory=dict)
+    yielded: dict[int, bytes] = field(default_factory=dict)
     ids: frozenset[str] | None = None
     passed_over: int = 0
     submitted: float = 0.0
@@ -180,7 +180,7 @@ class ChildProcess:
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         assignment.quiet = not self.given
-        assignment.told.clear()
+        assignment.yielded.clear()
         assignment.given = time.monotonic()
         if not self.given:
             self.pace.began(assignment.given)

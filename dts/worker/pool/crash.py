@@ -12,22 +12,21 @@ from dts.worker.pool.child_process import REASON_CRASHED, Assignment, ChildProce
 from dts.worker.pool.spawner import LOST
 
 REASON_KILLED, REASON_EXIT = "killed", "exit"
-"""Codes that tell how a child died: of SIGKILL that the worker has not sent, by an exit."""
+"""Codes for how a child died: of a SIGKILL that the worker has not sent, by an exit."""
 REASON_LOST, REASON_CANCELLED = "lost", "cancelled"
-"""And so: with the template, since its job was cancelled."""
+"""More codes: with the template, because its job was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
     """How a child died at an assignment.
 
-    `suspects` are the positions of the jobs that may have done it. `unsent` are those of all whose results have not
-    come, suspects included, and counting on after the last job. `said` reads like "died of SIGSEGV". `reason` is
-    one of the codes in `dts.worker.pool.recovery`; `tail` is the last of what the process printed. `others` says
-    that there are suspects in messages that ran beside this one. `durations` are seconds for which suspects were at
-    work, by position, where that is known. `mixed` says that part of `tail` may be of jobs before these. `alone`
-    are positions of jobs that nobody blames yet, and that shall run by themselves. `version` is the function's,
-    empty if it is not known.
+    `suspects` are the positions of the jobs that may have caused it. `unsent` are those of all jobs without a result,
+    suspects included; there may be positions beyond the last job. `said` reads like "died of SIGSEGV", `reason` is its
+    code; `tail` is the last of what the process printed. `others` says that there are suspects in messages that ran
+    concurrently. `durations` are seconds for which suspects were at work, by position, where that is known. `mixed`
+    says that part of `tail` may be from earlier jobs. `alone` are positions of jobs that are not to blame yet, and
+    that must run by themselves. `version` is the function's, empty if it is not known.
     """
 
     phase: Phase
@@ -44,13 +43,15 @@ class Crash:
 
 
 def crashes_of(child: ChildProcess, crashed: list[Assignment], code: int) -> list[tuple[Assignment, Crash]]:
-    """Read on a dead child's board what it was doing.
+    """What a dead child was doing at each of its assignments, as its board has it. Suspects are
 
-    The jobs at work are suspects. A process may also die of a job that has ended: of a thread that it left behind, or
-    when it is noticed that the job has closed the descriptors. So those are suspects, too, when nothing was at work,
-    or when the child was killed for its silence. When it was killed for garbage that it sent, results may have been
-    lost in that, so all jobs that it began are suspects. So are those of a message without a word of its end, after
-    which it has begun another one: the board does not tell of them any more, and one of them has kept it silent.
+    usually                                            the jobs at work
+    when none was at work, or its socket was closed    those, and the jobs that had ended without a result sent: one
+                                                       may have left a thread behind, or closed the descriptor
+    when the worker killed it for a reason             the jobs that the reason names
+    when it sent garbage                               all jobs that it had begun: results may be lost in that
+    of a message that it never reported as done,       all its jobs: the board is about the later message
+    though it had begun a later one
     """
     overtaken = [each for each in crashed if not each.beside and each.ticket < crashed[-1].ticket]
     at_work = any(_states(child, each, STARTED) for each in crashed)
@@ -90,7 +91,7 @@ def _involved(
 ) -> tuple[list[int], list[int], list[int]]:
     """Of one of a dead child's assignments: the suspects, what has no result yet, and what of it must run alone.
 
-    `at_work` tells whether it was at any job of any assignment.
+    `at_work` says whether it was at any job of any assignment.
     """
     if each in overtaken:
         everything = list(range(each.count))
@@ -125,7 +126,7 @@ def cause_of(child: ChildProcess, code: int) -> tuple[str, str]:
     if child.severed:
         return "closed its connection to the worker and was killed for that", REASON_CRASHED
     if code == -signal.SIGKILL:
-        said = "was killed by SIGKILL from outside, perhaps by the kernel for want of memory, or killed itself so"
+        said = "was killed by SIGKILL from outside, perhaps by the kernel because memory was short, or killed itself"
         return said, REASON_KILLED
     return say_end(code), REASON_LOST if code == LOST else REASON_EXIT if code >= 0 else REASON_CRASHED
 
@@ -137,7 +138,7 @@ def _states(child: ChildProcess, assignment: Assignment, state: int) -> list[int
 
 
 def _durations(child: ChildProcess, assignment: Assignment, positions: list[int]) -> dict[int, float]:
-    """Seconds for which jobs of a dead child were at work when it died, where its board tells."""
+    """Seconds for which jobs of a dead child were at work when it died, where its board has that."""
     if child.garbled or not child.board.timed:
         return {}
     now, begins, states = time.monotonic(), child.board.begins, child.board.states
@@ -148,7 +149,7 @@ def _durations(child: ChildProcess, assignment: Assignment, positions: list[int]
 def _all_begun(child: ChildProcess, assignment: Assignment, *, only: bool) -> tuple[list[int], list[int]]:
     """Positions of jobs that a child has begun, and of all, whatever it said about their results.
 
-    Unless this is the `only` message, it may be that the board tells of another one.
+    Unless this is the `only` message, the board may be about another one.
     """
     everything = list(range(assignment.count))
     if not only or not child.is_sound:

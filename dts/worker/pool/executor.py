@@ -33,15 +33,12 @@ from dts.worker.pool.crash import Crash, cause_of, crashes_of
 from dts.worker.pool.log_check import RecordCheck
 from dts.worker.pool.nursery import Nursery
 from dts.worker.pool.roster import Roster
+from dts.worker.pool.turns import next_turn
 
 logger = logging.getLogger(__name__)
 
 _UNMANNED = 1.0  # seconds without a child for a free slot after which none is expected soon
-_MOST_PASSED_OVER = 4
-"""Messages with a warm child that may overtake one without: more would save few forks and cost it time."""
-_PASSED_OVER_FOR = 0.05
-"""Seconds after its arrival for which a message may be overtaken so: as long as a message of quick jobs takes."""
-_MEASURE_EVERY = 1.0  # seconds between looks at the memory of the machine
+_MEASURE_EVERY = 1.0  # seconds between two measurements of the machine's memory
 
 
 class Listener(Protocol):
@@ -226,7 +223,10 @@ class Executor(Service):
             self._nursery.check()
 
     def _give_waiting(self) -> None:
-        while self._waiting and (found := self._next()) is not None:
+        while (
+            self._waiting
+            and (found := next_turn(self._waiting, self._roster, self._free_slots, ahead=self.looks_ahead)) is not None
+        ):
             assignment, child = found
             self._waiting.remove(assignment)
             self._give(child, assignment)
@@ -240,29 +240,6 @@ class Executor(Service):
             self._changed.set()
         else:
             self._roster.place(child)
-
-    def _next(self) -> tuple[Assignment, ChildProcess] | None:
-        """The assignment that begins next, and the child that it goes to; None while none can.
-
-        A free slot prefers what has a child of its namespace. Without a free slot, none overtakes the one that has
-        waited longest, so that no namespace keeps a child, or an event loop, for itself.
-        """
-        if self._free_slots > 0:
-            first = self._waiting[0]
-            for assignment in self._waiting:
-                if (child := self._roster.idle_of(assignment.namespace)) is not None:
-                    first.passed_over += assignment is not first
-                    return assignment, child
-                if _is_due(first):
-                    break
-            if self._roster.blank:
-                return first, next(iter(self._roster.blank))
-        for assignment in self._waiting:
-            if (child := self._roster.with_room(assignment.namespace, ahead=self.looks_ahead)) is not None:
-                return assignment, child
-            if self._free_slots <= 0:
-                break
-        return None
 
     def _share_out(self) -> bool:
         """Take back what was given ahead to a child, if there is another one for it now; returns whether any was."""
@@ -413,9 +390,3 @@ def _report_crash(listener: Listener, child: ChildProcess, crashed: list[Assignm
     except Exception as error:  # noqa: BLE001 - a message that cannot be taken apart must not end the worker
         for assignment in left:
             listener.on_failed(assignment, error)
-
-
-def _is_due(assignment: Assignment) -> bool:
-    """Whether an assignment must be overtaken no more by those that have a warm child."""
-    waited = time.monotonic() - assignment.submitted
-    return assignment.passed_over >= _MOST_PASSED_OVER or waited > _PASSED_OVER_FOR

@@ -1,9 +1,14 @@
-"""What becomes of the jobs of a child that died. With `breaking`, the only place in the parent that decodes jobs.
+"""Decides what becomes of the jobs of a child that died.
 
-The job that the child was at is the culprit: it comes back later, and after it has killed a few processes it is a
-poison job, and has failed. When several may be it, each runs again alone. When none may be, the child died of the
-message itself, such as an import that takes all memory; that is tried again a few times. All others that have no
-result yet run again, together. What the worker itself has killed for its time or memory is an attempt that failed.
+    the child was killed for a job's time or memory   that attempt has failed; the retry policy decides
+    one job may have caused the death                 it is retried; after `poison_after` deaths it has failed
+    several jobs may have caused it                   each runs again by itself
+    no job was at work, as during an import           the message runs again; after MAX_DEATHS all its jobs fail, or it
+                                                      is a dead letter if no child could even read it
+    a cancelled job did not stop                      it is gone
+    the template died, and its children with it       the message runs again, up to MAX_DEATHS times
+
+All other jobs of the message that have no result yet run again, together.
 """
 
 from __future__ import annotations
@@ -78,7 +83,7 @@ class Recoverer:
         self._policy = RetryPolicy(settings)
 
     def recover(self, assignment: Assignment, crash: Crash) -> Recovery:
-        """Decide."""
+        """Decide what to publish, what to run again, and what to reject."""
         try:
             batch = codec.decode(JobBatch, assignment.body, assignment.content_encoding)
         except DtsError as error:
@@ -93,14 +98,14 @@ class Recoverer:
         if not suspects and not innocent and (killed or (deaths >= MAX_DEATHS and not lost)):
             if crash.phase not in _WHILE:
                 return Recovery(dead=f"{deaths} processes died when they began with it; the last one {crash.said}")
-            return self._fail_all(batch, unsent, crash, assignment.told)
+            return self._fail_all(batch, unsent, crash, assignment.yielded)
         recovery, alone = Recovery(), []
         if crash.reason == REASON_CANCELLED:
             unsent = [position for position in unsent if position not in suspects]
         elif lost and deaths < MAX_DEATHS:
-            pass  # nobody knows whose fault it was
+            pass  # it is not known which job, if any, has caused it
         elif crash.reason == REASON_TIMEOUT or (len(suspects) == 1 and not crash.others):
-            recovery = self._blame(batch, suspects, crash, assignment.told)
+            recovery = self._blame(batch, suspects, crash, assignment.yielded)
             unsent = [position for position in unsent if position not in suspects]
             alone = spared
         else:
@@ -116,7 +121,7 @@ class Recoverer:
             recovery.rerun += len(group)
         return recovery
 
-    def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash, told: Mapping[int, bytes]) -> Recovery:
+    def _blame(self, batch: JobBatch, culprits: Sequence[int], crash: Crash, yielded: Mapping[int, bytes]) -> Recovery:
         terms = TermsOf(batch, self._defaults)
         found = []
         for position in culprits:
@@ -125,7 +130,7 @@ class Recoverer:
                 found.append((job, self._over_limit(job, terms, crash, "")))
             else:
                 found.append((job, self._killer(job, crash)))
-        return self._report(batch, found, crash, told)
+        return self._report(batch, found, crash, yielded)
 
     def _over_limit(self, job: Job, terms: TermsOf, crash: Crash, when: str) -> Failure:
         """A job that the worker has killed for its time or memory."""
@@ -134,22 +139,24 @@ class Recoverer:
             kind, said = "Timeout", f"the process of the job {crash.said} of {its.timeout:g} s{when}"
         else:
             kind, said = "MemoryLimit", f"the process of the job {crash.said} of {its.memory_limit} bytes{when}"
-        told = Error(type=kind, message=said, reason=crash.reason, traceback=_last_words(crash))
+        report = Error(type=kind, message=said, reason=crash.reason, traceback=_last_words(crash))
         counts_as = TimeoutError if kind == "Timeout" else MemoryError
-        return self._policy.decide_by_kind(told, [counts_as], job, its)
+        return self._policy.decide_by_kind(report, [counts_as], job, its)
 
     def _killer(self, job: Job, crash: Crash) -> Failure:
         """A job that has killed its process: tried again, until it is known to be poison."""
         kills = job.kills + 1
         said = f"the process of the job {crash.said}"
-        told = Error(type="ProcessDied", message=said, reason=crash.reason, traceback=_last_words(crash))
+        report = Error(type="ProcessDied", message=said, reason=crash.reason, traceback=_last_words(crash))
         if kills < self._poison_after:
-            return Failure(told, random.uniform(0, _POISON_DELAY), kills)
-        told.reason = REASON_POISON
-        told.message = f"{said}; the job has killed {kills} processes and is not tried again"
-        return Failure(told, None, kills)
+            return Failure(report, random.uniform(0, _POISON_DELAY), kills)
+        report.reason = REASON_POISON
+        report.message = f"{said}; the job has killed {kills} processes and is not tried again"
+        return Failure(report, None, kills)
 
-    def _fail_all(self, batch: JobBatch, positions: Sequence[int], crash: Crash, told: Mapping[int, bytes]) -> Recovery:
+    def _fail_all(
+        self, batch: JobBatch, positions: Sequence[int], crash: Crash, yielded: Mapping[int, bytes]
+    ) -> Recovery:
         """A message of which processes die before they are at any job."""
         terms = TermsOf(batch, self._defaults)
         when = _WHILE[crash.phase]
@@ -160,10 +167,10 @@ class Recoverer:
             job = batch.jobs[position]
             late = crash.reason == REASON_TIMEOUT
             found.append((job, self._over_limit(job, terms, crash, f" {when}") if late else dead))
-        return self._report(batch, found, crash, told)
+        return self._report(batch, found, crash, yielded)
 
     def _report(
-        self, batch: JobBatch, found: Sequence[tuple[Job, Failure]], crash: Crash, told: Mapping[int, bytes]
+        self, batch: JobBatch, found: Sequence[tuple[Job, Failure]], crash: Crash, yielded: Mapping[int, bytes]
     ) -> Recovery:
         part = ResultBatch(
             block=batch.block, run=batch.run, function=batch.function, worker=self._worker, started=time.time()
@@ -184,7 +191,7 @@ class Recoverer:
                 duration=durations.get(job.index, 0.0),
                 kills=kills,
                 fence=job.fence,
-                partials=told.get(job.index, b""),
+                partials=yielded.get(job.index, b""),
             )
         return Recovery(codec.encode(part) if found else None, len(found), failed, kills=most)
 
@@ -207,6 +214,6 @@ def note_progress(partials: dict[int, bytes], frame: Frame) -> None:
     try:
         batch = codec.decode(ResultBatch, frame.body, frame.content_encoding)
     except DtsError as error:
-        logger.warning("what a child tells of jobs at work cannot be read: %s", error.message)
+        logger.warning("a child's report on jobs at work cannot be read, and is ignored: %s", error.message)
         return
     partials.update((each.index, each.partials) for each in batch.progress if each.partials)
