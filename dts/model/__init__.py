@@ -33,9 +33,10 @@ from dts.model.names import (
     parse_function_name,
     split_job_id,
 )
-from dts.model.outcome import Merge, merge
+from dts.model.outcome import Merge, merge, new_outcome
 from dts.model.records import (
     MAX_BLOCK_SIZE,
+    Backlog,
     Block,
     Candidate,
     Claim,
@@ -45,6 +46,7 @@ from dts.model.records import (
     Part,
     Run,
     Statistics,
+    Unsent,
 )
 from dts.model.states import JobState, RunState
 from dts.model.waiting import DelayedSlice, Lease
@@ -56,6 +58,7 @@ __all__ = [
     "LAST_OPERATION",
     "MAX_BLOCK_SIZE",
     "RESERVED_NAMESPACE",
+    "Backlog",
     "Block",
     "Candidate",
     "Claim",
@@ -83,6 +86,7 @@ __all__ = [
     "RunState",
     "Seal",
     "Statistics",
+    "Unsent",
     "User",
     "VirtualHost",
     "WorkerState",
@@ -97,6 +101,7 @@ __all__ = [
     "job_id",
     "merge",
     "new_id",
+    "new_outcome",
     "parse_function_name",
     "split_job_id",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from dts.model.records import Candidate, Outcome, Part
+from dts.model.records import Block, Candidate, Outcome, Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,11 @@ class Merge:
     def changed(self) -> bool:
         """Whether there is anything to write."""
         return self.after != self.before
+
+
+def new_outcome(block: Block) -> Outcome:
+    """The outcome of a block of which nothing has become yet."""
+    return Outcome(block.id, block.run, block.first, block.user, block.function, block.count)
 
 
 def merge(outcome: Outcome, candidates: Iterable[Candidate]) -> Merge:

@@ -53,9 +53,10 @@ class Block:
     """Jobs that were accepted in one request, for one function; immutable once stored.
 
     `first` is the number in the run of the job with index 0 (block number × block size). `body` is the encoded
-    JobBatch; its jobs have the indices 0 to count - 1. `digest` tells a repeat of the same
-    block from another one under its number. `published` becomes true when the broker has confirmed every message; that
-    is not tried before `not_before`. After `deadline` its jobs are not started; 0 is none, for either.
+    JobBatch; its jobs have the indices 0 to count - 1. `digest` tells a repeat of the same block from another one under
+    its number. `published` becomes true when the broker has confirmed every message; `sent` are the first jobs for
+    which it has until then. Neither is tried before `not_before`. After `deadline` its jobs are not started; 0 is none,
+    for either.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Block:
     published: bool = False
     not_before: float = 0.0
     deadline: float = 0.0
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,24 @@ class Claim:
     holder: str
     seconds: float
     taken: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many `jobs` of a run wait to be published. Such a run has one function in each row."""
+
+    run: str
+    user: str
+    function: str
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A block that is not published, or in part: its first `sent` jobs are."""
+
+    outcome: Outcome
+    sent: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from dts.server.lookup.hub import Hub
 from dts.server.openapi import describe
 from dts.server.plugins.runner import PluginRunner
 from dts.server.publish.claims import Claims
+from dts.server.publish.marks import Marks
 from dts.server.publish.publisher import Publisher
 from dts.server.record.job_metrics import observe_store
 from dts.server.routes import ROUTES
@@ -84,7 +85,8 @@ class Server(Service):
         catalogue = Catalogue(store)
         hub = Hub(broker, catalogue, store)
         claims = Claims(store, settings.daemons.relay_after)
-        publisher = Publisher(store, broker, settings.server, claims)
+        fleet = Fleet(store)
+        publisher = Publisher(store, broker, settings.server, claims, Marks(broker, fleet, settings.server))
         context = Context(
             settings.server,
             store,
@@ -98,7 +100,7 @@ class Server(Service):
             Names(settings.server.names, settings.server.host, self.port, settings.server.base_path),
             BodyMemory(settings.server.body_memory),
             Proxies(settings.server.trusted_proxies),
-            Fleet(store),
+            fleet,
             Figures(store, broker),
             msgspec.json.encode(describe(ROUTES)),
         )

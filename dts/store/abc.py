@@ -29,6 +29,7 @@ from dts.model import (
     User,
     split_job_id,
 )
+from dts.store.contract.backlog import BacklogStore
 from dts.store.contract.dead import DeadLetterStore
 from dts.store.contract.fleet import FleetStore
 from dts.store.contract.gate import GateStore
@@ -44,7 +45,16 @@ KEYS_KEPT = 24 * 3600.0
 
 
 class Store(
-    ResultStore, OperationStore, DeadLetterStore, WaitingStore, FleetStore, RepairStore, GateStore, RetentionStore, ABC
+    ResultStore,
+    OperationStore,
+    BacklogStore,
+    DeadLetterStore,
+    WaitingStore,
+    FleetStore,
+    RepairStore,
+    GateStore,
+    RetentionStore,
+    ABC,
 ):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""
 
@@ -294,39 +304,6 @@ class Store(
     @abstractmethod
     async def list_blocks(self, run_id: str, *, limit: int = 100, after: int = -1) -> list[Outcome]:
         """The outcomes of a run's blocks, in order of block number, from the one that follows number `after`."""
-
-    @abstractmethod
-    async def mark_published(self, block_ids: Sequence[str]) -> None:
-        """Note that the broker has confirmed every message of these blocks, and end claims of them.
-
-        Unknown ids are passed over. Need not be durable: a mark that is lost means one more publication.
-        """
-
-    @abstractmethod
-    async def claim_unpublished(self, claim: Claim, *, limit: int) -> list[Block]:
-        """Claim up to `limit` unpublished blocks, oldest first.
-
-        Blocks that are claimed are passed over, those of a paused or a cancelled run, those whose jobs have all ended,
-        and those whose `not_before` has not come. Costs the same however many are passed over.
-        """
-
-    @abstractmethod
-    async def extend_claims(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
-        """Claim blocks anew that `claim.holder` has claimed; the ids of those that were still unpublished and its own.
-
-        A claim that has ended is extended as well, unless another process has claimed the block since. Need not be
-        durable.
-        """
-
-    @abstractmethod
-    async def release_claims(self, block_ids: Sequence[str], holder: str) -> None:
-        """Give back blocks that `holder` has claimed: whoever asks next may claim them.
-
-        Unknown ids are passed over. Need not be durable.
-        """
-
-    async def recheck_holds(self) -> None:
-        """Make sure that no block or slice is passed over whose run is no longer paused, whatever broke off before."""
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -25,6 +25,11 @@ TOPIC_DAEMONS = "daemons"
 """Payload: names of daemons, separated by spaces."""
 TOPIC_GATED = "gated"
 """There are jobs that wait until others have ended, by the limits `running`. Payload: nothing of interest."""
+TOPIC_LEFT = "left"
+"""A server has left jobs in the store for the dispatcher to publish. Payload: nothing of interest."""
+TOPIC_BUSY = "busy"
+"""Payload: the routes that have a backlog, separated by spaces: servers leave all that is accepted for them to the
+dispatcher, until the next such event, or for some seconds."""
 TOPIC_PROGRESS = "progress"
 """Payload: JSON, an object of `<block>.<index>` of a job → [done, total or 0 where it is not known, and an
 array of the values that it has yielded last, if any]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def check_rows(deployment: Deployment, outfile: Path) -> None:
     assert all(row["success"] for row in rows(outfile))
 
 
+def waiting(rabbit: RabbitServer) -> int:
+    """How many messages wait for a worker."""
+    depths = dict(line.split() for line in rabbit.control("list_queues", "name", "messages_ready").splitlines()[1:])
+    return int(depths.get(QUEUE, 0))
+
+
 def delete_queue_file(folder: Path, pattern: str) -> None:
     """Delete the file of the embedded broker, or all that belongs to it."""
     for path in (folder / "var").glob(pattern):
@@ -96,7 +103,10 @@ def test_a_queue_of_rabbitmq_that_is_purged_or_deleted_loses_no_line(
     prepare(cluster, tmp_path)
     outfile = tmp_path / "out.json"
     start_run(cluster, lines_file(LINES), outfile)
+    cluster.signal("worker", signal.SIGSTOP)  # so that messages wait: the queue holds half a second of work at most
+    wait_until(lambda: waiting(rabbit) > 0, "messages that can be lost")
     rabbit.control(command, QUEUE)
+    cluster.signal("worker", signal.SIGCONT)
     assert count_rows(outfile) < LINES, "the run ended before anything was lost"
     check_rows(cluster, outfile)
     assert "are published again, since the broker has lost them" in cluster.log("daemons")
@@ -110,7 +120,10 @@ def test_an_operator_need_not_wait_for_timekeeper(
     cluster.environment["DTS_DAEMONS_REPAIR_AFTER"] = "3600"
     cluster.restart("daemons")
     start_run(cluster, lines_file(LINES), tmp_path / "out.json")
+    cluster.signal("worker", signal.SIGSTOP)
+    wait_until(lambda: waiting(rabbit) > 0, "messages that can be lost")
     rabbit.control("purge_queue", QUEUE)
+    cluster.signal("worker", signal.SIGCONT)
     run = administer(cluster, "--json", "runs", "list", "--limit", "1").split('"id":"')[1].split('"')[0]
     assert "published again" in administer(cluster, "runs", "requeue", run, "--yes")
     check_rows(cluster, tmp_path / "out.json")

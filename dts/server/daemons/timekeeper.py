@@ -1,6 +1,6 @@
 """Timekeeper: keeps promises that others were kept from keeping, and those that were made for later.
 
-- relay: publishes blocks that are in the store and were not published (an outbox), or not before a time that has come.
+- dispatch: publishes what servers left in the store, each share in its turn: see `publish.dispatcher`.
 - fire: publishes delayed jobs that are due.
 - gate: publishes jobs that waited for others to end, as the limits `running` say.
 - expire: queues jobs again whose lease has expired.
@@ -26,8 +26,7 @@ from contextlib import suppress
 from functools import partial
 
 from dts.broker import Consumer, Event
-from dts.errors import RouteUnavailable, StoreUnavailable
-from dts.model import Block
+from dts.errors import StoreUnavailable
 from dts.server.attempts.delays import FORGET_AFTER, Firing
 from dts.server.attempts.leases import requeue_expired
 from dts.server.daemons._base import Daemon
@@ -36,22 +35,14 @@ from dts.server.ending import cancel
 from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
 from dts.server.lookup.catalogue import Catalogue
-from dts.server.publish.claims import Claims
+from dts.server.publish.dispatcher import Dispatcher
 from dts.server.publish.gate import Gate
-from dts.server.publish.publisher import Publisher
 from dts.server.publish.repair import Again, Repair
-from dts.server.record.blocks import jobs_of
 from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)
 
-_RELAY_LIMIT = 20
-_RELAY_FIRST = 4
-_RELAY_BYTES = 16 * 1024 * 1024
-"""Blocks that are claimed at once: few at first, more while they are small, at most `_RELAY_LIMIT`."""
-
-_RELAY_TIMEOUT = 10.0
-
+_LETTERS = 20  # dead letters that are taken at once
 _SWEEP_INTERVAL = 5.0
 _REMIND_INTERVAL = 5.0
 _LONGEST_WORD = 64  # characters of a question about them
@@ -72,10 +63,6 @@ class Timekeeper(Daemon):
 
     async def _start(self) -> None:
         self._catalogue = Catalogue(self._store)
-        self._claims = Claims(self._store, self._settings.daemons.relay_after)
-        await self._claims.start()
-        self._stack.push_async_callback(self._claims.stop)
-        self._publisher = Publisher(self._store, self._broker, self._settings.server, self._claims)
         self._firing = Firing(self._store, self._broker, self._catalogue, self._settings.server)
         self._repair = Repair(
             Again(self._store, self._broker, self._catalogue, self._settings.server),
@@ -89,7 +76,6 @@ class Timekeeper(Daemon):
         self._asked = asyncio.Event()
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
-            ("relay", often, self._relay, "relay blocks"),
             ("fire", often, self._fire, "publish delayed jobs"),
             ("expire", often, self._expire, "look for expired leases"),
             ("overdue", _OVERDUE_INTERVAL, self._end_overdue, "look for deadlines"),
@@ -102,7 +88,7 @@ class Timekeeper(Daemon):
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
         for broker in self._broker.parts:
-            consumer = await broker.consume(DEAD, prefetch=_RELAY_LIMIT)
+            consumer = await broker.consume(DEAD, prefetch=_LETTERS)
             self._stack.push_async_callback(consumer.close)
             self._spawn(self._bury_all(consumer), "timekeeper-bury")
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
@@ -111,6 +97,10 @@ class Timekeeper(Daemon):
             self._consume_events(questions, self._note_question, "timekeeper-questions"), "timekeeper-questions"
         )
         self._spawn(self._inform(), "timekeeper-inform")
+        dispatcher = Dispatcher(self._store, self._broker, self._catalogue, self._settings.server, interval=often)
+        dispatcher.failed = self.failed
+        await dispatcher.start()
+        self._stack.push_async_callback(dispatcher.stop)
         events = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_GATED])
         self._stack.push_async_callback(events.close)
         self._stack.push_async_callback(self._leave_gate)
@@ -121,37 +111,6 @@ class Timekeeper(Daemon):
 
     async def _delete_old(self) -> None:
         await self._retention.sweep()
-
-    async def _relay(self) -> None:
-        """Publish what was accepted and is not published, oldest first, until there is no more."""
-        limit = _RELAY_FIRST
-        while blocks := await self._store.claim_unpublished(claim := self._claims.new(), limit=limit):
-            self._claims.hold((block.id for block in blocks), claim)
-            size = sum(len(block.body) for block in blocks)
-            limit = min(2 * limit, _RELAY_LIMIT) if 2 * size <= _RELAY_BYTES else max(1, limit // 2)
-            await self._relay_claimed(blocks)
-
-    async def _relay_claimed(self, blocks: list[Block]) -> None:
-        """Publish claimed blocks one by one; each leaves the memory when it is published."""
-        blocks.reverse()
-        try:
-            while blocks:
-                await self._relay_block(blocks[-1])
-                blocks.pop()
-        finally:
-            self._claims.release(block.id for block in blocks)
-
-    async def _relay_block(self, block: Block) -> None:
-        if not await self._claims.sure_of([block.id]):
-            return
-        if not block.not_before:
-            logger.info("relaying block %s that was accepted but not published", block.id)
-        function = await self._catalogue.get(block.function)
-        try:
-            await self._publisher.publish(block, await jobs_of(self._store, block), function, timeout=_RELAY_TIMEOUT)
-        except RouteUnavailable as error:  # the others must not wait for it; its claim ends by itself
-            logger.warning("block %s is not relayed now: %s", block.id, error)
-        self._claims.settle([block.id])
 
     async def _fire(self) -> None:
         await self._firing.fire()
@@ -212,7 +171,7 @@ class Timekeeper(Daemon):
 
     async def _bury_all(self, consumer: Consumer) -> None:
         settler = DeadLetterSettler(self._store, self._broker, self._catalogue, self._settings.server)
-        while deliveries := await consumer.receive(_RELAY_LIMIT):
+        while deliveries := await consumer.receive(_LETTERS):
             for delivery in deliveries:
                 await self._retry_until_available(partial(settler.settle, delivery), "record dead letters")
             await consumer.ack(deliveries)

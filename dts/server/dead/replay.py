@@ -111,11 +111,12 @@ class Replay:
             _ask_again(jobs, [job.index for job in batch.jobs], await jobs_of(self._store, asked))
         block = new_block(run, number, batch.function, jobs)
         try:
-            claim = self._publisher.claim()
+            function = await self._catalogue.get(batch.function)
+            claim = self._publisher.claim([(block, function)])
             await add_blocks(self._store, [block], run=run, claim=claim)
         except BlockTooLate:
             return f"its new run {run.id} was cancelled meanwhile"
-        self._publisher.submit(block, jobs, await self._catalogue.get(batch.function), claim)
+        self._publisher.submit(block, jobs, function, claim)
         self.result.jobs += block.count
         if run.id not in self.result.runs:
             self.result.runs.append(run.id)

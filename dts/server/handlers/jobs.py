@@ -65,7 +65,7 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A job as answered; from `success` on only when it has ended, or has failed and waits for its next attempt.
 
     `due` is when a delayed job is published, `waits_for` is what it waits for instead of a time: `limits.running`;
-    `attempt` is then the one to come, and `error` the last one's. `unserved_route` is the route that a queued job waits
+    `attempt` is then the one to come, and `error` the last one's. `unserved_route` is the route that a job waits
     for in vain, while no live worker serves it.
     """
 
@@ -267,7 +267,7 @@ class JobsHandler(WorkHandler):
             async with self.context.limiter.jobs(user, counted):
                 if request is not None:
                     await self._remember(request)
-                claim = self.context.publisher.claim()
+                claim = self.context.publisher.claim((block, functions[block.function]) for block in new)
                 added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
@@ -400,7 +400,8 @@ class JobHandler(WorkHandler):
         result = await self._result(record, index)
         if result is None:
             result = waiting_fields(self.context.hub, record, index)
-            if result["state"] == JobState.QUEUED.value and (route := await self.unserved_route(block.function)):
+            waits = result["state"] in (JobState.ACCEPTED.value, JobState.QUEUED.value)
+            if waits and (route := await self.unserved_route(block.function)):
                 result["unserved_route"] = route
         return description | result
 

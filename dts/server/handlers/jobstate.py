@@ -26,7 +26,8 @@ def waiting_fields(hub: Hub, record: BlockRecord, index: int) -> dict[str, objec
         return {"state": JobState.RUNNING.value, **_reported_fields(hub.progress_of(block.id, index))}
     if not block.published and block.not_before:
         return {"state": JobState.DELAYED.value, "due": round(block.not_before, 6)}
-    return {"state": (JobState.QUEUED if block.published else JobState.ACCEPTED).value}
+    is_sent = block.published or index < block.sent
+    return {"state": (JobState.QUEUED if is_sent else JobState.ACCEPTED).value}
 
 
 def _reported_fields(told: ProgressReport | None) -> dict[str, object]:

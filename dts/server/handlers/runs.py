@@ -190,7 +190,8 @@ class AnyRunHandler(WorkHandler):
         statistics = await self.context.store.run_statistics(run.id)
         finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
         about = {"user": run.user} if self.everybodys else {}
-        if statistics.queued and (route := await self.unserved_route(run.function)):
+        waits = statistics.queued or statistics.accepted
+        if waits and (route := await self.unserved_route(run.function)):
             about["unserved_route"] = route
         self.answer({**run_fields(run), **about, "statistics": statistics.as_dict(), "finished": finished})
 
@@ -211,6 +212,7 @@ class RunHandler(AnyRunHandler):
             changed = None
         else:
             changed = await store.update_run(run.id, paused=asked == "paused")
+            self.context.publisher.leave()
         if changed is None or (asked == "closed" and changed.state is not RunState.CLOSED):
             raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is cancelled: it cannot become {asked}")
         await self._answer_with(changed)
@@ -262,7 +264,7 @@ class BlockHandler(WorkHandler):
                 raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
             function = await self.usable_function(user, run.function)
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
-                claim = None if run.paused else self.context.publisher.claim()
+                claim = None if run.paused else self.context.publisher.claim([(block, function)])
                 [added] = await add_blocks(self.context.store, [block], claim=claim)
         except BlockTooLate as error:
             self.context.hub.wake(run.id)
@@ -272,7 +274,7 @@ class BlockHandler(WorkHandler):
             if repeated is None or repeated.digest != block.digest:
                 raise
             return False
-        if added and claim is not None:
+        if added and not run.paused:
             self.context.publisher.submit(block, batch, function, claim)
         return added
 

@@ -14,6 +14,9 @@ from dts.wire.queues import jobs_queue
 ALIVE = 30.0
 """Seconds after its last heartbeat for which a worker counts as alive."""
 
+UNHEARD = 2
+"""Children that are expected of a route of which no worker was heard."""
+
 _CACHE_SECONDS = 3.0
 
 
@@ -28,13 +31,22 @@ class Fleet:
 
     async def serves(self, route: str) -> bool:
         """Whether a live worker serves a route; True also while none has had the time to be heard of, for ALIVE."""
+        serving = await self._serving(route)
+        return bool(serving) or (not self._states and time.monotonic() < self._since + ALIVE)
+
+    async def children(self, route: str) -> int:
+        """How many children the live workers have that serve a route; UNHEARD, unless they have more, of new ones.
+
+        Workers that have come since their last heartbeats are not known yet.
+        """
+        return max(UNHEARD, sum(state.children for state in await self._serving(route)))
+
+    async def _serving(self, route: str) -> list[WorkerState]:
         if time.monotonic() >= self._valid_until:
-            self._states = await self._store.list_heartbeats()
             self._valid_until = time.monotonic() + _CACHE_SECONDS
+            self._states = await self._store.list_heartbeats()
         since = self._store.now() - ALIVE
-        return (not self._states and time.monotonic() < self._since + ALIVE) or any(
-            state.time > since and route in state.routes and state.can_work for state in self._states
-        )
+        return [state for state in self._states if state.time > since and route in state.routes and state.can_work]
 
 
 class LeftRoutes:

@@ -73,6 +73,11 @@ class Claims(Service):
         await self._extend([each for each in block_ids if self._until.get(each, 0.0) < late])
         return {each for each in block_ids if each in self._until}
 
+    async def flush(self) -> None:
+        """Give back now what was released; what the store does not take ends by itself."""
+        with suppress(StoreUnavailable):
+            await self._release()
+
     async def _keep(self) -> None:
         while True:
             with suppress(TimeoutError):

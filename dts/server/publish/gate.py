@@ -15,33 +15,27 @@ import asyncio
 import logging
 import math
 import time
-import uuid
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
 
 from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.errors import RouteUnavailable
-from dts.model import Block, DelayedSlice, Function, bitmap
+from dts.model import DelayedSlice, Function, Unsent, bitmap
 from dts.server.access.limits import RunningLimits, Subject
 from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish.decoded import DecodedBlocks
+from dts.server.publish.leader import Leader
 from dts.server.publish.slices import delayed_messages
-from dts.server.record.blocks import jobs_of, outcomes_of
+from dts.server.record.blocks import outcomes_of
 from dts.store import Store
 from dts.store.contract.gate import Release
-from dts.wire import dts_pb2
 from dts.wire.queues import TOPIC_GATED
 
 logger = logging.getLogger(__name__)
 
 _NAME = "gate"
-_HELD = 8.0
-_TRUSTED = 4.0
-_RENEW = 2.0
-"""Seconds for which the gate is held, for which the holder goes by that, and after which it makes sure: between the
-first two there is time for a write that was begun while it did."""
-
 _LOOK = 1.0  # seconds after which to look whether somebody new waits, however much there is to do
 _SLICES = 50  # read at once
 _SPREAD = 16
@@ -53,16 +47,14 @@ _AT_ONCE = 10
 _NAMED = 10_000
 """Blocks that the store is asked about by name; of more it is cheaper to have a look at all."""
 
-_DECODED = 8
-_DECODED_BYTES = 32 * 1024 * 1024
-"""Blocks that are kept decoded, and their size: a block is let go a few jobs at a time."""
 
-
-def gated(block: Block) -> DelayedSlice:
-    """How a block waits at the gate: all its jobs, for their first attempt."""
-    jobs, due = bitmap.full(block.count), max(block.created, block.not_before)
-    name = f"{block.id}.gate"
-    return DelayedSlice(name, block.id, block.run, block.user, block.function, due, jobs=jobs, gated=True)
+def gated(each: Unsent) -> DelayedSlice:
+    """How a block waits at the gate: the jobs that are not published, for their first attempt."""
+    block, now = each.outcome, time.time()
+    jobs = block.unfinished >> each.sent << each.sent
+    return DelayedSlice(
+        f"{block.block}.gate", block.block, block.run, block.user, block.function, now, jobs=jobs, gated=True
+    )
 
 
 async def hold_back(store: Store, broker: Broker, slices: Sequence[DelayedSlice]) -> None:
@@ -88,8 +80,7 @@ class Gate:
         self._catalogue = catalogue
         self._settings = settings
         self._limits = RunningLimits(store)
-        self._me = uuid.uuid4().hex
-        self._trusted_until = self._renew_at = -math.inf
+        self._leader = Leader(store, _NAME)
         self._term = 0
         self._unsure = True
         self._groups: list[tuple[str, str]] = []
@@ -97,7 +88,7 @@ class Gate:
         self._flying: dict[tuple[str, str], tuple[float, set[str]]] = {}
         self._rest = 0.0
         self._news = asyncio.Event()
-        self._blocks: OrderedDict[str, tuple[Block, dts_pb2.JobBatch]] = OrderedDict()
+        self._blocks = DecodedBlocks(store)
 
     def on_event(self, event: Event) -> None:
         """Take in that results were recorded, or that jobs have come to the gate."""
@@ -121,9 +112,7 @@ class Gate:
         Raises:
             StoreUnavailable: they get it in some seconds.
         """
-        if self._trusted_until > -math.inf:
-            self._trusted_until = -math.inf
-            await self._store.let_go(_NAME, self._me)
+        await self._leader.close()
 
     async def release(self) -> int:
         """Let go as many jobs as there is room for; returns how many.
@@ -154,19 +143,12 @@ class Gate:
 
     async def _is_mine(self) -> bool:
         """Whether this process holds the gate; asks for it now and then."""
-        now = time.monotonic()
-        if now >= self._renew_at:
-            self._renew_at = now + _RENEW
-            before = self._trusted_until
-            if await self._store.hold(_NAME, self._me, seconds=_HELD):
-                if before < now:
-                    self._term += 1
-                    self._unsure = True
-                    self._flying.clear()
-                self._trusted_until = now + _TRUSTED
-            else:
-                self._trusted_until = -math.inf
-        return time.monotonic() < self._trusted_until
+        leads = await self._leader.leads()
+        if self._term != self._leader.term:
+            self._term = self._leader.term
+            self._unsure = True
+            self._flying.clear()
+        return leads
 
     async def _finish_releases(self) -> None:
         """Publish what somebody let go who did not get to publish it."""
@@ -237,7 +219,7 @@ class Gate:
             releases.append(Release(each, jobs, waiting & ~jobs))
             if room <= 0:
                 break
-        if not releases or time.monotonic() >= self._trusted_until:
+        if not releases or not self._leader.is_sure:
             return 0
         done = await self._store.release_gated(releases)
         let_go = [release for release, changed in zip(releases, done, strict=True) if changed]
@@ -259,7 +241,7 @@ class Gate:
         left = [(each, let_go) for each, let_go in jobs if let_go]
         while left:
             some, left = left[:_AT_ONCE], left[_AT_ONCE:]
-            blocks = await asyncio.gather(*(self._block(each.block) for each, _ in some))
+            blocks = await asyncio.gather(*(self._blocks.get(each.block) for each, _ in some))
             for (each, let_go), found in zip(some, blocks, strict=True):
                 if found is not None:
                     post = delayed_messages(*found, each, function, self._settings, jobs=let_go, most=most)
@@ -270,22 +252,6 @@ class Gate:
         if jobs:
             await self._store.confirm_released([each.id for each, _ in jobs], now=time.time())
         self._unsure = unsure
-
-    async def _block(self, block_id: str) -> tuple[Block, dts_pb2.JobBatch] | None:
-        """A block with its jobs, or None if it is no longer there."""
-        if (known := self._blocks.get(block_id)) is not None:
-            self._blocks.move_to_end(block_id)
-            return known
-        block = await self._store.get_block(block_id)
-        if block is None:
-            logger.warning("jobs of block %s are dropped: the block is not in the store", block_id)
-            return None
-        self._blocks[block_id] = found = block, await jobs_of(self._store, block)
-        while len(self._blocks) > 1 and (
-            len(self._blocks) > _DECODED or sum(len(each.body) for each, _ in self._blocks.values()) > _DECODED_BYTES
-        ):
-            self._blocks.popitem(last=False)
-        return found
 
 
 def _put_off(function: str, error: RouteUnavailable) -> None:

@@ -156,8 +156,10 @@ class Again:
             for outcome in open_:
                 left = outcome.unfinished & ~waiting.get(outcome.block, 0) & ~at_work.of(outcome)
                 block = await self.store.get_block(outcome.block) if left else None
-                if block is None or not block.published:
-                    continue  # what is not published yet, timekeeper publishes
+                if block is not None and not block.published:
+                    left &= bitmap.full(block.sent)  # the others wait for the dispatcher
+                if block is None or not left:
+                    continue
                 await self.store.claim_published({block.id: _HOLD}, self.holder)
                 jobs += await self.publish(outcome, left)
                 blocks += 1

@@ -11,12 +11,13 @@ primary: whichever came second sees the other, also over a change of primaries.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from bson import ObjectId
+from pymongo import UpdateOne
 
 from dts.errors import BlockConflict
-from dts.model import Block, Claim, Outcome, Run
+from dts.model import Backlog, Block, Claim, Outcome, Run, Unsent
+from dts.store.contract.backlog import GRACE
 from dts.store.contract.shared import check_in_time, storable
 from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import Collection, MongoConnection, insert_new, translating
@@ -30,7 +31,9 @@ from dts.store.mongo.documents import (
     outcome_from,
     run_document,
 )
-from dts.store.mongo.holds import Holds
+from dts.store.mongo.holds import FREE, Holds
+
+_NOT_SENT: Document = {"$subtract": ["$count", {"$ifNull": ["$sent", 0]}]}
 
 
 class Blocks:
@@ -98,11 +101,11 @@ class Blocks:
         by_id = {"_id": storable(block_id)}
         block, outcome = await asyncio.gather(
             self._connection.collection("blocks").find_one(by_id),
-            self._connection.collection("outcomes").find_one(by_id, {"published": 1}),
+            self._connection.collection("outcomes").find_one(by_id, {"published": 1, "sent": 1}),
         )
         if block is None or outcome is None:
             return None
-        return block_from(block, await self._bodies.of(block), published=outcome["published"])
+        return block_from(block, await self._bodies.of(block), outcome)
 
     @translating
     async def list_outcomes(self, run_id: str, limit: int, after: int) -> list[Outcome]:
@@ -124,36 +127,57 @@ class Blocks:
         )
 
     @translating
-    async def claim(self, claim: Claim, limit: int) -> list[Block]:
-        """Claim unpublished blocks, oldest first."""
-        now = self._connection.now()
-        free = {"due": {"$lte": now}, "lease": {"$lte": now}}
-        found = await self._holds.find("outcomes", free, order="due", limit=limit, index="free", fields={"run": 1})
-        if not found:
-            return []
-        among, mark = {"_id": {"$in": [outcome["_id"] for outcome in found]}}, ObjectId()
-        outcomes = self._connection.quick("outcomes")
-        await outcomes.update_many({**among, **free}, {"$set": {**self._claimed(claim), "mark": mark}})
-        claimed = [outcome["_id"] async for outcome in outcomes.find({**among, "mark": mark}, {"_id": 1})]
-        blocks = [
-            block_from(document, await self._bodies.of(document), published=False)
-            async for document in self._connection.collection("blocks").find({"_id": {"$in": claimed}})
-        ]
-        return sorted(blocks, key=lambda block: (max(block.created, block.not_before), block.number))
+    async def backlog(self) -> list[Backlog]:
+        """What waits to be published, by run and function."""
+        group = {"_id": {name: f"${name}" for name in ("run", "user", "function")}, "jobs": {"$sum": _NOT_SENT}}
+        while True:
+            found = await self._outcomes.aggregate(
+                [{"$match": self._waits()}, {"$group": group}], hint="backlog"
+            ).to_list(None)
+            rows = [Backlog(**document["_id"], jobs=document["jobs"]) for document in found]
+            if not await self._holds.mark("outcomes", [row.run for row in rows]):
+                return rows
+
+    @translating
+    async def backlog_blocks(self, run_ids: Sequence[str], limit: int) -> list[Unsent]:
+        """Blocks of some runs that wait to be published."""
+        query = {**self._waits(), "run": {"$in": [storable(run_id) for run_id in run_ids]}}
+        found = self._outcomes.find(
+            query, {**GUARDED, "sent": 1}, sort=[("number", 1)], limit=limit, hint="backlog_of_run"
+        )
+        return [Unsent(outcome_from(document), document.get("sent", 0)) async for document in found]
+
+    @translating
+    async def note_sent(self, sent: Mapping[str, int]) -> None:
+        """Note how many jobs of blocks are published."""
+        if sent:
+            updates = [UpdateOne({"_id": storable(block)}, {"$max": {"sent": count}}) for block, count in sent.items()]
+            await self._connection.quick("outcomes").bulk_write(updates, ordered=False)
 
     @translating
     async def extend(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
-        """Extend claims of a holder; the ids of blocks that were still its own."""
+        """Extend claims of a holder that have not ended; the ids of their blocks."""
         outcomes = self._connection.quick("outcomes")
         mine = {**self._of_holder(block_ids, claim.holder), "published": False}
-        await outcomes.update_many(mine, {"$set": self._claimed(claim)})
-        return [outcome["_id"] async for outcome in outcomes.find(mine, {"_id": 1})]
+        claimed = self._claimed(claim)
+        await outcomes.update_many({**mine, "lease": {"$gt": self._connection.now()}}, {"$set": claimed})
+        kept = outcomes.find({**mine, "lease": {"$gte": claimed["lease"]}}, {"_id": 1})
+        return [outcome["_id"] async for outcome in kept]
 
     @translating
     async def release(self, block_ids: Sequence[str], holder: str) -> None:
         """End claims of a holder."""
         outcomes, mine = self._connection.quick("outcomes"), self._of_holder(block_ids, holder)
         await outcomes.update_many(mine, {"$set": {"lease": 0.0}, "$unset": {"claimant": ""}})
+
+    def _waits(self) -> Document:
+        """The condition of what waits to be published."""
+        now = self._connection.now()
+        return {"due": {"$lte": now}, "lease": {"$lte": now - GRACE}, **FREE}
+
+    @property
+    def _outcomes(self) -> Collection:
+        return self._connection.collection("outcomes")
 
     def _claimed(self, claim: Claim) -> Document:
         """The fields of an outcome that is claimed from now on."""

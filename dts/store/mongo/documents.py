@@ -1,11 +1,11 @@
 """Documents of a MongoDB store from and to the model's records, and nothing else.
 
 An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
-to be published), `lease`, `claimant` and `mark` for claims, `held` (see `holds`), `open` while jobs have not ended;
-`at_work` and `uncollected` count jobs, for statistics from an index; `collected` and `closed` say what clients have,
-and `collects` and `collectors` guard their changes; `taken` is the bitmap of jobs that were collected one by one,
-absent before the first. `batches` has the parts, see `parts`; it is last, because MongoDB reads a document from its
-start.
+to be published), `sent`, `lease`, `claimant` and `mark` for claims, `held` (see `holds`), `open` while jobs have not
+ended; `at_work` and `uncollected` count jobs, for statistics from an index; `collected` and `closed` say what clients
+have, and `collects` and `collectors` guard their changes; `taken` is the bitmap of jobs that were collected one by
+one, absent before the first. `batches` has the parts, see `parts`; it is last, because MongoDB reads a document from
+its start.
 
 A run's document has `cancel_time` once it was cancelled, and `swept` once its jobs have ended thereafter. One that an
 earlier version cancelled has neither.
@@ -83,8 +83,8 @@ def block_document(block: Block) -> Document:
     }
 
 
-def block_from(document: Document, body: bytes, *, published: bool) -> Block:
-    """The block of a document, with what is kept apart from it."""
+def block_from(document: Document, body: bytes, outcome: Document) -> Block:
+    """The block of a document, with what is kept apart from it: its body, and how far it is published."""
     return Block(
         id=document["_id"],
         run=document["run"],
@@ -97,7 +97,8 @@ def block_from(document: Document, body: bytes, *, published: bool) -> Block:
         content_encoding=document["content_encoding"],
         digest=document["digest"],
         created=document["created"],
-        published=published,
+        published=outcome["published"],
+        sent=outcome.get("sent", 0),
         not_before=document["not_before"],
         deadline=document["deadline"],
     )

@@ -40,17 +40,26 @@ class Holds:
         self, name: str, query: Document, *, order: str, limit: int, index: str, fields: Document | None = None
     ) -> list[Document]:
         """Documents of a collection in order of a field, but for those that are held or have to be."""
-        documents, runs = self._connection.collection(name), self._connection.collection("runs")
+        documents = self._connection.collection(name)
         query, size = {**query, **FREE}, limit
         while True:
             found = await documents.find(query, fields, sort=[(order, ASCENDING)], limit=size, hint=index).to_list(size)
-            among = {"_id": {"$in": list({document["run"] for document in found})}}
-            stops = {"$or": [{"paused": True}, {"state": RunState.CANCELLED.value}]}
-            states = [run async for run in runs.find({**among, **stops}, _STATE)] if found else []
-            if not (stopped := [run["_id"] for run in states if stopped_in(name, run)]):
+            if not await self.mark(name, [document["run"] for document in found]):
                 return found[:limit]
-            await self.follow(stopped)
             size = min(4 * size, _RUNS_AT_ONCE)
+
+    async def mark(self, name: str, run_ids: Iterable[str]) -> bool:
+        """Mark what waits of those of some runs that hold it in a collection; whether there were such."""
+        ids = sorted(set(run_ids))
+        stopped: list[str] = []
+        for start in range(0, len(ids), _RUNS_AT_ONCE):
+            stops = {"$or": [{"paused": True}, {"state": RunState.CANCELLED.value}]}
+            among = {"_id": {"$in": ids[start : start + _RUNS_AT_ONCE]}, **stops}
+            found = self._connection.collection("runs").find(among, _STATE)
+            stopped += [run["_id"] async for run in found if stopped_in(name, run)]
+        for start in range(0, len(stopped), _RUNS_AT_ONCE):
+            await self.follow(stopped[start : start + _RUNS_AT_ONCE])
+        return bool(stopped)
 
     async def follow(self, run_ids: Sequence[str]) -> None:
         """Mark what waits of runs as they are now."""

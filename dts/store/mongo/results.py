@@ -65,7 +65,7 @@ class Results:
                 if block["count"] <= SMALL_BLOCK:
                     parts = await self._parts_of(block_id, document["batches"])
                 return BlockRecord(
-                    block_from(block, await self._bodies.of(block), published=document["published"]),
+                    block_from(block, await self._bodies.of(block), document),
                     outcome_from(document),
                     parts,
                     [slice_from(each) for each in document["slices"]],

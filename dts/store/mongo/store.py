@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 
 from dts.errors import DuplicateKey
 from dts.model import (
+    Backlog,
     Block,
     Candidate,
     Claim,
@@ -23,6 +24,7 @@ from dts.model import (
     Run,
     RunState,
     Statistics,
+    Unsent,
 )
 from dts.store.abc import KEYS_KEPT
 from dts.store.contract.results import BlockRecord
@@ -45,6 +47,7 @@ from dts.store.mongo.waiting import WAITING_INDEXES, MongoWaitingStore
 _OPEN = {"open": True}
 _OF_FILES = "of_files"
 _UNCOLLECTED = {"uncollected": {"$gt": 0}}
+_UNPUBLISHED = {"due": {"$exists": True}}
 _CANCELLED = {"state": RunState.CANCELLED.value}
 _RUNS_AT_ONCE = 1000
 
@@ -82,8 +85,13 @@ INDEXES: dict[str, list[IndexModel]] = {
         PUBLISHED,
         _index("deadline", name="deadline", partialFilterExpression={"deadline": {"$gt": 0}}),
         _index(
-            "held", "due", "number", "run", "lease", name="free", partialFilterExpression={"due": {"$exists": True}}
+            "held",
+            "due",
+            *("lease", "run", "user", "function", "count", "sent"),
+            name="backlog",
+            partialFilterExpression=_UNPUBLISHED,
         ),
+        _index("run", "number", name="backlog_of_run", partialFilterExpression=_UNPUBLISHED),
     ],
     "requests": [_index("expires", expireAfterSeconds=0)],
     "nonces": [_index("expires", expireAfterSeconds=0)],
@@ -95,7 +103,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
-_OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user"), "delayed": ("due", "gated")}
+_OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user", "free"), "delayed": ("due", "gated")}
 """Indexes of earlier versions that others have taken the place of."""
 
 
@@ -248,7 +256,7 @@ class MongoStore(
         found = {document["_id"] async for document in left}
         waiting = self._connection.collection("outcomes").aggregate(
             [{"$match": {"held": {"$in": [None, True]}, "due": {"$lt": due_before}}}, {"$group": {"_id": "$run"}}],
-            hint="free",
+            hint="backlog",
         )
         ids = [document["_id"] async for document in waiting] if len(found) < limit else []
         for start in range(0, len(ids), _RUNS_AT_ONCE):
@@ -300,8 +308,14 @@ class MongoStore(
     async def mark_published(self, block_ids: Sequence[str]) -> None:
         await self._blocks.mark_published(block_ids)
 
-    async def claim_unpublished(self, claim: Claim, *, limit: int) -> list[Block]:
-        return await self._blocks.claim(claim, limit)
+    async def backlog(self) -> list[Backlog]:
+        return await self._blocks.backlog()
+
+    async def backlog_blocks(self, run_ids: Sequence[str], *, limit: int) -> list[Unsent]:
+        return await self._blocks.backlog_blocks(run_ids, limit)
+
+    async def note_sent(self, sent: Mapping[str, int]) -> None:
+        await self._blocks.note_sent(sent)
 
     async def extend_claims(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
         return await self._blocks.extend(block_ids, claim)

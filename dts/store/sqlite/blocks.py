@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from sqlite3 import Connection
 
 from dts.errors import BlockConflict
-from dts.model import Block, Claim, Outcome, Run
+from dts.model import Backlog, Block, Claim, Outcome, Run, Unsent
+from dts.store.contract.backlog import GRACE
 from dts.store.contract.shared import check_in_time
 from dts.store.sqlite.rows import BLOCK, OUTCOME, RUN, block_from, block_row, marks, outcome_from, run_row
 
 # SQLite uses a partial index only where it finds the index's condition again, term by term; INDEXED BY makes it fail
 # rather than read every block if somebody changes one of the two.
-_CLAIMABLE = """
-    FROM blocks INDEXED BY blocks_unpublished
-    WHERE NOT published AND count > succeeded + failed + cancelled AND held = 0 AND due <= ?1 AND leased_until <= ?1
-    ORDER BY due, number LIMIT ?2
+_WAITS = "NOT published AND count > succeeded + failed + cancelled AND held = 0 AND due <= ?1 AND leased_until <= ?2"
+_BACKLOG = f"""
+    SELECT run, user, function, sum(count - sent) FROM blocks INDEXED BY blocks_unpublished
+    WHERE {_WAITS} GROUP BY run, function
+"""
+_OF_RUNS = f"""
+    SELECT sent, {OUTCOME} FROM blocks INDEXED BY blocks_unpublished_of_run
+    WHERE {_WAITS} AND run IN (SELECT value FROM json_each(?3)) ORDER BY number LIMIT ?4
 """
 
 
@@ -75,30 +80,34 @@ def mark_published(db: Connection, block_ids: Sequence[str]) -> None:
     )
 
 
-def any_claimable(db: Connection) -> bool:
-    """Whether `claim` would find a block: spares a transaction for nothing at every tick."""
-    return db.execute(f"SELECT key {_CLAIMABLE}", (time.time(), 1)).fetchone() is not None
+def backlog(db: Connection) -> list[Backlog]:
+    """What waits to be published, by run and function."""
+    return [Backlog(*row) for row in db.execute(_BACKLOG, _now())]
 
 
-def claim(db: Connection, claim: Claim, limit: int) -> list[Block]:
-    """Claim unpublished blocks, oldest first."""
+def backlog_blocks(db: Connection, runs: str, limit: int) -> list[Unsent]:
+    """Blocks of some runs, listed as AMONG takes them, that wait to be published."""
+    return [Unsent(outcome_from(row), sent) for sent, *row in db.execute(_OF_RUNS, (*_now(), runs, limit))]
+
+
+def _now() -> tuple[float, float]:
+    """The time until which a block in the backlog is due, and the one at which the last claim of it has ended."""
     now = time.time()
-    found = db.execute(f"SELECT key, {BLOCK} {_CLAIMABLE}", (now, limit)).fetchall()
-    claimed = claim.holder, now + claim.seconds
-    update = "UPDATE blocks SET claimant = ?, leased_until = ? WHERE key = ?"
-    db.executemany(update, [(*claimed, key) for key, *_ in found])
-    blocks = []
-    for key, *row in found:
-        (body,) = db.execute("SELECT body FROM bodies WHERE block = ?", (key,)).fetchone()
-        blocks.append(block_from(tuple(row), body))
-    return blocks
+    return now, now - GRACE
+
+
+def note_sent(db: Connection, sent: Mapping[str, int]) -> None:
+    """Note how many jobs of blocks are published."""
+    rows = [(count, block) for block, count in sent.items()]
+    db.executemany("UPDATE blocks SET sent = max(sent, ?) WHERE id = ?", rows)
 
 
 def extend(db: Connection, block_ids: Sequence[str], claim: Claim) -> list[str]:
-    """Extend claims of a holder; the ids of blocks that were still its own."""
-    update = "UPDATE blocks SET leased_until = ? WHERE id = ? AND claimant = ? AND NOT published"
-    until = time.time() + claim.seconds
-    return [block for block in block_ids if db.execute(update, (until, block, claim.holder)).rowcount == 1]
+    """Extend claims of a holder that have not ended; the ids of their blocks."""
+    update = "UPDATE blocks SET leased_until = ? WHERE id = ? AND claimant = ? AND leased_until > ? AND NOT published"
+    now = time.time()
+    until = now + claim.seconds
+    return [block for block in block_ids if db.execute(update, (until, block, claim.holder, now)).rowcount == 1]
 
 
 def release(db: Connection, block_ids: Sequence[str], holder: str) -> None:

@@ -13,7 +13,8 @@ Row = tuple[Any, ...]
 
 RUN = "id, user, function, block_size, state, paused, created, not_before, options, single"
 BLOCK = (
-    "id, run, number, first, user, function, count, content_encoding, digest, created, published, not_before, deadline"
+    "id, run, number, first, user, function, count, content_encoding, digest, created, published, not_before, "
+    "deadline, sent"
 )
 OUTCOME = "id, run, first, user, function, count, ended, running, succeeded, failed, cancelled, parts"
 PART = "number, jobs_offset, jobs, content_encoding, body"
@@ -71,12 +72,13 @@ def block_row(block: Block) -> Row:
         block.published,
         block.not_before,
         block.deadline,
+        block.sent,
     )
 
 
 def block_from(row: Row, body: bytes) -> Block:
     """A block from a row of BLOCK and its body."""
-    run_id, run, number, first, user, function, count, content_encoding, digest, created, published, *times = row
+    run_id, run, number, first, user, function, count, content_encoding, digest, created, published, *rest = row
     return Block(
         run_id,
         run,
@@ -90,7 +92,7 @@ def block_from(row: Row, body: bytes) -> Block:
         digest,
         created,
         bool(published),
-        *times,
+        *rest,
     )
 
 

@@ -19,7 +19,7 @@ from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -74,6 +74,7 @@ _UPGRADES = {
             DROP INDEX IF EXISTS blocks_by_user
         """,
     },
+    9: {"blocks": "ALTER TABLE blocks ADD COLUMN sent INTEGER NOT NULL DEFAULT 0"},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -116,10 +117,13 @@ CREATE TABLE blocks (
     succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
     at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
     ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x'',
-    taken BLOB NOT NULL DEFAULT x'', claimant TEXT NOT NULL DEFAULT '', held INTEGER NOT NULL DEFAULT 0
+    taken BLOB NOT NULL DEFAULT x'', claimant TEXT NOT NULL DEFAULT '', held INTEGER NOT NULL DEFAULT 0,
+    sent INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX blocks_by_run ON blocks (run, number);
 CREATE INDEX blocks_unpublished ON blocks (held, due, number)
+    WHERE NOT published AND count > succeeded + failed + cancelled;
+CREATE INDEX blocks_unpublished_of_run ON blocks (run, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished_of_user ON blocks (user, id) WHERE count > succeeded + failed + cancelled;

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection, IntegrityError
 
 from dts.embedded.thread import DatabaseFile, DatabaseThread, ReadingThread
 from dts.errors import ConfigError, DuplicateKey, StoreUnavailable
 from dts.model import (
+    Backlog,
     Block,
     Candidate,
     Claim,
@@ -21,6 +22,7 @@ from dts.model import (
     Run,
     RunState,
     Statistics,
+    Unsent,
 )
 from dts.store.abc import KEYS_KEPT
 from dts.store.contract.results import SMALL_BLOCK, BlockRecord
@@ -196,10 +198,16 @@ class SqliteStore(
         # A mark that a power cut takes with it costs a second publication, which is harmless; an fsync costs more.
         await self._writer.submit(lambda db: sqlite_blocks.mark_published(db, keys), durable=False)
 
-    async def claim_unpublished(self, claim: Claim, *, limit: int) -> list[Block]:
-        if not await self._reader.submit(sqlite_blocks.any_claimable):
-            return []
-        return await self._writer.submit(lambda db: sqlite_blocks.claim(db, claim, limit), durable=False)
+    async def backlog(self) -> list[Backlog]:
+        return await self._reader.submit(sqlite_blocks.backlog)
+
+    async def backlog_blocks(self, run_ids: Sequence[str], *, limit: int) -> list[Unsent]:
+        runs = listed(run_ids)
+        return await self._reader.submit(lambda db: sqlite_blocks.backlog_blocks(db, runs, limit))
+
+    async def note_sent(self, sent: Mapping[str, int]) -> None:
+        keys = {storable(block_id): count for block_id, count in sent.items()}
+        await self._writer.submit(lambda db: sqlite_blocks.note_sent(db, keys), durable=False)
 
     async def extend_claims(self, block_ids: Sequence[str], claim: Claim) -> list[str]:
         keys = [storable(block_id) for block_id in block_ids]
@@ -208,6 +216,9 @@ class SqliteStore(
     async def release_claims(self, block_ids: Sequence[str], holder: str) -> None:
         keys = [storable(block_id) for block_id in block_ids]
         await self._writer.submit(lambda db: sqlite_blocks.release(db, keys, holder), durable=False)
+
+    async def recheck_holds(self) -> None:
+        """Nothing: what is held changes in the transaction that changes its run."""
 
     # outcomes
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from dts.errors import BlockConflict
-from dts.model import Claim, Outcome
+from dts.model import Outcome
 from dts.store import Store
 from tests.conformance.store.builders import at_work, make_block, make_run, succeeded
 
@@ -126,4 +126,4 @@ async def test_a_block_can_be_published_when_it_is_added(store: Store) -> None:
     block = replace(make_block(run, created=1.0), published=True)
     await store.add_blocks([block], run=run)
     assert await store.get_block(block.id) == block
-    assert await store.claim_unpublished(Claim("me", 60), limit=10) == []
+    assert await store.backlog() == []

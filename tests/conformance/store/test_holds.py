@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from pymongo import monitoring
 
-from dts.model import Block, Claim, DelayedSlice, RunState, bitmap
+from dts.model import Block, DelayedSlice, RunState, bitmap
 from dts.store import Store
 from dts.store.sqlite.store import SqliteStore
 from tests.conformance.store.builders import make_block, make_run
@@ -57,7 +57,9 @@ async def cost(store: Store, look: Look) -> tuple[list[str], int]:
 
 
 async def unpublished(store: Store) -> list[str]:
-    return [block.run for block in await store.claim_unpublished(Claim("me", 0.0), limit=20)]
+    rows = await store.backlog()
+    blocks = await store.backlog_blocks([row.run for row in rows], limit=20)
+    return [each.outcome.run for each in blocks]
 
 
 async def due(store: Store) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dts.model import MAX_BLOCK_SIZE, Block, Claim, DeadLetter, bitmap, new_id
+from dts.model import MAX_BLOCK_SIZE, Block, DeadLetter, bitmap, new_id
 from dts.store import Store
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
 
@@ -27,7 +27,7 @@ async def test_a_block_of_20_megabytes(store: Store) -> None:
     assert await store.get_block(block.id) == block
     assert await store.add_blocks([block]) == [False]
     assert await store.get_block(block.id) == block
-    assert await store.claim_unpublished(Claim("me", 1), limit=1) == [block]
+    assert [each.outcome.block for each in await store.backlog_blocks([block.run], limit=1)] == [block.id]
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 15 * MEGABYTE, 15 * MEGABYTE + 1, 20 * MEGABYTE, 31 * MEGABYTE])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dts.errors import BlockTooLate
-from dts.model import Candidate, Claim, RunState, bitmap, new_id
+from dts.model import Candidate, RunState, bitmap, new_id
 from dts.store import Store
 from tests.conformance.store.builders import make_block, make_run
 
@@ -32,7 +32,7 @@ async def test_a_block_of_a_cancelled_run_comes_too_late(store: Store) -> None:
     with pytest.raises(BlockTooLate, match=run.id):
         await store.add_blocks([early, late, make_block(run, 2)], run=run)
     assert await store.add_blocks([early]) == [False]  # a repeat changes nothing
-    assert await store.claim_unpublished(Claim("me", 1), limit=9) == []
+    assert await store.backlog() == []
 
 
 async def test_a_block_of_a_run_that_was_deleted_comes_too_late(store: Store) -> None:

@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from dts.errors import BlockConflict
-from dts.model import Claim, DeadLetter, DelayedSlice, Operation, RunState
+from dts.model import DeadLetter, DelayedSlice, Operation, RunState
 from dts.store import Store, open_store
 from dts.store.contract.gate import Release
 from tests.conformance.store.builders import failed, make_block, make_run, succeeded
@@ -55,12 +55,12 @@ async def test_a_block_whose_acceptance_was_cut_off_is_completed_by_its_repeat(
     documents["outcomes"].delete_one({"_id": block.id})  # as if the server had died before it wrote this
     assert await store.get_block(block.id) is None
     assert await store.record([succeeded(block, [0])]) == [None]
-    assert await store.claim_unpublished(Claim("me", 1), limit=1) == []
+    assert await store.backlog() == []
     with pytest.raises(BlockConflict):
         await store.add_blocks([make_block(run, body=b"other")])
     assert await store.add_blocks([block], run=run) == [True]
     assert await store.get_block(block.id) == block
-    assert await store.claim_unpublished(Claim("me", 1), limit=1) == [block]
+    assert [each.outcome.block for each in await store.backlog_blocks([run.id], limit=1)] == [block.id]
 
 
 async def test_bodies_beside_that_came_too_late_or_again_are_removed(

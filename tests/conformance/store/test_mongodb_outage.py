@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from dts.errors import ConfigError, StoreUnavailable
-from dts.model import Claim
 from dts.store import open_store
 from tests.conformance.store.actors import actors, line
 from tests.conformance.store.builders import make_block, make_run, succeeded
@@ -42,7 +41,7 @@ async def test_a_killed_server_is_unavailable_and_has_everything_after_its_resta
             store.run_statistics(run.id),
             store.collect(run.id, ["0.0"]),
             store.mark_published([blocks[0].id]),
-            store.claim_unpublished(Claim("me", 1), limit=1),
+            store.backlog(),
             store.use_nonce("ann", "n", 4e9),
             store.list_runs(),
             store.has_users(),

@@ -19,7 +19,9 @@ from dts.errors import BrokerUnavailable, StoreUnavailable
 from dts.model import Block, Claim, Function, Run, new_id
 from dts.server.daemons import Timekeeper
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.fleet import Fleet
 from dts.server.publish.claims import Claims
+from dts.server.publish.marks import Marks
 from dts.server.publish.publisher import Publisher
 from dts.server.record.blocks import decode_block
 from dts.store import Store, open_store
@@ -63,7 +65,8 @@ class Site:
         """Store a block as a server does that is going to publish it."""
         run = Run(new_id(), "ann", self.function.name, 100, created=time.time())
         block = new_block(run, 0, run.function, batch_from_arguments([Arguments(b"[1]", b"")] * JOBS))
-        claim = self.publisher.claim()
+        claim = self.publisher.claim([(block, self.function)])
+        assert claim is not None
         await self.store.add_blocks([block], run=run, claim=claim)
         self.publisher.submit(block, decode_block(block), self.function, claim)
         return block
@@ -97,13 +100,15 @@ async def site(urls: tuple[str, str]) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(urls[0]))
         broker = await stack.enter_async_context(open_broker(urls[1]))
-        function = Function(f"text/{route}", route=route)
+        function = Function(f"text/{route}", route=route, mean_duration=0.001)
         await store.add_function(function)
         for _ in range(2):
             own = await stack.enter_async_context(open_store(urls[0]))
             await stack.enter_async_context(Timekeeper(own, broker, settings))
         slow, claims = Slow(broker), Claims(store, CLAIM)
-        publisher = Publisher(store, slow, ServerSettings(max_slice=4), claims)  # type: ignore[arg-type]
+        own_settings = ServerSettings(max_slice=4)
+        marks = Marks(slow, Fleet(store), own_settings)  # type: ignore[arg-type]
+        publisher = Publisher(store, slow, own_settings, claims, marks)  # type: ignore[arg-type]
         jobs = await stack.enter_async_context(await broker.consume(queues.jobs_queue(route), prefetch=100))
         yield Site(store, slow, claims, publisher, jobs, function)
 
@@ -121,13 +126,13 @@ async def test_a_block_that_takes_its_time_is_published_once(site: Site) -> None
     assert await site.taken(2 * CLAIM) == EACH_ONCE
 
 
-async def test_a_block_of_a_server_that_died_is_published_by_timekeeper(site: Site) -> None:
+async def test_a_block_of_a_server_that_died_is_published_by_the_dispatcher(site: Site) -> None:
     block = await site.accept()  # and neither claims nor publisher live
     await site.is_published(block)
     assert await site.taken(CLAIM) == EACH_ONCE
 
 
-async def test_a_block_that_is_given_up_is_published_by_timekeeper(site: Site) -> None:
+async def test_a_block_that_is_given_up_is_published_by_the_dispatcher(site: Site) -> None:
     site.slow.broken = True
     async with site.claims, site.publisher:
         block = await site.accept()

@@ -13,11 +13,11 @@ from msgspec import structs
 
 from dts.broker import Message
 from dts.config import Settings
-from dts.model import Candidate, DelayedSlice, Function, Limits, User, bitmap
+from dts.model import Candidate, DelayedSlice, Function, Limits, Unsent, User, bitmap, new_outcome
 from dts.server.app import Server
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.lookup.catalogue import Catalogue
-from dts.server.publish import gate as gate_module
+from dts.server.publish import leader as leader_module
 from dts.server.publish.gate import Gate, gated, hold_back
 from dts.store import Store, open_store
 from dts.store.contract.gate import Release
@@ -180,8 +180,8 @@ async def waiting(site: Site) -> DelayedSlice:
     run = replace(make_run("ann"), function="text/upper")
     block = new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[]", b"")] * 4))
     await store.add_blocks([block], run=run)
-    await hold_back(store, site.broker, [gated(block)])
-    return gated(block)
+    await hold_back(store, site.broker, [gated(Unsent(new_outcome(block), 0))])
+    return gated(Unsent(new_outcome(block), 0))
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ async def test_a_gate_that_was_frozen_counts_anew(
     site: Site, waiting: DelayedSlice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seconds in (("_HELD", 0.2), ("_TRUSTED", 0.1), ("_RENEW", 0.05)):
-        monkeypatch.setattr(gate_module, name, seconds)
+        monkeypatch.setattr(leader_module, name, seconds)
     frozen, other = a_gate(site), a_gate(site)
     assert await frozen.release() == 2
     await site.store.record([Candidate(waiting.block, b"done", succeeded=bitmap.from_indices([0]))])
@@ -264,7 +264,7 @@ async def test_single_jobs_are_asked_about_together(
         run = replace(make_run("ann", single=True), function="text/upper")
         block = new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[]", b"")]))
         await site.store.add_blocks([block], run=run)
-        await hold_back(site.store, site.broker, [gated(block)])
+        await hold_back(site.store, site.broker, [gated(Unsent(new_outcome(block), 0))])
     rounds = {
         name: counting_rounds(monkeypatch, site.store, name)
         for name in ("get_outcome", "get_block", "release_gated", "confirm_released")

@@ -11,17 +11,20 @@ from typing import Any, cast
 
 import pytest
 
-from dts.broker import Broker, Message
+from dts.broker import Broker, Event, Message, QueueDepth
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
-from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, User, new_id
+from dts.model import Block, Claim, DelayedSlice, Function, Limits, Outcome, Run, Unsent, User, WorkerState, new_id
 from dts.server.access.limits import RunningLimits, Subject
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.fleet import Fleet
 from dts.server.publish import publisher as module
 from dts.server.publish.claims import Claims
+from dts.server.publish.marks import Marks
 from dts.server.publish.publisher import Publisher
 from dts.server.record.blocks import decode_block
 from dts.store import Store
+from dts.wire.queues import TOPIC_BUSY, TOPIC_LEFT
 
 
 class Recorder:
@@ -38,6 +41,9 @@ class Recorder:
         self.asked: list[str] = []
         self.first = asyncio.Event()
         self.jobs = 0
+        self.said: list[str] = []
+        self.released: list[str] = []
+        self.waiting = 0
 
     async def publish(self, queue: str, messages: Sequence[Message], **_: Any) -> None:
         self.first.set()
@@ -62,18 +68,47 @@ class Recorder:
         self.gated += slices
 
     async def broadcast(self, topic: str, payload: str) -> bool:
+        self.said.append(topic)
         return True
+
+    async def subscribe(self, topics: Sequence[str]) -> Recorder:
+        return self
+
+    async def get(self) -> None:
+        """No event ever comes."""
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Nothing was opened."""
+
+    async def list_heartbeats(self) -> list[WorkerState]:
+        return []
+
+    def now(self) -> float:
+        return 0.0
+
+    async def depth(self, queue: str) -> QueueDepth:
+        return QueueDepth(self.waiting)
+
+    async def release_claims(self, block_ids: Sequence[str], holder: str) -> None:
+        self.released += block_ids
 
     async def mark_published(self, block_ids: Sequence[str]) -> None:
         self.marked += block_ids
 
 
 def a_publisher(recorder: Recorder) -> Publisher:
-    return Publisher(cast("Store", recorder), cast("Broker", recorder), ServerSettings(), a_claims(recorder))
+    settings, store, broker = ServerSettings(), cast("Store", recorder), cast("Broker", recorder)
+    return Publisher(store, broker, settings, a_claims(recorder), Marks(broker, Fleet(store), settings))
 
 
 def a_claims(recorder: Recorder) -> Claims:
     return Claims(cast("Store", recorder), 60.0)
+
+
+def a_claim(publisher: Publisher, block: Block) -> Claim:
+    """A claim, also when there is no more room in the queue."""
+    return publisher.claim([(block, None)]) or Claim("me", 60.0)
 
 
 def a_small_block(jobs: int = 3) -> Block:
@@ -93,7 +128,7 @@ async def test_blocks_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyP
     async with a_publisher(recorder) as publisher:
         for number in range(20):
             block = a_block(100_000)
-            publisher.submit(block, decode_block(block), None, publisher.claim())
+            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
             if number == 0:
                 await asyncio.sleep(0.01)  # it is on its way, and counts all the same
         recorder.free.set()
@@ -109,7 +144,7 @@ async def test_there_is_room_again_when_blocks_are_out_or_left_to_timekeeper(mon
         for number in range(6):
             recorder.away = number < 3
             block = a_block(100_000)
-            publisher.submit(block, decode_block(block), None, publisher.claim())
+            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
             await asyncio.sleep(0.01)
     assert len(recorder.marked) == 3
 
@@ -134,7 +169,7 @@ async def test_an_idle_publisher_holds_nothing() -> None:
         module.block_messages = watched  # type: ignore[assignment]
         try:
             block = a_block(1000)
-            publisher.submit(block, decode_block(block), None, publisher.claim())
+            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
         finally:
             module.block_messages = original
         async with asyncio.timeout(5):
@@ -153,16 +188,16 @@ async def test_limits_are_asked_for_once_and_nobody_else_pays_for_them(monkeypat
         asked.append(user)
         return await of(self, user, name, function)
 
-    def watched(block: Block) -> DelayedSlice:
-        slices.append(block.id)
-        return make(block)
+    def watched(each: Unsent) -> DelayedSlice:
+        slices.append(each.outcome.block)
+        return make(each)
 
     monkeypatch.setattr(RunningLimits, "of", counted)
     monkeypatch.setattr(module, "gated", watched)
     async with a_publisher(recorder) as publisher:
         for _ in range(20):
             block = a_block(100)
-            publisher.submit(block, decode_block(block), None, publisher.claim())
+            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
     assert (len(recorder.marked), asked, slices) == (20, ["alice"], [])
 
 
@@ -173,22 +208,42 @@ async def test_who_has_a_limit_waits_at_the_gate() -> None:
     blocks = [a_block(100) for _ in range(3)]
     async with a_publisher(recorder) as publisher:
         for block in blocks:
-            publisher.submit(block, decode_block(block), None, publisher.claim())
+            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
     assert recorder.published == []
     assert [(each.block, each.jobs, each.gated) for each in recorder.gated] == [(block.id, 1, True) for block in blocks]
     assert recorder.marked == [block.id for block in blocks]
 
 
-async def test_what_has_ended_is_not_published_by_timekeeper() -> None:
+async def test_what_has_no_room_in_its_queue_is_left_to_the_dispatcher() -> None:
     recorder = Recorder()
     recorder.free.set()
-    some, all_of_it = a_small_block(), a_small_block()
-    recorder.ended = {some.id: 0b010, all_of_it.id: 0b111}
-    publisher = a_publisher(recorder)
-    for block in (some, all_of_it):
-        await publisher.publish(block, decode_block(block), None, timeout=1.0)
-    assert recorder.jobs == 2
-    assert recorder.marked == [some.id, all_of_it.id], "nobody needs to publish it any more"
+    recorder.waiting = 1000
+    async with a_publisher(recorder) as publisher:
+        blocks = [a_block(100) for _ in range(5)]
+        claims = [publisher.claim([(block, None)]) for block in blocks]
+        assert claims[0] is not None
+        assert claims[-1] is None
+        for block, claim in zip(blocks, claims, strict=True):
+            publisher.submit(block, decode_block(block), None, claim)
+        async with asyncio.timeout(5):
+            while TOPIC_LEFT not in recorder.said:
+                await asyncio.sleep(0.01)
+        recorder.waiting = 0
+        async with asyncio.timeout(5):
+            while publisher.claim([(blocks[0], None)]) is None:
+                await asyncio.sleep(0.01)
+    assert set(recorder.marked) == {block.id for block, claim in zip(blocks, claims, strict=True) if claim}
+
+
+async def test_while_a_route_has_a_backlog_all_that_is_for_it_is_left_to_the_dispatcher() -> None:
+    recorder = Recorder()
+    async with a_publisher(recorder) as publisher:
+        block = a_block(100)
+        publisher.on_event(Event(TOPIC_BUSY, "far default"))
+        assert publisher.claim([(block, None)]) is None
+        assert publisher.claim([(block, Function("text/upper", route="other"))]) is not None
+        publisher.on_event(Event(TOPIC_BUSY, ""))
+        assert publisher.claim([(block, None)]) is not None
 
 
 async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_ended(
@@ -197,12 +252,12 @@ async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_en
     recorder = Recorder()
     first, ended, late = a_small_block(), a_small_block(), a_small_block()
     async with a_publisher(recorder) as publisher:
-        publisher.submit(first, decode_block(first), None, publisher.claim())
+        publisher.submit(first, decode_block(first), None, a_claim(publisher, first))
         async with asyncio.timeout(5):
             await recorder.first.wait()  # and the others wait behind it
         assert recorder.asked == [], "a fresh block costs no read"
         for block in (ended, late):
-            publisher.submit(block, decode_block(block), None, publisher.claim())
+            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
         recorder.ended = {ended.id: 0b001}
         monkeypatch.setattr(module, "_FRESH", 0.0)
         recorder.free.set()

@@ -1,0 +1,313 @@
+"""Decides what is published next: of what is accepted and waits in the store, as much as workers take in half a second.
+
+One process of all does it, whoever holds the lease. Its model is of runs with a backlog, never of blocks or jobs: read
+from an index of the store when a server says that it has left something, and now and then. Each route has a task of
+its own, so that a broker that is away keeps no other route waiting. It fills the route's queue up to a mark, in
+portions, a message's worth to whoever was given least so far: among namespaces, their users, and their runs. A block
+goes out as far as its share goes; the store counts how many of its jobs were sent.
+
+While a route has a backlog, servers are told of it and publish nothing there themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from dts.broker import Broker, Event, Message
+from dts.config import ServerSettings
+from dts.errors import BrokerUnavailable, StoreUnavailable
+from dts.model import Backlog, Function, Outcome, Unsent
+from dts.runtime.service import Service
+from dts.server.access.limits import RunningLimits
+from dts.server.lookup.catalogue import Catalogue
+from dts.server.lookup.fleet import Fleet
+from dts.server.publish.decoded import DecodedBlocks
+from dts.server.publish.fair import FairShare, Path
+from dts.server.publish.gate import gated, hold_back
+from dts.server.publish.leader import Leader
+from dts.server.publish.marks import Marks, route_of
+from dts.server.publish.slices import block_messages
+from dts.store import Store
+from dts.wire.queues import TOPIC_BUSY, TOPIC_LEFT, TOPIC_SPEEDS, jobs_queue
+
+logger = logging.getLogger(__name__)
+
+_LOOK = 0.1  # seconds between two looks at the queue of a route that has a backlog: a fifth of what is kept in it
+_LONGEST = 1.5
+"""Seconds between two looks at what waits, at most: a look at a long backlog takes a tenth of the time, but the lease
+has to be renewed in between."""
+
+_SAY = 1.0  # seconds after which servers are told again which routes have a backlog
+_RUNS = 100  # runs whose blocks are read at once
+_BLOCKS = 200  # blocks that are read at once
+_BYTES = 16 * 1024 * 1024  # of messages that are published at once
+_TIMEOUT = 30.0  # seconds that a publish may take
+_PAUSES = 0.5, 5.0  # seconds before another try, the first time and at most
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run's jobs of one function: how many wait, and of how many it is the turn now."""
+
+    backlog: Backlog
+    jobs: int
+    share: int = 0
+
+
+class _Route:
+    """The runs of a route that have a backlog, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.runs: dict[Path, _Run] = {}
+        self._turns = FairShare()
+
+    def update(self, rows: Iterable[Backlog]) -> None:
+        """Take in what the store says."""
+        found = {_path(row): row for row in rows}
+        for path in self.runs.keys() - found.keys():
+            self.remove(path)
+        for path, row in found.items():
+            self._turns.add(path)
+            self.runs[path] = _Run(row, row.jobs)
+
+    def remove(self, path: Path) -> None:
+        """Take a run out."""
+        if self.runs.pop(path, None) is not None:
+            self._turns.remove(path)
+
+    def share_out(self, room: float, slice_of: Callable[[Backlog], tuple[int, float]]) -> dict[Path, _Run]:
+        """Give room, in seconds of work, to runs, a message at a time; those that have got some, in order of turns.
+
+        `slice_of` says how many jobs a message of a run has, and how many seconds of work that is.
+        """
+        shares: dict[Path, _Run] = {}
+        for run in self.runs.values():
+            run.share = 0
+        while room > 0 and len(shares) < _RUNS and (path := self._turns.first()):
+            run = shares.setdefault(path, self.runs[path])
+            size, work = slice_of(run.backlog)
+            run.share += size
+            room -= work
+            self._turns.charge(path, work)
+            if run.share >= run.jobs:
+                self.remove(path)  # if there is more by now, the next look finds it
+        return shares
+
+
+@dataclass(slots=True)
+class _Portion:
+    """What is published to a route at once: messages by run, and what is to be noted of blocks then."""
+
+    messages: dict[Path, list[Message]] = field(default_factory=dict)
+    size: int = 0
+    work: float = 0.0
+    whole: list[str] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
+
+    def add(self, path: Path, messages: Sequence[Message]) -> None:
+        """Add messages of a run."""
+        self.messages.setdefault(path, []).extend(messages)
+        self.size += sum(len(message.body) for message in messages)
+
+    def note(self, each: Unsent, jobs: int) -> None:
+        """Note that so many more jobs of a block go out."""
+        if each.sent + jobs >= each.outcome.count:
+            self.whole.append(each.outcome.block)
+        else:
+            self.sent[each.outcome.block] = each.sent + jobs
+
+    def in_turns(self) -> list[Message]:
+        """The messages, one of each run in turn."""
+        rounds = zip_longest(*self.messages.values())
+        return [message for each in rounds for message in each if message is not None]
+
+
+class Dispatcher(Service):
+    """Publishes what waits. Several processes may have one; it does nothing where another leads."""
+
+    def __init__(
+        self, store: Store, broker: Broker, catalogue: Catalogue, settings: ServerSettings, *, interval: float
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._broker = broker
+        self._catalogue = catalogue
+        self._settings = settings
+        self._interval = interval
+        self._limits = RunningLimits(store)
+        self._leader = Leader(store, "dispatcher")
+        self._marks = Marks(broker, Fleet(store), settings)
+        self._blocks = DecodedBlocks(store)
+        self._routes: dict[str, _Route] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+        self._said: tuple[float, str] = (0.0, "")
+        self._closing = False
+
+    async def _start(self) -> None:
+        self._stack.push_async_callback(self._leave)
+        events = await self._broker.subscribe([TOPIC_LEFT, TOPIC_SPEEDS])
+        self._stack.push_async_callback(events.close)
+        self._spawn(self._consume_events(events, self.on_event, "dispatcher-events"), "dispatcher-events")
+        self._spawn(self._lead(), "dispatcher")
+
+    def on_event(self, event: Event) -> None:
+        """Take in that a server has left something to be published, or how fast functions are."""
+        if event.topic == TOPIC_SPEEDS:
+            self._catalogue.on_speeds(event.payload)
+        else:
+            self._news.set()
+
+    async def _leave(self) -> None:
+        self._closing = True
+        if self._tasks:  # what is being published is noted, or it would come again
+            await asyncio.wait(self._tasks.values(), timeout=self._settings.shutdown_timeout / 2)
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        with suppress(StoreUnavailable):  # others get it in some seconds
+            await self._leader.close()
+
+    async def _lead(self) -> None:
+        pause = 0.0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._refresh()
+                pause = 0.0
+            except (StoreUnavailable, BrokerUnavailable) as error:
+                if not pause:
+                    logger.warning("what waits to be published cannot be read now, trying again: %s", error)
+                pause = _PAUSES[1] if pause else _PAUSES[0]
+            took = time.monotonic() - began if self._routes else 0.0
+            await asyncio.sleep(pause or min(9 * took, _LONGEST))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), self._interval)
+
+    async def _refresh(self) -> None:
+        """Read what waits, and have it published if this process leads."""
+        self._news.clear()
+        rows = await self._store.backlog()
+        if rows and not await self._leader.leads():
+            rows = []
+        by_route: dict[str, list[Backlog]] = {}
+        functions = {name: await self._catalogue.get(name) for name in {row.function for row in rows}}
+        for row in rows:
+            by_route.setdefault(route_of(functions[row.function]), []).append(row)
+        for route in self._routes.keys() | by_route.keys():
+            self._routes.setdefault(route, _Route()).update(by_route.get(route, []))
+            task = self._tasks.get(route)
+            if by_route.get(route) and (task is None or task.done()):
+                self._tasks[route] = asyncio.create_task(self._serve(route), name=f"dispatcher-{route}")
+                self._tasks[route].add_done_callback(self._on_task_done)
+        await self._say_busy()
+
+    async def _serve(self, route: str) -> None:
+        """Publish what waits of a route until nothing does."""
+        model = self._routes[route]
+        pause = 0.0
+        while model.runs and self._leader.is_sure and not self._closing:
+            try:
+                filled = await self._fill(route, model)
+                pause = 0.0
+            except (StoreUnavailable, BrokerUnavailable) as error:
+                if not pause:
+                    logger.warning("what waits for route %s is not published now, trying again: %s", route, error)
+                pause = min(2 * pause or _PAUSES[0], _PAUSES[1])
+                filled = True
+            if filled and model.runs:
+                await asyncio.sleep(pause or _LOOK)
+        if not model.runs:
+            await self._say_busy()
+
+    async def _say_busy(self) -> None:
+        """Tell servers which routes have a backlog: when that changes, and now and then while there are such."""
+        busy = " ".join(sorted(route for route, model in self._routes.items() if model.runs))
+        when, said = self._said
+        if busy != said or (busy and time.monotonic() >= when + _SAY):
+            self._said = time.monotonic(), busy
+            await self._broker.broadcast(TOPIC_BUSY, busy)
+
+    async def _fill(self, route: str, model: _Route) -> bool:
+        """Publish as much as there is room for in a route's queue, or a part of that; whether it is full then.
+
+        Raises:
+            BrokerUnavailable: not every message was confirmed; what was not noted comes again.
+            StoreUnavailable: likewise.
+        """
+        room = await self._marks.look(route)
+        if room <= 0:
+            return True
+        names = {run.backlog.function for run in model.runs.values()}
+        functions = {name: await self._catalogue.get(name) for name in names}
+        shares = model.share_out(room, lambda run: self._marks.slice(functions.get(run.function), run.jobs))
+        runs = sorted({run.backlog.run for run in shares.values()})
+        blocks: dict[Path, list[Unsent]] = {}
+        for each in await self._store.backlog_blocks(runs, limit=_BLOCKS):
+            blocks.setdefault(_path(each.outcome), []).append(each)
+        portion = _Portion()
+        for path, run in shares.items():
+            await self._add(portion, path, run, blocks.get(path, ()))
+            if not blocks.get(path):
+                model.remove(path)
+        await self._publish(route, portion)
+        if model.runs:
+            self._marks.filled(route)
+        return portion.work >= room
+
+    async def _add(self, portion: _Portion, path: Path, run: _Run, blocks: Sequence[Unsent]) -> None:
+        """Add a run's share to a portion, from the blocks of it that are at hand; or have them wait at the gate."""
+        function = await self._catalogue.get(run.backlog.function)
+        if await self._limits.of(run.backlog.user, run.backlog.function, function):
+            await hold_back(self._store, self._broker, [gated(each) for each in blocks])
+            return
+        left = run.share
+        for each in blocks:
+            if left <= 0 or portion.size > _BYTES:
+                break
+            jobs = min(left, each.outcome.count - each.sent)
+            portion.add(path, await self._messages(each, jobs, function))
+            portion.note(each, jobs)
+            left -= jobs
+        run.jobs -= run.share - left
+        portion.work += self._marks.work(function, run.share - left)
+
+    async def _messages(self, each: Unsent, jobs: int, function: Function | None) -> Sequence[Message]:
+        """The messages of a block's next jobs that have not ended."""
+        chosen = (1 << each.sent + jobs) - (1 << each.sent) & each.outcome.unfinished
+        found = await self._blocks.get(each.outcome.block) if chosen else None
+        if found is None:
+            return ()
+        return block_messages(*found, function, self._settings, jobs=chosen).messages
+
+    async def _publish(self, route: str, portion: _Portion) -> None:
+        messages = portion.in_turns()
+        if not self._leader.is_sure:
+            return  # another process may have taken over
+        if messages:
+            await self._broker.publish(jobs_queue(route), messages, timeout=_TIMEOUT)
+            self._marks.learn(route, portion.work, len(messages))
+        while True:  # until it is noted: it would be published again
+            try:
+                await self._store.note_sent(portion.sent)
+                await self._store.mark_published(portion.whole)
+            except StoreUnavailable as error:
+                if not self._leader.is_sure:
+                    raise
+                logger.warning("that blocks are published is not noted yet, trying again: %s", error)
+                await asyncio.sleep(_PAUSES[0])
+            else:
+                break
+        for block in portion.whole:
+            self._blocks.forget(block)
+
+
+def _path(of: Backlog | Outcome) -> Path:
+    """Where a run's jobs of a function are in the tree of shares."""
+    return of.function.partition("/")[0], of.user, of.run, of.function

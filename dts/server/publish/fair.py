@@ -1,0 +1,106 @@
+"""Whose turn it is: an equal share of the work for each namespace, for each user in one, and for each run of a user.
+
+Start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing", SIGCOMM 1996) on every level of a tree. Each
+node has the work that it was given, and the turn is always that of the sibling that was given least. One that comes
+later starts where the others are, so it neither makes up for what it did not ask for, nor waits for what they got.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import count
+
+Path = tuple[str, ...]
+"""The names from the top down to a leaf, such as namespace, user and run."""
+
+_serial = count()
+
+
+@dataclass(slots=True)
+class _Node:
+    """`given` is the work that it was given, counted as its siblings' is; `now` that of the child whose turn was last.
+
+    `queue` has a row for each child, and outdated ones, which are passed over. `left` are children that are gone but
+    were given more than their siblings: should they come back soon, it counts.
+    """
+
+    given: float = 0.0
+    now: float = 0.0
+    children: dict[str, _Node] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
+    queue: list[tuple[float, int, str]] = field(default_factory=list)
+
+    def child(self, name: str) -> _Node:
+        """The child of that name, made if there is none."""
+        if (known := self.children.get(name)) is None:
+            known = self.children[name] = _Node(max(self.now, self.left.pop(name, 0.0)))
+            self._put(name, known)
+        return known
+
+    def first(self) -> str:
+        """The name of the child whose turn it is."""
+        while True:
+            given, _, name = self.queue[0]
+            if (child := self.children.get(name)) is not None and child.given == given:
+                return name
+            heapq.heappop(self.queue)
+
+    def charge(self, name: str, work: float) -> _Node:
+        """Count work that a child was given."""
+        child = self.children[name]
+        self.now = max(self.now, child.given)
+        child.given += work
+        self._put(name, child)
+        return child
+
+    def remove(self, name: str) -> None:
+        """Take a child out."""
+        gone = self.children.pop(name)
+        self.left = {each: given for each, given in self.left.items() if given > self.now}
+        if gone.given > self.now:
+            self.left[name] = gone.given
+
+    def _put(self, name: str, child: _Node) -> None:
+        heapq.heappush(self.queue, (child.given, next(_serial), name))
+
+
+class FairShare:
+    """The leaves that have something to do. A turn costs the logarithm of how many there are."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+
+    def __bool__(self) -> bool:
+        return bool(self._root.children)
+
+    def add(self, path: Path) -> None:
+        """Let a leaf take part; nothing if it does already."""
+        node = self._root
+        for name in path:
+            node = node.child(name)
+
+    def remove(self, path: Path) -> None:
+        """Take a leaf out, and what is empty without it."""
+        nodes = [self._root]
+        for name in path[:-1]:
+            nodes.append(nodes[-1].children[name])
+        for node, name in zip(reversed(nodes), reversed(path), strict=True):
+            node.remove(name)
+            if node.children:
+                break
+
+    def first(self) -> Path:
+        """The leaf whose turn it is; an empty path if there is none."""
+        path: list[str] = []
+        node = self._root
+        while node.children:
+            path.append(node.first())
+            node = node.children[path[-1]]
+        return tuple(path)
+
+    def charge(self, path: Path, work: float) -> None:
+        """Count work that a leaf was given, in any unit."""
+        node = self._root
+        for name in path:
+            node = node.charge(name, work)
