@@ -16,8 +16,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import socket
-import ssl
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -36,8 +34,6 @@ import pamqp.heartbeat
 
 from dts.broker.abc import Message
 from dts.broker.amqp.batch import Batch
-from dts.broker.amqp.url import AmqpUrl, Node
-from dts.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +42,6 @@ AMQP_ERRORS = (aioamqp.exceptions.AioamqpException, OSError)
 
 ChannelClosed = aioamqp.exceptions.ChannelClosed
 ConnectionLost = aioamqp.exceptions.AmqpClosedConnection
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds for TCP, TLS and the AMQP handshake together."""
-
-NODE_TIMEOUT = 4.0
-"""The same where there are other nodes to try, one of which may answer while this one's host is gone or frozen."""
 
 WRITE_SIZE = 1 << 18
 """Bytes of messages that are joined into one write to the socket."""
@@ -291,7 +281,7 @@ class Channel(aioamqp.channel.Channel):  # type: ignore[misc]
 
 
 class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
-    """One connection, opened by `connect`. Once lost it stays lost."""
+    """One connection, opened by `link.connect`. Once lost it stays lost."""
 
     CHANNEL_FACTORY = Channel
 
@@ -448,49 +438,6 @@ class Connection(aioamqp.protocol.AmqpProtocol):  # type: ignore[misc]
                 return
             if clock() - self._sent_at >= interval / 2:
                 self._stream_writer.write(beat)
-
-
-async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
-    """Open a connection to a node, within CONNECT_TIMEOUT or NODE_TIMEOUT seconds.
-
-    Raises:
-        AMQP_ERRORS: nobody answers, or what answers refuses the user or the virtual host, or is not AMQP.
-    """
-    properties = {
-        "product": "dts",
-        "product_version": __version__,
-        "connection_name": f"dts {purpose} {socket.gethostname()}",
-        "capabilities": {
-            "publisher_confirms": True,
-            "basic.nack": True,
-            "consumer_cancel_notify": True,
-            "connection.blocked": True,
-            # Without it the broker just hangs up on a wrong password.
-            "authentication_failure_close": True,
-        },
-    }
-    loop = asyncio.get_running_loop()
-    connection: Connection | None = None
-    try:
-        async with asyncio.timeout(NODE_TIMEOUT if len(url.nodes) > 1 else CONNECT_TIMEOUT):
-            transport, connection = await loop.create_connection(
-                lambda: Connection(heartbeat=url.heartbeat, client_properties=properties),
-                node.host,
-                node.port,
-                ssl=ssl.create_default_context() if url.tls else None,
-            )
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await connection.start_connection(node.host, node.port, url.user, url.password, url.vhost)
-    except BaseException as error:
-        if connection is not None:
-            connection.abort()
-            if connection.refusal:
-                raise ConnectionLost(connection.refusal) from error
-        if isinstance(error, (*AMQP_ERRORS, asyncio.CancelledError)):
-            raise
-        raise ConnectionLost() from error
-    connection.begin_heartbeats()
-    return connection
 
 
 def _text(value: object) -> str:

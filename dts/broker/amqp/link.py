@@ -6,17 +6,25 @@ import asyncio
 import logging
 import random
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, ConnectionLost, connect
+from dts.broker.amqp.channel import AMQP_ERRORS, Channel, ChannelClosed, Connection, ConnectionLost
 from dts.broker.amqp.url import AmqpUrl, Node
 from dts.runtime.backoff import Backoff
+from dts.version import __version__
 from dts.wire.queues import BOUNDED, DEAD
 
 log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP, TLS and the AMQP handshake together."""
+
+NODE_TIMEOUT = 4.0
+"""The same where there are other nodes to try, one of which may answer while this one's host is gone or frozen."""
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
@@ -121,6 +129,49 @@ class KnownQueues:
                     queue,
                 )
         self._silent[queue] = first, connection, times
+
+
+async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
+    """Open a connection to a node, within CONNECT_TIMEOUT or NODE_TIMEOUT seconds.
+
+    Raises:
+        AMQP_ERRORS: nobody answers, or what answers refuses the user or the virtual host, or is not AMQP.
+    """
+    properties = {
+        "product": "dts",
+        "product_version": __version__,
+        "connection_name": f"dts {purpose} {socket.gethostname()}",
+        "capabilities": {
+            "publisher_confirms": True,
+            "basic.nack": True,
+            "consumer_cancel_notify": True,
+            "connection.blocked": True,
+            # Without it the broker just hangs up on a wrong password.
+            "authentication_failure_close": True,
+        },
+    }
+    loop = asyncio.get_running_loop()
+    connection: Connection | None = None
+    try:
+        async with asyncio.timeout(NODE_TIMEOUT if len(url.nodes) > 1 else CONNECT_TIMEOUT):
+            transport, connection = await loop.create_connection(
+                lambda: Connection(heartbeat=url.heartbeat, client_properties=properties),
+                node.host,
+                node.port,
+                ssl=ssl.create_default_context() if url.tls else None,
+            )
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await connection.start_connection(node.host, node.port, url.user, url.password, url.vhost)
+    except BaseException as error:
+        if connection is not None:
+            connection.abort()
+            if connection.refusal:
+                raise ConnectionLost(connection.refusal) from error
+        if isinstance(error, (*AMQP_ERRORS, asyncio.CancelledError)):
+            raise
+        raise ConnectionLost() from error
+    connection.begin_heartbeats()
+    return connection
 
 
 class Link:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from dts.broker import Event, open_broker
-from dts.broker.amqp import channel as amqp_channel
+from dts.broker.amqp import link as amqp_link
 from dts.broker.amqp.broker import AmqpBroker
 from tests.conformance.broker.helpers import bodies, messages
 from tests.services.base import free_port
@@ -55,7 +55,7 @@ async def test_a_node_that_is_not_there_is_passed_over_at_once(cluster: list[Rab
 async def test_a_frozen_node_is_passed_over(
     cluster: list[RabbitServer], queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amqp_channel, "NODE_TIMEOUT", 0.5)
+    monkeypatch.setattr(amqp_link, "NODE_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel connects, and nobody answers
         port = silent.getsockname()[1]
         for _ in range(4):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dts.broker import Broker, Message, open_broker, origin
-from dts.broker.amqp.channel import Channel, connect
+from dts.broker.amqp.channel import Channel
+from dts.broker.amqp.link import connect
 from dts.broker.amqp.url import parse_amqp_url
 from dts.wire.queues import DEAD
 from tests.conformance.broker.helpers import bodies, messages, take
