@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -64,7 +65,7 @@ class ThreadedReader:
 
 
 def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """Begin `call` in a thread of its own; the future has what it returns or raises (an Exception)."""
+    """Begin `call` in a thread that does nothing else meanwhile; the future has what it returns or raises (an Exception)."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -86,5 +87,32 @@ def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
         with suppress(RuntimeError):  # the loop has closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="dts-client-io", daemon=True).start()
+    with _lock:
+        thread = _idle.pop() if _idle else None
+    if thread is None:
+        thread = _IoThread()
+        thread.start()
+    thread.calls.put(work)
     return future
+
+
+class _IoThread(threading.Thread):
+    """Makes calls one after the other; a few such threads are kept for the next ones: to begin one costs as much."""
+
+    def __init__(self) -> None:
+        super().__init__(name="dts-client-io", daemon=True)
+        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Make calls for as long as few threads are idle."""
+        while True:
+            self.calls.get()()
+            with _lock:
+                if len(_idle) >= _MOST_IDLE:
+                    return
+                _idle.append(self)
+
+
+_MOST_IDLE = 4
+_lock = threading.Lock()
+_idle: list[_IoThread] = []
