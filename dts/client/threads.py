@@ -65,7 +65,7 @@ class ThreadedReader:
 
 
 def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """Begin `call` in a thread that does nothing else meanwhile; the future has what it returns or raises (an Exception)."""
+    """Begin `call` in a thread; the future has what it returns or raises (an Exception)."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
