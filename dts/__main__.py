@@ -102,6 +102,7 @@ def main() -> int:
             *(["-c", options.config] if options.config else []),
             *(["-d"] if options.dev else []),
             *(["--log-level", options.log_level] if options.log_level else []),
+            *(["--log-format", options.log_format] if options.log_format else []),
         ]
         server = Part("server", ["dts.server", *common, *_given(options, "host", "port")])
         worker = Part("worker", ["dts.worker", *common, *_given(options, "processes", "functions")])

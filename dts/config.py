@@ -75,9 +75,10 @@ class FleetSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged, to stderr."""
+    """What is logged, to stderr, and whether as lines of text or of JSON."""
 
     level: str = "INFO"
+    format: Literal["text", "json"] = "text"
 
 
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):

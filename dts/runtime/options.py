@@ -28,6 +28,7 @@ def process_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with the settings (default: none)")
     parser.add_argument("-d", "--dev", action="store_true", help="lay the file's [dev] table over its settings")
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument("--log-format", choices=("text", "json"), help="how the log is written (default: text)")
     parser.add_argument("--version", action="version", version=f"dts {__version__}")
     return parser
 
@@ -41,9 +42,10 @@ def load_process_settings(
         ConfigError: a setting is wrong.
     """
     given = {section: {k: v for k, v in table.items() if v is not None} for section, table in (flags or {}).items()}
-    if options.log_level is not None:
-        given.setdefault("logging", {})["level"] = options.log_level
+    for key, value in (("level", options.log_level), ("format", options.log_format)):
+        if value is not None:
+            given.setdefault("logging", {})[key] = value
     settings = load_settings(options.config, dev=options.dev, flags=given)
-    set_up_logging(settings.logging.level)
+    set_up_logging(settings.logging.level, settings.logging.format)
     keep_private()  # only now, since the file may be a descriptor of this process, as in -c <(…)
     return settings

@@ -1,28 +1,44 @@
-"""Lines of the log: no text in them passes for another one."""
+"""Lines of JSON."""
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 
-from dts.runtime.logs import EscapingFormatter
-
-
-def line(message: str, *args: object) -> str:
-    record = logging.LogRecord("dts", logging.WARNING, __file__, 1, message, args, None)
-    return EscapingFormatter("%(asctime)s %(levelname)s: %(message)s").format(record)
+from dts.runtime.logs import REQUEST, USER, JsonFormatter
 
 
-def test_a_forged_line_is_indented() -> None:
-    forged = "x\n2026-01-01 00:00:00,000 WARNING: admin was deleted"
-    first, second = line("there is no function %s", forged).split("\n")
-    assert first.endswith("there is no function x")
-    assert second.startswith("    2026-01-01")
+def line(message: str, *args: object, **extra: object) -> str:
+    record = logging.LogRecord("dts.x", logging.WARNING, "f", 1, message, args, extra.pop("exc_info", None))  # type: ignore[arg-type]
+    vars(record).update(extra)
+    return JsonFormatter().format(record)
 
 
-def test_control_characters_are_shown() -> None:
-    text = line("there is no function %s", "a\x1b[2Jb\rc\x9bd\u202ee\u2028f\x00")
-    assert text.endswith(r"a\x1b[2Jb\rc\x9bd\u202ee\u2028f\x00")
+def test_a_record_is_one_object_with_what_is_known_of_it() -> None:
+    found = json.loads(line("%d jobs", 3))
+    assert found["message"] == "3 jobs"
+    assert (found["level"], found["logger"]) == ("WARNING", "dts.x")
+    assert found["time"].endswith("Z")
+    assert found.keys() == {"time", "level", "host", "process", "logger", "message"}
 
 
-def test_ordinary_text_stays() -> None:
-    assert line("%s\t%s", "naïve", "日本").endswith("naïve\t日本")
+def test_requests_users_runs_and_jobs_are_named() -> None:
+    tokens = REQUEST.set("r1"), USER.set("alice")
+    try:
+        found = json.loads(line("x", run="run1", job="run1-3"))
+    finally:
+        REQUEST.reset(tokens[0])
+        USER.reset(tokens[1])
+    assert [found[name] for name in ("request", "user", "run", "job")] == ["r1", "alice", "run1", "run1-3"]
+
+
+def test_nothing_takes_a_second_line() -> None:
+    try:
+        raise ValueError("a\nb\u2028c\x1b[31m")
+    except ValueError:
+        text = line("one\ntwo\u2028three", exc_info=sys.exc_info())
+    assert len(text.splitlines()) == 1
+    assert text.isascii()
+    assert text.isprintable()
+    assert json.loads(text)["traceback"].startswith("Traceback")

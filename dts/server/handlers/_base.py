@@ -21,7 +21,7 @@ from dts.server.access.roles import PUBLIC, TABLE, Scope
 from dts.server.consts import CONTENT_JSON, MAX_PAGE, RETRY_AFTER, ErrorCode
 from dts.server.handlers.declare import declaration_of
 from dts.server.handlers.errors import ApiError, describe_error
-from dts.server.handlers.incoming import IncomingRequest
+from dts.server.handlers.incoming import REQUEST_ID, IncomingRequest
 from dts.server.handlers.rights import not_for, permitted, plugin_asked_for
 from dts.server.handlers.validation_messages import in_words
 from dts.server.intake.ingest import describe_json_error
@@ -219,8 +219,9 @@ class DtsHandler(IncomingRequest):
         """No automatic ETag: it would hash every answer for nobody."""
 
     def set_default_headers(self) -> None:
-        """Say nothing of the software in use."""
+        """Say nothing of the software in use, and which request this answers."""
         self.clear_header("Server")
+        self.set_header(REQUEST_ID, self.request_id)
 
 
 class NotFoundHandler(DtsHandler):

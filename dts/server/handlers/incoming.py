@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from functools import cached_property
 
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from dts.auth import SIGNED_HEADERS, Request
 from dts.errors import AuthError, DtsError
+from dts.model import new_id
+from dts.runtime.logs import REQUEST, USER
 from dts.server.access.accounts import Caller
 from dts.server.consts import ErrorCode
 from dts.server.context import Context
@@ -28,6 +32,11 @@ _LINGER_BYTES = 2 * 1024 * 1024
 
 _LONGEST_LENGTH = 18
 """Digits of a Content-Length that are read: more of them are far over any limit as well."""
+
+REQUEST_ID = "X-Request-ID"
+"""Header of requests and answers by which a client and the logs name a request."""
+
+_REQUEST_IDS = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 @stream_request_body
@@ -50,10 +59,17 @@ class IncomingRequest(RequestHandler):
         """The body of an error's answer, whose status and headers are set on the way."""
         raise NotImplementedError
 
+    @cached_property
+    def request_id(self) -> str:
+        """The id that the request came with, if it can be one; else a new one. The log names it, too."""
+        given = self.request.headers.get(REQUEST_ID, "")
+        return given if _REQUEST_IDS.fullmatch(given) else new_id()
+
     # the head
 
     async def prepare(self) -> None:
         """Refuse a request by its head, before any of its body is read."""
+        REQUEST.set(self.request_id)
         try:
             await self.check_head()
         except (HTTPError, DtsError) as error:
@@ -71,6 +87,7 @@ class IncomingRequest(RequestHandler):
         method = getattr(self, (self.request.method or "").lower(), None)
         if getattr(method, "signed", False):
             self.caller = await self.authenticate()
+            USER.set(self.caller.user.id)
             if (peer := peer_of(self.request.connection)) is not None:
                 peer.prove()
         elif self._has_body():
