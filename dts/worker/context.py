@@ -43,8 +43,8 @@ def progress(done: float, total: float = 0) -> None:
         raise ValueError(f"progress takes finite numbers from 0, not {reported[0]} of {reported[1]}")
     batch, at = current_job.now()
     if batch is not None and 0 <= at < len(batch.jobs):
-        batch.told[at] = reported
-        batch.news.add(at)
+        batch.progress[at] = reported
+        batch.progressed.add(at)
 
 
 def __getattr__(name: str) -> Any:

@@ -51,11 +51,11 @@ class ActiveBatch:
         """Any thread: has the event loop cancel the async job at a position and report the exception; None when its
         jobs are not async."""
         self.cancelled: set[int] = set()
-        """Positions of jobs that have been told to stop, whose results nobody wants."""
-        self.told: dict[int, tuple[float, float]] = {}
-        """What jobs have told last of their progress, by position."""
-        self.news: set[int] = set()
-        """Positions of jobs that have told so since it was sent last."""
+        """Positions of jobs that were ordered to stop; their results are dropped."""
+        self.progress: dict[int, tuple[float, float]] = {}
+        """The last progress that each job has reported, by position: done and total."""
+        self.progressed: set[int] = set()
+        """Positions of jobs that have reported progress since it was last sent."""
         self.yielded: dict[int, Yielded] = {}
         """What the jobs at work have yielded, by position."""
 

@@ -40,7 +40,7 @@ MAX_AGE = 30.0
 """Seconds for which a session takes further messages."""
 
 _BLOCKED = 0.1
-"""Seconds by which a time limit is noticed late when somebody has blocked the event loop."""
+"""Seconds from which a time limit counts as noticed late, since a job has blocked the event loop."""
 _MOMENT = 0.1
 """Seconds that a job has in that case to do what it was kept from."""
 
@@ -203,7 +203,6 @@ class Session:
         while self._at_work < self._most and (found := self._next()) is not None:
             entry, position = found
             self._at_work += 1
-            # No keyword for the context of a task before Python 3.11; in the callbacks it is that of the session.
             task = self._loop.create_task(self._run_job(entry, position), context=self._context.copy())
             task.add_done_callback(partial(self._on_job_end, entry, position))
 

@@ -28,7 +28,7 @@ MAX_OF_JOB = 50
 """Of those at or above ERROR, how many of one job."""
 MAX_TEXT = 8 * 1024
 """Characters of a record."""
-_TELL_AFTER = 1.0  # seconds after the first record that was dropped, when it is told how many they were
+_TELL_AFTER = 1.0  # seconds from the first dropped record until the number of dropped records is logged
 
 _ABOUT = "_dts_about_job"  # the attribute of a record of the worker's own that has the id of the job it is about
 
@@ -81,7 +81,7 @@ class JobLog(logging.Handler):
         logger.warning("%s", text, extra={_ABOUT: job})
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record that is none of `context.logger`."""
+        """Send a record of any logger but `context.logger`."""
         if sanitize.level(record.levelno) >= self._level and not _is_of_jobs(record):
             self.take(record)
 
@@ -112,7 +112,7 @@ class JobLog(logging.Handler):
     def _drop(self) -> None:
         self._dropped += 1
         if self._dropped == 1:
-            # A thread of its own, since nobody knows whether anything is ever logged again.
+            # A thread of its own, since nothing else may ever be logged again.
             teller = threading.Timer(_TELL_AFTER, self.tell_dropped)
             teller.daemon = True
             teller.start()

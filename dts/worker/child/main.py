@@ -276,15 +276,15 @@ def _decode(frame: Frame) -> JobBatch:
 
 
 def _progress(active: ActiveBatch) -> list[Progress]:
-    """What the jobs at work have told since the last time."""
-    news, active.news = active.news, set()
+    """The progress that jobs have reported, and the values that they have yielded, since the last call."""
+    progressed, active.progressed = active.progressed, set()
     for position, yielded in list(active.yielded.items()):
         if yielded.is_new:
             yielded.is_new = False
-            news.add(position)
+            progressed.add(position)
     found = []
-    for position in sorted(news):
-        done, total = active.told.get(position, (0.0, 0.0))
+    for position in sorted(progressed):
+        done, total = active.progress.get(position, (0.0, 0.0))
         of_job = active.yielded.get(position)
         values = of_job.tail() if of_job is not None else b""
         found.append(Progress(index=active.jobs[position].index, done=done, total=total, partials=values))

@@ -63,7 +63,7 @@ class Template:
             if self._worker in readable:
                 try:
                     data, fds, _, _ = socket.recv_fds(self._worker, _MAX_REQUEST, 8)
-                except ConnectionResetError:  # it died before it had read all that it was told
+                except ConnectionResetError:  # the worker died before it had read all reports
                     data, fds = b"", []
                 if not data:
                     self._end()

@@ -10,8 +10,8 @@ import msgspec
 
 from dts.worker.attempt.result_json import encode_value
 
-MAX_TOLD = 2048
-"""Bytes of yielded values, the last ones, that are told while a job runs: they pass by as a small event."""
+MAX_LIVE = 2048
+"""Bytes of the last yielded values that are sent while a job runs, in an event that has to stay small."""
 
 
 class Yielded:
@@ -36,12 +36,12 @@ class Yielded:
             self._size -= len(self.values.popleft()) + 1
 
     def tail(self) -> bytes:
-        """Any thread: the JSON array of the last values, as many as may be told while the job runs; empty for none."""
+        """Any thread: the JSON array of the last values that fit in `MAX_LIVE`; empty if there are none."""
         kept: list[bytes] = []
         size = 2
         for text in reversed(list(self.values)):
             size += len(text) + 1
-            if size > MAX_TOLD:
+            if size > MAX_LIVE:
                 break
             kept.append(text)
         return b"[" + b",".join(reversed(kept)) + b"]" if kept else b""

@@ -90,7 +90,7 @@ class Loader:
         self._sources = Sources(self._path)
         self._loaded: dict[str, Loaded] = {}
         self._late: dict[str, set[str]] = {}  # by module, what it has imported without naming it
-        self._current = ""  # the module that was asked for last: what is imported late, is its
+        self._current = ""  # the module that was loaded last: what is imported late counts as imported by it
         self._counts = 0, 0  # files, and modules of the process, that have been looked at
         self._changed_since: float | None = None
         self._finder = _Finder(self)
@@ -145,7 +145,7 @@ class Loader:
     def change(self) -> str:
         """What has changed of the files that were imported, so that this process is out of date; empty for nothing.
 
-        A change that more may follow, or that may be half done, is none yet.
+        A change that may be incomplete, or that others may follow, does not count yet.
         """
         if self._sources.is_unchanged():
             self._changed_since = None
