@@ -31,9 +31,10 @@ from dts.server.attempts.delays import FORGET_AFTER, Firing
 from dts.server.attempts.leases import requeue_expired
 from dts.server.daemons._base import Daemon
 from dts.server.dead.settle import DeadLetterSettler
-from dts.server.ending import cancel
+from dts.server.ending import notices
 from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
+from dts.server.ending.sweep import sweep
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.dispatcher import Dispatcher
 from dts.server.publish.gate import Gate
@@ -70,7 +71,7 @@ class Timekeeper(Daemon):
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
-        self._reminder = cancel.Reminder(self._store, self._broker)
+        self._reminder = notices.Reminder(self._store, self._broker)
         self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}
         self._asked = asyncio.Event()
@@ -142,7 +143,7 @@ class Timekeeper(Daemon):
 
     async def _sweep(self) -> None:
         # What has been due for less time is on its way: whoever brought it publishes it, or ends it.
-        await cancel.sweep(self._store, self._broker, due_before=time.time() - _SWEEP_INTERVAL)
+        await sweep(self._store, self._broker, due_before=time.time() - _SWEEP_INTERVAL)
 
     async def _remind(self) -> None:
         await self._reminder.remind()
@@ -157,7 +158,7 @@ class Timekeeper(Daemon):
     async def _forget(self) -> None:
         await self._store.recheck_holds()
         await self._store.forget_delayed(time.time() - FORGET_AFTER)
-        await self._store.forget_cancelled(time.time() - cancel.REMEMBER)
+        await self._store.forget_cancelled(time.time() - notices.REMEMBER)
         keep, seconds = self._settings.daemons.keep_dead, self._settings.daemons.keep_dead_for
         forgotten = 0
         while count := await self._store.forget_dead_letters(
@@ -188,6 +189,6 @@ class Timekeeper(Daemon):
             self._asked.clear()
             words, self._words = self._words, {}
             ids = await self._retry_until_available(
-                partial(cancel.recently_cancelled, self._store), "read what was cancelled"
+                partial(notices.recently_cancelled, self._store), "read what was cancelled"
             )
-            await cancel.announce_cancelled(self._broker, [*ids, *map(end_of_answer, words)])
+            await notices.announce_cancelled(self._broker, [*ids, *map(end_of_answer, words)])

@@ -16,7 +16,7 @@ from dts.broker.abc import revived
 from dts.errors import BlockTooLate, TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, RESERVED_NAMESPACE, DeadLetter, Run, RunState, User, new_id
 from dts.server.dead.settle import HEADER_REFUSED
-from dts.server.ending.cancel import add_blocks
+from dts.server.ending.late_blocks import add_blocks
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.intake.options import put_options
 from dts.server.lookup.catalogue import Catalogue

@@ -27,7 +27,8 @@ from dts.model import (
 )
 from dts.server.access.limits import OverLimit
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
-from dts.server.ending.cancel import add_blocks, cancel_job, cancel_unfinished
+from dts.server.ending.cancel import cancel_job, cancel_unfinished
+from dts.server.ending.late_blocks import add_blocks
 from dts.server.handlers._base import signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError

@@ -20,7 +20,8 @@ from dts.server.consts import (
     MAX_WAIT,
     ErrorCode,
 )
-from dts.server.ending.cancel import add_blocks, cancel_jobs_of_run
+from dts.server.ending.cancel import cancel_jobs_of_run
+from dts.server.ending.late_blocks import add_blocks
 from dts.server.handlers._base import PageQuery, signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError

@@ -15,7 +15,7 @@ from dts.config import BrokerSettings, Settings
 from dts.errors import BrokerUnavailable, ConfigError
 from dts.model import Block, Run, RunState, new_id
 from dts.server.app import Server
-from dts.server.ending import cancel
+from dts.server.ending import cancel, notices
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import queues
@@ -120,7 +120,7 @@ async def test_of_what_was_told_before_only_the_latest_is_told_again(site: Site)
         return broker.told
 
     broker, now = Loudspeaker(), time.time()
-    reminder = cancel.Reminder(site.store, cast("Broker", broker))
+    reminder = notices.Reminder(site.store, cast("Broker", broker))
     old = [f"a-{number}" for number in range(150)]
     for number, job in enumerate(old):
         await site.store.note_cancelled([job], now=now - 3600 + number)

@@ -15,7 +15,7 @@ from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import Settings, load_settings
 from dts.model import Block, DelayedSlice, Function, Limits, Outcome, Run, RunState, new_id
 from dts.server.daemons import Porter, Timekeeper
-from dts.server.ending import cancel
+from dts.server.ending import cancel, notices
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.record.results import part_results
 from dts.store import Store, open_store
@@ -268,7 +268,7 @@ async def test_a_workers_question_is_answered_with_what_was_cancelled(desk: Desk
 
 
 async def test_all_who_ask_at_the_same_time_get_one_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, read, go = 0, cancel.recently_cancelled, asyncio.Event()
+    reads, read, go = 0, notices.recently_cancelled, asyncio.Event()
 
     async def slow(store: Store) -> list[str]:
         nonlocal reads
@@ -276,7 +276,7 @@ async def test_all_who_ask_at_the_same_time_get_one_answer(desk: Desk, monkeypat
         await go.wait()
         return await read(store)
 
-    monkeypatch.setattr(cancel, "recently_cancelled", slow)
+    monkeypatch.setattr(notices, "recently_cancelled", slow)
     words = [f"word{number}" for number in range(50)]
     async with await desk.broker.subscribe([queues.TOPIC_CANCELLED]) as events, asyncio.timeout(20):
         for word in words:
