@@ -202,6 +202,9 @@ def _conclude(
             f"{summary.lines} lines: {summary.succeeded} succeeded, {summary.failed} failed "
             f"in {summary.seconds:.1f} s ({done.rate:.0f}/s) → {files.out.name}"
         )
+        most = sorted(done.errors.items(), key=lambda item: -item[1][0])[:_MOST_ERRORS]
+        for what, (count, first) in most:
+            tell(f"  {count} × {what} (first in line {first})")
     return exits.of_summary(summary)
 
 
@@ -216,6 +219,8 @@ def _how_to_go_on(options: argparse.Namespace, files: RunFiles, progress: Progre
     words = [word for word in options.argv or ("…",) if word not in _ONCE]
     return f"; go on with: {shlex.join(['dts-client', *words, '--resume'])}"
 
+
+_MOST_ERRORS = 10  # that the summary has, the most frequent ones
 
 _ONCE = frozenset({"--overwrite", "--resume", "--detach", "--changed", "--retry-failed"})
 """Options that say how a run begins: it goes on with `--resume` instead."""

@@ -50,6 +50,10 @@ class RunState:
         self.progress.succeeded += sum(len(each.succeeded) for each in chunk)
         self.progress.failed += sum(len(each.failed) for each in chunk)
         self.cut_off += sum(result.status == dts_pb2.CANCELLED for each in chunk for result in each.failed)
+        for each in chunk:
+            for result in each.failed:
+                error = f"{result.error.type}: {result.error.message.partition(chr(10))[0][:100]}"
+                self.progress.note_error(error, each.line(result))
         self.changed.set()
 
     async def commit(self, done: dict[int, int], local: Sequence[int] = ()) -> None:

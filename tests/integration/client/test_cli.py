@@ -78,6 +78,18 @@ async def test_failed_lines_are_told_by_the_exit_status(server: FakeServer, caps
     assert capsys.readouterr().err == ""
 
 
+async def test_the_summary_has_what_failed_most_and_where_first(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("in.txt", "wb") as file:  # noqa: ASYNC230 - a few bytes
+        file.write(b"a\nbad\n\xff\nbad\n")
+    assert await run("text/upper", "in.txt", "out.json", server.url) == 3
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        '  2 × ValueError: a "bad" line (first in line 2)',
+        "  1 × ComponentError: the line is not valid UTF-8: byte 1 of it (first in line 3)",
+    ]
+
+
 async def test_each_input_format(server: FakeServer) -> None:
     write("in.txt", '["x", {}]\n')
     await run("text/upper", "in.txt", "out.json", server.url, "--input-format", "json")
