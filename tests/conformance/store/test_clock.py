@@ -13,6 +13,7 @@ from dts.model import DelayedSlice, Lease, WorkerState, new_id
 from dts.store import Store, open_store
 from dts.store.mongo import connection as mongo_connection
 from tests.conformance.store.builders import make_block, make_run
+from tests.services.mongodb import MongoServer
 
 
 @pytest.fixture
@@ -32,12 +33,9 @@ async def test_the_stores_clock_goes_as_ours_does(store: Store) -> None:
     assert abs(store.now() - first - (time.monotonic() - began)) < 0.1
 
 
-async def test_the_clock_of_mongodb_is_followed(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_clock_of_mongodb_is_followed(mongo_server: MongoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mongo_connection, "CLOCK_INTERVAL", 0.05)
-    server = request.getfixturevalue("mongo_server")
-    async with open_store(server.url(f"test_{new_id().lower()}")) as store, asyncio.timeout(20):
+    async with open_store(mongo_server.url(f"test_{new_id().lower()}")) as store, asyncio.timeout(20):
         store._connection._zero -= 7200  # type: ignore[attr-defined]  # as when the server's clock was set since
         while abs(store.now() - time.time()) > 60:
             await asyncio.sleep(0.01)
