@@ -296,7 +296,9 @@ class Worker(Service):
         held = in_flight(assignment)
         held.begun = True
         recovery = self._recoverer.recover(assignment, crash)
-        logger.warning("a child %s at a message of %s, run %s: %s", crash.said, held.function, held.run, recovery)
+        logger.warning(
+            "a child %s while it was running a message of %s, run %s: %s", crash.said, held.function, held.run, recovery
+        )
         if recovery.dead:
             self.deliveries.reject(held, recovery.dead)
             return

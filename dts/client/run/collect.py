@@ -81,7 +81,9 @@ class Collector:
             state.end_sending(cancelled=True)
 
     async def _take(self, page: dts_pb2.ResultPage, seconds: float) -> int:
-        """Hand a page's results over, then tell the server so; returns how many jobs the page was for.
+        """Hand over a page's results, commit them (fsync if the processor is durable), then acknowledge the receipts.
+
+        Returns how many jobs the page was for.
 
         Few bytes of a page can be many when they are decompressed, so that is done for a little at a time.
         """

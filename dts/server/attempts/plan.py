@@ -1,4 +1,4 @@
-"""What porter does with results that are no end: attempts to come, and jobs that are held under a lease.
+"""Records results that end no job: plans the retries that workers asked for, and checks jobs that run under leases.
 
 An attempt that failed is reported, recorded as a slice for the next one, published when that is due, and run: by
 others each time, any of whom may do it twice, late, or while somebody else does. What holds all the same:
@@ -189,7 +189,10 @@ def _valid(reading: Reading, leases: Sequence[Lease]) -> Reading:
     if stale:
         batch, count = reading.batch, stale.bit_count()
         logger.info(
-            "%d late results of %s for block %s are void: it had lost the jobs", count, batch.worker, batch.block
+            "ignoring %d late results of worker %s for block %s: its leases had expired",
+            count,
+            batch.worker,
+            batch.block,
         )
     held = {(lease.job, lease.fence) for lease in leases if lease.block == reading.batch.block and not lease.lost}
     claimed = bitmap.from_indices(claim.index for claim in reading.batch.claims if (claim.index, claim.fence) in held)

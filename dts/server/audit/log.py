@@ -152,7 +152,7 @@ class OperationLog:
         await self._store.append_operation(Operation(now, "", "", BROKEN, "", ops, FOUND), self.seal)
         # Only now: a primary of the store that has been replaced and does not know it yet misses entries, too, and
         # takes none.
-        logger.error("the operation log is not what it was: %s; `dts-admin operations verify` has the details", problem)
+        logger.error("the operation log fails its check: %s; `dts-admin operations verify` names the entries", problem)
 
     async def _advance(self, mark: Mark) -> str:
         """Note an entry as seen by this host; returns what is wrong with what was noted before, if anything is."""

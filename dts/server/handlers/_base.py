@@ -235,7 +235,10 @@ class NotFoundHandler(DtsHandler):
 def signed(
     method: Callable[Concatenate[H, User, P], Awaitable[None]],
 ) -> Callable[Concatenate[H, P], Coroutine[Any, Any, None]]:
-    """Let a handler's method run for a user who signed the request and whose roles allow it, and for nobody else."""
+    """Run a handler's method only for a caller whose roles allow it, once the body matches its signed digest.
+
+    The signature itself was verified in `prepare`, before the body was read.
+    """
     declaration = declaration_of(method)
     query = declaration.query if declaration is not None else None
 

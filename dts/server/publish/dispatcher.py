@@ -300,7 +300,7 @@ class Dispatcher(Service):
             except StoreUnavailable as error:
                 if not self._leader.is_sure:
                     raise
-                logger.warning("that blocks are published is not noted yet, trying again: %s", error)
+                logger.warning("could not record blocks as published, trying again: %s", error)
                 await asyncio.sleep(_PAUSES[0])
             else:
                 break

@@ -269,7 +269,7 @@ class Publisher(Service):
         try:
             await self._store.mark_published(confirmed)
         except StoreUnavailable as error:
-            logger.warning("that %d blocks are published is not noted yet, trying again: %s", len(confirmed), error)
+            logger.warning("could not record %d blocks as published, trying again: %s", len(confirmed), error)
             self._confirmed += confirmed
             self._has_confirmed.set()
             await asyncio.sleep(_MARK_AGAIN)

@@ -29,7 +29,7 @@ from dts.worker.attempt.result_json import ResultNotJSON, ResultTooLarge
 from dts.worker.attempt.terms import Terms
 
 _OURS = FunctionMissing, ImportFailed, InvalidName, MainMissing, ResultNotJSON, ResultTooLarge
-"""Types of the errors by which the worker itself ends a job."""
+"""Errors that the worker raises, not the function; all but ImportFailed are final."""
 
 REASON_TIMEOUT, REASON_MEMORY, REASON_DEADLINE = "timeout", "memory", "deadline"
 

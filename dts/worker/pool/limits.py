@@ -69,7 +69,7 @@ def reason_to_kill(child: ChildProcess, now: float) -> KillReason | None:
     board = child.board
     silent = is_silent(child, now)
     if board.phase is Phase.LOADING and 0 < board.loading_limit < now:
-        # A thread that is left of an earlier message would keep any import from getting on: elsewhere it may not hang.
+        # A thread left over from an earlier message may be blocking this import; in another child it may succeed.
         spared = silent and child.served and not child.at_work[0].alone
         return KillReason(REASON_CRASHED if spared else REASON_TIMEOUT, _LATE, ())
     if board.phase is not Phase.RUNNING:
@@ -100,7 +100,7 @@ def is_silent(child: ChildProcess, now: float) -> bool:
 
 
 def blame(child: ChildProcess, late: tuple[int, ...], now: float, *, silent: bool) -> KillReason:
-    """Which jobs are to blame that some have passed their limit, and which run again alone since they may be."""
+    """Decide which jobs made others exceed their limits, and which suspects must be rerun alone."""
     board, at_work = child.board, child.at_work
     blocker = board.blocker
     begun = MAX_JOBS - bytes(board.states).count(PENDING)

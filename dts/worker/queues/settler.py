@@ -28,7 +28,7 @@ class Settler(Service):
         self._releases: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._nacks: defaultdict[Consumer, list[Delivery]] = defaultdict(list)
         self._rejects: list[tuple[Consumer, Delivery, str]] = []
-        self._at: set[Consumer] = set()  # of which something is being settled now
+        self._settling: set[Consumer] = set()  # consumers with a settlement in flight
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -60,7 +60,7 @@ class Settler(Service):
     def has_any_of(self, consumer: Consumer) -> bool:
         """Whether a delivery of a consumer is to be settled, or is being settled."""
         rejecting = any(consumer is each for each, _, _ in self._rejects)
-        return rejecting or any(consumer in kept for kept in (self._at, self._acks, self._releases, self._nacks))
+        return rejecting or any(consumer in kept for kept in (self._settling, self._acks, self._releases, self._nacks))
 
     async def wait_idle(self) -> None:
         """Wait until everything is settled."""
@@ -76,7 +76,7 @@ class Settler(Service):
             self._ready.clear()
             acks, releases, nacks = dict(self._acks), dict(self._releases), dict(self._nacks)
             rejects = list(self._rejects)
-            self._at = {*acks, *releases, *nacks, *(consumer for consumer, _, _ in rejects)}
+            self._settling = {*acks, *releases, *nacks, *(consumer for consumer, _, _ in rejects)}
             for kept in (self._acks, self._releases, self._nacks, self._rejects):
                 kept.clear()
             for consumer, deliveries in acks.items():
@@ -87,7 +87,7 @@ class Settler(Service):
                 await self._try(consumer.nack, deliveries)
             for consumer, delivery, reason in rejects:
                 await self._try(consumer.reject, [delivery], reason)
-            self._at.clear()
+            self._settling.clear()
             if not self._ready.is_set():
                 self._idle.set()
 
