@@ -363,7 +363,7 @@ class InternationalWorker(Worker):
         hurry: asyncio.Event | None = None,
         open_broker: Callable[[str], Broker] = open_broker,
     ) -> None:
-        super().__init__(_international(settings), broker, hurry=hurry)
+        super().__init__(_international(settings), broker, hurry=hurry, open_broker=open_broker)
 
     async def adopt(self, settings: WorkerSettings) -> None:
         """Use other settings, but those of its route."""

@@ -243,7 +243,11 @@ class ProcessPipe:
             if kind == "Q":
                 queues.add(text)
             elif kind == "E":
-                self._take_part(text)
+                try:
+                    self._take_part(text)
+                except ValueError:  # no number, or no JSON: a line of another version, or of another program
+                    log.warning("a line in the pipe %s cannot be read; what it announced is looked up", self._pipe)
+                    self._on_loss()
             elif kind == "L":
                 self._on_loss()
         for queue in queues:

@@ -44,7 +44,7 @@ from dts.worker.child.state.memory import MemoryLimit
 from dts.worker.child.state.upkeep import Upkeep
 from dts.worker.functions import FOLDER
 from dts.worker.link.board import MAX_JOBS, Board, Phase
-from dts.worker.link.frames import Frame, Kind
+from dts.worker.link.frames import Frame, Kind, namespace_mark
 from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.link.procfs import resident_size
 
@@ -112,11 +112,12 @@ class Child:
             self._send(Frame(Kind.DEAD, frame.ticket, error.message.encode()))
             return self._defaults
         namespace = batch.function.partition("/")[0]
-        self._namespace = self._namespace or namespace
-        if namespace != self._namespace:  # its worker goes by the header of the message
-            text = f"its header names a function of {self._namespace} and its body {batch.function}"
+        if frame.failed != namespace_mark(namespace) or namespace != (self._namespace or namespace):
+            # The worker chose this child by the header; to run the body would bind the child to another namespace.
+            text = f"its header names a function of another namespace than its body, {batch.function}"
             self._send(Frame(Kind.DEAD, frame.ticket, text.encode()))
             return self._defaults
+        self._namespace = namespace
         entry = self._make_entry(frame, batch)
         active = entry.batch
         current_job.begin(active, self._runner.position)

@@ -17,6 +17,7 @@ not a frame is noticed at its first byte: the reader does not wait for gigabytes
 from __future__ import annotations
 
 import struct
+import zlib
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ class Frame(NamedTuple):
 
     `ticket` is that of the RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed, for
     good or not. Of a RUN, `jobs` is one more than the number in its run that job 0 of the block has, or 0 if that is
-    not known.
+    not known, and `failed` is the `namespace_mark` of the namespace that the worker chose the child for.
     """
 
     kind: int
@@ -82,6 +83,11 @@ class Frame(NamedTuple):
     content_encoding: str = codec.IDENTITY
     jobs: int = 0
     failed: int = 0
+
+
+def namespace_mark(namespace: str) -> int:
+    """16 bits by which a child notices that header and body of a message name functions of different namespaces."""
+    return zlib.crc32(namespace.encode(errors="replace")) & 0xFFFF
 
 
 def knows_encoding(content_encoding: str) -> bool:

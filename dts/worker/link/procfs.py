@@ -28,7 +28,28 @@ def processor_time(pid: int) -> float:
 
 
 def free_memory_percent() -> float:
-    """The part of the machine's memory that can be had without swapping; 100 where the kernel does not say."""
+    """The part of the memory of the machine, or of this process's control group, that can be had; 100 if unknown."""
+    return min(_free_of_machine(), _free_of_group())
+
+
+def _free_of_group() -> float:
+    """The free part of the memory that the control group of this process may use (cgroup v2); 100 without a limit."""
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            group = next(line[3:].strip() for line in file if line.startswith("0::"))
+        folder = f"/sys/fs/cgroup{group}".rstrip("/")
+        with open(f"{folder}/memory.max", encoding="ascii") as file:
+            most = int(file.read())  # ValueError for "max"
+        with open(f"{folder}/memory.current", encoding="ascii") as file:
+            used = int(file.read())
+        with open(f"{folder}/memory.stat", encoding="ascii") as file:
+            used -= next((int(line.split()[1]) for line in file if line.startswith("inactive_file ")), 0)
+    except (OSError, ValueError, StopIteration):
+        return 100.0
+    return 100.0 * max(most - used, 0) / most if most else 100.0
+
+
+def _free_of_machine() -> float:
     found = {}
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

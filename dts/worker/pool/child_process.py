@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from dts.errors import WireError
 from dts.worker.link.board import MAX_JOBS, Board
-from dts.worker.link.frames import Frame, Kind, pack_header
+from dts.worker.link.frames import Frame, Kind, namespace_mark, pack_header
 from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.pool.frame_stream import FrameStream
 from dts.worker.pool.output import Output
@@ -175,7 +175,8 @@ class ChildProcess:
         """
         number = 0 if assignment.number is None else assignment.number + 1
         kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
-        header = pack_header(Frame(kind, ticket, assignment.body, assignment.content_encoding, number))
+        mark = namespace_mark(assignment.namespace)
+        header = pack_header(Frame(kind, ticket, assignment.body, assignment.content_encoding, number, mark))
         self.namespace = assignment.namespace
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False

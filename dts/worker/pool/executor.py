@@ -288,6 +288,11 @@ class Executor(Service):
             for child in self._roster.surplus(idle // 2):
                 self._retire(child, "memory is short")
 
+    def on_no_child(self) -> None:
+        """End half of the idle children: they hold the descriptors or process ids that a new one lacks."""
+        for child in self._roster.surplus(len(self._roster.idle) // 2):
+            self._retire(child, "no other child can be started")
+
     def lacks(self, starting: int) -> bool:
         """Whether there are fewer blank children than waiting messages want, and one more, when some are starting."""
         wanted = 1 + min(max(self._free_slots, 0), len(self._waiting))

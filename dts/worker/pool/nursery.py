@@ -27,6 +27,9 @@ class Parent(Protocol):
     def lacks(self, starting: int) -> bool:
         """Whether one more is wanted, when so many are starting."""
 
+    def on_no_child(self) -> None:
+        """The system lacks the means to start another child."""
+
     def on_frame(self, child: ChildProcess, frame: Frame) -> None:
         """A child has sent a frame."""
 
@@ -80,6 +83,7 @@ class Nursery(Service):
                     child = await ChildProcess.start(self._parent.options, self._spawner)
                 except OSError as error:
                     self._on_failure(f"cannot be started: {error}")
+                    self._parent.on_no_child()
                     continue
                 self.starting.add(child)
                 task = self._lives[child] = asyncio.create_task(self._live_with(child), name=f"child {child.pid}")

@@ -60,8 +60,14 @@ class Prober(Service):
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._say_goodbye)
+        self._stack.push_async_callback(self._end_cure)
         psutil.cpu_percent()  # counts from this call on
         self._spawn(self._run(), "prober")
+
+    async def _end_cure(self) -> None:
+        if self._cure is not None:
+            self._cure.cancel()
+            await asyncio.wait([self._cure])
 
     async def _run(self) -> None:
         while True:
@@ -85,7 +91,8 @@ class Prober(Service):
             await self._worker.set_shortage(short)
         stalled = await self._stall.check(time.monotonic())
         if stalled and (self._cure is None or self._cure.done()):  # whatever it waits for may never come
-            self._cure = self._spawn(self._worker.fetch_anew(), "fetch anew")
+            self._cure = asyncio.create_task(self._worker.fetch_anew(), name="fetch anew")
+            self._cure.add_done_callback(self._on_task_done)
         childless = self._is_childless(beat)
         beat.state = (
             "draining" if self._worker.draining else short or (CHILDLESS if childless else stalled) or "working"

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+from typing import Any
 
 import pytest
 
+from dts.broker import Message
+from dts.wire import codec
+from dts.wire.dts_pb2 import JobBatch
+from dts.wire.queues import jobs_queue
 from dts.worker.pool import executor
+from dts.worker.pool.child_process import ChildProcess
 from dts.worker.worker import Worker
 from tests.services.worker_bench import Bench, bench, is_alive, until, value
 
@@ -167,21 +174,43 @@ async def test_a_namespace_whose_event_loop_is_full_lets_others_in(bench: Bench)
             await bench.wait(run, 1)
 
 
+@pytest.mark.parametrize("header", ["one/f", "", 7])
+@pytest.mark.parametrize("used", [True, False], ids=["used", "blank"])
 async def test_a_message_whose_header_names_another_namespace_than_its_body_is_a_dead_letter(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, header: str | int, used: bool
 ) -> None:
-    from dts.broker import Message
-    from dts.wire import codec
-    from dts.wire.dts_pb2 import JobBatch
-    from dts.wire.queues import jobs_queue
-
+    """Also as the first message of a child, which it must not bind to a namespace that the worker knows nothing of."""
     bench.write("one/f", PID)
     bench.write("two/f", PID)
     batch = JobBatch(block="b-0", run="b", function="two/f", jobs=[{"index": 0}])
-    headers: dict[str, str | int] = {"block": "b-0", "run": "b", "function": "one/f", "count": 1}
+    headers: dict[str, str | int] = {"block": "b-0", "run": "b", "function": header, "count": 1}
     with caplog.at_level(logging.ERROR):
-        async with Worker(bench.settings(), bench.broker):
-            await bench.run("one/f", [])
+        async with Worker(bench.settings(processes=1), bench.broker):
+            if used:
+                await bench.run("one/f", [])
             await bench.broker.publish(jobs_queue("default"), [Message(*codec.encode(batch), headers)])
-            await until(lambda: "its header names a function of one and its body two/f" in caplog.text)
-            await asyncio.wait_for(bench.run("one/f", []), 20)
+            await until(lambda: "another namespace than its body, two/f" in caplog.text)
+            for name in ("one/f", "two/f", "one/f"):
+                value((await asyncio.wait_for(bench.run(name, []), 20))[0])
+
+
+async def test_a_child_that_cannot_be_started_takes_the_place_of_idle_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that a worker at its limit of descriptors or processes would hold its messages for ever."""
+    names = [f"n{number}/f" for number in range(6)]
+    for name in names:
+        bench.write(name, PID)
+    async with Worker(bench.settings(processes=1), bench.broker) as worker:
+        for name in names[:5]:
+            await bench.run(name, [])
+        start = ChildProcess.start
+
+        async def start_if_few_live(*arguments: Any) -> ChildProcess:
+            if len(worker.executor.children) >= 3:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return await start(*arguments)
+
+        monkeypatch.setattr(ChildProcess, "start", start_if_few_live)
+        for name in [*names, *names]:
+            value((await asyncio.wait_for(bench.run(name, []), 30))[0])
