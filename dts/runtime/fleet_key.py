@@ -19,6 +19,9 @@ _MIN_KEY = 32  # characters: 128 bits when they are hexadecimal digits
 _LOOK_EVERY = 0.2
 """Seconds between looks for the file: a worker and a server that start together must not wait long for each other."""
 
+_COPYING = 30.0
+"""Seconds for which a file that was waited for may be empty or unreadable: it is being copied."""
+
 
 def read_fleet_key(path: Path) -> Seal | None:
     """The seal of a fleet's key file, which has one key a line; None if there is no such file.
@@ -66,12 +69,18 @@ async def find_fleet_key(settings: Settings, stop: asyncio.Event) -> Seal | None
     Raises:
         ConfigError: the file cannot be read or made, or has no key in it.
     """
-    path, warned = settings.fleet_key_file, False
+    path, warned, unreadable = settings.fleet_key_file, False, 0
     if settings.broker.url.startswith("sqlite:"):
         return make_fleet_key(path, secrets.token_bytes(32))
     while not stop.is_set():
-        if (seal := read_fleet_key(path)) is not None:
-            return seal
+        try:
+            if (seal := read_fleet_key(path)) is not None:
+                return seal
+            unreadable = 0
+        except ConfigError:
+            unreadable += 1
+            if not warned or unreadable * _LOOK_EVERY > _COPYING:
+                raise
         if not warned:
             logger.warning("waiting for the fleet's key file %s: copy it from a server, with mode 0600", path)
             warned = True

@@ -13,7 +13,7 @@ from dts.store import Store
 logger = logging.getLogger(__name__)
 
 _BLOCKS = 50  # whose jobs are ended at once
-_RUNS = 500  # that are swept at once
+_RUNS = 100  # that are swept at once; MongoDB merges so many ranges of an index in order
 
 
 async def sweep(store: Store, broker: Broker, *, due_before: float) -> int:

@@ -72,6 +72,8 @@ class IncomingRequest(RequestHandler):
         REQUEST.set(self.request_id)
         try:
             await self.check_head()
+            if self._reserved is None:
+                self._body.discard()  # nothing is kept that no room was made for
         except (HTTPError, DtsError) as error:
             if not self._has_body() or self.request.headers.get("Expect"):
                 raise
@@ -120,7 +122,8 @@ class IncomingRequest(RequestHandler):
     def _announced(self) -> int:
         """Bytes of the body by Content-Length; what is no number is for Tornado to refuse."""
         length = self.request.headers.get("Content-Length", "0")
-        return int(length[:_LONGEST_LENGTH]) if length.isascii() and length.isdigit() else 0
+        length = length.partition(",")[0].strip()  # Tornado takes "5, 5" for 5, and refuses "5, 6"
+        return int(length.lstrip("0")[:_LONGEST_LENGTH] or "0") if length.isascii() and length.isdigit() else 0
 
     def _has_body(self) -> bool:
         return self._announced() > 0 or "Transfer-Encoding" in self.request.headers

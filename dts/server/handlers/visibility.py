@@ -25,6 +25,8 @@ class WorkHandler(DtsHandler):
         namespace, _ = parse_function_name(name)
         if namespace == RESERVED_NAMESPACE and not user.is_administrator:
             raise not_for(user, name)
+        if namespace == RESERVED_NAMESPACE and self.caller is not None and self.caller.replaced:
+            raise ApiError(ErrorCode.FORBIDDEN, "this needs the new secret: it runs inside the server")
         self.check_member(user, namespace)
         function = await self.context.catalogue.get(name)
         if function is None:

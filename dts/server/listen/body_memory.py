@@ -29,17 +29,19 @@ class BodyMemory:
         Raises:
             TimeoutError: there was none for `timeout` seconds.
         """
-        if self._fits(user, size) and not self._queue:
+        if not self._queue and size <= self._free and self._within_share(user, size):
             self._take(user, size)
             return
         waiting = _Waiting(user, size)
         self._queue.append(waiting)
+        self._grant()
         try:
             async with asyncio.timeout(timeout):
                 await waiting.granted
         except BaseException:
             if waiting in self._queue:
                 self._queue.remove(waiting)
+                self._grant()  # those behind it may fit
             else:  # granted in the same moment
                 self.release(user, size)
             raise
@@ -50,16 +52,20 @@ class BodyMemory:
         self._held[user] -= size
         if not self._held[user]:
             del self._held[user]
+        self._grant()
+
+    def _grant(self) -> None:
         for waiting in list(self._queue):
+            if waiting.granted.cancelled() or not self._within_share(waiting.user, waiting.size):
+                continue  # it waits for other bodies of its own user, and is in nobody's way
             if waiting.size > self._free:
                 return  # those behind it wait, too: else a large body would never have its turn
-            if not waiting.granted.cancelled() and self._fits(waiting.user, waiting.size):
-                self._queue.remove(waiting)
-                self._take(waiting.user, waiting.size)
-                waiting.granted.set_result(None)
+            self._queue.remove(waiting)
+            self._take(waiting.user, waiting.size)
+            waiting.granted.set_result(None)
 
-    def _fits(self, user: str, size: int) -> bool:
-        return size <= self._free and (not self._held[user] or self._held[user] + size <= self._share)
+    def _within_share(self, user: str, size: int) -> bool:
+        return not self._held[user] or self._held[user] + size <= self._share
 
     def _take(self, user: str, size: int) -> None:
         self._free -= size

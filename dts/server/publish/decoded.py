@@ -12,9 +12,9 @@ from dts.wire import dts_pb2
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 8
-_KEPT_BYTES = 32 * 1024 * 1024
-"""Blocks that are kept, and the size of their bodies."""
+_KEPT = 128
+_KEPT_BYTES = 64 * 1024 * 1024
+"""Blocks that are kept, more than there are runs whose turns come in one portion, and their size when decoded."""
 
 
 class DecodedBlocks:
@@ -22,24 +22,28 @@ class DecodedBlocks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._blocks: OrderedDict[str, tuple[Block, dts_pb2.JobBatch]] = OrderedDict()
+        self._blocks: OrderedDict[str, tuple[Block, dts_pb2.JobBatch, int]] = OrderedDict()
+        self._size = 0
 
     async def get(self, block_id: str) -> tuple[Block, dts_pb2.JobBatch] | None:
         """A block with its jobs, or None if it is no longer there."""
         if (known := self._blocks.get(block_id)) is not None:
             self._blocks.move_to_end(block_id)
-            return known
+            return known[:2]
         block = await self._store.get_block(block_id)
         if block is None:
             logger.warning("jobs of block %s are dropped: the block is not in the store", block_id)
             return None
-        self._blocks[block_id] = found = block, await jobs_of(self._store, block)
-        while len(self._blocks) > 1 and (
-            len(self._blocks) > _KEPT or sum(len(each.body) for each, _ in self._blocks.values()) > _KEPT_BYTES
-        ):
-            self._blocks.popitem(last=False)
-        return found
+        batch = await jobs_of(self._store, block)
+        self.forget(block_id)  # another task may have read it meanwhile
+        size = len(block.body) + batch.ByteSize()
+        self._blocks[block_id] = block, batch, size
+        self._size += size
+        while len(self._blocks) > 1 and (len(self._blocks) > _KEPT or self._size > _KEPT_BYTES):
+            self._size -= self._blocks.popitem(last=False)[1][2]
+        return block, batch
 
     def forget(self, block_id: str) -> None:
         """Keep a block no longer: all of it is published."""
-        self._blocks.pop(block_id, None)
+        if (gone := self._blocks.pop(block_id, None)) is not None:
+            self._size -= gone[2]

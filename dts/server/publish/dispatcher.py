@@ -196,6 +196,7 @@ class Dispatcher(Service):
         rows = await self._store.backlog()
         if rows and not await self._leader.leads():
             rows = []
+            self._said = time.monotonic(), ""  # the leader tells servers what is busy
         by_route: dict[str, list[Backlog]] = {}
         functions = {name: await self._catalogue.get(name) for name in {row.function for row in rows}}
         for row in rows:
@@ -249,7 +250,11 @@ class Dispatcher(Service):
         shares = model.share_out(room, lambda run: self._marks.slice(functions.get(run.function), run.jobs))
         runs = sorted({run.backlog.run for run in shares.values()})
         blocks: dict[Path, list[Unsent]] = {}
-        for each in await self._store.backlog_blocks(runs, limit=_BLOCKS):
+        found = await self._store.backlog_blocks(runs, limit=_BLOCKS)
+        if len(found) >= _BLOCKS:  # lower numbers of some runs may have taken the places of the others
+            most = max(2, _BLOCKS // len(runs))
+            found = [each for run in runs for each in await self._store.backlog_blocks([run], limit=most)]
+        for each in found:
             blocks.setdefault(_path(each.outcome), []).append(each)
         portion = _Portion()
         for path, run in shares.items():

@@ -16,6 +16,9 @@ Path = tuple[str, ...]
 
 _serial = count()
 
+_MOST_LEFT = 1000
+"""Children that are gone of which a node remembers what they were given: each single job is a run, thus a child."""
+
 
 @dataclass(slots=True)
 class _Node:
@@ -57,9 +60,18 @@ class _Node:
     def remove(self, name: str) -> None:
         """Take a child out."""
         gone = self.children.pop(name)
-        self.left = {each: given for each, given in self.left.items() if given > self.now}
         if gone.given > self.now:
             self.left[name] = gone.given
+        if len(self.left) > _MOST_LEFT:
+            ahead = [(each, given) for each, given in self.left.items() if given > self.now]
+            self.left = dict(ahead[-_MOST_LEFT // 2 :])
+        if len(self.queue) > 2 * len(self.children) + 64:
+            self._drop_outdated()
+
+    def _drop_outdated(self) -> None:
+        known = self.children
+        self.queue = [row for row in self.queue if row[2] in known and known[row[2]].given == row[0]]
+        heapq.heapify(self.queue)
 
     def _put(self, name: str, child: _Node) -> None:
         heapq.heappush(self.queue, (child.given, next(_serial), name))

@@ -67,6 +67,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     "outcomes": [
         _index("run", "number", name="of_run"),
+        _index("run", "_id", name="open_of_run", partialFilterExpression=_OPEN),
         # Which blocks have results to give is answered from these alone, not from the documents.
         _index("run", "number", "uncollected", "_id", name="uncollected_by_run", partialFilterExpression=_UNCOLLECTED),
         _index(

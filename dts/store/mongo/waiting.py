@@ -224,7 +224,7 @@ class MongoWaitingStore(Store):
         }
         index = "open_by_user" if user is not None else "open_by_function" if function is not None else "_id_"
         if runs is not None:
-            query["run"], index = {"$in": [storable(run) for run in runs]}, "of_run"
+            query["run"], index = {"$in": [storable(run) for run in runs]}, "open_of_run"
         found = self._connection.collection("outcomes").find(query, GUARDED, sort=[("_id", 1)], limit=limit, hint=index)
         return [outcome_from(document) async for document in found]
 

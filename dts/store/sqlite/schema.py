@@ -126,6 +126,8 @@ CREATE INDEX blocks_unpublished ON blocks (held, due, number)
 CREATE INDEX blocks_unpublished_of_run ON blocks (run, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
+CREATE INDEX blocks_unfinished_of_run ON blocks (run, id) WHERE count > succeeded + failed + cancelled;
+CREATE INDEX blocks_unfinished_of_function ON blocks (function, id) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished_of_user ON blocks (user, id) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_published ON blocks (function, held, id) WHERE count > succeeded + failed + cancelled AND published;
 CREATE INDEX blocks_overdue ON blocks (deadline)

@@ -69,7 +69,7 @@ _UNSWEPT = """
     SELECT id FROM runs INDEXED BY runs_unswept WHERE state = 'cancelled' AND NOT swept
     UNION
     SELECT blocks.run FROM blocks INDEXED BY blocks_unpublished CROSS JOIN runs ON runs.id = blocks.run
-        WHERE NOT published AND count > succeeded + failed + cancelled AND held IN (0, 1) AND blocks.due < ?
+        WHERE NOT published AND count > succeeded + failed + cancelled AND held = 1 AND blocks.due < ?
             AND runs.state = 'cancelled'
     LIMIT ?
 """

@@ -157,9 +157,10 @@ class SqliteWaitingStore(Store):
         given = {text: storable(value) for text, value in conditions.items() if value is not None}
         if runs is not None:
             given[f"run {AMONG}"] = listed(runs)
-        index = "by_run" if runs is not None else "unfinished_of_user" if user is not None else "unfinished"
+        by = {"_of_run": runs, "_of_user": user, "_of_function": function}
+        index = "blocks_unfinished" + next((name for name, value in by.items() if value is not None), "")
         where = " AND ".join([*given, "count > succeeded + failed + cancelled", "id > ?"])
-        select = f"SELECT {OUTCOME} FROM blocks INDEXED BY blocks_{index} WHERE {where} ORDER BY id LIMIT ?"
+        select = f"SELECT {OUTCOME} FROM blocks INDEXED BY {index} WHERE {where} ORDER BY id LIMIT ?"
         values = (*given.values(), storable(after), limit)
         rows = await self._reader.submit(lambda db: db.execute(select, values).fetchall())
         return [outcome_from(row) for row in rows]

@@ -241,3 +241,14 @@ async def test_any_content_length_is_refused_or_cut_off_without_an_error(
         answer = await is_closed(reader, 20)
         assert not answer or answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400")), answer
     assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}]
+
+
+@pytest.mark.parametrize("length", ["8388608,8388608", "8388608, 8388608", "0000000000000000008388608"])
+@pytest.mark.parametrize("path", ["/health/live", "/jobs/"])
+async def test_no_spelling_of_a_length_has_an_unsigned_body_kept(site: Site, length: str, path: str) -> None:
+    async with connected(site.api()) as (reader, writer):
+        first = head(site.api(), "GET", path, 0, signed=False).replace(b"Length: 0", f"Length: {length}".encode())
+        assert length.encode() in first
+        writer.write(first)
+        answer = await is_closed(reader, 20)
+        assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 405", b"HTTP/1.1 400")), answer

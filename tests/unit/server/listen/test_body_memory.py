@@ -56,3 +56,26 @@ async def test_who_gives_up_waiting_leaves_no_trace() -> None:
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, True, False]
     memory.release("bob", 50)
     await memory.reserve("ann", 100, 0.01)
+
+
+async def test_who_waits_for_their_own_share_holds_nobody_up() -> None:
+    memory = BodyMemory(100)
+    await memory.reserve("ann", 40, 1)
+    own = asyncio.create_task(memory.reserve("ann", 20, 10))
+    await asyncio.sleep(0)
+    await memory.reserve("bob", 10, 0.05)
+    assert not own.done()
+    memory.release("ann", 40)
+    await own
+
+
+async def test_who_gives_up_lets_those_behind_in() -> None:
+    memory = BodyMemory(100)
+    await memory.reserve("ann", 60, 1)
+    large = asyncio.create_task(memory.reserve("bob", 50, 10))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(memory.reserve("cat", 10, 10))
+    await asyncio.sleep(0)
+    assert not small.done()
+    large.cancel()
+    await small

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 
-from dts.server.publish.fair import FairShare, Path
+from dts.server.publish.fair import _MOST_LEFT, FairShare, Path
 
 
 def turns(share: FairShare, count: int, work: dict[Path, float] | None = None) -> Counter[Path]:
@@ -84,5 +85,21 @@ def test_it_keeps_nothing_of_those_that_are_gone() -> None:
         turns(share, 2)
     node = share._root.children["a"]
     assert len(node.children) == 1
-    assert len(node.left) < 10
-    assert len(node.queue) < 20
+    assert len(node.left) <= _MOST_LEFT
+    assert len(node.queue) < 100
+
+
+def test_many_runs_of_a_user_that_have_one_turn_each_cost_little() -> None:
+    """Each single job is a run of its own: none moves the others' time on, so what is remembered has a bound."""
+    share = FairShare()
+    for number in range(30_000):
+        share.add(("a", "ann", f"run {number}"))
+    began = time.process_time()
+    while share:
+        path = share.first()
+        share.charge(path, 1.0)
+        share.remove(path)
+        node = share._root.children.get("a")
+        if node is not None:
+            assert len(node.children["ann"].left) <= _MOST_LEFT
+    assert time.process_time() - began < 5  # a look at all of them for each took minutes
