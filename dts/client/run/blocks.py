@@ -140,6 +140,23 @@ class _Lines:
         there.extend(self.numbers[:count], self.args[:count], None if self.kwargs is None else self.kwargs[:count])
         self.drop(count)
 
+    def pick(self, wanted: Sequence[int], there: _Lines) -> None:
+        """Take the lines with these numbers off, as far as they are here, and put them behind others."""
+        if self.numbers[: len(wanted)] == list(wanted):
+            self.move(len(wanted), there)
+            return
+        numbers, rest = set(wanted), _Lines()
+        picked = sorted(
+            (index for index, number in enumerate(self.numbers) if number in numbers), key=self.numbers.__getitem__
+        )
+        there.extend(*self._at(picked))
+        rest.extend(*self._at([index for index, number in enumerate(self.numbers) if number not in numbers]))
+        self.numbers, self.args, self.kwargs = rest.numbers, rest.args, rest.kwargs
+
+    def _at(self, places: Sequence[int]) -> tuple[list[int], list[bytes], list[bytes] | None]:
+        kwargs = None if self.kwargs is None else [self.kwargs[index] for index in places]
+        return [self.numbers[index] for index in places], [self.args[index] for index in places], kwargs
+
     def drop(self, count: int) -> None:
         """Take the first `count` lines off."""
         del self.numbers[:count], self.args[:count]
@@ -266,7 +283,7 @@ class BlockCutter:
         if (not everything and len(fresh) < known.count - ahead) or (not fresh and not everything):
             return None
         lines = _Lines()
-        moved.move(min(ahead, len(moved)), lines)
+        moved.pick(known.lines[:ahead], lines)
         fresh.move(known.count - len(lines), lines)
         _check(known, lines, self.lines_seen)
         self._known.popleft()

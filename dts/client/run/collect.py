@@ -46,6 +46,8 @@ class Collector:
         """
         state = self._state
         await state.replayed.wait()
+        if state.unread:
+            return  # a page may have results of blocks whose lines are not known yet: the server keeps them
         if again:
             for number in list(self._outstanding.numbers):
                 await self._take(await self._remote.block_results(number), 0.0)

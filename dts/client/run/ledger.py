@@ -81,7 +81,7 @@ class Ledger:
 
         A state that was not read, but made of what the server has, becomes a new ledger.
         """
-        if state.lost_lines or not state.end:
+        if state.lost_rows or state.lost_lines or not state.end:
             ends = zip(outputs, state.sizes, strict=True)
             self.begin(state.header, _records(state, [_checksum(path, size) for path, size in ends]))
             return

@@ -61,8 +61,9 @@ class LedgerState:
     """What a ledger says: the run, its blocks by number, and how far OUTFILE is right.
 
     `local` has the lines with rows that no job was for. `sizes` is how many bytes of OUTFILE and errfile count, and
-    `lost_rows` how many rows there were after that. `lost_lines` says of each line that needs another block which
-    one it was in, and where. `closed` is how many lines there are, once that is known.
+    `lost_rows` how many rows there were after that; `vouched` is whether the files were ever found to be what the
+    ledger says. `lost_lines` says of each line that needs another block which one it was in, and where. `closed` is
+    how many lines there are, once that is known.
     """
 
     header: Header
@@ -74,6 +75,7 @@ class LedgerState:
     succeeded: int = 0
     failed: int = 0
     lost_rows: int = 0
+    vouched: bool = False
     closed: int | None = None
     finished: bool = False
     end: int = 0
@@ -146,6 +148,7 @@ def forget_run(state: LedgerState) -> None:
         state.blocks[block.number] = block
         _lose(state, block, bitmap.full(block.count) & ~(block.done | block.moved))
     state.closed = None
+    state.end = 0  # a ledger says of one run only what it has: this becomes another one
 
 
 def _apply(state: LedgerState, record: dict[str, Any], checks: list[_OutputCheck]) -> None:
@@ -159,9 +162,7 @@ def _apply(state: LedgerState, record: dict[str, Any], checks: list[_OutputCheck
         case {"stored": number}:
             state.blocks[number].stored = True
         case {"gone": number}:
-            block = state.blocks.pop(number)
-            block.number, block.stored = min(0, *state.blocks, 0) - 1, True
-            state.add(block, lost=bitmap.full(block.count) & ~(block.done | block.moved))
+            _give_up(state, number)
         case {"at": sizes}:
             _apply_rows(state, record, sizes, checks)
         case {"closed": lines}:
@@ -181,6 +182,14 @@ def _add_block(state: LedgerState, block: KnownBlock) -> None:
     _lose(state, block, block.lost)
 
 
+def _give_up(state: LedgerState, number: int) -> None:
+    """Give a block's lines to others. It keeps its place: the input is compared with the blocks in their order."""
+    block, fresh = state.blocks[number], min(0, *state.blocks) - 1
+    block.number, block.stored = fresh, True
+    state.blocks = {fresh if key == number else key: each for key, each in state.blocks.items()}
+    _lose(state, block, bitmap.full(block.count) & ~(block.done | block.moved))
+
+
 def _lose(state: LedgerState, block: KnownBlock, jobs: int) -> None:
     block.lost |= jobs
     for index in bitmap.indices(jobs):
@@ -195,7 +204,10 @@ def _apply_rows(state: LedgerState, record: dict[str, Any], sizes: list[int], ch
         state.lost_rows += max(1, sum(jobs.bit_count() for jobs in done.values()))
         for number, jobs in done.items():
             _lose(state, state.blocks[number], jobs)
+        if not state.vouched:
+            _lose_all(state)
         return
+    state.vouched = True
     for number, jobs in done.items():
         state.blocks[number].done |= jobs
     for line in record.get("local", ()):
@@ -211,6 +223,14 @@ def _apply_rows(state: LedgerState, record: dict[str, Any], sizes: list[int], ch
             state.held.pop(line, None)
         state.next_line = record["next"]
         state.held.update((line, (line, failed, row.encode())) for line, failed, row in record["hold"])
+
+
+def _lose_all(state: LedgerState) -> None:
+    """Count no row as written: a ledger that was rewritten has the jobs that are done in its blocks' records."""
+    for block in state.blocks.values():
+        written, block.done = block.done, 0
+        state.lost_rows += written.bit_count()
+        _lose(state, block, written)
 
 
 class _OutputCheck:

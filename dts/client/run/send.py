@@ -94,6 +94,7 @@ class Sender:
             if state.ledger is not None:
                 state.ledger.closed(cutter.lines_seen)
             await state.unless_cancelled(self._remote.close())
+        state.unread = cutter.replaying
         state.all_sent = True
         state.replayed.set()
         state.changed.set()

@@ -25,7 +25,8 @@ class RunState:
     """A run under way. `changed` is set when there may be room to send, or something to collect.
 
     `cancelled` is whether somebody else has cancelled it, `stopping` whether nothing more is to be read. `blocks_sent`
-    is how many blocks have a number, `cut_off` how many lines were cancelled. What was `resumed` is None for a new run.
+    is how many blocks have a number, `cut_off` how many lines were cancelled. What was `resumed` is None for a new run;
+    `unread` is whether sending ended before its input was compared as far as it was read the last time.
     """
 
     remote: RemoteRun
@@ -41,6 +42,7 @@ class RunState:
     blocks_sent: int = 0
     cut_off: int = 0
     all_sent: bool = False
+    unread: bool = False
     cancelled: bool = False
     stopping: bool = False
 
