@@ -28,7 +28,7 @@ from dts.worker.child import current_job
 from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.async_session import Session, SessionBatch
 from dts.worker.child.channel import Channel
-from dts.worker.child.code.loader import Loaded, Loader
+from dts.worker.child.code.loader import PATIENCE, Loaded, Loader
 from dts.worker.child.eventloop import Loop
 from dts.worker.child.helper import Helper, Watcher
 from dts.worker.child.interrupts import NUMBER as INTERRUPT
@@ -161,7 +161,12 @@ class Child:
     def _run(self, entry: SessionBatch, *, alone: bool) -> None:
         active, outbox = entry.batch, entry.outbox
         timeout = active.terms.common.timeout
-        self._board.loading_limit = time.monotonic() + timeout if timeout else 0.0
+
+        def limit(more: float = 0.0) -> None:
+            self._board.loading_limit = time.monotonic() + timeout + more if timeout else 0.0
+
+        limit(PATIENCE)  # its files may have to come to rest first, which is no time of the jobs
+        self._loader.on_settled = limit
         self._board.phase = Phase.LOADING
         function = self._load(active, outbox)
         self._joblog.restore()  # the module may have set up logging

@@ -11,7 +11,7 @@ that has changed is awaited, and the version that was imported before goes on me
 - was written less than `_QUIET_NS` ago, or, if it was renamed into its place later, renamed just now;
 - does not compile, or is gone, for `_MENDED_NS` after the last change.
 
-What never comes to rest is used after `_PATIENCE` as it is. A child that has no version waits by the same rules, but
+What never comes to rest is used after `PATIENCE` as it is. A child that has no version waits by the same rules, but
 not for what is gone for longer than `_QUIET_NS`.
 """
 
@@ -49,7 +49,7 @@ _QUIET_NS = 1_000_000_000
 _MENDED_NS = 5_000_000_000
 """The same for one that does not compile, or is gone."""
 
-_PATIENCE = 10.0
+PATIENCE = 10.0
 """Seconds after which a file is used, or reported, although it goes on changing. One that is open is never used."""
 
 _LOOK_EVERY = 0.02
@@ -89,6 +89,8 @@ class Loader:
             self._path.insert(0, Path(directory).absolute())
         self._sources = Sources(self._path)
         self._loaded: dict[str, Loaded] = {}
+        self.on_settled: Callable[[], None] = lambda: None
+        """Called when the files of a function have come to rest, before it is imported."""
         self._late: dict[str, set[str]] = {}  # by module, what it has imported without naming it
         self._current = ""  # the module that was loaded last: what is imported late counts as imported by it
         self._counts = 0, 0  # files, and modules of the process, that have been looked at
@@ -166,7 +168,7 @@ class Loader:
     def _is_awaited(self, now: Sources, changed: Sequence[Source], gone: Sequence[Source], waited: float) -> bool:
         if any(source.is_open for source in changed):
             return True
-        if waited < _PATIENCE and any(each.is_in_motion(_QUIET_NS) or _may_be_mended(each) for each in changed):
+        if waited < PATIENCE and any(each.is_in_motion(_QUIET_NS) or _may_be_mended(each) for each in changed):
             return True
         # What has its folder still has not moved to another one, even if it is there again by now.
         lost = any(now.is_folder(source.path.parent) or not source.path.exists() for source in gone)
@@ -177,6 +179,7 @@ class Loader:
     def _import(self, name: str) -> Loaded:
         module_name = self._current
         self._sources.merge(self._settle(name, module_name))
+        self.on_settled()
         try:
             main = _main_of(name, module_name)
         except LoadError:  # it is tried again, with its files as they are then
@@ -206,7 +209,7 @@ class Loader:
             if last is not None and any(last.differences(seen)):
                 same_since = now
             last, is_there = seen, self._is_there(module)
-            if not self._is_expected(seen, is_there=is_there, same_for=now - same_since) or now - began >= _PATIENCE:
+            if not self._is_expected(seen, is_there=is_there, same_for=now - same_since) or now - began >= PATIENCE:
                 break
             time.sleep(_LOOK_EVERY)
         if not is_there:

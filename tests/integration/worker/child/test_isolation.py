@@ -172,3 +172,12 @@ async def test_the_folder_of_functions_may_go_and_come_back(bench: Bench) -> Non
         assert result.error.type == "FunctionMissing"
         away.rename(bench.functions)
         assert value((await bench.run("own/f", []))[0]) == 1
+
+
+async def test_the_wait_for_a_file_that_was_just_written_is_no_time_of_the_jobs(bench: Bench) -> None:
+    path = bench.functions / "own" / "fresh.py"
+    path.parent.mkdir(exist_ok=True)
+    async with Worker(bench.settings(), bench.broker):
+        path.write_text("def main(n):\n    return n\n")  # is used when it has not been written for a second
+        results = await bench.run("own/fresh", [1], [2], options=Options(timeout=0.3))
+        assert [value(result) for result in results] == [1, 2]

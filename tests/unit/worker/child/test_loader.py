@@ -316,7 +316,7 @@ def test_a_new_file_is_waited_for_until_it_is_closed(loader: Fresh, tmp_path: Pa
 def test_what_remains_open_for_writing_is_never_run(
     loader: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
     path = write(tmp_path, "own/f.py", "def main(): return 1")
     with path.open("a"), pytest.raises(ImportFailed, match="open for writing: copy a file beside it and rename"):
         loader.load("own/f")

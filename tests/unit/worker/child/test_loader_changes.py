@@ -169,7 +169,7 @@ def test_a_child_without_a_version_waits_for_a_file_while_it_sees_it_change(load
 def test_what_changes_for_ever_is_used_as_it_is_in_the_end(
     loader: Fresh, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
     path, stop = folder / "f.py", threading.Event()
     path.write_text("def main(): return 1\n")
     loader.load("own/f")
