@@ -193,9 +193,9 @@ def _conclude(
     summary = running.result()
     if options.detach:
         print(summary.run, flush=True)  # noqa: T201
-        words = ["dts-client", "attach", summary.run, options.outfile, options.server_url, "--overwrite"]
         if not options.quiet:
-            tell(f"dts-client: {summary.lines} lines are with the server; collect their rows with: {shlex.join(words)}")
+            command = _collect_command(options, files, done)
+            tell(f"dts-client: {summary.lines} lines are with the server; collect their rows with: {command}")
         return process.EXIT_OK
     if not options.quiet:
         tell(
@@ -208,6 +208,18 @@ def _conclude(
     return exits.of_summary(summary)
 
 
+def _collect_command(options: argparse.Namespace, files: RunFiles, progress: Progress) -> str:
+    """The command that collects the rows of a run that was left to the server, into the same OUTFILE."""
+    if files.ledger is not None:
+        return _resume_command(options)
+    return shlex.join(["dts-client", "attach", progress.run, options.outfile, options.server_url])
+
+
+def _resume_command(options: argparse.Namespace) -> str:
+    words = [word for word in options.argv or ("…",) if word not in _ONCE]
+    return shlex.join(["dts-client", *words, "--resume"])
+
+
 def _how_to_go_on(options: argparse.Namespace, files: RunFiles, progress: Progress) -> str:
     """What became of the run, and the one command that goes on with it."""
     if not progress.run:
@@ -216,8 +228,7 @@ def _how_to_go_on(options: argparse.Namespace, files: RunFiles, progress: Progre
         return "; the run is cancelled"
     if files.ledger is None:
         return f"; the run {progress.run} is left open"
-    words = [word for word in options.argv or ("…",) if word not in _ONCE]
-    return f"; go on with: {shlex.join(['dts-client', *words, '--resume'])}"
+    return f"; go on with: {_resume_command(options)}"
 
 
 _MOST_ERRORS = 10  # that the summary has, the most frequent ones

@@ -34,7 +34,8 @@ def test_a_run_that_was_left_to_the_fleet_is_collected_from_anywhere(
     left = deployment.run_client("text/upper", infile, outfile, "--input-format", "json", "--detach")
     assert left.returncode == 0, left.stderr
     run = left.stdout.strip()
-    assert f"collect their rows with: dts-client attach {run}" in left.stderr
+    assert "collect their rows with: dts-client text/upper" in left.stderr
+    assert left.stderr.rstrip().endswith(" --resume")
     outfile.unlink()
     Path(f"{outfile}.dts").unlink()
     for number in (1, 2):

@@ -9,7 +9,7 @@ from dts.client.client import DtsClient
 from dts.client.command.files import RunFiles
 from dts.client.run.attached import attached_spec
 from dts.client.run.session import RunSpec
-from dts.errors import ClientError
+from dts.errors import ClientError, ConfigError
 
 
 async def attach_spec(client: DtsClient, files: RunFiles, options: argparse.Namespace) -> tuple[RunSpec, bool]:
@@ -18,7 +18,10 @@ async def attach_spec(client: DtsClient, files: RunFiles, options: argparse.Name
     Raises:
         RequestRefused: there is no such run.
         ClientError: OUTFILE holds another run.
+        ConfigError: rows are to show arguments, which only the client that began the run has.
     """
+    if files.writer.keep_arguments:
+        raise ConfigError("rows of `attach` cannot show args or kwargs: only the client that began the run has them")
     if files.resumed is not None and files.resumed.header.id != options.run:
         raise ClientError(f"{options.outfile} holds the run {files.resumed.header.id}: --overwrite begins anew")
     spec, still_open = await attached_spec(

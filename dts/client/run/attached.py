@@ -41,6 +41,7 @@ async def attached_spec(
         if block.block not in state.blocks:
             lines = block.line_numbers(size)
             state.blocks[block.block] = KnownBlock(block.block, lines, bytes(8 * len(lines)), stored=True)
+            state.end = 0  # the ledger that was read has not got this block: it is written anew
     state.closed = sum(block.count for block in state.blocks.values())
     spec = RunSpec(
         view["function"],

@@ -26,16 +26,21 @@ _MAX_FINISHED_POLLS = 3  # empty answers after the run has finished before missi
 class Collector:
     """Collects results until every block that was sent has all of its.
 
-    `snooze_interval` is the pause in seconds between two requests for results, in which they can gather.
+    `snooze_interval` is the pause in seconds between two requests for results, in which they can gather. Blocks that
+    another client sends after this one has `attached` to its run are left to others.
     """
 
-    def __init__(self, state: RunState, *, snooze_interval: float, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self, state: RunState, *, snooze_interval: float, notify: Callable[[str], None], attached: bool = False
+    ) -> None:
         self._state = state
         self._remote = state.remote
         self._outstanding = state.outstanding
         self._snooze_interval = snooze_interval
         self._notify = notify
         self._page_size = _FIRST_PAGE
+        self._attached = attached
+        self._foreign = 0  # results in the last page of blocks that are left to others
         self._paused = False
         self._finished_polls = 0
 
@@ -55,13 +60,23 @@ class Collector:
             if not self._outstanding.blocks:
                 await self._wait_for_more()
                 continue
-            page, seconds = await self._remote.results(self._page_size)
+            page, seconds = await self._remote.results(self._page_size + self._foreign)
+            self._leave_foreign(page)
             cut_off = state.cut_off
             count = await self._take(page, seconds) if page.parts else await self._look_after()
             if state.cut_off > cut_off:
                 await self._end_if_cancelled()
-            if self._outstanding.blocks and count < self._page_size:
+            if self._outstanding.blocks and (self._foreign or count < self._page_size):
                 await asyncio.sleep(self._snooze_interval)
+
+    def _leave_foreign(self, page: dts_pb2.ResultPage) -> None:
+        """Take results of blocks that are left to others off the page, so that they are not acknowledged."""
+        if not self._attached:
+            return
+        foreign = [index for index, part in enumerate(page.parts) if part.block >= self._state.blocks_sent]
+        self._foreign = sum(bitmap.from_bytes(page.parts[index].jobs).bit_count() for index in foreign)
+        for index in reversed(foreign):
+            del page.parts[index]
 
     async def was_cancelled(self) -> bool:
         """Whether the run is cancelled, and not only some of its jobs."""

@@ -127,9 +127,10 @@ class RunSession:
         spec = self._spec
         keep_open, forget = spec.attached, spec.detach
         sender = Sender(state, spec.source, coroutines=self._coroutines, keep_open=keep_open, forget=forget)
-        if state.resumed is not None and state.resumed.all_stored and not spec.rereadable:
+        needless = spec.attached or not (spec.rereadable or state.processor.keep_arguments)
+        if state.resumed is not None and state.resumed.all_stored and needless:
             sender.skip_input()
-        collector = Collector(state, snooze_interval=self._snooze_interval, notify=self._notify)
+        collector = Collector(state, snooze_interval=self._snooze_interval, notify=self._notify, attached=spec.attached)
         async with asyncio.TaskGroup() as group:
             group.create_task(sender.read(), name="read")
             group.create_task(sender.send(), name="send")
