@@ -41,7 +41,7 @@ async def test_plugins_are_for_administrators(site: Site, caplog: pytest.LogCapt
             with caplog.at_level(logging.WARNING):
                 message = await caller.refused("POST", path, {"function": "server/ping"}, status=403, code="forbidden")
             assert message == "server/ping runs inside the server: for administrators only"
-            assert f"{role}, who is no administrator, asked for server/ping" in caplog.text
+            assert f"{role}, who is no administrator, asked for 'server/ping'" in caplog.text
 
 
 async def test_among_several_functions_a_plugin_is_seen(site: Site) -> None:
