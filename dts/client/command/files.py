@@ -247,7 +247,9 @@ def _load(path: str, outputs: tuple[str | None, str | None], files: tuple[Output
     except ClientError:
         if not all(map(os.path.exists, fresh)):
             raise
-        load_ledger(path, (fresh[0], fresh[1] if len(fresh) > 1 else None))
+        state = load_ledger(path, (fresh[0], fresh[1] if len(fresh) > 1 else None))
+        if state is None or state.lost_rows or not any(state.sizes):
+            raise  # they are of another run, or not whole
         put_in_place(files, outputs)
         return load_ledger(path, outputs)
 

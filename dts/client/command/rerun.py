@@ -12,7 +12,7 @@ import os
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import BinaryIO
 from zlib import crc32
 
 from dts.client.command.files import SUFFIX_NEW, RunFiles, make_writer, put_in_place, shape
-from dts.client.components import Batch, DataSource
+from dts.client.components import STANDARD_STREAM, Batch, DataSource
 from dts.client.output import OutputFile
 from dts.client.run.ledger import hash_lines, line_hashes
 from dts.client.run.ledger_state import NEW, Held, KnownBlock, LedgerState
@@ -75,6 +75,11 @@ def _create(name: str, stack: ExitStack) -> BinaryIO:
         return stack.enter_context(Path(name).open("wb"))
     except OSError as error:
         raise ClientError(f"cannot write {name}: {error.strerror}") from error
+
+
+def _discard(names: Sequence[str | None]) -> None:
+    for name in filter(None, names):
+        Path(name).unlink(missing_ok=True)
 
 
 def _map(path: str | None, size: int, stack: ExitStack) -> mmap.mmap | bytes:
@@ -155,13 +160,34 @@ async def prepare(files: RunFiles, options: argparse.Namespace) -> RunFiles:
     old, source, out = files.resumed, files.source, files.out
     if old is None or source is None or not isinstance(out, OutputFile):
         raise ConfigError(f"{options.outfile} holds no run: --changed and --retry-failed need the rows of one")
-    if source.identity is None:
+    if source.identity is None or source.path == STANDARD_STREAM:
         raise ConfigError("--changed and --retry-failed read INFILE twice: it must be a file")
     state = LedgerState(old.header)
     state.header.id = NEW
     if options.format is not None or options.output_format != "json":
         raise ConfigError("--changed and --retry-failed keep rows that are JSON: not with --format or --output-format")
     names = [None if path is None else f"{path}{SUFFIX_NEW}" for path in files.outputs]
+    try:
+        becoming = await _write_new(names, files, state, options)
+    except BaseException as error:  # a part of the rows must never take the place of OUTFILE
+        _discard(names)
+        if isinstance(error, OSError):
+            raise ClientError(f"cannot write {names[0]}: {error.strerror}") from error
+        raise
+    state.sizes = becoming.sizes[0], becoming.sizes[1]
+    assert files.ledger is not None
+    files.ledger.rewrite(state, becoming.sums)
+    put_in_place((out, files.errors), files.outputs)
+    return files.with_state(state, make_writer(options, out, files.errors, files.ledger, state))
+
+
+async def _write_new(
+    names: Sequence[str | None], files: RunFiles, state: LedgerState, options: argparse.Namespace
+) -> _NewFiles:
+    """Write the rows that stay into new files, on disk when this returns."""
+    old, source = files.resumed, files.source
+    assert old is not None
+    assert source is not None
     with ExitStack() as opened:
         rows = _OldRows(files.outputs, old.sizes, opened)
         new_files = [None if name is None else _create(name, opened) for name in names]
@@ -172,11 +198,7 @@ async def prepare(files: RunFiles, options: argparse.Namespace) -> RunFiles:
         for file in filter(None, new_files):
             file.flush()
             os.fsync(file.fileno())
-    state.sizes = becoming.sizes[0], becoming.sizes[1]
-    assert files.ledger is not None
-    files.ledger.rewrite(state, becoming.sums)
-    put_in_place((out, files.errors), files.outputs)
-    return files.with_state(state, make_writer(options, out, files.errors, files.ledger, state))
+    return becoming
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ import pytest
 from dts.errors import ClientError, ConfigError, InputChanged
 from dts.model import new_id
 from tests.integration.client.test_run import FakeServer
-from tests.integration.client.test_shapes import run, server
+from tests.integration.client.test_shapes import run, server, write
 
 __all__ = ["server"]  # a fixture
 
 
 def rows(path: str = "out") -> list[dict[str, Any]]:
     return [json.loads(row) for row in Path(path).read_text().splitlines()]
+
+
+def files() -> dict[str, bytes]:
+    """What OUTFILE and the files beside it have."""
+    return {path.name: path.read_bytes() for path in Path().glob("out*")}
 
 
 def results() -> list[str | None]:
@@ -96,3 +102,28 @@ async def test_a_client_that_dies_between_the_ledger_and_the_output_goes_on(
             await run(server, "a\nx\nc\n", "--changed")
     assert await run(server, "a\nx\nc\n", "--resume") == 0
     assert results() == ["A", "X", "C"]
+
+
+@pytest.mark.parametrize("flag", ["--changed", "--retry-failed"])
+async def test_a_full_disk_leaves_everything_as_it_was(server: FakeServer, flag: str) -> None:
+    text = "\n".join(f"line {number}" for number in range(500))
+    assert await run(server, text) == 0
+    before = files()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(ClientError, match=r"cannot write out\.dts-new: File too large"):
+            await run(server, text, flag)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files() == before, "and there is no out.dts-new"
+
+
+async def test_a_fragment_never_takes_the_place_of_the_output(server: FakeServer) -> None:
+    assert await run(server, "a\nb\nc\n") == 0
+    changed = files()["out"].replace(b"A", b"X")
+    write("out", changed)
+    write("out.dts-new", b"")
+    with pytest.raises(ClientError, match="is not what was written"):
+        await run(server, "a\nb\nc\n", "--resume")
+    assert files()["out"] == changed
