@@ -83,6 +83,7 @@ class Sender:
                     state.progress.lines = cutter.lines_seen
                 cutter.target = self._pace.target
                 for block in cutter.cut(everything=batch is None and not (idle and cutter.replaying)):
+                    self._check_fresh(block)
                     self._note_replayed()
                     await self._report_bad(cutter.take_bad())  # rows of later lines may have to wait for these
                     await self._upload(uploads, block)
@@ -108,6 +109,17 @@ class Sender:
             reading.cancel()
         if self._batches.empty():  # the sender may wait for what will not come
             self._batches.put_nowait(None)
+
+    def _check_fresh(self, block: CutBlock) -> None:
+        """A line that became no job before has its row: it must not get another one.
+
+        Raises:
+            InputChanged: a new block has such a line.
+        """
+        resumed = self._state.resumed
+        if block.known is None and resumed is not None and (again := resumed.local.intersection(block.lines)):
+            line = min(again)
+            raise InputChanged(line, f"line {line} of the input could not be sent when the run began, and has its row")
 
     def _check_end(self) -> None:
         """A run that was closed has all its lines; more of them are no part of it.
