@@ -10,7 +10,9 @@ from datetime import UTC
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 from bson.errors import BSONError
+from bson.int64 import Int64
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import (
@@ -119,6 +121,16 @@ def translating(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
     return call
 
 
+class _PlainInt(TypeDecoder):
+    """Reads 64-bit numbers as `int`: the subclass that they come as is not encoded as JSON or in messages."""
+
+    bson_type = Int64
+
+    def transform_bson(self, value: Int64) -> int:
+        """The same number."""
+        return int(value)
+
+
 class MongoConnection:
     """A client that connects on `open`. Writes are confirmed by a majority and its journal, unless one says `quick`.
 
@@ -143,6 +155,7 @@ class MongoConnection:
             self._database = self._client.get_default_database(
                 _DEFAULT_DATABASE,
                 write_concern=WriteConcern("majority", j=True),
+                codec_options=CodecOptions(type_registry=TypeRegistry([_PlainInt()])),
                 read_preference=ReadPreference.PRIMARY,  # whatever the URL says: what was written is read, see Blocks
             )
         except (InvalidURI, ConfigurationError, ValueError) as error:

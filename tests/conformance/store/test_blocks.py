@@ -26,6 +26,16 @@ async def test_a_block_and_its_run_are_found_as_added(store: Store) -> None:
     assert await store.get_parts(block.id) == []
 
 
+async def test_large_numbers_are_plain_ones(store: Store) -> None:
+    """They go into headers of messages and into answers, where a back end's own type of number cannot be encoded."""
+    run = make_run()
+    block = make_block(run, 2**40)
+    await store.add_blocks([block], run=run)
+    (unsent,) = await store.backlog_blocks([run.id], limit=10)
+    assert unsent.outcome.first == 2**40 * run.block_size
+    assert type(unsent.outcome.first) is int
+
+
 async def test_no_blocks_are_no_work(store: Store) -> None:
     run = make_run()
     assert await store.add_blocks([], run=run) == []
