@@ -113,7 +113,7 @@ async def test_the_late_result_of_a_lost_lease_is_void(stage: Stage, tmp_path: P
     stage.go("first")
     frozen.thaw()
     stage.is_there("first.ended")
-    stage.say("late results of first")
+    stage.say("late results of worker first")
     assert (await call("GET", f"/jobs/{job}"))["state"] == "running"
     stage.go("second")
     done = await call("GET", f"/jobs/{job}?wait=20")
