@@ -225,7 +225,7 @@ class DtsHandler(IncomingRequest):
 
 
 class NotFoundHandler(DtsHandler):
-    """Answers for paths that there are not."""
+    """Answers for paths that no handler serves."""
 
     async def check_head(self) -> None:
         """There is nothing to do here, for anybody."""

@@ -251,7 +251,7 @@ class Dispatcher(Service):
         runs = sorted({run.backlog.run for run in shares.values()})
         blocks: dict[Path, list[Unsent]] = {}
         found = await self._store.backlog_blocks(runs, limit=_BLOCKS)
-        if len(found) >= _BLOCKS:  # lower numbers of some runs may have taken the places of the others
+        if len(found) >= _BLOCKS and len(runs) > 1:  # lower numbers of one run may hide the others
             most = max(2, _BLOCKS // len(runs))
             found = [each for run in runs for each in await self._store.backlog_blocks([run], limit=most)]
         for each in found:

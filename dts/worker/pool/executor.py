@@ -283,15 +283,16 @@ class Executor(Service):
 
     def _save_memory(self) -> None:
         """End half of the idle children when memory gets short, before the worker has to stop taking work for that."""
-        idle = len(self._roster.idle)
-        if idle and free_memory_percent() < self._scarce:
-            for child in self._roster.surplus(idle // 2):
-                self._retire(child, "memory is short")
+        if self._roster.idle and free_memory_percent() < self._scarce:
+            self._retire_idle("memory is short")
 
     def on_no_child(self) -> None:
         """End half of the idle children: they hold the descriptors or process ids that a new one lacks."""
+        self._retire_idle("no other child can be started")
+
+    def _retire_idle(self, why: str) -> None:
         for child in self._roster.surplus(len(self._roster.idle) // 2):
-            self._retire(child, "no other child can be started")
+            self._retire(child, why)
 
     def lacks(self, starting: int) -> bool:
         """Whether there are fewer blank children than waiting messages want, and one more, when some are starting."""
