@@ -15,6 +15,7 @@ from dts.model.admin import (
     User,
     VirtualHost,
 )
+from dts.model.documents import MAX_DOCUMENT_BODY, Document
 from dts.model.fleet import LogEntry, LogFilter, WorkerState
 from dts.model.job import Job, JobError, Result
 from dts.model.names import (
@@ -57,6 +58,7 @@ __all__ = [
     "DEFAULT_ROUTE",
     "LAST_OPERATION",
     "MAX_BLOCK_SIZE",
+    "MAX_DOCUMENT_BODY",
     "RESERVED_NAMESPACE",
     "Backlog",
     "Block",
@@ -64,6 +66,7 @@ __all__ = [
     "Claim",
     "DeadLetter",
     "DelayedSlice",
+    "Document",
     "Function",
     "FunctionName",
     "Job",

@@ -31,6 +31,7 @@ from dts.model import (
 )
 from dts.store.contract.backlog import BacklogStore
 from dts.store.contract.dead import DeadLetterStore
+from dts.store.contract.documents import DocumentStore
 from dts.store.contract.fleet import FleetStore
 from dts.store.contract.gate import GateStore
 from dts.store.contract.operations import OperationStore
@@ -54,6 +55,7 @@ class Store(
     RepairStore,
     GateStore,
     RetentionStore,
+    DocumentStore,
     ABC,
 ):
     """A way to the record. One object serves a whole process; all its methods may be called concurrently."""

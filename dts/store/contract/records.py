@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from dts.model import LAST_OPERATION, Function, Namespace, Operation, Record, User, VirtualHost
-from dts.store.contract.shared import storable
+from dts.store.contract.shared import storable_value
 
 R = TypeVar("R", User, Namespace, Function, VirtualHost)
 
@@ -67,7 +67,7 @@ def last_administrator(user_id: object) -> str:
 
 def fields_of(record: Record) -> dict[str, Any]:
     """A record as plain fields; bytes stay bytes."""
-    fields = _storable(msgspec.to_builtins(record, builtin_types=(bytes,), order="deterministic"))
+    fields = storable_value(msgspec.to_builtins(record, builtin_types=(bytes,), order="deterministic"))
     if isinstance(record, Function):
         fields["id"] = fields.pop("name")
         fields["namespace"] = record.namespace
@@ -104,11 +104,3 @@ def ops_from_text(text: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):
         return {"unreadable": text}
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return {name: _storable(each) for name, each in value.items()}
-    return [_storable(each) for each in value] if isinstance(value, list | tuple) else value

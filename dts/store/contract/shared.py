@@ -6,6 +6,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from dts.errors import BlockTooLate
 from dts.model import Candidate, LogEntry, LogFilter, RunState, bitmap, job_id, split_job_id
@@ -25,6 +26,15 @@ def storable(text: str) -> str:
     No id that may be stored has a backslash, so a lookup of what this returns for them finds nothing.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def storable_value(value: Any) -> Any:
+    """A JSON value with all of its texts storable."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {name: storable_value(each) for name, each in value.items()}
+    return [storable_value(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def check_in_time(run: str, state: str | None) -> None:

@@ -38,6 +38,7 @@ from dts.store.mongo.fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo.gate import GATE_INDEXES, MongoGateStore
 from dts.store.mongo.holds import Holds
 from dts.store.mongo.outcomes import Recorder
+from dts.store.mongo.plain import DOCUMENT_INDEXES, MongoDocumentStore
 from dts.store.mongo.repair import PUBLISHED, MongoRepairStore
 from dts.store.mongo.results import Results
 from dts.store.mongo.retention import RETENTION_INDEXES, RUNS_BY_FUNCTION, MongoRetentionStore
@@ -101,6 +102,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     **GATE_INDEXES,
     **RETENTION_INDEXES,
     **FLEET_INDEXES,
+    **DOCUMENT_INDEXES,
 }
 
 
@@ -109,7 +111,13 @@ _OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user", "free"), "del
 
 
 class MongoStore(
-    MongoAdminStore, MongoWaitingStore, MongoFleetStore, MongoRepairStore, MongoGateStore, MongoRetentionStore
+    MongoAdminStore,
+    MongoWaitingStore,
+    MongoFleetStore,
+    MongoRepairStore,
+    MongoGateStore,
+    MongoRetentionStore,
+    MongoDocumentStore,
 ):
     """A store in MongoDB: `mongodb://host:27017/database`, where the database is `dts` if the URL names none."""
 

@@ -19,7 +19,7 @@ from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -75,6 +75,7 @@ _UPGRADES = {
         """,
     },
     9: {"blocks": "ALTER TABLE blocks ADD COLUMN sent INTEGER NOT NULL DEFAULT 0"},
+    10: {},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 

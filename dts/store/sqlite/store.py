@@ -33,6 +33,7 @@ from dts.store.sqlite import outcomes as sqlite_outcomes
 from dts.store.sqlite.admin import SqliteAdminStore
 from dts.store.sqlite.clock import CLOCK_TABLES, follow_clock, must_follow
 from dts.store.sqlite.counts import COUNT_TRIGGERS, COUNTS
+from dts.store.sqlite.documents import DOCUMENT_TABLES, SqliteDocumentStore
 from dts.store.sqlite.fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite.gate import TURNS, SqliteGateStore
 from dts.store.sqlite.repair import SqliteRepairStore
@@ -53,7 +54,10 @@ from dts.store.sqlite.schema import NONCES, TABLES, connect, open_database
 from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore, leases_of, waiting_slices
 
 _PREFIX = "sqlite:///"
-_TABLES = f"{TABLES} {WAITING_TABLES} {FLEET_TABLES} {RETENTION_TABLES} {CLOCK_TABLES} {COUNTS}; {COUNT_TRIGGERS}"
+_TABLES = (
+    f"{TABLES} {WAITING_TABLES} {FLEET_TABLES} {RETENTION_TABLES} {CLOCK_TABLES} {DOCUMENT_TABLES} "
+    f"{COUNTS}; {COUNT_TRIGGERS}"
+)
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
 # The indexes are named so that a change of theirs makes a statement fail, rather than read every run or block.
@@ -76,7 +80,13 @@ _UNSWEPT = """
 
 
 class SqliteStore(
-    SqliteAdminStore, SqliteWaitingStore, SqliteFleetStore, SqliteRepairStore, SqliteGateStore, SqliteRetentionStore
+    SqliteAdminStore,
+    SqliteWaitingStore,
+    SqliteFleetStore,
+    SqliteRepairStore,
+    SqliteGateStore,
+    SqliteRetentionStore,
+    SqliteDocumentStore,
 ):
     """A store in a file: `sqlite:///relative/to/cwd.db` or `sqlite:////absolute/path.db`.
 
