@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from dts import scaffold
+from dts.config import Settings
+from dts.first_steps import keep_credentials, next_steps
 from dts.runtime.backoff import Backoff
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown, run
@@ -24,14 +27,18 @@ examples:
   dts init DIR                   # makes DIR with settings and an example function, and ends
   python -m dts
   python -m dts --port 8080 --processes 4
+  python -m dts --functions DIR  # runs the functions DIR/<namespace>/<function>.py, and registers them
 then, in another terminal:
-  dts-client text/upper in.txt out.json http://127.0.0.1:8000 --username admin --secret-file var/admin.secret
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000
 """
 
 _STOP_TIMEOUT = 45.0
 """Seconds that a part gets to finish its work: a worker drains for `drain_timeout`, 30 s unless set otherwise."""
 
 _PR_SET_PDEATHSIG = 1
+
+ADMINISTRATOR = "admin"
+"""The user that the first start of a server creates."""
 
 _STEADY = 10.0
 """A part that ran for this many seconds before it died is started again at once."""
@@ -98,6 +105,8 @@ def main() -> int:
         claim_folder(settings.server.key_file.with_name("dts.pid"), "python -m dts")
         check_port(settings.server.host, settings.server.port)
         os.environ.setdefault("DTS_SERVER_DAEMONS", "all")
+        functions = options.functions or settings.worker.functions
+        _register_functions_of(functions)
         common = [
             *(["-c", options.config] if options.config else []),
             *(["-d"] if options.dev else []),
@@ -108,9 +117,10 @@ def main() -> int:
         worker = Part("worker", ["dts.worker", *common, *_given(options, "processes", "functions")])
         tasks = [asyncio.create_task(part.keep_running(), name=part.name) for part in (server, worker)]
         asked = asyncio.create_task(shutdown.requested.wait())
+        greeting = asyncio.create_task(_greet(settings, functions), name="greeting")
         await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
         codes = [task.result() for task in tasks if task.done()]
-        for task in (asked, *tasks):
+        for task in (asked, greeting, *tasks):
             task.cancel()
         # The worker goes first: what it finishes while it drains, the server's porter still records.
         await worker.stop(hurry=shutdown.hurry)
@@ -118,6 +128,31 @@ def main() -> int:
         return EXIT_OK if shutdown.requested.is_set() else next((code for code in codes if code), EXIT_FAILED)
 
     return run(supervise)
+
+
+async def _greet(settings: Settings, functions: str) -> None:
+    """When the server listens, keep the administrator's credentials and say what to type next."""
+    server = settings.server
+    host = "127.0.0.1" if server.host in ("", "0.0.0.0") else "[::1]" if server.host == "::" else server.host
+    backoff = Backoff(0.1, 1.0)
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host.strip("[]"), server.port)
+            break
+        except OSError:
+            await asyncio.sleep(backoff.next_pause())
+    writer.close()
+    url, secret = f"http://{host}:{server.port}{server.base_path}", server.admin_secret_file
+    flags = f"--username {ADMINISTRATOR} --secret-file {secret}"
+    if not secret.exists() or keep_credentials(ADMINISTRATOR, secret, url):
+        flags = ""
+    sys.stderr.write(next_steps(url, Path(functions) if functions else None, flags) + "\n")
+
+
+def _register_functions_of(folder: str) -> None:
+    """Have the server register the functions in the worker's folder, unless it was set up otherwise."""
+    if folder:
+        os.environ.setdefault("DTS_SERVER_FUNCTIONS", str(Path(folder).absolute()))
 
 
 def _end_with_parent() -> None:

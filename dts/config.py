@@ -98,6 +98,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     machine's name; `trusted_proxies` are addresses or networks of proxies whose X-Forwarded-For is believed;
     `base_path` is what all paths begin with, where a proxy in front leaves that in them.
     `secret_grace` is for how many seconds a secret is still accepted after another one has taken its place.
+    `functions` is a functions directory whose functions are registered without an administrator; empty for none.
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
     when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
     with `lease_unlimited` those that have no timeout, too. What is between `max_connections` and `body_memory` keeps
@@ -107,6 +108,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8000
     daemons: str = "auto"
+    functions: str = ""
     names: tuple[HostName, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     base_path: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""

@@ -23,10 +23,7 @@ NEXT = """\
 Next, start everything on this machine:
   cd {folder}
   dts --functions functions
-and in another terminal, in the same folder, register the function and run it:
-  dts-admin --username admin --secret-file var/admin.secret login --save
-  dts-admin namespaces add own
-  dts-admin functions add own/hello
+which registers what lies in functions/, and in another terminal:
   printf 'Ada\\nGrace\\n' | dts-client own/hello - - http://127.0.0.1:8000
 """
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import socket
+from pathlib import Path
 
 import msgspec
 from tornado.netutil import bind_sockets
@@ -82,7 +83,7 @@ class Server(Service):
         await broker.start()
         self._spawn(self._declare_queues(broker), "server-queues")
         accounts = Accounts(store, keys)
-        catalogue = Catalogue(store)
+        catalogue = Catalogue(store, Path(settings.server.functions) if settings.server.functions else None)
         hub = Hub(broker, catalogue, store)
         claims = Claims(store, settings.daemons.relay_after)
         fleet = Fleet(store)
@@ -187,7 +188,7 @@ class Server(Service):
                 await context.store.start()
                 await context.accounts.ensure_administrator(self._settings.server.admin_secret_file)
                 await context.accounts.check_key_file()
-                await context.catalogue.register_bundled()
+                await context.catalogue.register_folders()
                 await context.operations.check_end()
             except StoreUnavailable as error:
                 context.outages.failed("waiting for the store, answering 503 until then: %s", error)

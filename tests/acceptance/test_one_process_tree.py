@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -26,6 +27,22 @@ def test_a_file_goes_through(embedded: Deployment, lines_file: Callable[[int], P
     assert done.returncode == 0, done.stderr
     assert "3000 lines: 3000 succeeded, 0 failed" in done.stderr
     assert len(rows(tmp_path / "out.json")) == 3000
+
+
+def test_a_newcomer_runs_a_function_of_their_own_with_the_command_that_is_printed(embedded: Deployment) -> None:
+    (embedded.folder / "mine" / "shop").mkdir(parents=True)
+    (embedded.folder / "mine" / "shop" / "price.py").write_text("def main(line):\n    return len(line)\n")
+    start(embedded, "--functions", "mine")
+    wait_until(lambda: "dts-admin help" in embedded.log("dts"), "the next steps to be printed")
+    [command] = [line.strip() for line in embedded.log("dts").splitlines() if "| dts-client" in line]
+    assert command == f"printf 'one\\ntwo\\n' | dts-client shop/price - - {embedded.url}"
+    done = embedded.run("sh", "-c", command)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["result"] for line in done.stdout.splitlines()] == [3, 3]
+
+    missing = embedded.run("sh", "-c", command.replace("shop/price", "stall/price"))
+    assert missing.returncode == 255
+    assert "dts-admin namespaces add stall; dts-admin functions add stall/price" in missing.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -38,8 +38,6 @@ def test_a_folder_made_by_init_runs(embedded: Deployment, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     embedded.start("dts", "dts", "--port", str(embedded.port), "-c", "etc/worker.toml")
     embedded.wait_ready("dts")
-    assert embedded.admin("namespaces", "add", "own").returncode == 0
-    assert embedded.admin("functions", "add", "own/hello").returncode == 0
     (tmp_path / "in.txt").write_text("Ada\n")
     done = embedded.run_client("own/hello", tmp_path / "in.txt", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr

@@ -30,10 +30,20 @@ class WorkHandler(DtsHandler):
         self.check_member(user, namespace)
         function = await self.context.catalogue.get(name)
         if function is None:
-            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, f"there is no function {name}: it is not registered")
+            raise ApiError(ErrorCode.FUNCTION_NOT_FOUND, await self._how_to_register(name))
         if not function.enabled:
             raise ApiError(ErrorCode.FUNCTION_DISABLED, f"the function {name} is disabled")
         return function
+
+    async def _how_to_register(self, name: str) -> str:
+        """What to say of a function that is not registered: the commands that an administrator can cure that with."""
+        namespace, _ = parse_function_name(name)
+        commands = [f"dts-admin functions add {name}"]
+        if await self.context.catalogue.namespace(namespace) is None:
+            commands.insert(0, f"dts-admin namespaces add {namespace}")
+        return (
+            f"there is no function {name}: it is not registered. An administrator registers it: {'; '.join(commands)}"
+        )
 
     async def unserved_route(self, name: str) -> str | None:
         """The route that jobs of a function wait for while no live worker serves it; None if there is no such route.

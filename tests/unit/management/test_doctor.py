@@ -221,7 +221,7 @@ def test_a_configuration_is_checked_with_the_files_that_it_names(tmp_path: Path)
     assert "prot" in findings[0].detail
 
 
-def test_the_bundled_functions_are_functions() -> None:
+def test_the_functions_in_are_functions() -> None:
     assert verdicts(check_functions(BUNDLED)) == {"functions": Verdict.OK}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dts.config import Settings
 from dts.model import Function, Namespace
@@ -48,6 +49,35 @@ async def test_a_later_version_adds_what_is_new_in_it(
         await restart(settings)
         assert await names(store) == {"shapes/square"}
         assert await store.get_record(Namespace, "shapes") is not None
+
+
+async def test_the_functions_of_a_folder_are_registered_at_the_start_and_when_they_are_asked_for(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "functions"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / "price.py").write_text('"""What it costs."""\nasync def main():\n    pass\n')
+    (folder / "shop" / "helper.py").write_text("def tool():\n    pass\n")
+    (folder / "shop" / "_db.py").write_text("def main():\n    pass\n")
+    (folder / "shop" / "half.py").write_text("def main(:\n")
+    (folder / "server").mkdir()
+    (folder / "server" / "deploy.py").write_text("def main():\n    pass\n")
+    settings = replace(settings, server=replace(settings.server, functions=str(folder)))
+    async with Server(settings), open_store(settings.store.url) as store:
+        found = {name for name in await names(store) if name.startswith(("shop/", "server/"))}
+        assert found == {"shop/price"}
+        price = await store.get_function("shop/price")
+        assert price is not None
+        assert price.description == "What it costs."
+        assert "half.py is not registered as a function" in caplog.text
+
+        later = catalogue.Catalogue(store, folder)
+        assert await later.get("shop/later") is None
+        (folder / "shop" / "later.py").write_text("from shop.price import main\n")
+        assert await later.get("shop/later") is not None
+        assert await store.delete_record(Function, "shop/later", version=1)
+        later.forget("shop/later")
+        assert await later.get("shop/later") is None, "who deletes one is rid of it"
 
 
 async def test_what_a_start_was_cut_off_at_is_completed(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from dts.errors import ConfigError, InvalidInput, TooLarge
 from dts.model import Candidate, Function, Outcome, Part, Run, bitmap, new_id
 from dts.server.access.key_box import KeyBox
 from dts.server.intake.ingest import Arguments, batch_from_arguments, batch_from_ndjson, new_block
-from dts.server.lookup.catalogue import BUNDLED, bundled_functions
+from dts.server.lookup.catalogue import BUNDLED, functions_in
 from dts.server.publish.slices import (
     CONCURRENT_SLICE,
     UNKNOWN_SLICE,
@@ -119,8 +119,8 @@ def test_a_key_file_with_rubbish_is_refused(tmp_path: Path) -> None:
         KeyBox.open(tmp_path / "server.key")
 
 
-def test_the_bundled_functions_are_found_by_reading() -> None:
-    functions = {function.name: function for function in bundled_functions(BUNDLED)}
+def test_the_functions_in_are_found_by_reading() -> None:
+    functions = {function.name: function for function in functions_in(BUNDLED)}
     assert {"text/upper", "text/wordcount"} <= functions.keys()
     assert all(function.description for function in functions.values())
 

@@ -51,7 +51,7 @@ def settle() -> None:
     time.sleep(0.12)
 
 
-def test_the_bundled_functions_run() -> None:
+def test_the_functions_in_run() -> None:
     assert dynamic_load("text/upper").main("straße") == "STRASSE"
     assert dynamic_load("text/reverse").main("abc") == "cba"
     assert dynamic_load("text/wordcount").main("to be  or") == {"words": 3, "characters": 9}
