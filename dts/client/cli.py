@@ -16,7 +16,7 @@ from dts.client.client import DtsClient, Summary
 from dts.client.command import exits, rerun, subcommands
 from dts.client.command.attach import attach_spec
 from dts.client.command.files import RunFiles, make_source, open_files
-from dts.client.command.options import EPILOG, build_attach_parser, build_parser
+from dts.client.command.options import EPILOG, build_attach_parser, build_parser, given_flags
 from dts.client.command.screen import Screen
 from dts.client.components import STANDARD_STREAM, FileComponent
 from dts.client.credentials import load_credentials, load_server_url
@@ -212,7 +212,13 @@ def _collect_command(options: argparse.Namespace, files: RunFiles, progress: Pro
     """The command that collects the rows of a run that was left to the server, into the same OUTFILE."""
     if files.ledger is not None:
         return _resume_command(options)
-    return shlex.join(["dts-client", "attach", progress.run, options.outfile, options.server_url])
+    return _attach_command(options, progress.run)
+
+
+def _attach_command(options: argparse.Namespace, run: str) -> str:
+    """The command that collects the rows of a run, with the same credentials and in the same shape."""
+    words = [run, options.outfile, options.server_url, *given_flags(build_attach_parser(), options)]
+    return shlex.join(["dts-client", "attach", *words])
 
 
 def _resume_command(options: argparse.Namespace) -> str:
@@ -227,7 +233,9 @@ def _how_to_go_on(options: argparse.Namespace, files: RunFiles, progress: Progre
     if progress.cancelled:
         return "; the run is cancelled"
     if files.ledger is None:
-        return f"; the run {progress.run} is left open"
+        return (
+            f"; the run {progress.run} is left open: collect what it has with: {_attach_command(options, progress.run)}"
+        )
     return f"; go on with: {_resume_command(options)}"
 
 

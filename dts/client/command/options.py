@@ -123,6 +123,19 @@ def build_control_parser(name: str, description: str, *, takes_run: bool) -> Par
     return parser
 
 
+def given_flags(parser: Parser, options: argparse.Namespace) -> list[str]:
+    """The flags of `parser` that `options` say something else than the default of, as they are written."""
+    words: list[str] = []
+    for action in parser._actions:
+        value = getattr(options, action.dest, None)
+        if not action.option_strings or value in (None, False, [], action.default):
+            continue
+        words.append(action.option_strings[-1])
+        if action.nargs != 0:
+            words.append(",".join(value) if isinstance(value, list) else str(value))
+    return words
+
+
 def _add_input_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("input").add_argument
     add(

@@ -52,5 +52,6 @@ async def attached_spec(
         rereadable=False,
         attached=True,
         again=again,
+        rereads=again or not view["finished"],
     )
     return spec, view["state"] == "open"

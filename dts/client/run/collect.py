@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dts.client.rows import Results, pieces
 from dts.client.run.state import RunState
@@ -27,11 +27,18 @@ class Collector:
     """Collects results until every block that was sent has all of its.
 
     `snooze_interval` is the pause in seconds between two requests for results, in which they can gather. Blocks that
-    another client sends after this one has `attached` to its run are left to others.
+    another client sends after this one has `attached` to its run are left to that one. With `rereads` results that
+    another client has collected are read from their blocks.
     """
 
     def __init__(
-        self, state: RunState, *, snooze_interval: float, notify: Callable[[str], None], attached: bool = False
+        self,
+        state: RunState,
+        *,
+        snooze_interval: float,
+        notify: Callable[[str], None],
+        attached: bool = False,
+        rereads: bool = True,
     ) -> None:
         self._state = state
         self._remote = state.remote
@@ -40,6 +47,7 @@ class Collector:
         self._notify = notify
         self._page_size = _FIRST_PAGE
         self._attached = attached
+        self._rereads = rereads
         self._foreign = 0  # results in the last page of blocks that are left to others
         self._paused = False
         self._finished_polls = 0
@@ -160,11 +168,19 @@ class Collector:
         return len(data)
 
     async def _look_after(self) -> int:
-        """See why no results came: tell of a pause, and do not wait for ever for what will not come."""
+        """Find out why no results came: report a pause, and read what another client has collected.
+
+        Raises:
+            ClientError: the run has finished, and results are missing.
+        """
         run = await self._remote.view()
         if run["paused"] and not self._paused:
             self._notify(f"the run {self._remote.id} is paused; waiting")
         self._paused = run["paused"]
+        if self._rereads and _all_ended(run["statistics"]):
+            await self._reread()
+        if not self._outstanding.blocks:
+            return 0
         self._finished_polls = self._finished_polls + 1 if run["finished"] else 0
         if self._finished_polls >= _MAX_FINISHED_POLLS:
             raise ClientError(
@@ -172,3 +188,17 @@ class Collector:
                 f"but {self._outstanding.jobs} lines have none; `attach --again` has those that were collected before"
             )
         return 0
+
+    async def _reread(self) -> None:
+        """Read results of blocks whose jobs have all ended: another client has collected them, and this one lacks them.
+
+        A client that attaches to a run collects beside the one that sends it, and each result is given to one of them.
+        """
+        for stored in await self._remote.blocks(first=min(self._outstanding.numbers)):
+            if stored.ended == stored.jobs and stored.block in self._outstanding.blocks:
+                await self._take(await self._remote.block_results(stored.block), 0.0)
+
+
+def _all_ended(counts: Mapping[str, int]) -> bool:
+    """Whether every job that the server has of a run has ended."""
+    return counts["succeeded"] + counts["failed"] + counts["cancelled"] == counts["total"]

@@ -14,10 +14,15 @@ MAX_KEPT = 16 * 1024 * 1024  # bytes of arguments that are remembered for the ro
 
 @dataclass(slots=True)
 class Outstanding:
-    """Blocks by number, and what they add up to."""
+    """Blocks by number, and what they add up to.
+
+    Results of a block that was `refused` are not waited for. They are taken all the same: an earlier try to send it may
+    have reached the server.
+    """
 
     most_jobs: int = MAX_OUTSTANDING_JOBS
     blocks: dict[int, SentBlock] = field(default_factory=dict)
+    refused: dict[int, SentBlock] = field(default_factory=dict)
     jobs: int = 0
     kept: int = 0
 
@@ -43,11 +48,18 @@ class Outstanding:
             self.jobs -= block.count - block.received.bit_count()
             self.kept -= block.kept
 
+    def refuse(self, number: int) -> None:
+        """The server has refused the block with that number, and does not have it."""
+        if (block := self.blocks.get(number)) is not None:
+            self.forget(number)
+            self.refused[number] = block
+
     def receive(self, number: int, jobs: int) -> tuple[SentBlock | None, int]:
         """The block with that number, and which of `jobs` are news. A block that is complete is forgotten."""
         block = self.blocks.get(number)
         if block is None:
-            return None, 0
+            late = self.refused.get(number)
+            return late, 0 if late is None else late.receive(jobs)
         fresh = block.receive(jobs)
         self.jobs -= fresh.bit_count()
         if block.complete:

@@ -46,10 +46,11 @@ class _Stored(msgspec.Struct):
 
 
 class RemoteBlock(msgspec.Struct):
-    """A block as the server has it: `first_line` is 0 where it does not know the lines."""
+    """A block as the server has it, and how many jobs have ended; `first_line` is 0 where the lines are not known."""
 
     block: int
     jobs: int
+    ended: int = 0
     first_line: int = 0
     lines: list[int] = []
 
@@ -132,15 +133,20 @@ class RemoteRun:
         )
         return codec.decode(dts_pb2.ResultPage, answer.body, max_size=MAX_ANSWER), answer.seconds
 
-    async def blocks(self) -> list[RemoteBlock]:
-        """All blocks that the server has."""
+    async def blocks(self, first: int = 0) -> list[RemoteBlock]:
+        """All blocks that the server has, from number `first` on."""
         found: list[RemoteBlock] = []
         while True:
-            query = {"after": found[-1].block if found else -1}
+            query = {"after": found[-1].block if found else first - 1}
             page = await self._transport.call("GET", self._path("/blocks"), query=query)
             found += msgspec.convert(page, list[RemoteBlock])
             if not page:
                 return found
+
+    async def has_block(self, number: int) -> bool:
+        """Whether the server has a block; it may have stored one that it refused, and ended its jobs."""
+        page = await self._transport.call("GET", self._path("/blocks"), query={"after": number - 1, "limit": 1})
+        return any(each.block == number for each in msgspec.convert(page, list[RemoteBlock]))
 
     async def block_results(self, number: int) -> dts_pb2.ResultPage:
         """All results of a block that there are, also those that were collected."""

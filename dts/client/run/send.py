@@ -185,8 +185,9 @@ class Sender:
             await ledger.block(number, cut.lines, cut.hashes())
         turn = partial(self._pace.turn, cut.size)
         try:
-            if not await state.unless_cancelled(self._remote.store(number, encoded, turn, self._limit_blocks)):
-                state.outstanding.forget(number)
+            accepted = await state.unless_cancelled(self._remote.store(number, encoded, turn, self._limit_blocks))
+            if not accepted and not await self._remote.has_block(number):
+                state.outstanding.refuse(number)
             elif ledger is not None:
                 ledger.stored(number)
         except RequestRefused as error:

@@ -43,7 +43,8 @@ class RunSpec:
     `options` is what it asks of attempts. With a `ledger` it can be resumed, where `resumed` says how far it was, and
     `settings` is what must not have changed then. `outputs` are the names of OUTFILE and errfile. The source of a
     resumed run is only read from its beginning if it can be (`rereadable`). With `detach` nothing is collected. A run
-    that is `attached` to is another client's: it is not closed; with `again` what was collected before is read, too.
+    that is `attached` to is another client's: it is not closed; with `again` what was collected before is read, too;
+    with `rereads` what another client collects meanwhile.
     One to `keep` is not cancelled, whatever happens.
     """
 
@@ -59,6 +60,7 @@ class RunSpec:
     detach: bool = False
     attached: bool = False
     again: bool = False
+    rereads: bool = True
     keep: bool = False
 
 
@@ -130,7 +132,13 @@ class RunSession:
         needless = spec.attached or not (spec.rereadable or state.processor.keep_arguments)
         if state.resumed is not None and state.resumed.all_stored and needless:
             sender.skip_input()
-        collector = Collector(state, snooze_interval=self._snooze_interval, notify=self._notify, attached=spec.attached)
+        collector = Collector(
+            state,
+            snooze_interval=self._snooze_interval,
+            notify=self._notify,
+            attached=spec.attached,
+            rereads=spec.rereads,
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(sender.read(), name="read")
             group.create_task(sender.send(), name="send")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -160,6 +161,19 @@ async def test_being_told_to_stop_leaves_the_run_open_unless_it_is_to_be_cancell
         assert [row["result"] for row in rows()] == ["A", "B"], "what was under way is collected"
     os.close(write)
     os.close(read)
+
+
+async def test_the_command_that_collects_without_a_ledger_has_credentials_and_shape(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("my secret", "secret\n")
+    flags = ["--username", "alice", "--secret-file", "my secret", "--fields", "id,attempt", "--format", "{id} {result}"]
+    assert await run("text/upper", "in.txt", "/dev/null", server.url, "--detach", *flags) == 0
+    command = shlex.split(capsys.readouterr().err.rpartition("with: ")[2])
+    assert command[:5] == ["dts-client", "attach", server.run_id, "/dev/null", server.url]
+    options = cli.build_attach_parser().parse_intermixed_args(command[2:])
+    assert (options.username, options.secret_file, options.fields) == ("alice", "my secret", ["id", "attempt"])
+    assert options.format == "{id} {result}"
 
 
 @pytest.mark.parametrize(

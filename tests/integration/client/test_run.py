@@ -38,6 +38,7 @@ class FakeServer:
         self.blocks: dict[int, dts_pb2.JobBatch] = {}
         self.block_jobs: list[int] = []  # how many jobs a block may have: at first, after the first block, …
         self.parts: dict[str, dts_pb2.ResultPart] = {}
+        self.all_parts: dict[str, dts_pb2.ResultPart] = {}
         self.collected: list[str] = []
         self.jobs: dict[str, str] = {}
         self.state = "none"
@@ -57,6 +58,12 @@ class FakeServer:
     def start(self) -> None:
         self.http.add_socket(self.sock)
 
+    def statistics(self) -> dict[str, int]:
+        """As the server gives them: everything has succeeded, or been cancelled where its results are not there."""
+        total = sum(len(batch.jobs) for batch in self.blocks.values())
+        done = sum(bitmap.from_bytes(part.jobs).bit_count() for part in self.all_parts.values())
+        return {"succeeded": done, "failed": 0, "cancelled": 0, "total": total}
+
     def work(self, number: int, batch: dts_pb2.JobBatch) -> None:
         """Do the jobs of a block: its results in two parts."""
         for part, jobs in enumerate((batch.jobs[:2], batch.jobs[2:])):
@@ -72,7 +79,7 @@ class FakeServer:
             encoded = codec.encode(results)
             count = bitmap.from_indices(job.index for job in jobs)
             if count:
-                self.parts[f"{number}.{part}"] = dts_pb2.ResultPart(
+                self.parts[f"{number}.{part}"] = self.all_parts[f"{number}.{part}"] = dts_pb2.ResultPart(
                     receipt=f"{number}.{part}",
                     block=number,
                     jobs=bitmap.to_bytes(count, len(batch.jobs)),
@@ -165,7 +172,17 @@ class Handler(RequestHandler):
             self.finish(page.SerializeToString())
         elif self.what == "GET /runs/ID":
             finished = server.state != "open" and not server.parts
-            self.result({"id": server.run_id, "state": server.state, "paused": server.paused, "finished": finished})
+            about = {"id": server.run_id, "function": "text/upper", "block_size": BLOCK_SIZE}
+            how_far = {"paused": server.paused, "finished": finished, "statistics": server.statistics()}
+            self.result({**about, "state": server.state, **how_far})
+        elif self.what == "GET /runs/ID/blocks":
+            after = int(self.get_query_argument("after"))
+            sizes = {number: len(batch.jobs) for number, batch in sorted(server.blocks.items()) if number > after}
+            self.result([{"block": number, "jobs": jobs, "ended": jobs} for number, jobs in sizes.items()])
+        elif self.what.endswith("/results"):
+            block = int(self.what.split("/")[-2])
+            page = dts_pb2.ResultPage(parts=[part for part in server.all_parts.values() if part.block == block])
+            self.finish(page.SerializeToString())
         else:
             self.result({"id": self.request.path.rpartition("/")[2], "state": "succeeded", **server.job_answer})
 
