@@ -17,6 +17,7 @@ from dts.client.credentials import HELP as CREDENTIALS_HELP
 from dts.client.formats import TemplateFormat
 from dts.client.rows import FIELDS, RowFormat
 from dts.errors import InvalidInput
+from dts.model.units import parse_bytes, parse_seconds
 from dts.version import __version__
 
 USAGE = "dts-client FUNCTION INFILE OUTFILE [SERVER_URL] [options]"
@@ -187,7 +188,7 @@ def _add_attempt_options(parser: argparse.ArgumentParser) -> None:
         ("--soft-timeout", _seconds),
         ("--max-attempts", _positive_int),
         ("--retry-on", _names),
-        ("--memory-limit", _positive_int),
+        ("--memory-limit", _bytes),
         ("--not-before", _time),
         ("--deadline", _time),
     ):
@@ -236,12 +237,19 @@ def _positive_int(text: str) -> int:
 
 def _seconds(text: str) -> float:
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+        seconds = parse_seconds(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+    if seconds < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
     return seconds
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except InvalidInput as error:
+        raise argparse.ArgumentTypeError(error.message) from error
 
 
 def _position(text: str) -> int:

@@ -92,7 +92,7 @@ async def whoami(session: Session, arguments: Arguments) -> None:
     "[secret=generate] [grace=SECONDS]",
     fields=(
         Field("secret", Kind.SECRET, "the new secret; asked for unless given"),
-        Field("grace", Kind.NUMBER, "seconds that the secret before stays valid"),
+        Field("grace", Kind.SECONDS, "how long the secret before stays valid"),
     ),
     flags=(SECRET_FILE,),
     examples=("rotate", "rotate secret=generate --secret-file new.secret grace=3600"),

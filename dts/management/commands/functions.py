@@ -9,9 +9,16 @@ from dts.management.shell.fields import Field, Kind
 from dts.management.shell.grammar import command
 from dts.management.shell.output import Column
 from dts.management.shell.session import Session
-from dts.model.attempts import ATTEMPT_OPTIONS
+from dts.model.attempts import ATTEMPT_OPTIONS, AttemptOption
+from dts.model.ranges import BYTES, SECONDS
 
 _KINDS: dict[type, Kind] = {float: Kind.NUMBER, int: Kind.INTEGER, str: Kind.LIST}
+_UNITS = {SECONDS: Kind.SECONDS, BYTES: Kind.BYTES}
+
+
+def _kind_of(option: AttemptOption) -> Kind:
+    return _UNITS[option.values] if option.values in _UNITS else _KINDS[option.kind]
+
 
 FUNCTIONS = RecordKind(
     noun="functions",
@@ -20,7 +27,7 @@ FUNCTIONS = RecordKind(
         Field("description", Kind.TEXT, "what it does"),
         Field("route", Kind.TEXT, "which queue its jobs go to"),
         Field("enabled", Kind.BOOLEAN, "new jobs are refused when it is not"),
-        *(Field(option.name, _KINDS[option.kind], option.meaning, optional=True) for option in ATTEMPT_OPTIONS),
+        *(Field(option.name, _kind_of(option), option.meaning, optional=True) for option in ATTEMPT_OPTIONS),
         *LIMIT_FIELDS,
     ),
     columns=(
@@ -28,7 +35,7 @@ FUNCTIONS = RecordKind(
         Column("description"),
         Column("route"),
         Column("enabled"),
-        Column("mean_duration", "mean s", show=lambda seconds: f"{seconds:.4g}", right=True),
+        Column("mean_duration", "mean", right=True),
         Column("limits"),
         Column("modified"),
     ),

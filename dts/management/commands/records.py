@@ -25,7 +25,7 @@ LIMIT_FIELDS = (
     Field("limits.unfinished", Kind.INTEGER, "jobs accepted and not ended, at most", optional=True),
     Field("limits.requests_per_second", Kind.NUMBER, "requests a second, at most", optional=True),
     Field("limits.running", Kind.INTEGER, "jobs at work at once, at most", optional=True),
-    Field("limits.retention", Kind.NUMBER, "seconds that a finished run is kept", optional=True),
+    Field("limits.retention", Kind.SECONDS, "how long a finished run is kept", optional=True),
 )
 
 

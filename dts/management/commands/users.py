@@ -13,7 +13,7 @@ USERS = RecordKind(
     one="user",
     fields=(
         Field("secret", Kind.SECRET, "the new secret; asked for when it is needed and not given"),
-        Field("grace", Kind.NUMBER, "seconds that the secret before stays valid", initial=False),
+        Field("grace", Kind.SECONDS, "how long the secret before stays valid", initial=False),
         Field("roles", Kind.LIST, "what the user may do", choices=ROLES),
         Field("namespaces", Kind.LIST, "whose functions the user may run; * is all of them", ids="namespaces"),
         Field("email", Kind.TEXT, "where mail goes"),

@@ -12,6 +12,7 @@ import msgspec
 
 from dts.errors import ConfigError, InvalidInput
 from dts.management.utils import nearest
+from dts.model.units import BYTES_HINT, SECONDS_HINT, parse_bytes, parse_seconds
 
 
 class Wish(Enum):
@@ -32,6 +33,8 @@ class Kind(Enum):
     TEXT = "text"
     INTEGER = "whole number"
     NUMBER = "number"
+    SECONDS = SECONDS_HINT
+    BYTES = BYTES_HINT
     BOOLEAN = "yes or no"
     LIST = "a,b,…"
     OBJECT = "JSON object"
@@ -114,6 +117,18 @@ def _number(field: Field, text: str) -> float:
     return int(number) if number.is_integer() and text.lstrip("+-").isdigit() else number
 
 
+def _in_units(parse: Callable[[str], float]) -> Callable[[Field, str], float]:
+    """A parser of values with units."""
+
+    def parse_field(field: Field, text: str) -> float:
+        try:
+            return parse(text)
+        except InvalidInput as error:
+            raise _wrong(field, text) from error
+
+    return parse_field
+
+
 def _boolean(field: Field, text: str) -> bool:
     if text.lower() in _TRUE | _FALSE:
         return text.lower() in _TRUE
@@ -164,6 +179,8 @@ _PARSERS: dict[Kind, Callable[[Field, str], object]] = {
     Kind.TEXT: lambda _, text: text,
     Kind.INTEGER: _integer,
     Kind.NUMBER: _number,
+    Kind.SECONDS: _in_units(parse_seconds),
+    Kind.BYTES: _in_units(parse_bytes),
     Kind.BOOLEAN: _boolean,
     Kind.LIST: _list,
     Kind.OBJECT: _object,

@@ -25,7 +25,9 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)=(.*)", re.DOTALL)
 _LIKE_A_FLAG = 0.7  # all flags begin with the same two dashes
 
 _IMPLIED_VERBS = ("list", "get")
-"""What a noun without a verb means."""
+"""What a noun without a verb means, or with `list` or `ls`."""
+
+_LISTS = frozenset({"list", "ls"})
 
 Action = Callable[[Session, Arguments], Awaitable[int | None]]
 """What a command does. It returns an exit status, None for success."""
@@ -122,7 +124,8 @@ class Grammar:
         if f"{first} {second}" in self.commands:
             return self.commands[f"{first} {second}"], words[2:]
         if first in self.commands:
-            return self.commands[first], words[1:]
+            lists = second in _LISTS and not self.commands[first].most
+            return self.commands[first], words[2 if lists else 1 :]
         verbs = self.verbs(first)
         if not verbs:
             guess = nearest(first, self.nouns)
@@ -130,6 +133,8 @@ class Grammar:
         implied = next(
             (verb for verb in _IMPLIED_VERBS if verb in verbs and self.commands[f"{first} {verb}"].least == 0), ""
         )
+        if implied and second in _LISTS:
+            return self.commands[f"{first} {implied}"], words[2:]
         if implied and (not second or second.startswith("-") or "=" in second):
             return self.commands[f"{first} {implied}"], words[1:]
         if not second:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from rich import box
@@ -20,6 +20,7 @@ from dts.client.stdio import forsake, tell
 from dts.errors import ClientError
 from dts.management.api.resources import Record
 from dts.management.utils import format_time, printable
+from dts.model.units import show_bytes, show_seconds
 
 SHOWN_ROWS = 100
 """Rows of a table, unless told otherwise; scripts get all."""
@@ -27,20 +28,31 @@ SHOWN_ROWS = 100
 _ENDLESS = 100_000  # columns of a table that is not shown on a terminal: nothing is cut off
 _USUAL = 80  # columns
 _NARROW = 40  # columns, below which there is no room for a table
-_LEAST_COLUMN = 7  # characters and the space beside them, for each column of a table
+_LEAST_TEXT = 12  # characters of a text in a column, which goes on in further lines of the row
+_LEAST_COLUMNS = 3  # below which a table says less than a field a line
+_GAP = 2  # characters between columns
 _SILENCE = 2.0  # seconds that a person sits before a still terminal
 _MAX_CELL = 300  # characters of one cell; `get ID` and --json show the whole
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: a field of the rows, its heading, how a value is written, and in how many characters."""
+    """A column of a table: a field of the rows, its heading, how a value is written, and in how many characters.
+
+    `id` says that its values are ids, as that of the field `id` are: they are typed and copied, so they are never cut.
+    """
 
     field: str
     heading: str = ""
     show: Callable[[Any], str] | None = None
     right: bool = False
     most: int = _MAX_CELL
+    id: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are shown on one line, in whole."""
+        return self.id or self.right or self.field == "id" or self.field in _TIMES
 
     @property
     def title(self) -> str:
@@ -136,8 +148,8 @@ def new_table(columns: Sequence[Column]) -> Table:
     """An empty table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        is_time = column.field in _TIMES
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=is_time)
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.whole)
     return table
 
 
@@ -166,12 +178,21 @@ def complain(sentence: str) -> None:
 _TIMES = frozenset({"created", "modified", "timestamp", "started", "died", "secret_expires", "time"})
 
 
+_UNITS: dict[str, Callable[[float], str]] = {
+    **dict.fromkeys(("duration", "mean_duration", "timeout", "soft_timeout", "retention", "age"), show_seconds),
+    **dict.fromkeys(("memory_limit", "size"), show_bytes),
+}
+"""Fields that are shown with a unit."""
+
+
 def as_text(name: str, value: object) -> str:
     """A value as a person reads it; safe to show on a terminal."""
     if value is None or isinstance(value, bool):
         return {None: "–", True: "yes", False: "no"}[value]
     if name in _TIMES and isinstance(value, (int, float)):
         return format_time(value)
+    if isinstance(value, (int, float)) and name in _UNITS:
+        return _UNITS[name](value)
     if isinstance(value, str):
         return printable(value)
     return printable(_listed(value))
@@ -231,14 +252,33 @@ def _bare(value: object) -> str:
 
 
 def _show_rows(rows: Sequence[Sequence[Text]], columns: Sequence[Column]) -> None:
-    """Rows as a table; a field a line where there is no room for one."""
-    if _width() < max(_NARROW, _LEAST_COLUMN * len(columns)):
+    """Rows as a table; a field a line where there is no room for one.
+
+    Ids and times are never cut. Where there is no room for all columns, the last ones are left out, and named.
+    """
+    width = _width()
+    kept = _columns_that_fit(rows, columns, width)
+    if width < _NARROW or kept < min(_LEAST_COLUMNS, len(columns)):
         _show_fields([[(column.title, cell) for column, cell in zip(columns, row, strict=True)] for row in rows])
         return
-    table = new_table(columns)
+    table = new_table(columns[:kept])
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row[:kept])
     _show(table)
+    if kept < len(columns):
+        left_out = ", ".join(column.title for column in columns[kept:])
+        note(f"no room for {left_out}: a wider terminal shows them, so does --json")
+
+
+def _columns_that_fit(rows: Sequence[Sequence[Text]], columns: Sequence[Column], width: int) -> int:
+    """How many columns go on a line, each as wide as it must be: ids, times and numbers whole, others in some width."""
+    used = -_GAP
+    for place, column in enumerate(columns):
+        natural = max([len(column.title), *(row[place].cell_len for row in rows)])
+        used += _GAP + (natural if column.whole else min(natural, _LEAST_TEXT))
+        if used > width:
+            return place
+    return len(columns)
 
 
 def _show_fields(rows: Sequence[Sequence[tuple[str, Text]]]) -> None:

@@ -208,7 +208,7 @@ async def test_what_cannot_work_is_refused_before_anything_is_sent(
         (["text/upper", "in.txt", "out"], "SERVER_URL is missing"),
         (["text/upper", "in.txt", "out", NOWHERE, "--fields", "nope"], "there is no field 'nope'"),
         (["text/upper", "in.txt", "out", NOWHERE, "--coroutines", "0"], "whole number above 0"),
-        (["text/upper", "in.txt", "out", NOWHERE, "--snooze", "nan"], "not a number of seconds"),
+        (["text/upper", "in.txt", "out", NOWHERE, "--snooze", "nan"], "is no duration"),
         (["text/upper", "in.txt", "out", NOWHERE, "--input-format", "xml"], "invalid choice"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_rest_of_a_line_may_be_a_comment(grammar: Grammar) -> None:
         ("users add alice disabled=perhaps", "disabled takes yes or no"),
         ("users add alice email=a email=b", "email is given twice"),
         ("users update alice limits.running=many", "limits.running takes whole number, or none"),
-        ("functions add a/b timeout=inf", "timeout takes number"),
+        ("functions add a/b timeout=inf", "timeout takes seconds, or 500ms, 30s, 5m"),
         ("users get --limt 3", "no flag --limt; did you mean --limit?"),
         ("login --username joe", "no flag --username: write login [NAME]"),
         ("users get --limit 1 --limit 2", "--limit is given twice"),

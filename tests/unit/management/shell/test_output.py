@@ -42,6 +42,27 @@ async def test_a_narrow_terminal_gets_a_field_a_line(
     assert capsys.readouterr().out.splitlines() == [row[0], row[1], "doc_id: x"]
 
 
+async def test_ids_are_never_cut_and_what_has_no_room_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sit_at_a_terminal(monkeypatch)
+    columns = (
+        Column("id"),
+        Column("doc_id", "of", id=True),
+        Column("what"),
+        Column("count", right=True),
+        Column("who"),
+    )
+    row = {"id": "a" * 26, "doc_id": "b" * 26, "what": "word " * 20, "count": 10**12, "who": "c" * 40}
+    Output().table([row], columns)
+    shown = capsys.readouterr()
+    lines = re.sub(r"\x1b\[\d*m", "", shown.out).splitlines()
+    assert lines[0].split() == ["id", "of", "what"]
+    assert lines[2].split()[:2] == ["a" * 26, "b" * 26]
+    assert all(len(line) <= 80 for line in lines)
+    assert "no room for count, who: a wider terminal shows them, so does --json" in shown.err
+
+
 @pytest.mark.parametrize("width", ["0", "80"])
 async def test_a_terminal_that_does_not_know_its_width_is_a_usual_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: str
