@@ -23,6 +23,11 @@
     │   ├── FunctionMissing    there is no such module
     │   ├── ImportFailed       the module is there and raised while it was imported
     │   └── MainMissing        the module has no callable `main`
+    ├── HostError              a host of the fleet cannot be worked on over ssh: said of that host, the others go on
+    │   ├── HostUnreachable    it does not answer, or the connection was lost: can be tried again later
+    │   ├── HostKeyChanged     it shows another host key than the one on record: nothing is sent to it
+    │   ├── LoginRefused       it does not take the key on record, or there is none
+    │   └── CommandFailed      a command on it ended with another status than 0
     └── ClientError
         ├── RequestRefused     the server answered 4xx: the request must change first
         ├── RunCancelled       somebody else cancelled the run: what was accepted of it has ended
@@ -139,6 +144,30 @@ class ImportFailed(LoadError):
 
 class MainMissing(LoadError):
     """The function's module has no callable named `main`."""
+
+
+class HostError(DtsError):
+    """The host could not do what it was asked to."""
+
+
+class HostUnreachable(HostError):
+    """The host does not answer, or the connection to it was lost."""
+
+
+class HostKeyChanged(HostError):
+    """The host shows another host key than the one on record."""
+
+
+class LoginRefused(HostError):
+    """The host does not take the key on record."""
+
+
+class CommandFailed(HostError):
+    """The command on the host failed."""
+
+    def __init__(self, message: str | None = None, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ClientError(DtsError):

@@ -114,7 +114,7 @@ class Function(AttemptOptions):
 
 @dataclass(frozen=True, slots=True)
 class VirtualHost:
-    """A host of the fleet that is reachable by ssh. `ssh_key` and `ssh_pem_cert` are encrypted as users' keys are.
+    """A host of the fleet that is reachable by ssh. Its keys and their passphrase are encrypted as users' keys are.
 
     `host_key` is the host's own public key, as a line of known_hosts has it.
     """
@@ -125,9 +125,11 @@ class VirtualHost:
     ssh_user: str = "dts"
     ssh_key: bytes = b""
     ssh_pem_cert: bytes = b""
+    ssh_passphrase: bytes = b""
     host_key: str = ""
     functions_dir: str = ""
     routes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     description: str = ""
     created: float = 0.0
     modified: float = 0.0

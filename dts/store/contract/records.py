@@ -35,7 +35,7 @@ TITLES: dict[type[Record], str] = {
     VirtualHost: "a host",
 }
 
-LISTS = frozenset({"roles", "namespaces", "routes", "retry_on"})
+LISTS = frozenset({"roles", "namespaces", "routes", "groups", "retry_on"})
 """The fields of records that hold several plain values."""
 
 OPERATION_FILTERS = ("doc_id", "op_type", "operator", "outcome", "address")
