@@ -29,6 +29,7 @@ Count = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
 NumberOrNone = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 HostName = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")]
+MailAddress = Annotated[str, Meta(pattern=r"^[!-?A-~]+@[!-?A-~]+$", max_length=320)]
 Route = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
 
 
@@ -230,8 +231,28 @@ class MailSettings(Struct, frozen=True, forbid_unknown_fields=True):
     security: Literal["none", "starttls", "tls"] = "none"
     username: str = ""
     password_file: Path | None = None
-    sender: str = "dts@localhost"
-    to: tuple[str, ...] = ()
+    sender: MailAddress = "dts@localhost"
+    to: tuple[MailAddress, ...] = ()
+
+
+class NotifySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Notices: `url` is where people reach the server, for links; `allow` are networks and addresses that webhooks may
+    have besides those of the internet. What cannot be delivered is tried for `give_up_after` seconds.
+
+    Raises:
+        ValueError: `allow` has something else in it.
+    """
+
+    url: Annotated[str, Meta(pattern=r"^(https?://[!-~]+)?$")] = ""
+    allow: tuple[str, ...] = ()
+    give_up_after: Seconds = 3 * 86400.0
+
+    def __post_init__(self) -> None:
+        for each in self.allow:
+            try:
+                ip_network(each, strict=False)
+            except ValueError:
+                raise ValueError(f"allow: {each!r} is neither an IP address nor a network") from None
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,6 +267,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     daemons: DaemonsSettings = field(default_factory=DaemonsSettings)
     mail: MailSettings = field(default_factory=MailSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
     @property
     def fleet_key_file(self) -> Path:
@@ -335,6 +357,7 @@ _LISTS = {
     ("worker", "log_files"),
     ("daemons", "run"),
     ("mail", "to"),
+    ("notify", "allow"),
 }
 
 

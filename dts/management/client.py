@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from dts.auth import Credentials
+from dts.management.api.alerts import Alerts
 from dts.management.api.confidential import ConfidentialTransport
 from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs
 from dts.model import check_user_id
@@ -32,7 +33,8 @@ class AdminClient:
     `users`, `namespaces`, `functions` and `vhosts` are records with `list`, `get`, `add`, `update`, `modify` and
     `delete`; `operations` is the log with `list`, `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs`
     and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines, `logs` what
-    they log. A secret is sent to another machine over https only, unless the client is `insecure`.
+    they log; `alerts` has notices and a test. A secret is sent to another machine over https only, unless the client
+    is `insecure`.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -71,6 +73,7 @@ class AdminClient:
         self.jobs = Jobs(transport)
         self.own_jobs = Jobs(transport, own=True)
         self.dead = Dead(transport)
+        self.alerts = Alerts(transport)
 
     async def login(self) -> Record:
         """Make sure that the server knows these credentials; returns the caller's own user record.

@@ -40,6 +40,7 @@ from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.figures import Figures
 from dts.server.lookup.fleet import Fleet
 from dts.server.lookup.hub import Hub
+from dts.server.notify.outbox import Outbox
 from dts.server.openapi import describe
 from dts.server.plugins.runner import PluginRunner
 from dts.server.publish.claims import Claims
@@ -104,6 +105,8 @@ class Server(Service):
             fleet,
             Figures(store, broker),
             msgspec.json.encode(describe(ROUTES)),
+            Outbox(store, settings),
+            settings,
         )
         for service in (hub, claims, publisher, PluginRunner(context)):
             service.failed = self.failed  # the server cannot do without any of them

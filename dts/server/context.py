@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from dts.broker import Broker
-from dts.config import ServerSettings
+from dts.config import ServerSettings, Settings
 from dts.runtime.log_throttle import OutageLog
 from dts.server.access.accounts import Accounts
 from dts.server.access.limits import Limiter
@@ -18,6 +18,7 @@ from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.figures import Figures
 from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
+from dts.server.notify.outbox import Outbox
 from dts.server.publish.publisher import Publisher
 from dts.store import Store
 
@@ -43,6 +44,8 @@ class Context:
     fleet: Fleet
     figures: Figures
     openapi: bytes
+    outbox: Outbox
+    whole_settings: Settings
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     outages: OutageLog = field(default_factory=lambda: OutageLog(logger, 60.0))
     """Requests that the store or the broker has failed: one log line for all, and one when they are answered again."""

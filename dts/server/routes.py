@@ -8,7 +8,18 @@ from typing import NamedTuple
 from dts.model.ranges import BLOCK_DIGITS
 from dts.server.handlers import docs, health, jobs, run_blocks, runs, whoami
 from dts.server.handlers._base import DtsHandler
-from dts.server.handlers.admin import dead, diagnosis, fleet, functions, namespaces, operations, users, vhosts, work
+from dts.server.handlers.admin import (
+    alerts,
+    dead,
+    diagnosis,
+    fleet,
+    functions,
+    namespaces,
+    operations,
+    users,
+    vhosts,
+    work,
+)
 
 
 class Route(NamedTuple):
@@ -63,6 +74,10 @@ ROUTES: list[Route] = [
     Route("/admin/diagnosis", diagnosis.DiagnosisAdminHandler),
     Route("/admin/hosts/", fleet.HostsAdminHandler),
     Route("/admin/logs/", fleet.LogsAdminHandler),
+    Route("/admin/alerts/notices/", alerts.NoticesAdminHandler),
+    Route("/admin/alerts/test", alerts.AlertTestAdminHandler),
+    Route("/admin/alerts/secret", alerts.WebhookSecretAdminHandler),
+    Route("/webhooks/secret", alerts.WebhookSecretHandler),
     Route("/openapi.json", docs.OpenApiHandler),
     Route("/docs", docs.DocsHandler),
     Route("/docs/{file}", docs.AssetHandler),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dts.management.commands import account, diagnosis, functions, log, namespaces, users, vhosts, work
+from dts.management.commands import account, alerts, diagnosis, functions, log, namespaces, users, vhosts, work
 
 ALL_COMMANDS = (
     *account.COMMANDS,
@@ -11,6 +11,7 @@ ALL_COMMANDS = (
     *functions.COMMANDS,
     *vhosts.COMMANDS,
     *work.COMMANDS,
+    *alerts.COMMANDS,
     *log.COMMANDS,
     *diagnosis.COMMANDS,
 )

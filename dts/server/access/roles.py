@@ -48,6 +48,7 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("POST", "/runs/{id}/collected"): (OWN, OWN, OWN, OWN),
     ("GET", "/whoami"): (OWN, OWN, OWN, OWN),
     ("PATCH", "/whoami"): (OWN, OWN, OWN, OWN),
+    ("GET", "/webhooks/secret"): (OWN, OWN, OWN, OWN),
     # records                                administrator operator developer user
     ("GET", "/admin/users/"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/users/"): (ALL, NONE, NONE, NONE),
@@ -84,6 +85,9 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("POST", "/admin/dead/replay"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/hosts/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/logs/"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/alerts/notices/"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/alerts/test"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/alerts/secret"): (ALL, NONE, NONE, NONE),
     ("GET", "/admin/diagnosis"): (ALL, ALL, NONE, NONE),
 }
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from dts.broker import Consumer, Delivery
-from dts.model import LogEntry
+from dts.model import LogEntry, new_id
 from dts.server.daemons._base import Daemon
-from dts.server.daemons.mail import Mailer
+from dts.server.notify.notice import Notice
+from dts.server.notify.notifier import Notifier
 from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import LOGS
 
@@ -30,7 +31,8 @@ class Logtracer(Daemon):
     """Keeps log records, as many as the settings allow."""
 
     async def _start(self) -> None:
-        self._mailer = Mailer(self._settings.mail)
+        self._notifier = Notifier(self._store, self._settings)
+        await self._stack.enter_async_context(self._notifier)
         self._level = logging.getLevelNamesMapping()[self._settings.daemons.log_mail_level]
         self._to_mail: deque[LogEntry] = deque(maxlen=_IN_A_MAIL)
         self._passed_over = 0
@@ -65,7 +67,8 @@ class Logtracer(Daemon):
             await asyncio.sleep(self._settings.daemons.log_mail_interval)
 
     async def _mail(self, entries: Sequence[LogEntry], passed_over: int) -> None:
-        await self._mailer.send(*describe(entries, passed_over))
+        subject, text = describe(entries, passed_over)
+        await self._notifier.post(Notice(new_id(), "logs", subject, text))
 
     async def _prune(self) -> None:
         daemons = self._settings.daemons

@@ -17,10 +17,11 @@ from cachetools import LRUCache
 
 from dts.broker import Consumer, Delivery
 from dts.errors import WireError
-from dts.model import WorkerState
+from dts.model import WorkerState, new_id
 from dts.server.daemons._base import Daemon
-from dts.server.daemons.mail import Mailer
 from dts.server.lookup.fleet import latest_of_hosts
+from dts.server.notify.notice import Notice
+from dts.server.notify.notifier import Notifier
 from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import HEARTBEATS
 
@@ -45,7 +46,8 @@ class Stethoscope(Daemon):
     """Listens to the workers."""
 
     async def _start(self) -> None:
-        self._mailer = Mailer(self._settings.mail)
+        self._notifier = Notifier(self._store, self._settings)
+        await self._stack.enter_async_context(self._notifier)
         self._clocks = WorkerClocks()
         self._high_since: dict[str, float] = {}
         self._alerts: dict[str, float] = {}
@@ -136,7 +138,7 @@ class Stethoscope(Daemon):
             await self._try(partial(self._mail, subject, text), "mail the state of a host")
 
     async def _mail(self, subject: str, text: str) -> None:
-        await self._mailer.send(subject, text)
+        await self._notifier.post(Notice(new_id(), "alert", subject, text))
 
 
 class WorkerClocks:

@@ -33,6 +33,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("PATCH", "/admin/functions/{function}"): {"description": "x"},
     ("POST", "/admin/vhosts/"): {"id": "h2"},
     ("PATCH", "/admin/vhosts/{id}"): {"port": 23},
+    ("POST", "/admin/alerts/test"): {},
     ("POST", "/admin/dead/replay"): {"where": {"function": "none/such"}},
 }
 
@@ -120,7 +121,12 @@ async def a_world(site: Site, role: str) -> World:
 
 IN_USE = {("DELETE", f"/admin/{kind}") for kind in ("users/{id}", "namespaces/{id}", "functions/{function}")}
 BLOCK = "/runs/{id}/blocks/{number}"
-QUERIES = {("DELETE", "/jobs/"): "?function=no/body", ("DELETE", "/admin/jobs/"): "?user=nobody"}
+QUERIES = {
+    ("DELETE", "/jobs/"): "?function=no/body",
+    ("DELETE", "/admin/jobs/"): "?user=nobody",
+    ("GET", "/webhooks/secret"): "?url=https://example.com/",
+    ("GET", "/admin/alerts/secret"): "?url=https://example.com/",
+}
 
 
 def expected(scope: Scope, method: str, template: str, *, own: bool) -> set[int]:

@@ -21,8 +21,9 @@ from dts.config import Settings, load_settings
 from dts.model import Block, DeadLetter, LogEntry, Run, RunState, WorkerState, new_id
 from dts.server.daemons import Logtracer, Porter, Stethoscope, Timekeeper
 from dts.server.daemons.logtracer import describe
-from dts.server.daemons.mail import Mailer
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.notify.notice import Notice
+from dts.server.notify.notifier import Notifier
 from dts.store import Store, open_store
 from dts.store.mongo.connection import translating
 from dts.wire import dts_pb2, queues
@@ -74,11 +75,10 @@ async def test_records_with_any_number_for_a_time_are_kept_and_mailed(
 ) -> None:
     mailed: list[str] = []
 
-    async def send(_: Mailer, subject: str, text: str) -> bool:
-        mailed.append(text)
-        return True
+    async def post(_: Notifier, notice: Notice) -> None:
+        mailed.append(notice.text)
 
-    monkeypatch.setattr(Mailer, "send", send)
+    monkeypatch.setattr(Notifier, "post", post)
     strange = [dts_pb2.LogRecord(host="h", time=number, level=40, message=f"at {number}") for number in NUMBERS]
     huge = dts_pb2.LogRecord(time=time.time(), level=2**31 - 1, message="big", logger="n" * 9000, job="j" * 9000)
     await hall.send(queues.LOGS, b"\xff\xff", *strange, dts_pb2.LogRecord(level=-(2**31), message="low"), huge)
@@ -305,15 +305,6 @@ def failing(error: Exception) -> Callable[..., Awaitable[None]]:
         raise error
 
     return fail
-
-
-async def test_one_mail_that_cannot_be_made_stops_no_others(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    configured = msgspec.structs.replace if isinstance(settings.mail, msgspec.Struct) else replace
-    mail = configured(settings.mail, host="localhost", to=("x\udc00y@example.org",))
-    assert await Mailer(mail).send("subject", "text") is False
-    assert "could not be" in caplog.text
 
 
 def test_a_mail_about_a_record_of_any_time_can_be_described() -> None:

@@ -1,0 +1,137 @@
+"""`/admin/alerts/…`: notices that are on their way or were delivered, a test of the way, and webhooks' secrets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from dts.model import User, new_id
+from dts.server.handlers._base import DtsHandler, PageQuery, signed
+from dts.server.handlers.declare import declares
+from dts.server.handlers.recorded import operation_logger
+from dts.server.notify.notice import Notice
+from dts.server.notify.outbox import COLLECTION, LetterState, letter_of
+from dts.server.notify.recipients import DEFAULT, check_recipient
+from dts.server.notify.secrets import webhook_secret
+from dts.server.notify.webhook import check_url
+
+Recipients = Annotated[tuple[str, ...], Meta(max_length=50)]
+
+
+class NoticeView(Struct):
+    """A notice for one recipient: what became of it, how often it was tried, and what went wrong last."""
+
+    id: str
+    kind: str
+    title: str
+    to: str
+    state: LetterState
+    created: float
+    attempts: int
+    error: str
+    done: float
+
+
+class NoticesQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
+    """Which notices: those in a state."""
+
+    state: LetterState | None = None
+
+
+class TestParams(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Who is to get a notice that tests the way to them."""
+
+    to: Recipients = (DEFAULT,)
+
+
+class TestView(Struct):
+    """The id that the notices of a test begin with, and how many there are."""
+
+    id: str
+    notices: int
+
+
+class SecretQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The URL of a webhook."""
+
+    url: str
+
+
+class SecretView(Struct):
+    """What the receiver of a webhook verifies signatures with."""
+
+    secret: str
+
+
+class NoticesAdminHandler(DtsHandler):
+    """`/admin/alerts/notices/`: the outbox."""
+
+    @signed
+    @declares(answer=list[NoticeView], query=NoticesQuery)
+    async def get(self, user: User) -> None:
+        """Notices, newest first."""
+        query = self.query(NoticesQuery)
+        documents = await self.context.store.list_documents(
+            COLLECTION,
+            group=query.state.value if query.state else None,
+            after=query.after,
+            limit=query.limit,
+            newest_first=True,
+        )
+        letters = [(document.id, letter_of(document)) for document in documents]
+        self.answer(
+            [
+                NoticeView(
+                    *(key, letter.notice.kind, letter.notice.title, letter.to, letter.state, letter.created),
+                    *(letter.attempts, letter.error, letter.done),
+                )
+                for key, letter in letters
+            ]
+        )
+
+
+class AlertTestAdminHandler(DtsHandler):
+    """`/admin/alerts/test`: a notice that tests the way to its recipients."""
+
+    @signed
+    @declares(answer=TestView, body=TestParams, statuses=(201,))
+    async def post(self, user: User) -> None:
+        """Send a notice to the recipients that are named, or else to those of `[mail] to`."""
+        names = [check_recipient(name) for name in self.params(TestParams).to]
+        notice_id = new_id()
+        count = await self._send(user, notice_id, names)
+        self.answer(TestView(notice_id, count), 201)
+
+    @operation_logger("alerts.test")
+    async def _send(self, user: User, notice_id: str, names: list[str]) -> int:
+        notice = Notice(
+            notice_id,
+            "test",
+            "a test of the way that notices take",
+            f"{user.id} has asked for it. Nothing is the matter.",
+            link=self.context.whole_settings.notify.url,
+        )
+        return await self.context.outbox.post(notice, names)
+
+
+class WebhookSecretAdminHandler(DtsHandler):
+    """`/admin/alerts/secret`: what signatures of alerts' webhooks are verified with."""
+
+    @signed
+    @declares(answer=SecretView, query=SecretQuery)
+    async def get(self, user: User) -> None:
+        """The secret of a URL; of one that alerts are sent to."""
+        url = check_url(self.query(SecretQuery).url)
+        self.answer(SecretView(webhook_secret(self.context.whole_settings.fleet_key_file, "", url)))
+
+
+class WebhookSecretHandler(DtsHandler):
+    """`/webhooks/secret`: what signatures of one's own webhooks are verified with."""
+
+    @signed
+    @declares(answer=SecretView, query=SecretQuery)
+    async def get(self, user: User) -> None:
+        """The secret of a URL; of one that the caller's runs notify."""
+        url = check_url(self.query(SecretQuery).url)
+        self.answer(SecretView(webhook_secret(self.context.whole_settings.fleet_key_file, user.id, url)))
