@@ -22,7 +22,7 @@ from dts.client.components import STANDARD_STREAM, FileComponent
 from dts.client.credentials import load_credentials, load_server_url
 from dts.client.run.progress import Progress
 from dts.client.run.session import RunSpec
-from dts.client.stdio import tell, tidy_streams
+from dts.client.stdio import show, tell, tidy_streams
 from dts.client.threads import in_thread
 from dts.errors import ConfigError, InvalidInput, ReaderGone, RunCancelled
 from dts.model import parse_function_name
@@ -33,7 +33,7 @@ __all__ = ["EPILOG", "attach", "build_attach_parser", "build_parser", "main", "r
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    with tidy_streams() as closed:
+    with tidy_streams(failed=exits.COULD_NOT_RUN) as closed:
         return _main(argv, closed)
 
 
@@ -192,7 +192,7 @@ def _conclude(
         tell(f"dts-client: stopped after {done.done} of {_lines_read(done)} lines{_how_to_go_on(options, files, done)}")
     summary = running.result()
     if options.detach:
-        print(summary.run, flush=True)  # noqa: T201
+        show(summary.run)
         if not options.quiet:
             command = _collect_command(options, files, done)
             tell(f"dts-client: {summary.lines} lines are with the server; collect their rows with: {command}")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from dts.client.input.readers import FilesReader
-from dts.client.jsonvalue import MAX_NESTING, encode_args, encode_kwargs
+from dts.client.jsonvalue import MAX_NESTING, encode_args, encode_kwargs, lone_surrogate
 from dts.client.threads import in_thread
 from dts.errors import ClientError, ComponentError, InvalidInput
 
@@ -335,6 +335,8 @@ def _parse_json(line: bytes) -> list[Any] | dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         if not line.strip():
             raise ComponentError("the line is blank: write a JSON object or array") from error
+        if found := lone_surrogate(line):
+            raise ComponentError(f"the line's JSON has the lone surrogate {found}, which is no character") from error
         raise ComponentError(f"the line is not valid JSON: {error}") from error
     if not isinstance(value, (list, dict)):
         raise ComponentError("the line's JSON is neither an object (keyword arguments) nor an array (arguments)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from dts.errors import InvalidInput
@@ -27,6 +28,17 @@ def encode_kwargs(kwargs: dict[str, Any]) -> bytes:
         InvalidInput: one is not a JSON value; the message says what is wrong, and where.
     """
     return _encode_strictly(kwargs, "keyword argument")
+
+
+def lone_surrogate(text: bytes) -> str:
+    """The first lone surrogate in what is JSON but for that, such as `["\\ud800"]`; empty when there is none."""
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return ascii(error.object[error.start]).strip("'")
+    except (ValueError, RecursionError):
+        return ""
+    return ""
 
 
 def _encode_strictly(value: list[Any] | dict[str, Any], what: str) -> bytes:

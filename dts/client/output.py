@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import fcntl
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Protocol
 from zlib import crc32
 
 from dts.client.components import STANDARD_STREAM, file_identity
+from dts.client.descriptors import shared_descriptor, write_some
 from dts.errors import ClientError, FileBusy, ReaderGone
 
 logger = logging.getLogger(__name__)
@@ -62,14 +64,15 @@ class OutputFile:
     """A file, or standard output when `path` is `-`. An existing file is overwritten.
 
     Until it is closed, no other OutputFile can write there, in this process or another. When a write fails half-way, as
-    on a full disk, the half row is cut off again.
+    on a full disk, the half row is cut off again. A path such as /dev/stdout is the open descriptor itself: rows follow
+    what others have written there.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
         self._descriptor = -1
         self.path = os.fspath(path)
         self._append = append
-        self._standard = self.path == STANDARD_STREAM
+        self._shared = 1 if self.path == STANDARD_STREAM else shared_descriptor(self.path)
         self._regular = False
         self._size = 0
         self._crc = 0
@@ -79,7 +82,7 @@ class OutputFile:
     @property
     def name(self) -> str:
         """The file's name for a person to read."""
-        return "standard output" if self._standard else self.path
+        return self.path if self._shared is None else _STANDARD.get(self._shared, self.path)
 
     @property
     def identity(self) -> tuple[int, int] | None:
@@ -95,10 +98,7 @@ class OutputFile:
         if self._descriptor >= 0:
             return
         try:
-            if self._standard:
-                self._descriptor = 1
-            else:
-                self._descriptor = self._open()
+            self._descriptor = self._open() if self._shared is None else _writable(self._shared)
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._failure(error) from error
@@ -122,7 +122,7 @@ class OutputFile:
             ClientError: somebody writes it, or it cannot be written.
         """
         self.open()
-        if self._standard or not self._regular:
+        if not self.regular:
             return
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +134,7 @@ class OutputFile:
     @property
     def regular(self) -> bool:
         """Whether it is a file with a name and an end, and not a pipe, a terminal or a device."""
-        return self._regular and not self._standard
+        return self._regular and self._shared is None
 
     def begin(self, size: int | None = None) -> None:
         """Lock the file and empty it but for the first `size` bytes, or go to its end when it is appended to.
@@ -144,7 +144,7 @@ class OutputFile:
         """
         self.lock()
         self._is_new = False
-        if self._standard or not self._regular:  # whoever redirected it has said whether it is emptied
+        if not self.regular:  # whoever redirected it has said whether it is emptied
             return
         try:
             if self._append:
@@ -164,10 +164,10 @@ class OutputFile:
         """
         rest = memoryview(rows)
         try:
-            if self._standard and self._regular:  # others may write there as well, such as the shell and stderr
-                self._size = self._end()
+            if self._regular:
+                self._find_end()
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[write_some(self._descriptor, rest) :]
         except OSError as error:
             self._cut_off(len(rows) - len(rest))
             raise self._failure(error) from error
@@ -189,14 +189,17 @@ class OutputFile:
         if not self._unsynced or not self._regular:
             return
         try:
+            if self.regular and not self._append:
+                self._check_size(os.fstat(self._descriptor).st_size)
+                self._check_place()
             os.fsync(self._descriptor)
         except OSError as error:
             raise self._failure(error) from error
         self._unsynced = False
 
     def close(self) -> None:
-        """Close the file; standard output stays open. A file that was made for nothing is taken away again."""
-        if self._descriptor > 2:
+        """Close the file; a shared descriptor stays open. A file that was made for nothing is taken away again."""
+        if self._descriptor >= 0 and self._shared is None:
             if self._is_new:
                 with suppress(OSError):
                     os.unlink(self.path)
@@ -207,18 +210,44 @@ class OutputFile:
         """A file that nobody can write to any more is locked no longer."""
         self.close()
 
-    def _end(self) -> int:
-        """Where the next byte is written in a file that somebody else has opened."""
-        if fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND:
-            return os.fstat(self._descriptor).st_size
-        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+    def _find_end(self) -> None:
+        """Find where the next byte is written: other programs may have written to the file, or cut it.
+
+        Raises:
+            ClientError: rows that were written are not there any more.
+        """
+        size = os.fstat(self._descriptor).st_size
+        if self.regular and not self._append:
+            self._check_size(size)
+        elif self._shared is not None and fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND:
+            self._size = size
+        else:  # beyond the end there would be a hole
+            at = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+            self._size = at if at <= size else os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def _check_size(self, size: int) -> None:
+        if size < self._size:
+            raise ClientError(f"another program has cut {self.name} to {size} bytes: rows are missing")
+
+    def _check_place(self) -> None:
+        """Check that the file still has its name.
+
+        Raises:
+            ClientError: another file has it, or none.
+        """
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self.identity:
+            raise ClientError(f"another program has moved or deleted {self.name}: its rows are not in it any more")
 
     def _cut_off(self, written: int) -> None:
         """Take back the bytes of rows that were not written to their end."""
         if not written or not self._regular:
             return
-        if self._standard and os.fstat(self._descriptor).st_size != self._size + written:
-            return  # what follows is somebody else's
+        if self._shared is not None and os.fstat(self._descriptor).st_size != self._size + written:
+            return  # what follows is another program's
         os.ftruncate(self._descriptor, self._size)
         os.lseek(self._descriptor, self._size, os.SEEK_SET)
 
@@ -226,6 +255,20 @@ class OutputFile:
         if isinstance(error, BrokenPipeError):
             return ReaderGone(f"{self.name} was closed by its reader")
         return ClientError(f"cannot write {self.name}: {error.strerror}")
+
+
+_STANDARD = {1: "standard output", 2: "standard error"}
+
+
+def _writable(descriptor: int) -> int:
+    """An open descriptor, as it is.
+
+    Raises:
+        OSError: it is not open, or only to be read.
+    """
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, "it is open for reading only")
+    return descriptor
 
 
 class DailyRotatingOutputFile:

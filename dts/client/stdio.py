@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TextIO
 
+from dts.client.descriptors import wait_for
+from dts.errors import ClientError
 from dts.runtime.process import fill_closed_streams
 
 
@@ -24,24 +28,79 @@ def forsake(stream: TextIO) -> None:
 def tell(sentence: str) -> None:
     """Write a line to standard error, unless nobody reads it."""
     try:
-        print(sentence, file=sys.stderr, flush=True)  # noqa: T201
-    except BrokenPipeError:
+        _print(sentence, sys.stderr)
+    except OSError:  # a full disk: there is no other place to say so
         forsake(sys.stderr)
 
 
+def show(line: str) -> None:
+    """Write a line to standard output, unless nobody reads it.
+
+    Raises:
+        ClientError: it cannot be written, such as on a full disk.
+    """
+    try:
+        _print(line, sys.stdout)
+    except OSError as error:
+        forsake(sys.stdout)
+        raise ClientError(f"cannot write standard output: {error.strerror}") from error
+
+
+def _print(line: str, stream: TextIO) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        forsake(stream)
+    except BlockingIOError:
+        _flush_in_time(stream)
+
+
+def _flush_in_time(stream: TextIO) -> None:
+    """Write what waits in the buffer of a stream that does not block (O_NONBLOCK), as soon as its reader takes it."""
+    while wait_for(stream.fileno(), select.POLLOUT, _READER_PATIENCE):
+        try:
+            stream.flush()
+        except BlockingIOError:
+            continue
+        except BrokenPipeError:
+            break
+        return
+    forsake(stream)
+
+
+_READER_PATIENCE = 60.0
+"""Seconds for which the reader of a stream may take nothing, before it is left without the rest."""
+
+
+def _make_printable() -> None:
+    """Let text that a stream's encoding lacks, such as ASCII in the locale C, be written with its numbers."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
-def tidy_streams() -> Iterator[frozenset[int]]:
+def tidy_streams(*, failed: int = 1) -> Iterator[frozenset[int]]:
     """Around all that a command does: a reader that has gone makes no noise when Python ends.
 
-    Gives the numbers of the standard streams that were closed from the start (`>&-`); of two of them, nobody reads.
+    The exit status is `failed` when standard output cannot be written. Gives the numbers of the standard streams that
+    were closed from the start (`>&-`).
     """
     closed = fill_closed_streams()
+    _make_printable()
     logging.getLogger("tornado.general").addHandler(logging.NullHandler())  # the client says the same in its own words
     try:
         yield closed
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except BrokenPipeError:
-                forsake(stream)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            forsake(sys.stdout)
+        except OSError as error:
+            forsake(sys.stdout)
+            tell(f"cannot write standard output: {error.strerror}")
+            sys.exit(failed)
+        try:
+            sys.stderr.flush()
+        except OSError:  # there is no other place to say so
+            forsake(sys.stderr)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from dts.client.descriptors import read_some
+
 T = TypeVar("T")
 
 
@@ -46,7 +48,7 @@ class ThreadedReader:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._reading = True
         try:
-            return os.read(self._descriptor, size)
+            return read_some(self._descriptor, size)
         finally:
             with self._lock:
                 self._reading = False

@@ -66,7 +66,7 @@ def build_parser(grammar: Grammar) -> argparse.ArgumentParser:
     add("--yes", "-y", action="store_true", help="do not ask before something is destroyed")
     add("--insecure", action="store_true", help="send secrets over http to another machine")
     add("--version", action="version", version=f"dts {__version__}")
-    add("command", metavar="COMMAND …", nargs=argparse.REMAINDER, help="such as users get alice; see below")
+    add("command", metavar="COMMAND ...", nargs=argparse.REMAINDER, help="such as users get alice; see below")
     return parser
 
 

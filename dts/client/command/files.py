@@ -18,7 +18,9 @@ from dts.client.components import (
     JsonFileIOComponent,
     TextFileIOComponent,
     WordFileIOComponent,
+    file_identity,
 )
+from dts.client.descriptors import shared_descriptor
 from dts.client.formats import TableFormat, TemplateFormat
 from dts.client.input.shaping import ShapedSource
 from dts.client.input.tables import TabFileIOComponent, TableFileIOComponent
@@ -129,6 +131,7 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
             raise ConfigError(f"{each.name} is INFILE, too: write the rows to another file")
     if errors is not None and (out.name == errors.name or (out.identity and out.identity == errors.identity)):
         raise ConfigError("OUTFILE and --errfile are the same file: leave --errfile out to have all rows in one")
+    _check_apart([each for each in (out, errors) if each is not None])
     for each in filter(None, (out, errors)):
         each.lock()
     settings = {name: getattr(options, name) for name in _SETTINGS if hasattr(options, name)}
@@ -177,9 +180,22 @@ def make_source(options: argparse.Namespace) -> FileComponent:
 
 def _open_output(path: str, options: argparse.Namespace) -> Output:
     """A file by its name; what is no regular file, such as /dev/null, has no name that a day could be put in."""
-    if options.rotate_daily and path != STANDARD_STREAM and (os.path.isfile(path) or not os.path.exists(path)):
+    names_a_file = path != STANDARD_STREAM and shared_descriptor(path) is None
+    if options.rotate_daily and names_a_file and (os.path.isfile(path) or not os.path.exists(path)):
         return DailyRotatingOutputFile(path)
     return OutputFile(path)
+
+
+def _check_apart(files: Sequence[Output]) -> None:
+    """What this command prints would overwrite rows in the same file, and they what it prints.
+
+    Raises:
+        ConfigError: standard output or error goes to one of the files.
+    """
+    for number, stream in ((1, "standard output"), (2, "standard error")):
+        for each in files:
+            if isinstance(each, OutputFile) and each.regular and each.identity == file_identity(number):
+                raise ConfigError(f"{each.name} is where {stream} goes, too: write the rows to another file, or to -")
 
 
 def _row_format(options: argparse.Namespace) -> RowFormat:

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -16,7 +16,8 @@ from dts.client.command.files import COMPONENTS
 from dts.client.credentials import HELP as CREDENTIALS_HELP
 from dts.client.formats import TemplateFormat
 from dts.client.rows import FIELDS, RowFormat
-from dts.errors import InvalidInput
+from dts.client.stdio import show
+from dts.errors import ClientError, InvalidInput
 from dts.model.units import parse_bytes, parse_seconds
 from dts.version import __version__
 
@@ -25,14 +26,14 @@ USAGE = "dts-client FUNCTION INFILE OUTFILE [SERVER_URL] [options]"
 DESCRIPTION = """\
 Run FUNCTION (namespace/name) on every line of INFILE and write a row for each to OUTFILE; - is standard input, output.
   {"line": 17, "success": true, "result": "ABC", "duration": 0.000400}
-  {"line": 18, "success": false, "error": {"type": "…", "message": "…", "traceback": "…"}, "duration": 0.000400}
+  {"line": 18, "success": false, "error": {"type": "...", "message": "...", "traceback": "..."}, "duration": 0.000400}
 A run that was interrupted or killed goes on with --resume: OUTFILE.dts notes what was sent and what is written.
 Also: dts-client attach|runs|status|why|cancel|pause|resume, each with its --help.
 """
 
 EPILOG = f"""\
 attempts, within what the function's record allows:
-  --timeout S --soft-timeout S --max-attempts N --retry-on NAME,… --memory-limit BYTES --not-before TIME --deadline TIME
+  --timeout S --soft-timeout S --max-attempts N --retry-on NAMES --memory-limit BYTES --not-before TIME --deadline TIME
 
 {CREDENTIALS_HELP}
 the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the credentials file
@@ -61,6 +62,16 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong with the command line, and end."""
         self.print_usage(sys.stderr)
         self.exit(exits.COULD_NOT_RUN, f"{self.prog}: error: {message}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help; argparse itself ignores that it cannot be written."""
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+            return
+        try:
+            show(message.rstrip("\n"))
+        except ClientError as error:
+            self.exit(exits.COULD_NOT_RUN, f"{self.prog}: {error.message}\n")
 
 
 def build_parser() -> Parser:
@@ -164,7 +175,7 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     names = ", ".join(FIELDS)
-    add("--fields", type=_fields, default=[], metavar="NAME,…", help=f"add {names}")
+    add("--fields", type=_fields, default=[], metavar="NAME,...", help=f"add {names}")
     add("--output-format", choices=["json", "csv", "tsv"], default="json", metavar="FORMAT", help="json, csv or tsv")
     add("--format", type=_template, metavar="TEXT", help="a line of text for each row, such as '{line}: {result}'")
     add("--errfile", metavar="FILE", help="write rows of lines that failed here, not to OUTFILE")

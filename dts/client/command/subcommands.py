@@ -12,7 +12,7 @@ from typing import Any
 from dts.client.client import DtsClient
 from dts.client.command.options import Parser, build_control_parser
 from dts.client.credentials import load_credentials
-from dts.client.stdio import tell
+from dts.client.stdio import show, tell
 from dts.runtime import process
 
 Command = Callable[[DtsClient, argparse.Namespace], Awaitable[Any]]
@@ -71,14 +71,14 @@ def build(name: str) -> tuple[Parser, Callable[[argparse.Namespace, process.Shut
             answer = await command(client, options)
         if options.json:
             for each in answer if isinstance(answer, list) else [answer]:
-                _print(json.dumps(each))
+                show(json.dumps(each))
         elif name == "runs":
             for run in answer:
-                _print(f"{run['id']}  {_ago(run['created'])}  {_state(run):9}  {run['function']}")
+                show(f"{run['id']}  {_ago(run['created'])}  {_state(run):9}  {run['function']}")
         elif name == "why":
-            _print(reason(answer))
+            show(reason(answer))
         else:
-            _print(summary(answer))
+            show(summary(answer))
         return process.EXIT_OK
 
     return parser, main
@@ -124,7 +124,3 @@ def _state(run: dict[str, Any]) -> str:
 
 def _ago(created: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(created))
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201

@@ -295,10 +295,18 @@ def _width() -> int:
 def _show(what: RenderableType, *, soft_wrap: bool = False) -> None:
     """Show something as wide as the terminal is that stdout is now."""
     terminal, width = sys.stdout.isatty(), _width()
-    written = io.StringIO()  # by itself a console ends the process, within a task, when the reader of stdout has gone
+    written = _Written()  # by itself a console ends the process, within a task, when the reader of stdout has gone
     console = Console(file=written, force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False)
     console.print(what, soft_wrap=soft_wrap)
     _write(written.getvalue())
+
+
+class _Written(io.StringIO):
+    """Text for stdout, drawn with characters that it has."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base has none
+        return sys.stdout.encoding or "utf-8"
 
 
 def _write(text: str) -> bool:

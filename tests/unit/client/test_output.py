@@ -95,6 +95,78 @@ def test_a_reader_that_has_gone_is_a_plain_error() -> None:
     os.close(write)
 
 
+def cut(path: Path, size: int) -> None:
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize("when", ["write", "sync"])
+def test_a_file_that_another_program_has_cut_gets_no_hole(when: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    out = OutputFile(path)
+    out.begin()
+    out.write(b"first\n")
+    cut(path, 2)
+    with pytest.raises(ClientError, match=r"another program has cut \S*out to 2 bytes: rows are missing"):
+        out.write(b"second\n") if when == "write" else out.sync()
+    assert path.read_bytes() == b"fi"
+
+
+def test_a_file_that_is_appended_to_goes_on_at_its_end_when_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    out = OutputFile(path, append=True)
+    out.begin()
+    out.write(b"first\n")
+    cut(path, 0)
+    out.write(b"second\n")
+    assert path.read_bytes() == b"second\n"
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_has_lost_its_name_is_noticed_before_its_rows_count(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    out = OutputFile(path)
+    out.begin()
+    out.write(b"first\n")
+    if how == "replaced":
+        (tmp_path / "other").write_text("other\n")
+        (tmp_path / "other").replace(path)
+    else:
+        path.rename(tmp_path / "elsewhere")
+        if how == "deleted":
+            (tmp_path / "elsewhere").unlink()
+    with pytest.raises(ClientError, match="another program has moved or deleted"):
+        out.sync()
+
+
+@pytest.mark.parametrize("flags", [0, os.O_APPEND])
+def test_an_open_descriptor_by_its_path_is_that_descriptor(flags: int, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("before\n")
+    descriptor = os.open(path, os.O_WRONLY | flags)
+    if not flags:
+        os.lseek(descriptor, 0, os.SEEK_END)
+    (tmp_path / "link").symlink_to(f"/dev/fd/{descriptor}")
+    for name in (f"/dev/fd/{descriptor}", f"/proc/self/fd/{descriptor}", tmp_path / "link"):
+        out = OutputFile(name)
+        out.begin()
+        out.write(b"row\n")
+        os.write(descriptor, b"said\n")
+        assert not out.regular, "it is emptied by whoever opened it, and cannot be resumed"
+        out.close()
+    os.close(descriptor)
+    assert path.read_text() == "before\n" + "row\nsaid\n" * 3
+
+
+def test_a_descriptor_that_cannot_be_written_is_refused_when_opened(tmp_path: Path) -> None:
+    (tmp_path / "in").touch()
+    descriptor = os.open(tmp_path / "in", os.O_RDONLY)
+    with pytest.raises(ClientError, match="it is open for reading only"):
+        OutputFile(f"/dev/fd/{descriptor}").open()
+    os.close(descriptor)
+    with pytest.raises(ClientError, match="Bad file descriptor"):
+        OutputFile(f"/dev/fd/{descriptor}").open()
+
+
 def test_a_rotating_file_begins_a_new_one_each_day(tmp_path: Path) -> None:
     day = datetime.date(2024, 2, 29)
     out = DailyRotatingOutputFile(tmp_path / "out.json", today=lambda: day)
