@@ -86,7 +86,8 @@ class Function(AttemptOptions):
 
     `mean_duration` is that of recent attempts; None before the first. `concurrent` says that attempts share a child
     (`async def`), so that many take as long as one. An option that is None is as the worker's settings say.
-    `left_routes` are those that it had before, the latest first: what was queued there stays there.
+    `left_routes` are those that it had before, the latest first: what was queued there stays there. `deployed` is the
+    hash of the version that was deployed last, `pinned` of one that runs whatever is deployed; empty for none.
     """
 
     name: str
@@ -100,6 +101,13 @@ class Function(AttemptOptions):
     modified: float = 0.0
     version: int = 1
     left_routes: tuple[str, ...] = ()
+    deployed: str = ""
+    pinned: str = ""
+
+    @property
+    def active_version(self) -> str:
+        """The hash of the version that new jobs run; empty for what workers have in their functions folders."""
+        return self.pinned or self.deployed
 
     @property
     def id(self) -> str:

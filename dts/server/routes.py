@@ -13,6 +13,7 @@ from dts.server.handlers.admin import (
     dead,
     diagnosis,
     fleet,
+    function_versions,
     functions,
     namespaces,
     operations,
@@ -39,6 +40,7 @@ _PARTS = {
     "number": rf"([0-9]{{1,{BLOCK_DIGITS}}})",
     "seq": r"([0-9]{1,15})",
     "function": r"([^/]+(?:/[^/]+)?)",  # with the slash of ns/func written as %2F, or as it is
+    "namespaced": r"([^/]+/[^/]+|[^/]+%2[Ff][^/]+)",  # the same, where something follows
 }
 
 ROUTES: list[Route] = [
@@ -58,6 +60,9 @@ ROUTES: list[Route] = [
     Route("/admin/namespaces/", namespaces.NamespacesAdminHandler),
     Route("/admin/namespaces/{id}", namespaces.NamespaceAdminHandler),
     Route("/admin/functions/", functions.FunctionsAdminHandler),
+    Route("/admin/functions/{namespaced}/versions/", function_versions.FunctionVersionsHandler),
+    Route("/admin/functions/{namespaced}/versions/{id}", function_versions.FunctionVersionHandler),
+    Route("/admin/functions/{namespaced}/versions/{id}/source", function_versions.FunctionSourceHandler),
     Route("/admin/functions/{function}", functions.FunctionAdminHandler),
     Route("/admin/vhosts/", vhosts.VirtualHostsAdminHandler),
     Route("/admin/vhosts/{id}", vhosts.VirtualHostAdminHandler),

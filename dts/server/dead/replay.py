@@ -109,9 +109,10 @@ class Replay:
         asked = await self._store.get_block(batch.block)
         if asked is not None:
             _ask_again(jobs, [job.index for job in batch.jobs], await jobs_of(self._store, asked))
-        block = new_block(run, number, batch.function, jobs)
+        function = await self._catalogue.get(batch.function)
+        version = function.active_version if function is not None else ""  # what is deployed now may be the cure
+        block = new_block(run, number, batch.function, jobs, version=version)
         try:
-            function = await self._catalogue.get(batch.function)
             claim = self._publisher.claim([(block, function)])
             await add_blocks(self._store, [block], run=run, claim=claim)
         except BlockTooLate:
@@ -142,6 +143,7 @@ def _ask_again(jobs: dts_pb2.JobBatch, indices: Sequence[int], before: dts_pb2.J
         options = dts_pb2.Options()
         options.CopyFrom(one.options if one is not None and one.HasField("options") else before.options)
         options.ClearField("deadline")
+        options.ClearField("version")
         asked.append(options if options.ByteSize() else None)
     put_options(jobs, asked)
     jobs.lease = before.lease

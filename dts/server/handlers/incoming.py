@@ -50,10 +50,14 @@ class IncomingRequest(RequestHandler):
         self.caller: Caller | None = None
         self.at_work = False
         """Whether the body has come and its method runs."""
-        self._body = RequestBody(context.settings.max_body)
+        self._body = RequestBody(self.body_limit())
         self._refused = False
         self._reserved: tuple[str, int] | None = None
         self._linger: asyncio.TimerHandle | None = None
+
+    def body_limit(self) -> int:
+        """Bytes that the body of this request may have."""
+        return self.context.settings.max_body
 
     def error_content(self, error: BaseException | None, status_code: int) -> bytes:
         """The body of an error's answer, whose status and headers are set on the way."""
@@ -94,10 +98,10 @@ class IncomingRequest(RequestHandler):
                 peer.prove()
         elif self._has_body():
             self._unimplemented_method()
-        if self._announced() > self.context.settings.max_body:
+        if self._announced() > self.body_limit():
             raise self._over_limit()
         if self.caller is not None and self._has_body():
-            await self._reserve(self.caller.user.id, self._announced() or self.context.settings.max_body)
+            await self._reserve(self.caller.user.id, self._announced() or self.body_limit())
 
     async def _reserve(self, user: str, size: int) -> None:
         """Wait until there is room for the body.
@@ -186,7 +190,7 @@ class IncomingRequest(RequestHandler):
         return self._body.content()
 
     def _over_limit(self) -> ApiError:
-        limit = self.context.settings.max_body
+        limit = self.body_limit()
         return ApiError(ErrorCode.TOO_LARGE, f"the body is over the limit of {limit} bytes: send it in smaller parts")
 
     async def authenticate(self) -> Caller:

@@ -261,7 +261,8 @@ class JobsHandler(WorkHandler):
             _KeyTaken: another request came before, under the same key.
         """
         functions = {name: await self.usable_function(user, name) for name in submission.functions}
-        blocks = submission.blocks(self.context.settings)
+        versions = {name: function.active_version for name, function in functions.items()}
+        blocks = submission.blocks(self.context.settings, versions)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
         new = [block for block, _ in blocks]
         try:

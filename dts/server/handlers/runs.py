@@ -11,7 +11,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
-from dts.model import Block, Part, Run, RunState, User, bitmap, job_id, new_id
+from dts.model import Block, Function, Part, Run, RunState, User, bitmap, job_id, new_id
 from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
@@ -31,6 +31,7 @@ from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_prot
 from dts.server.intake.options import AttemptParams, own_options
 from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.results import part_results, result_fields
+from dts.server.versions import library
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_CANCELLED
 
@@ -40,10 +41,18 @@ _MAX_PAGE_BYTES = 32 * 1024 * 1024
 _MAX_RECEIPTS = 20_000
 
 
+VersionText = Annotated[str, msgspec.Meta(max_length=64)]
+
+
 class RunParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
-    """A run as it is asked for, with what holds for each of its jobs."""
+    """A run as it is asked for, with what holds for each of its jobs.
+
+    All its jobs run `version` of the function, by the first digits of its hash; or, where that is not given, the one
+    that is active when the run is opened.
+    """
 
     function: str
+    version: VersionText = ""
 
 
 class RunChanges(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,7 +68,7 @@ class Receipts(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RunView(msgspec.Struct, kw_only=True):
-    """A run as answered. `single` is true if `POST /jobs/` made it.
+    """A run as answered. `single` is true if `POST /jobs/` made it; `version` is the hash of a deployed version.
 
     When it is opened it tells `max_body` (bytes), and `block_jobs`: how many jobs a block may have by the limits now.
     """
@@ -76,6 +85,7 @@ class RunView(msgspec.Struct, kw_only=True):
     max_body: int | msgspec.UnsetType = msgspec.UNSET
     block_jobs: int | msgspec.UnsetType = msgspec.UNSET
     single: bool | msgspec.UnsetType = msgspec.UNSET
+    version: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
@@ -134,6 +144,8 @@ class RunsHandler(WorkHandler):
         params, now = self.params(RunParams), time.time()
         function = await self.usable_function(user, params.function)
         options = own_options(params, now=now) or dts_pb2.Options()
+        if version := await self._version(function, params.version):
+            options.version = version
         settings = self.context.settings
         size = await self.context.limiter.block_size(user, function, settings.block_size)
         most = await self.context.limiter.block_jobs(user, function, size)
@@ -149,6 +161,12 @@ class RunsHandler(WorkHandler):
         )
         await self.context.store.add_run(run)
         self.answer({**run_fields(run), "max_body": settings.max_body, "block_jobs": most}, 201)
+
+    async def _version(self, function: Function, asked: str) -> str:
+        """The hash of the version that a new run of a function has; empty for what workers have in their folders."""
+        if not asked:
+            return function.active_version
+        return (await library.resolve(self.context.store, function.name, asked)).hash
 
     @signed
     @declares(answer=list[RunView], query=RunsQuery)
@@ -368,6 +386,7 @@ class CollectedHandler(WorkHandler):
 
 def run_fields(run: Run) -> dict[str, object]:
     """A run as RunView says."""
+    options = dts_pb2.Options.FromString(run.options)
     return {
         "id": run.id,
         "function": run.function,
@@ -376,13 +395,10 @@ def run_fields(run: Run) -> dict[str, object]:
         "paused": run.paused,
         "created": round(run.created, 6),
         **({"not_before": round(run.not_before, 6)} if run.not_before else {}),
-        **({"deadline": round(deadline, 6)} if (deadline := _deadline(run)) else {}),
+        **({"deadline": round(options.deadline, 6)} if options.deadline else {}),
+        **({"version": options.version} if options.version else {}),
         **({"single": True} if run.single else {}),
     }
-
-
-def _deadline(run: Run) -> float:
-    return dts_pb2.Options.FromString(run.options).deadline if run.options else 0.0
 
 
 def result_page(parts: list[Part], run: Run) -> bytes:

@@ -122,10 +122,17 @@ def batch_from_protobuf(data: bytes, *, max_jobs: int) -> dts_pb2.JobBatch:
     return batch
 
 
-def new_block(run: Run, number: int, function: str, batch: dts_pb2.JobBatch) -> Block:
-    """The block to store for a validated batch."""
+def new_block(run: Run, number: int, function: str, batch: dts_pb2.JobBatch, *, version: str = "") -> Block:
+    """The block to store for a validated batch.
+
+    `version` is written into the block, and into `batch`, beside what was asked for: a repeat of the same jobs is the
+    same block, whatever was deployed since.
+    """
     data = batch.SerializeToString()
-    body, content_encoding = codec.compress(data)
+    extra = dts_pb2.JobBatch()
+    if version:
+        batch.options.version = extra.options.version = version
+    body, content_encoding = codec.compress(data + extra.SerializeToString())  # protobuf merges what is concatenated
     return Block(
         id=block_id(run.id, number),
         run=run.id,

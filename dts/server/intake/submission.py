@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -79,16 +79,24 @@ class Submission:
         numbers = {group: number for number, group in enumerate(self._groups)}
         return [job_id(self.run.id, numbers[group] * self.run.block_size + index) for group, index in self._places]
 
-    def blocks(self, settings: ServerSettings) -> list[tuple[Block, dts_pb2.JobBatch]]:
-        """A block for each group of the jobs."""
-        return [self._block(number, group, settings) for number, group in enumerate(self._groups)]
+    def blocks(
+        self, settings: ServerSettings, versions: Mapping[str, str] | None = None
+    ) -> list[tuple[Block, dts_pb2.JobBatch]]:
+        """A block for each group of the jobs; `versions` are the hashes of those that functions run, by name."""
+        versions = versions or {}
+        return [
+            self._block(number, group, settings, versions.get(group[0], ""))
+            for number, group in enumerate(self._groups)
+        ]
 
-    def _block(self, number: int, group: _Group, settings: ServerSettings) -> tuple[Block, dts_pb2.JobBatch]:
+    def _block(
+        self, number: int, group: _Group, settings: ServerSettings, version: str
+    ) -> tuple[Block, dts_pb2.JobBatch]:
         rows = self._groups[group]
         name, not_before = group
         batch = batch_from_arguments([arguments for arguments, _ in rows])
         put_options(batch, [options for _, options in rows])
         batch.lease = any(job.options.timeout > settings.lease_after for job in batch.jobs)
-        block = new_block(self.run, number, name, batch)
+        block = new_block(self.run, number, name, batch, version=version)
         digest = hashlib.blake2b(block.digest + self._seal, digest_size=16).digest() if self._seal else block.digest
         return replace(block, digest=digest, not_before=not_before, deadline=earliest_deadline(batch)), batch

@@ -142,6 +142,8 @@ def _message(block: Block, jobs: Sequence[dts_pb2.Job], options: dts_pb2.Options
     }
     if last - first + 1 == len(jobs):
         headers["first"] = first
+    if options.version:
+        headers["version"] = options.version
     return Message(*codec.encode(batch), headers)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from dts.errors import InvalidName
 from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
 from dts.server import plugins
 from dts.server.consts import ErrorCode
+from dts.server.handlers import validation_messages
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
+    ForceQuery,
     Limited,
     RouteName,
     Text,
@@ -22,7 +25,10 @@ from dts.server.handlers.admin.fields import (
 )
 from dts.server.handlers.errors import ApiError
 from dts.server.intake.options import with_attempt_options
+from dts.server.versions import library
 from dts.store.contract.records import Scalar
+
+VersionHash = Annotated[str, Meta(pattern=validation_messages.VERSION)]
 
 _LEFT_ROUTES = 8  # that are remembered of a function
 
@@ -34,6 +40,8 @@ class FunctionFields(Limited, kw_only=True):
     description: Text = ""
     route: RouteName = DEFAULT_ROUTE
     enabled: bool = True
+    deployed: VersionHash = ""
+    pinned: VersionHash = ""
 
 
 FunctionView = view(
@@ -81,10 +89,16 @@ class Functions(Resource[Function]):
             raise ApiError(ErrorCode.ARGUMENT_INVALID, "soft_timeout must be less than timeout")
         if record.route == plugins.ROUTE:
             raise ApiError(ErrorCode.ARGUMENT_INVALID, f"the route {record.route} is the server's own")
+        await self._check_versions(record, before)
         if await self.context.store.get_record(Namespace, record.namespace) is None:
             raise ApiError(
                 ErrorCode.NAMESPACE_NOT_FOUND, f"there is no namespace {record.namespace}: make it before {record.name}"
             )
+
+    async def _check_versions(self, record: Function, before: Function | None) -> None:
+        known = {before.deployed, before.pinned} if before is not None else set()
+        for version in {record.deployed, record.pinned} - known - {""}:
+            await library.resolve(self.context.store, record.name, version)
 
     async def check_unused(self, record: Function) -> None:
         if unfinished := await self.context.store.count_unfinished(function=record.name):
@@ -99,6 +113,11 @@ class FunctionAdminHandler(AdminHandler[Function]):
     """`/admin/functions/ns/func`: one function."""
 
     resource = Functions
+
+    async def _delete(self, user: User, record_id: str, query: ForceQuery) -> str:
+        deleted = await super()._delete(user, record_id, query)
+        await library.drop_versions(self.context.store, deleted)
+        return deleted
 
 
 class FunctionsAdminHandler(AdminListHandler[Function]):

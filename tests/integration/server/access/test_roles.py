@@ -12,7 +12,10 @@ from tornado.web import RequestHandler
 from dts.model import Function, Limits, Namespace, VirtualHost
 from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
+from dts.server.handlers.admin.function_versions import CONTENT_ZIP
 from dts.server.routes import ROUTES
+from dts.server.versions.library import add_version, new_version
+from dts.wire.archive import SourceFile, pack, version_of
 from tests.integration.conftest import Api, Site, a_run_with_jobs
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -36,6 +39,9 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/admin/alerts/test"): {},
     ("POST", "/admin/dead/replay"): {"where": {"function": "none/such"}},
 }
+
+SOURCE = {"func.py": SourceFile(b"main = print"), "upper.py": SourceFile(b"main = print")}
+VERSION = version_of(SOURCE)
 
 
 def implemented() -> Iterator[tuple[str, str]]:
@@ -83,9 +89,13 @@ class World:
             "users": self.caller.credentials.user_id if own else "other",
             "namespaces": "mine" if own else "text",
             "vhosts": "h1",
+            "versions": VERSION,
         }
+        template = template.replace("{namespaced}", "mine/func" if own else "text/upper")
         if template.startswith(("/runs/", "/admin/runs/")):
             what = "runs"
+        elif "/versions/" in template:
+            what = "versions"
         path = template.replace("{id}", ids.get(what, "")).replace("{number}", "7").replace("{seq}", "1")
         return path.replace("{function}", "mine/func" if own else "text/upper")
 
@@ -93,6 +103,8 @@ class World:
         """A body that fits."""
         if method == "PUT":
             return b"{}"
+        if method == "POST" and template.endswith("/versions/"):
+            return pack(SOURCE)
         params = BODIES.get((method, template))
         if params is None:
             return None
@@ -111,6 +123,8 @@ async def a_world(site: Site, role: str) -> World:
     await site.store.add_record(Namespace("mine", limits=Limits()))
     await site.store.add_record(Function("mine/func"))
     await site.store.add_record(VirtualHost("h1"))
+    for function in ("mine/func", "text/upper"):
+        await add_version(site.store, new_version(function, SOURCE, user="other", message=""), SOURCE)
     caller = await site.add_user("caller", roles={role}, namespaces=("mine",))
     other = await site.add_user("other", roles={"user"}, namespaces=("mine", "text"))
     runs, jobs = {}, {}
@@ -138,7 +152,7 @@ def expected(scope: Scope, method: str, template: str, *, own: bool) -> set[int]
     if own or scope is Scope.ALL:
         return {200, 409} if (method, template) in IN_USE else {200, 201}
     if scope is Scope.MEMBER:
-        return {200} if method == "GET" and template.endswith("/") else {403}
+        return {200} if method == "GET" and template.endswith("/") and "{" not in template else {403}
     return {404} if "{" in template else {200}
 
 
@@ -149,7 +163,8 @@ async def test_a_role_may_do_what_the_table_says_and_nothing_else(site: Site, ro
     for (method, template), row in sorted(TABLE.items(), key=lambda item: item[0][0] == "DELETE"):
         scope = row[ROLES.index(role)]
         path, body = world.path(template, own=own), world.body(method, template, own=own)
-        answer = await world.caller.send(method, path + QUERIES.get((method, template), ""), body)
+        headers = {"Content_Type": CONTENT_ZIP} if template.endswith("/versions/") else {}
+        answer = await world.caller.send(method, path + QUERIES.get((method, template), ""), body, **headers)
         allowed = expected(scope, method, template, own=own)
         assert answer.code in allowed, (method, path, role, allowed, answer.code, answer.body)
 

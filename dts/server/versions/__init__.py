@@ -1,0 +1,1 @@
+"""Deployed versions of functions: what is stored of them, and which one runs."""
