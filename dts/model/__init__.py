@@ -3,6 +3,7 @@
 from dts.model.admin import (
     ADMINISTRATOR,
     ANY_NAMESPACE,
+    DEFAULT_PRIORITY,
     DEFAULT_ROUTE,
     LAST_OPERATION,
     Function,
@@ -47,6 +48,7 @@ from dts.model.records import (
     Part,
     Run,
     Statistics,
+    Turns,
     Unsent,
 )
 from dts.model.states import JobState, RunState
@@ -55,6 +57,7 @@ from dts.model.waiting import DelayedSlice, Lease
 __all__ = [
     "ADMINISTRATOR",
     "ANY_NAMESPACE",
+    "DEFAULT_PRIORITY",
     "DEFAULT_ROUTE",
     "LAST_OPERATION",
     "MAX_BLOCK_SIZE",
@@ -89,6 +92,7 @@ __all__ = [
     "RunState",
     "Seal",
     "Statistics",
+    "Turns",
     "Unsent",
     "User",
     "VirtualHost",

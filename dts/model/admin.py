@@ -16,6 +16,9 @@ from dts.model.attempts import AttemptOptions
 DEFAULT_ROUTE = "default"
 """Where a function's jobs go unless its record says otherwise."""
 
+DEFAULT_PRIORITY = 5
+"""The priority of a function's jobs unless its record, or they themselves, say otherwise."""
+
 ADMINISTRATOR = "administrator"
 """The role that may do everything."""
 
@@ -28,12 +31,14 @@ class Limits:
     """What a user, a namespace or a function may take; None is no limit.
 
     `unfinished` jobs that are accepted and have not ended; `requests_per_second`; `running` jobs at work at once;
-    `retention` is for how long a run is kept after it has finished.
+    `priority` the highest that jobs have, whatever they ask for; `retention` is
+    for how long a run is kept after it has finished.
     """
 
     unfinished: int | None = None
     requests_per_second: float | None = None
     running: int | None = None
+    priority: int | None = None
     retention: float | None = None
 
 
@@ -41,8 +46,9 @@ class Limits:
 class User:
     """Someone who signs requests.
 
-    `key` is the signing key, derived from id and secret and encrypted with the server's key file: a store never
-    sees the secret, nor a key that it could use. `previous_key` is accepted, too, until `previous_until`.
+    `weight` is their share of the work of a namespace, beside other users; none of their jobs is published while they
+    are `paused`. `key` is the signing key, derived from id and secret and encrypted with the server's key file: a store
+    never sees the secret, nor a key that it could use. `previous_key` is accepted, too, until `previous_until`.
     """
 
     id: str
@@ -55,6 +61,8 @@ class User:
     limits: Limits = field(default_factory=Limits)
     previous_key: bytes = b""
     previous_until: float | None = None
+    weight: float = 1.0
+    paused: bool = False
     modified: float = 0.0
     version: int = 1
 
@@ -70,11 +78,16 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A group of functions that belong together."""
+    """A group of functions that belong together. `weight` is its share of the work, beside other namespaces.
+
+    While it is `paused`, no jobs of its functions are published.
+    """
 
     id: str
     description: str = ""
     limits: Limits = field(default_factory=Limits)
+    weight: float = 1.0
+    paused: bool = False
     created: float = 0.0
     modified: float = 0.0
     version: int = 1
@@ -86,6 +99,7 @@ class Function(AttemptOptions):
 
     `mean_duration` is that of recent attempts; None before the first. `concurrent` says that attempts share a child
     (`async def`), so that many take as long as one. An option that is None is as the worker's settings say.
+    `priority` is that of jobs which ask for none; while it is `paused`, its jobs are accepted and not published.
     `left_routes` are those that it had before, the latest first: what was queued there stays there. `deployed` is the
     hash of the version that was deployed last, `pinned` of one that runs whatever is deployed; empty for none.
     """
@@ -97,6 +111,8 @@ class Function(AttemptOptions):
     mean_duration: float | None = None
     concurrent: bool = False
     enabled: bool = True
+    paused: bool = False
+    priority: int = DEFAULT_PRIORITY
     limits: Limits = field(default_factory=Limits)
     modified: float = 0.0
     version: int = 1

@@ -58,6 +58,12 @@ RATE = Range(0.001, 1e6)
 LEVEL = Range(0, 1000)
 """The level of a log record, as in Python's logging module."""
 
+PRIORITY = Range(0, 9)
+"""How urgent jobs are: those with 9 are published first."""
+
+WEIGHT = Range(0.001, 1000)
+"""How much of the work a namespace, a user or a run gets, beside others that have one of their own."""
+
 PORT = Range(1, 65535)
 """A TCP port that can be connected to."""
 

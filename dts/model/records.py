@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dts.model.states import JobState, RunState
 
@@ -20,6 +21,7 @@ class Run:
     `created` is in seconds since the epoch. Job number n of the run has index n mod `block_size` in block
     n div `block_size`. Its blocks are not published before `not_before` (seconds since the epoch). `options` is what it
     asks of attempts, as an encoded Options message. `single` says that it was made by one `POST /jobs/`.
+    `priority` is that of its jobs, None for their function's; `weight` is its share beside the user's other runs.
     """
 
     id: str
@@ -32,6 +34,15 @@ class Run:
     not_before: float = 0.0
     options: bytes = b""
     single: bool = False
+    priority: int | None = None
+    weight: float = 1.0
+
+
+class Turns(NamedTuple):
+    """What decides when a run's jobs are published, beside others': see `Run`."""
+
+    priority: int | None
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,8 @@ class Block:
     JobBatch; its jobs have the indices 0 to count - 1. `digest` tells a repeat of the same block from another one under
     its number. `published` becomes true when the broker has confirmed every message; `sent` are the first jobs for
     which it has until then. Neither is tried before `not_before`. After `deadline` its jobs are not started; 0 is none,
-    for either.
+    for either. `single`, `priority` and `weight` are as of its run; jobs of one `POST /jobs/` have priorities of
+    their own.
     """
 
     id: str
@@ -74,6 +86,9 @@ class Block:
     not_before: float = 0.0
     deadline: float = 0.0
     sent: int = 0
+    single: bool = False
+    priority: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +107,20 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How many `jobs` of a run wait to be published. Such a run has one function in each row."""
+    """How many `jobs`, in how many `blocks`, of a run wait to be published, or of all single jobs of a user together.
+
+    Of single jobs, `run` is empty. Those of one run, or such jobs, that differ in function, priority or weight are in
+    rows of their own. `since` is from when on the first of them has waited, in seconds since the epoch.
+    """
 
     run: str
     user: str
     function: str
     jobs: int
+    priority: int | None = None
+    weight: float = 1.0
+    blocks: int = 1
+    since: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from dts.server.access.accounts import Accounts
 from dts.server.access.key_box import KeyBox
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
+from dts.server.access.parties import PartiesOf
 from dts.server.audit.checkpoint import LogCheckpoint
 from dts.server.audit.log import OperationLog
 from dts.server.context import Context
@@ -88,7 +89,14 @@ class Server(Service):
         hub = Hub(broker, catalogue, store)
         claims = Claims(store, settings.daemons.relay_after)
         fleet = Fleet(store)
-        publisher = Publisher(store, broker, settings.server, claims, Marks(broker, fleet, settings.server))
+        publisher = Publisher(
+            store,
+            broker,
+            settings.server,
+            parties_of=PartiesOf(store, catalogue),
+            claims=claims,
+            marks=Marks(broker, fleet, settings.server),
+        )
         context = Context(
             settings.server,
             store,

@@ -26,6 +26,7 @@ from dts.model import (
     Record,
     Run,
     RunState,
+    Turns,
     User,
     split_job_id,
 )
@@ -225,9 +226,17 @@ class Store(
 
     @abstractmethod
     async def update_run(
-        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+        self,
+        run_id: str,
+        *,
+        state: RunState | None = None,
+        paused: bool | None = None,
+        turns: Turns | None = None,
+        now: float | None = None,
     ) -> Run | None:
         """Move a run to a state if `RunState.may_become` allows it, and set its flag; durably and atomically.
+
+        With `turns`, priority and weight become others, of the run and of its blocks that wait to be published.
 
         Returns the run as it is afterwards, moved or not; None if there is none. A caller that asked for a move which
         is not allowed sees that the state is another one. When a run becomes cancelled is kept: `now`, in seconds since

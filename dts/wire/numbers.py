@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from dts.model.attempts import AttemptOption
-from dts.model.ranges import MAX_NUMBER, NUMBER, SECONDS, TIME, Range
+from dts.model.ranges import MAX_NUMBER, NUMBER, PRIORITY, SECONDS, TIME, WEIGHT, Range
 
 Seconds = Annotated[float, Meta(gt=SECONDS.low, le=SECONDS.high)]
 """A length of time that is not nothing."""
@@ -17,6 +17,10 @@ Time = Annotated[float, Meta(ge=TIME.low, le=TIME.high)]
 """A moment, in seconds since the epoch."""
 Number = Annotated[int, Meta(ge=int(NUMBER.low), le=MAX_NUMBER)]
 """Something that is counted."""
+Priority = Annotated[int, Meta(ge=int(PRIORITY.low), le=int(PRIORITY.high))]
+"""How urgent jobs are: 9 goes first."""
+Weight = Annotated[float, Meta(ge=WEIGHT.low, le=WEIGHT.high)]
+"""How much of the work something gets beside others, which have 1 unless they were given another."""
 
 EXCEPTION = r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$(?!\n)"
 _Names = Annotated[tuple[Annotated[str, Meta(pattern=EXCEPTION)], ...], Meta(max_length=100)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
+from dts.management.commands.records import LIMIT_FIELDS, SHARE_FIELDS, RecordKind, commands_of
 from dts.management.shell.fields import Field, Kind
 from dts.management.shell.output import Column
 
 NAMESPACES = RecordKind(
     noun="namespaces",
     one="namespace",
-    fields=(Field("description", Kind.TEXT, "what it is for"), *LIMIT_FIELDS),
+    fields=(Field("description", Kind.TEXT, "what it is for"), *SHARE_FIELDS, *LIMIT_FIELDS),
     columns=(Column("id", "namespace"), Column("description"), Column("limits"), Column("modified")),
     filters=(Field("description", Kind.TEXT, "the description"),),
     example="crm description='calls to the CRM'",

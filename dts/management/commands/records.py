@@ -21,10 +21,16 @@ ADOPT = Flag("--force", "even if runs of a former user of that name are kept: th
 
 _NOT_FOUND = 404
 
+SHARE_FIELDS = (
+    Field("weight", Kind.NUMBER, "share of the work beside others, which have 1"),
+    Field("paused", Kind.BOOLEAN, "jobs are accepted and wait"),
+)
+
 LIMIT_FIELDS = (
     Field("limits.unfinished", Kind.INTEGER, "jobs accepted and not ended, at most", optional=True),
     Field("limits.requests_per_second", Kind.NUMBER, "requests a second, at most", optional=True),
     Field("limits.running", Kind.INTEGER, "jobs at work at once, at most", optional=True),
+    Field("limits.priority", Kind.INTEGER, "priority that its jobs may have, at most", optional=True),
     Field("limits.retention", Kind.SECONDS, "how long a finished run is kept", optional=True),
 )
 
@@ -47,6 +53,11 @@ class RecordKind:
     selection: str
     reads: tuple[str, ...] = ("created", "modified", "version")
     has_secret: bool = False
+
+    @property
+    def pausable(self) -> bool:
+        """Whether jobs of such a record can be held back."""
+        return any(each.name == "paused" for each in self.fields)
 
     def records(self, client: AdminClient) -> Records:
         """The records at the server."""
@@ -71,8 +82,9 @@ class RecordKind:
 
 
 def commands_of(kind: RecordKind) -> tuple[Command, ...]:
-    """`add`, `get`, `update` and `delete` for one kind of record."""
-    return _add(kind), _get(kind), _update(kind), _delete(kind)
+    """`add`, `get`, `update` and `delete` for one kind of record; `pause` and `resume` where its jobs may wait."""
+    held = (_pause(kind, paused=True), _pause(kind, paused=False)) if kind.pausable else ()
+    return _add(kind), _get(kind), _update(kind), _delete(kind), *held
 
 
 def _add(kind: RecordKind) -> Command:
@@ -198,6 +210,32 @@ def _delete(kind: RecordKind) -> Command:
         _report(session, arguments, f"{kind.one} {record_id} deleted", {"id": record_id})
 
     return delete
+
+
+def _pause(kind: RecordKind, *, paused: bool) -> Command:
+    verb, what = ("pause", "paused") if paused else ("resume", "resumed")
+    effect = (
+        "Hold back the jobs of a {one}: new ones are accepted, none is sent to workers until `resume`."
+        if paused
+        else "Send the jobs of a paused {one} to workers again."
+    )
+
+    @command(
+        f"{kind.noun} {verb}",
+        "ID",
+        words=(1, 1),
+        examples=(f"{kind.noun} {verb} {kind.example.partition(' ')[0]}",),
+        ids=kind.noun,
+        effect=effect.format(one=kind.one),
+    )
+    async def hold(session: Session, arguments: Arguments) -> None:
+        """{effect}"""
+        record_id = arguments.word(0)
+        client = await session.client()
+        record = await kind.records(client).update(record_id, paused=paused)
+        _report(session, arguments, f"{kind.one} {record_id} {what}", record)
+
+    return hold
 
 
 async def _check_free(kind: RecordKind, client: AdminClient, record_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
+from dts.management.commands.records import LIMIT_FIELDS, SHARE_FIELDS, RecordKind, commands_of
 from dts.management.shell.fields import Field, Kind
 from dts.management.shell.output import Column
 
@@ -18,6 +18,7 @@ USERS = RecordKind(
         Field("namespaces", Kind.LIST, "whose functions the user may run; * is all of them", ids="namespaces"),
         Field("email", Kind.TEXT, "where mail goes"),
         Field("disabled", Kind.BOOLEAN, "nothing that the user signs is accepted"),
+        *SHARE_FIELDS,
         *LIMIT_FIELDS,
     ),
     columns=(

@@ -2,7 +2,7 @@
 
 What a limit says is read from records that are at most two seconds old. Requests and unfinished jobs are counted in the
 store, for all processes together, and only for those who have such a limit. How many jobs run at once is the business
-of `gate`.
+of the dispatcher and the gate.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from dts.errors import DtsError, TooLarge
-from dts.model import Function, Limits, Namespace, User
-from dts.server.lookup.cache import Cache
+from dts.model import Function, User
+from dts.server.access.parties import Subject
 from dts.server.lookup.catalogue import Catalogue
 from dts.store import Store
-
-_CACHE_SECONDS = 2.0
-_NONE = Limits()
 
 _RETRY_UNFINISHED = 1
 """Seconds until it is worth while to try again when there are too many unfinished jobs: nobody knows when they end."""
@@ -43,49 +39,6 @@ class OverLimit(DtsError):
         super().__init__(f"over the limit of {limit} ({allowed:g}): try again in {retry_after} s")
         self.limit = limit
         self.retry_after = retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Someone or something that has limits; `kind` is how the store counts by it."""
-
-    kind: str
-    id: str
-    limits: Limits
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.id}"
-
-
-class RunningLimits:
-    """Whose jobs have a limit of how many may run at once. Costs three looks into memory for those who have none."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._users = Cache(self._of_user, _CACHE_SECONDS)
-        self._namespaces = Cache(self._of_namespace, _CACHE_SECONDS)
-
-    async def of(self, user: str, name: str, function: Function | None) -> list[Subject]:
-        """Those among a user, a function of that name and its namespace who have such a limit.
-
-        Raises:
-            StoreUnavailable: nobody knows.
-        """
-        namespace = name.partition("/")[0]
-        limits = (
-            ("user", user, await self._users.get(user)),
-            ("namespace", namespace, await self._namespaces.get(namespace)),
-            ("function", name, function.limits if function is not None else None),
-        )
-        return [Subject(kind, key, each) for kind, key, each in limits if each and each.running is not None]
-
-    async def _of_user(self, user: str) -> Limits:
-        record = await self._store.get_user(user)
-        return record.limits if record is not None else _NONE
-
-    async def _of_namespace(self, namespace: str) -> Limits:
-        record = await self._store.get_record(Namespace, namespace)
-        return record.limits if record is not None else _NONE
 
 
 class Limiter:

@@ -100,6 +100,7 @@ FIELDS: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     #                                        administrator operator developer user
     ("functions", "limits"): (ALL, NONE, NONE, NONE),
     ("functions", "memory_limit"): (ALL, NONE, NONE, NONE),
+    ("functions", "priority"): (ALL, NONE, NONE, NONE),
     ("functions", "route"): (ALL, NONE, NONE, NONE),
 }
 

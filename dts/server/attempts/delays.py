@@ -21,7 +21,7 @@ from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.errors import RouteUnavailable
 from dts.model import DelayedSlice, Outcome, bitmap
-from dts.server.access.limits import RunningLimits
+from dts.server.access.parties import PartiesOf
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.gate import hold_back
 from dts.server.publish.slices import delayed_messages
@@ -67,7 +67,7 @@ class Firing:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
-        self._limits = RunningLimits(store)
+        self._parties_of = PartiesOf(store, catalogue)
 
     async def fire(self) -> int:
         """Publish what is due until nothing is; returns how many slices that were.
@@ -91,14 +91,14 @@ class Firing:
         if block is None or outcome is None:
             logger.warning("delayed jobs of block %s are dropped: the block is not in the store", block_id)
         elif any(each.jobs & outcome.unfinished for each in slices):
-            function = await self._catalogue.get(block.function)
-            if await self._limits.of(block.user, block.function, function):
+            parties = await self._parties_of(block.user, block.function)
+            if parties.limited or parties.paused:
                 await hold_back(self._store, self._broker, slices)
                 return
             batch = await jobs_of(self._store, block)
             for each in slices:
                 if left := each.jobs & outcome.unfinished:
-                    post = delayed_messages(block, batch, _only(each, left), function, self._settings)
+                    post = delayed_messages(block, batch, _only(each, left), parties.function, self._settings)
                     await self._broker.publish(post.queue, post.messages)
         else:
             await self._store.release_jobs({block_id: outcome.ended})

@@ -113,7 +113,7 @@ class Replay:
         version = function.active_version if function is not None else ""  # what is deployed now may be the cure
         block = new_block(run, number, batch.function, jobs, version=version)
         try:
-            claim = self._publisher.claim([(block, function)])
+            claim = await self._publisher.claim([(block, function)])
             await add_blocks(self._store, [block], run=run, claim=claim)
         except BlockTooLate:
             return f"its new run {run.id} was cancelled meanwhile"

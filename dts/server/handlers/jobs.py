@@ -269,7 +269,7 @@ class JobsHandler(WorkHandler):
             async with self.context.limiter.jobs(user, counted):
                 if request is not None:
                     await self._remember(request)
-                claim = self.context.publisher.claim((block, functions[block.function]) for block in new)
+                claim = await self.context.publisher.claim((block, functions[block.function]) for block in new)
                 added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error

@@ -11,7 +11,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
-from dts.model import Block, Function, Part, Run, RunState, User, bitmap, job_id, new_id
+from dts.model import Block, Function, Part, Run, RunState, Turns, User, bitmap, job_id, new_id
 from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
@@ -33,6 +33,7 @@ from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.results import part_results, result_fields
 from dts.server.versions import library
 from dts.wire import codec, dts_pb2
+from dts.wire.numbers import Priority, Weight
 from dts.wire.queues import TOPIC_CANCELLED
 
 _MAX_PAGE_BYTES = 32 * 1024 * 1024
@@ -53,12 +54,19 @@ class RunParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
 
     function: str
     version: VersionText = ""
+    weight: Weight = 1.0
 
 
 class RunChanges(msgspec.Struct, forbid_unknown_fields=True):
-    """A move of a run: `closed`, when all its blocks are sent; `paused`, and `open` to resume."""
+    """What may be changed of a run.
 
-    state: Literal["open", "closed", "paused"]
+    `state` moves it: `closed`, when all its blocks are sent; `paused`, and `open` to resume. `priority` (null for the
+    function's) and `weight` hold for all that waits in the store.
+    """
+
+    state: Literal["open", "closed", "paused"] | msgspec.UnsetType = msgspec.UNSET
+    priority: Priority | msgspec.UnsetType | None = msgspec.UNSET
+    weight: Weight | msgspec.UnsetType = msgspec.UNSET
 
 
 class Receipts(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,6 +77,7 @@ class Receipts(msgspec.Struct, forbid_unknown_fields=True):
 
 class RunView(msgspec.Struct, kw_only=True):
     """A run as answered. `single` is true if `POST /jobs/` made it; `version` is the hash of a deployed version.
+    `priority` and `weight` are there if the run has its own.
 
     When it is opened it tells `max_body` (bytes), and `block_jobs`: how many jobs a block may have by the limits now.
     """
@@ -86,6 +95,8 @@ class RunView(msgspec.Struct, kw_only=True):
     block_jobs: int | msgspec.UnsetType = msgspec.UNSET
     single: bool | msgspec.UnsetType = msgspec.UNSET
     version: str | msgspec.UnsetType = msgspec.UNSET
+    priority: int | msgspec.UnsetType = msgspec.UNSET
+    weight: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +169,8 @@ class RunsHandler(WorkHandler):
             created=now,
             not_before=not_before,
             options=options.SerializeToString(),
+            priority=params.priority,
+            weight=params.weight,
         )
         await self.context.store.add_run(run)
         self.answer({**run_fields(run), "max_body": settings.max_body, "block_jobs": most}, 201)
@@ -221,9 +234,15 @@ class RunHandler(AnyRunHandler):
     @signed
     @declares(answer=RunProgress, body=RunChanges, errors=(ErrorCode.RUN_NOT_OPEN,))
     async def patch(self, user: User, run_id: str) -> None:
-        """Close, pause or resume the run."""
+        """Close, pause or resume the run, or change its priority or weight."""
         run = await self.own_run(user, run_id)
-        asked = self.params(RunChanges).state
+        params = self.params(RunChanges)
+        if (turns := _turns(run, params)) is not None:
+            run = await self.context.store.update_run(run.id, turns=turns) or run
+            self.context.publisher.leave()
+        await self._answer_with(run if params.state is msgspec.UNSET else await self._move(run, params.state))
+
+    async def _move(self, run: Run, asked: str) -> Run:
         store = self.context.store
         if asked == "closed":
             changed = await store.update_run(run.id, state=RunState.CLOSED)
@@ -234,7 +253,7 @@ class RunHandler(AnyRunHandler):
             self.context.publisher.leave()
         if changed is None or (asked == "closed" and changed.state is not RunState.CLOSED):
             raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is cancelled: it cannot become {asked}")
-        await self._answer_with(changed)
+        return changed
 
     @signed
     @declares(answer=RunProgress, errors=(ErrorCode.RUN_ENDED,))
@@ -283,7 +302,7 @@ class BlockHandler(WorkHandler):
                 raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
             function = await self.usable_function(user, run.function)
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
-                claim = None if run.paused else self.context.publisher.claim([(block, function)])
+                claim = None if run.paused else await self.context.publisher.claim([(block, function)])
                 [added] = await add_blocks(self.context.store, [block], claim=claim)
         except BlockTooLate as error:
             self.context.hub.wake(run.id)
@@ -398,7 +417,25 @@ def run_fields(run: Run) -> dict[str, object]:
         **({"deadline": round(options.deadline, 6)} if options.deadline else {}),
         **({"version": options.version} if options.version else {}),
         **({"single": True} if run.single else {}),
+        **({"priority": run.priority} if run.priority is not None else {}),
+        **({"weight": run.weight} if run.weight != 1.0 else {}),
     }
+
+
+def _turns(run: Run, params: RunChanges) -> Turns | None:
+    """The priority and weight that a run is to have; None if neither is asked for.
+
+    Raises:
+        ApiError: the request asks for nothing at all, or for a weight of single jobs.
+    """
+    if params == RunChanges():
+        raise ApiError(ErrorCode.ARGUMENT_MISSING, "params names no field: give state, priority or weight")
+    if params.weight is not msgspec.UNSET and run.single:
+        raise ApiError(ErrorCode.ARGUMENT_INVALID, "weight is for runs of files: single jobs share as one, see users")
+    if params.priority is msgspec.UNSET and params.weight is msgspec.UNSET:
+        return None
+    priority = run.priority if isinstance(params.priority, msgspec.UnsetType) else params.priority
+    return Turns(priority, run.weight if isinstance(params.weight, msgspec.UnsetType) else params.weight)
 
 
 def result_page(parts: list[Part], run: Run) -> bytes:

@@ -145,6 +145,9 @@ def new_block(run: Run, number: int, function: str, batch: dts_pb2.JobBatch, *, 
         content_encoding=content_encoding,
         digest=hashlib.blake2b(function.encode() + b"\0" + data, digest_size=16).digest(),
         created=time.time(),
+        single=run.single,
+        priority=run.priority,
+        weight=run.weight,
     )
 
 

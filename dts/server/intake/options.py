@@ -11,7 +11,7 @@ from dts.errors import InvalidInput
 from dts.model import Function
 from dts.model.attempts import ATTEMPT_OPTIONS
 from dts.wire import dts_pb2
-from dts.wire.numbers import Time, type_of
+from dts.wire.numbers import Priority, Time, type_of
 from dts.wire.options import merge, to_wire
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -34,11 +34,12 @@ def with_attempt_options(base: type[S]) -> type[S]:
 
 @with_attempt_options
 class AttemptParams(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a job or a run may ask for itself: the options of attempts, and its times.
+    """What a job or a run may ask for itself: the options of attempts, its priority, and its times.
 
-    Durations are in seconds, times in seconds since the epoch, sizes in bytes.
+    Durations are in seconds, times in seconds since the epoch, sizes in bytes. A `priority` of null is the function's.
     """
 
+    priority: Priority | None = None
     not_before: Time | None = None
     deadline: Time | None = None
 

@@ -19,8 +19,8 @@ from dts.wire import dts_pb2
 RawArray = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array"})]
 RawObject = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
 
-_Group = tuple[str, float]
-"""Jobs that may share a block: their function, and the time before which they are not started, or 0."""
+_Group = tuple[str, float, int | None]
+"""Jobs that may share a block: their function, the time before which they are not started, or 0, and priority."""
 
 
 class JobParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
@@ -53,13 +53,16 @@ class Submission:
             self._add(job, now, f"params[{number}]")
         self.functions = {job.function for job in jobs}
         only = jobs[0].function if len(self.functions) == 1 else ""
-        self.run = Run(run_id or new_id(), user.id, only, size, RunState.CLOSED, created=now, single=True)
+        first = jobs[0].priority
+        self.run = Run(
+            run_id or new_id(), user.id, only, size, RunState.CLOSED, created=now, single=True, priority=first
+        )
 
     def _add(self, job: JobParams, now: float, place: str) -> None:
         args, kwargs = bytes(job.args), bytes(job.kwargs)
         check_arguments(args, kwargs, place)
         not_before = job.not_before or 0.0
-        group = job.function, not_before if not_before > now else 0.0
+        group = job.function, not_before if not_before > now else 0.0, job.priority
         rows = self._groups.setdefault(group, [])
         self._places.append((group, len(rows)))
         rows.append((Arguments(args, kwargs), own_options(job, now=now, place=place)))
@@ -93,10 +96,10 @@ class Submission:
         self, number: int, group: _Group, settings: ServerSettings, version: str
     ) -> tuple[Block, dts_pb2.JobBatch]:
         rows = self._groups[group]
-        name, not_before = group
+        name, not_before, priority = group
         batch = batch_from_arguments([arguments for arguments, _ in rows])
         put_options(batch, [options for _, options in rows])
         batch.lease = any(job.options.timeout > settings.lease_after for job in batch.jobs)
-        block = new_block(self.run, number, name, batch, version=version)
+        block = replace(new_block(self.run, number, name, batch, version=version), priority=priority)
         digest = hashlib.blake2b(block.digest + self._seal, digest_size=16).digest() if self._seal else block.digest
         return replace(block, digest=digest, not_before=not_before, deadline=earliest_deadline(batch)), batch

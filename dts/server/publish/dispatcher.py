@@ -1,10 +1,10 @@
 """Decides what is published next: of what is accepted and waits in the store, as much as workers take in half a second.
 
 One process of all does it, whoever holds the lease. Its model is of runs with a backlog, never of blocks or jobs: read
-from an index of the store when a server says that it has left something, and now and then. Each route has a task of
-its own, so that a broker that is away keeps no other route waiting. It fills the route's queue up to a mark, in
-portions, a message's worth to whoever was given least so far: among namespaces, their users, and their runs. A block
-goes out as far as its share goes; the store counts how many of its jobs were sent.
+from an index of the store when a server says that it has left something, and now and then. Each route has a task of its
+own, so that a broker that is away keeps no other route waiting. It fills the route's queue up to a mark, in portions, a
+message's worth to whose turn it is: by priority, and then to whoever was given least by weight so far. A block goes out
+as far as its share goes; the store counts how many of its jobs were sent.
 
 While a route has a backlog, servers are told of it and publish nothing there themselves.
 """
@@ -14,24 +14,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 
 from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import Backlog, Function, Outcome, Unsent
+from dts.model import Backlog, Function, Unsent
 from dts.runtime.service import Service
-from dts.server.access.limits import RunningLimits
+from dts.server.access.parties import Parties, PartiesOf
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet
 from dts.server.publish.decoded import DecodedBlocks
-from dts.server.publish.fair import FairShare, Path
 from dts.server.publish.gate import gated, hold_back
 from dts.server.publish.leader import Leader
+from dts.server.publish.levels import Turn
 from dts.server.publish.marks import Marks, route_of
+from dts.server.publish.route_backlog import Leaf, RouteBacklog
 from dts.server.publish.slices import block_messages
 from dts.store import Store
 from dts.wire.queues import TOPIC_BUSY, TOPIC_LEFT, TOPIC_SPEEDS, jobs_queue
@@ -44,88 +45,43 @@ _LONGEST = 1.5
 has to be renewed in between."""
 
 _SAY = 1.0  # seconds after which servers are told again which routes have a backlog
-_RUNS = 100  # runs whose blocks are read at once
-_BLOCKS = 200  # blocks that are read at once
+_BLOCKS = 200  # blocks of a leaf that are read at once
 _BYTES = 16 * 1024 * 1024  # of messages that are published at once
 _TIMEOUT = 30.0  # seconds that a publish may take
 _PAUSES = 0.5, 5.0  # seconds before another try, the first time and at most
 
 
 @dataclass(slots=True)
-class _Run:
-    """A run's jobs of one function: how many wait, and of how many it is the turn now."""
-
-    backlog: Backlog
-    jobs: int
-    share: int = 0
-
-
-class _Route:
-    """The runs of a route that have a backlog, and whose turn it is."""
-
-    def __init__(self) -> None:
-        self.runs: dict[Path, _Run] = {}
-        self._turns = FairShare()
-
-    def update(self, rows: Iterable[Backlog]) -> None:
-        """Take in what the store says."""
-        found = {_path(row): row for row in rows}
-        for path in self.runs.keys() - found.keys():
-            self.remove(path)
-        for path, row in found.items():
-            self._turns.add(path)
-            self.runs[path] = _Run(row, row.jobs)
-
-    def remove(self, path: Path) -> None:
-        """Take a run out."""
-        if self.runs.pop(path, None) is not None:
-            self._turns.remove(path)
-
-    def share_out(self, room: float, slice_of: Callable[[Backlog], tuple[int, float]]) -> dict[Path, _Run]:
-        """Give room, in seconds of work, to runs, a message at a time; those that have got some, in order of turns.
-
-        `slice_of` says how many jobs a message of a run has, and how many seconds of work that is.
-        """
-        shares: dict[Path, _Run] = {}
-        for run in self.runs.values():
-            run.share = 0
-        while room > 0 and len(shares) < _RUNS and (path := self._turns.first()):
-            run = shares.setdefault(path, self.runs[path])
-            size, work = slice_of(run.backlog)
-            run.share += size
-            room -= work
-            self._turns.charge(path, work)
-            if run.share >= run.jobs:
-                self.remove(path)  # if there is more by now, the next look finds it
-        return shares
-
-
-@dataclass(slots=True)
 class _Portion:
     """What is published to a route at once: messages by run, and what is to be noted of blocks then."""
 
-    messages: dict[Path, list[Message]] = field(default_factory=dict)
+    messages: dict[Turn, list[Message]] = field(default_factory=dict)
     size: int = 0
     work: float = 0.0
     whole: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
 
-    def add(self, path: Path, messages: Sequence[Message]) -> None:
-        """Add messages of a run."""
-        self.messages.setdefault(path, []).extend(messages)
+    def add(self, turn: Turn, messages: Sequence[Message]) -> None:
+        """Add messages of a leaf."""
+        self.messages.setdefault(turn, []).extend(messages)
         self.size += sum(len(message.body) for message in messages)
 
-    def note(self, each: Unsent, jobs: int) -> None:
-        """Note that so many more jobs of a block go out."""
+    def note(self, each: Unsent, jobs: int) -> bool:
+        """Note that so many more jobs of a block go out; whether it is done then."""
         if each.sent + jobs >= each.outcome.count:
             self.whole.append(each.outcome.block)
-        else:
-            self.sent[each.outcome.block] = each.sent + jobs
+            return True
+        self.sent[each.outcome.block] = each.sent + jobs
+        return False
 
     def in_turns(self) -> list[Message]:
-        """The messages, one of each run in turn."""
-        rounds = zip_longest(*self.messages.values())
-        return [message for each in rounds for message in each if message is not None]
+        """The messages, one of each leaf in turn; higher priorities first."""
+        found: list[Message] = []
+        by_priority = sorted(self.messages.items(), key=lambda each: -each[0].priority)
+        for _, level in groupby(by_priority, key=lambda each: each[0].priority):
+            rounds = zip_longest(*(messages for _, messages in level))
+            found += [message for each in rounds for message in each if message is not None]
+        return found
 
 
 class Dispatcher(Service):
@@ -140,11 +96,11 @@ class Dispatcher(Service):
         self._catalogue = catalogue
         self._settings = settings
         self._interval = interval
-        self._limits = RunningLimits(store)
+        self._parties_of = PartiesOf(store, catalogue)
         self._leader = Leader(store, "dispatcher")
         self._marks = Marks(broker, Fleet(store), settings)
         self._blocks = DecodedBlocks(store)
-        self._routes: dict[str, _Route] = {}
+        self._routes: dict[str, RouteBacklog] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._said: tuple[float, str] = (0.0, "")
@@ -197,14 +153,16 @@ class Dispatcher(Service):
         if rows and not await self._leader.leads():
             rows = []
             self._said = time.monotonic(), ""  # the leader tells servers what is busy
-        by_route: dict[str, list[Backlog]] = {}
-        functions = {name: await self._catalogue.get(name) for name in {row.function for row in rows}}
+        by_route: dict[str, list[tuple[Backlog, Parties]]] = {}
+        whose = {key: await self._parties_of(*key) for key in {(row.user, row.function) for row in rows}}
         for row in rows:
-            by_route.setdefault(route_of(functions[row.function]), []).append(row)
+            parties = whose[row.user, row.function]
+            by_route.setdefault(route_of(parties.function), []).append((row, parties))
         for route in self._routes.keys() | by_route.keys():
-            self._routes.setdefault(route, _Route()).update(by_route.get(route, []))
+            model = self._routes.setdefault(route, RouteBacklog())
+            model.update(by_route.get(route, []), time.monotonic())
             task = self._tasks.get(route)
-            if by_route.get(route) and (task is None or task.done()):
+            if model.leaves and (task is None or task.done()):
                 self._tasks[route] = asyncio.create_task(self._serve(route), name=f"dispatcher-{route}")
                 self._tasks[route].add_done_callback(self._on_task_done)
         await self._say_busy()
@@ -213,7 +171,7 @@ class Dispatcher(Service):
         """Publish what waits of a route until nothing does."""
         model = self._routes[route]
         pause = 0.0
-        while model.runs and self._leader.is_sure and not self._closing:
+        while model.leaves and self._leader.is_sure and not self._closing:
             try:
                 filled = await self._fill(route, model)
                 pause = 0.0
@@ -222,20 +180,20 @@ class Dispatcher(Service):
                     logger.warning("what waits for route %s is not published now, trying again: %s", route, error)
                 pause = min(2 * pause or _PAUSES[0], _PAUSES[1])
                 filled = True
-            if filled and model.runs:
+            if filled and model.leaves:
                 await asyncio.sleep(pause or _LOOK)
-        if not model.runs:
+        if not model.leaves:
             await self._say_busy()
 
     async def _say_busy(self) -> None:
         """Tell servers which routes have a backlog: when that changes, and now and then while there are such."""
-        busy = " ".join(sorted(route for route, model in self._routes.items() if model.runs))
+        busy = " ".join(sorted(route for route, model in self._routes.items() if model.leaves))
         when, said = self._said
         if busy != said or (busy and time.monotonic() >= when + _SAY):
             self._said = time.monotonic(), busy
             await self._broker.broadcast(TOPIC_BUSY, busy)
 
-    async def _fill(self, route: str, model: _Route) -> bool:
+    async def _fill(self, route: str, model: RouteBacklog) -> bool:
         """Publish as much as there is room for in a route's queue, or a part of that; whether it is full then.
 
         Raises:
@@ -245,43 +203,38 @@ class Dispatcher(Service):
         room = await self._marks.look(route)
         if room <= 0:
             return True
-        names = {run.backlog.function for run in model.runs.values()}
-        functions = {name: await self._catalogue.get(name) for name in names}
-        shares = model.share_out(room, lambda run: self._marks.slice(functions.get(run.function), run.jobs))
-        runs = sorted({run.backlog.run for run in shares.values()})
-        blocks: dict[Path, list[Unsent]] = {}
-        found = await self._store.backlog_blocks(runs, limit=_BLOCKS)
-        if len(found) >= _BLOCKS and len(runs) > 1:  # lower numbers of one run may hide the others
-            most = max(2, _BLOCKS // len(runs))
-            found = [each for run in runs for each in await self._store.backlog_blocks([run], limit=most)]
-        for each in found:
-            blocks.setdefault(_path(each.outcome), []).append(each)
+        shares = model.share_out(room, self._message_of, time.monotonic())
+        found = await self._store.backlog_blocks([(leaf.row, min(_BLOCKS, leaf.share_blocks)) for _, leaf in shares])
         portion = _Portion()
-        for path, run in shares.items():
-            await self._add(portion, path, run, blocks.get(path, ()))
-            if not blocks.get(path):
-                model.remove(path)
+        for (turn, leaf), blocks in zip(shares, found, strict=True):
+            await self._add(portion, model, turn, leaf, blocks)
         await self._publish(route, portion)
-        if model.runs:
+        if model.leaves:
             self._marks.filled(route)
         return portion.work >= room
 
-    async def _add(self, portion: _Portion, path: Path, run: _Run, blocks: Sequence[Unsent]) -> None:
-        """Add a run's share to a portion, from the blocks of it that are at hand; or have them wait at the gate."""
-        function = await self._catalogue.get(run.backlog.function)
-        if await self._limits.of(run.backlog.user, run.backlog.function, function):
+    def _message_of(self, leaf: Leaf) -> tuple[int, float]:
+        return self._marks.slice(leaf.parties.function, leaf.row.jobs)
+
+    async def _add(
+        self, portion: _Portion, model: RouteBacklog, turn: Turn, leaf: Leaf, blocks: Sequence[Unsent]
+    ) -> None:
+        """Add a leaf's share to a portion, from the blocks of it that are at hand; or have them wait at the gate."""
+        if not blocks:
+            model.remove(turn)
+        if leaf.parties.limited:
             await hold_back(self._store, self._broker, [gated(each) for each in blocks])
             return
-        left = run.share
+        left, done = leaf.share, 0
         for each in blocks:
             if left <= 0 or portion.size > _BYTES:
                 break
             jobs = min(left, each.outcome.count - each.sent)
-            portion.add(path, await self._messages(each, jobs, function))
-            portion.note(each, jobs)
+            portion.add(turn, await self._messages(each, jobs, leaf.parties.function))
+            done += portion.note(each, jobs)
             left -= jobs
-        run.jobs -= run.share - left
-        portion.work += self._marks.work(function, run.share - left)
+        model.sent(turn, leaf.share - left, done)
+        portion.work += self._marks.work(leaf.parties.function, leaf.share - left)
 
     async def _messages(self, each: Unsent, jobs: int, function: Function | None) -> Sequence[Message]:
         """The messages of a block's next jobs that have not ended."""
@@ -311,8 +264,3 @@ class Dispatcher(Service):
                 break
         for block in portion.whole:
             self._blocks.forget(block)
-
-
-def _path(of: Backlog | Outcome) -> Path:
-    """Where a run's jobs of a function are in the tree of shares."""
-    return of.function.partition("/")[0], of.user, of.run, of.function

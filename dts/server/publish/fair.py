@@ -1,15 +1,17 @@
-"""Whose turn it is: an equal share of the work for each namespace, for each user in one, and for each run of a user.
+"""Whose turn it is: a share of the work by weight for each namespace, for each user in one, for each run of a user.
 
 Start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing", SIGCOMM 1996) on every level of a tree. Each
-node has the work that it was given, and the turn is always that of the sibling that was given least. One that comes
-later starts where the others are, so it neither makes up for what it did not ask for, nor waits for what they got.
+node has the work that it was given, divided by its weight, and the turn is always that of the sibling where that is
+least. One that comes later starts where the others are, so it neither makes up for what it did not ask for, nor waits
+for what they got.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, zip_longest
 
 Path = tuple[str, ...]
 """The names from the top down to a leaf, such as namespace, user and run."""
@@ -22,7 +24,7 @@ _MOST_LEFT = 1000
 
 @dataclass(slots=True)
 class _Node:
-    """`given` is the work that it was given, counted as its siblings' is; `now` that of the child whose turn was last.
+    """`given` is the work by weight that it was given, as its siblings'; `now` that of the child whose turn was last.
 
     `queue` has a row for each child, and outdated ones, which are passed over. `left` are children that are gone but
     were given more than their siblings: should they come back soon, it counts.
@@ -30,6 +32,7 @@ class _Node:
 
     given: float = 0.0
     now: float = 0.0
+    weight: float = 1.0
     children: dict[str, _Node] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     queue: list[tuple[float, int, str]] = field(default_factory=list)
@@ -53,7 +56,7 @@ class _Node:
         """Count work that a child was given."""
         child = self.children[name]
         self.now = max(self.now, child.given)
-        child.given += work
+        child.given += work / child.weight
         self._put(name, child)
         return child
 
@@ -86,11 +89,12 @@ class FairShare:
     def __bool__(self) -> bool:
         return bool(self._root.children)
 
-    def add(self, path: Path) -> None:
-        """Let a leaf take part; nothing if it does already."""
+    def add(self, path: Path, weights: Sequence[float] = ()) -> None:
+        """Let a leaf take part, with weights along its path, 1 where none is given; it may do already."""
         node = self._root
-        for name in path:
-            node = node.child(name)
+        for name, weight in zip_longest(path, weights[: len(path)], fillvalue=1.0):
+            node = node.child(str(name))
+            node.weight = float(weight)
 
     def remove(self, path: Path) -> None:
         """Take a leaf out, and what is empty without it."""

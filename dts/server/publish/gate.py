@@ -23,7 +23,7 @@ from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.errors import RouteUnavailable
 from dts.model import DelayedSlice, Function, Unsent, bitmap
-from dts.server.access.limits import RunningLimits, Subject
+from dts.server.access.parties import PartiesOf, Subject
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.decoded import DecodedBlocks
 from dts.server.publish.leader import Leader
@@ -79,7 +79,7 @@ class Gate:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
-        self._limits = RunningLimits(store)
+        self._parties_of = PartiesOf(store, catalogue)
         self._leader = Leader(store, _NAME)
         self._term = 0
         self._unsure = True
@@ -171,8 +171,10 @@ class Gate:
     async def _release_group(self, group: tuple[str, str], rooms: dict[tuple[str, str], int], term: int) -> int:
         """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
         user, function_name = group
-        function = await self._catalogue.get(function_name)
-        subjects = await self._limits.of(user, function_name, function)
+        parties = await self._parties_of(user, function_name)
+        if parties.paused:
+            return 0
+        function, subjects = parties.function, parties.limited
         for subject in subjects:
             if (subject.kind, subject.id) not in rooms:
                 rooms[subject.kind, subject.id] = (subject.limits.running or 0) - await self._in_flight(subject)

@@ -19,11 +19,10 @@ from typing import NamedTuple
 from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import Block, Claim, DelayedSlice, Function, Unsent, new_outcome
+from dts.model import Block, Claim, Function
 from dts.runtime.service import Service
-from dts.server.access.limits import RunningLimits
+from dts.server.access.parties import PartiesOf
 from dts.server.publish.claims import Claims
-from dts.server.publish.gate import gated, hold_back
 from dts.server.publish.marks import Marks, route_of
 from dts.server.publish.slices import block_messages
 from dts.server.record.blocks import outcomes_of
@@ -72,14 +71,23 @@ class _Entry(NamedTuple):
 class Publisher(Service):
     """Turns blocks into messages, publishes them, and notes that they are published."""
 
-    def __init__(self, store: Store, broker: Broker, settings: ServerSettings, claims: Claims, marks: Marks) -> None:
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        settings: ServerSettings,
+        *,
+        parties_of: PartiesOf,
+        claims: Claims,
+        marks: Marks,
+    ) -> None:
         super().__init__()
+        self._parties_of = parties_of
         self._claims = claims
         self._marks = marks
         self._store = store
         self._broker = broker
         self._settings = settings
-        self._limits = RunningLimits(store)
         self._pending: defaultdict[str, list[_Entry]] = defaultdict(list)
         self._waiting = 0
         self._held = 0
@@ -106,13 +114,20 @@ class Publisher(Service):
         self._spawn(self._mark_all(), "publisher-marks")
         self._stack.push_async_callback(self._flush)
 
-    def claim(self, blocks: Iterable[tuple[Block, Function | None]]) -> Claim | None:
-        """The claim to insert blocks with that are to be submitted; None to leave them to the dispatcher."""
+    async def claim(self, blocks: Iterable[tuple[Block, Function | None]]) -> Claim | None:
+        """The claim to insert blocks with that are to be submitted; None to leave them to the dispatcher.
+
+        Raises:
+            StoreUnavailable: nobody knows whether they may be published.
+        """
         if self._waiting >= _MAX_PENDING:
             return None
         for block, function in blocks:
             route = route_of(function)
             if block.not_before or self._is_busy(route):
+                return None
+            parties = await self._parties_of(block.user, block.function)
+            if parties.paused or parties.limited:
                 return None
             fits = self._marks.fits(function, block.count)
             if self._marks.is_low(route):
@@ -190,7 +205,7 @@ class Publisher(Service):
     async def _publish_entries(self, queue: str, entries: list[_Entry]) -> None:
         ids = [entry.block.id for entry in entries]
         try:
-            free = await self._without_ended(await self._without_limited(entries))
+            free = await self._without_ended(entries)
             mine = await self._claims.sure_of([entry.block.id for entry in free])
             free = [entry for entry in free if entry.block.id in mine]
             if free:
@@ -229,22 +244,6 @@ class Publisher(Service):
             await asyncio.sleep(_LOOK)
             if self._wanted:
                 self._is_wanted.set()
-
-    async def _without_limited(self, entries: list[_Entry]) -> list[_Entry]:
-        """Have those wait at the gate whose jobs may not all run at once; the others."""
-        functions = {(entry.block.user, entry.block.function): entry.function for entry in entries}
-        limited = {key for key, function in functions.items() if await self._limits.of(*key, function)}
-        if not limited:
-            return entries
-        free: list[_Entry] = []
-        held: list[DelayedSlice] = []
-        for entry in entries:
-            if (entry.block.user, entry.block.function) in limited:
-                held.append(gated(Unsent(new_outcome(entry.block), 0)))
-            else:
-                free.append(entry)
-        await hold_back(self._store, self._broker, held)
-        return free
 
     async def _without_ended(self, entries: list[_Entry]) -> list[_Entry]:
         """Leave those to the dispatcher that have waited, and of which jobs have ended meanwhile; the others."""

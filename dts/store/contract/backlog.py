@@ -21,11 +21,14 @@ class BacklogStore(ABC):
 
     @abstractmethod
     async def backlog(self) -> list[Backlog]:
-        """What waits in the backlog, by run and function. Costs the same however much else there is."""
+        """What waits in the backlog, in rows as `Backlog` says. Costs the same however much else there is."""
 
     @abstractmethod
-    async def backlog_blocks(self, run_ids: Sequence[str], *, limit: int) -> list[Unsent]:
-        """Blocks of some runs that are in the backlog: the lowest numbers first, of all the runs."""
+    async def backlog_blocks(self, rows: Sequence[tuple[Backlog, int]]) -> list[list[Unsent]]:
+        """Blocks that are in the backlog, for each of some rows of it, and so many of that at most.
+
+        Those of a run by number, single jobs in the order in which they came.
+        """
 
     @abstractmethod
     async def note_sent(self, sent: Mapping[str, int]) -> None:

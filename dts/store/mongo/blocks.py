@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pymongo import UpdateOne
 
 from dts.errors import BlockConflict
-from dts.model import Backlog, Block, Claim, Outcome, Run, Unsent
+from dts.model import Backlog, Block, Claim, Outcome, Run, Turns, Unsent
 from dts.store.contract.backlog import GRACE
 from dts.store.contract.shared import check_in_time, storable
 from dts.store.mongo.bodies import Bodies
@@ -33,7 +33,22 @@ from dts.store.mongo.documents import (
 )
 from dts.store.mongo.holds import FREE, Holds
 
-_NOT_SENT: Document = {"$subtract": ["$count", {"$ifNull": ["$sent", 0]}]}
+_TURNS = {"priority": 1, "weight": 1}
+_SENT = {"published": 1, "sent": 1, **_TURNS}
+
+_BY_ROW: Document = {
+    "_id": {
+        "run": {"$cond": ["$single", "", "$run"]},
+        "user": "$user",
+        "function": "$function",
+        "priority": {"$ifNull": ["$priority", None]},
+        "weight": {"$ifNull": ["$weight", 1.0]},
+    },
+    "jobs": {"$sum": {"$subtract": ["$count", {"$ifNull": ["$sent", 0]}]}},
+    "blocks": {"$sum": 1},
+    "since": {"$min": "$due"},
+}
+"""Rows of the backlog, from what its index has."""
 
 
 class Blocks:
@@ -57,8 +72,8 @@ class Blocks:
         repeated = await insert_new(self._connection.collection("outcomes"), outcomes)
         if self._connection.incarnation() != incarnation:
             conflicting |= (await self._insert(stored, run, self._connection.collection))[1]
-        if not (unknown and len(blocks) == 1):  # nobody cancels a run before it is known by a block
-            await self._check_in_time({block.run for position, block in enumerate(stored) if position not in repeated})
+        if not (unknown and len(blocks) == 1):  # nobody changes a run before it is known by a block
+            await self._follow_runs([block for position, block in enumerate(stored) if position not in repeated])
         for block in blocks:
             if block.id in conflicting:
                 raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
@@ -77,10 +92,22 @@ class Blocks:
         )
         return bool(runs) and not known, conflicting
 
-    async def _check_in_time(self, runs: Iterable[str]) -> None:
-        for run in runs:
-            document = await self._connection.collection("runs").find_one({"_id": run}, {"state": 1})
+    async def _follow_runs(self, blocks: Iterable[Block]) -> None:
+        """Make sure that new blocks have come in time, and with their runs' turns as these are by now."""
+        for run, block in {block.run: block for block in blocks}.items():
+            document = await self._connection.collection("runs").find_one({"_id": run}, {"state": 1, **_TURNS})
             check_in_time(run, document["state"] if document else None)
+            if document and not block.single and _turns_of(document) != (block.priority, block.weight):
+                await self.follow_turns(run)
+
+    async def follow_turns(self, run_id: str) -> None:
+        """Have the blocks of a run that are not published take its turns, until these have stayed the same."""
+        before: Turns | None = None
+        while (run := await self._connection.collection("runs").find_one({"_id": run_id}, _TURNS)) is not None:
+            if (turns := _turns_of(run)) == before:
+                return
+            before, waiting = turns, {"run": run_id, "due": {"$exists": True}}
+            await self._outcomes.update_many(waiting, {"$set": turns._asdict()})
 
     async def _insert_blocks(self, blocks: Sequence[Block], collection: Collection) -> set[str]:
         documents = [block_document(block) | await self._bodies.place(block.body) for block in blocks]
@@ -101,7 +128,7 @@ class Blocks:
         by_id = {"_id": storable(block_id)}
         block, outcome = await asyncio.gather(
             self._connection.collection("blocks").find_one(by_id),
-            self._connection.collection("outcomes").find_one(by_id, {"published": 1, "sent": 1}),
+            self._connection.collection("outcomes").find_one(by_id, _SENT),
         )
         if block is None or outcome is None:
             return None
@@ -129,22 +156,30 @@ class Blocks:
     @translating
     async def backlog(self) -> list[Backlog]:
         """What waits to be published, by run and function."""
-        group = {"_id": {name: f"${name}" for name in ("run", "user", "function")}, "jobs": {"$sum": _NOT_SENT}}
         while True:
-            found = await self._outcomes.aggregate(
-                [{"$match": self._waits()}, {"$group": group}], hint="backlog"
-            ).to_list(None)
-            rows = [Backlog(**document["_id"], jobs=document["jobs"]) for document in found]
-            if not await self._holds.mark("outcomes", [row.run for row in rows]):
+            pipeline = [{"$match": self._waits()}, {"$group": _BY_ROW}]
+            found = await self._outcomes.aggregate(pipeline, hint="backlog_rows").to_list(None)
+            rows = [Backlog(**document.pop("_id"), **document) for document in found]
+            if not await self._holds.mark("outcomes", [row.run for row in rows if row.run]):
                 return rows
 
     @translating
-    async def backlog_blocks(self, run_ids: Sequence[str], limit: int) -> list[Unsent]:
-        """Blocks of some runs that wait to be published."""
-        query = {**self._waits(), "run": {"$in": [storable(run_id) for run_id in run_ids]}}
-        found = self._outcomes.find(
-            query, {**GUARDED, "sent": 1}, sort=[("number", 1)], limit=limit, hint="backlog_of_run"
-        )
+    async def backlog_blocks(self, rows: Sequence[tuple[Backlog, int]]) -> list[list[Unsent]]:
+        """The first blocks of rows of the backlog, so many of each."""
+        while True:
+            found = await asyncio.gather(*(self._first_blocks(row, limit) for row, limit in rows))
+            single = [blocks for (row, _), blocks in zip(rows, found, strict=True) if not row.run]
+            if not await self._holds.mark("outcomes", [each.outcome.run for blocks in single for each in blocks]):
+                return found
+
+    async def _first_blocks(self, row: Backlog, limit: int) -> list[Unsent]:
+        query = {**self._waits(), "function": storable(row.function), "priority": row.priority}
+        if row.run:
+            query["run"], order, index = storable(row.run), "number", "backlog_of_run"
+        else:
+            query |= {"user": storable(row.user), "single": True}
+            order, index = "due", "backlog_single"
+        found = self._outcomes.find(query, {**GUARDED, "sent": 1}, sort=[(order, 1)], limit=limit, hint=index)
         return [Unsent(outcome_from(document), document.get("sent", 0)) async for document in found]
 
     @translating
@@ -185,3 +220,7 @@ class Blocks:
 
     def _of_holder(self, block_ids: Sequence[str], holder: str) -> Document:
         return {"_id": {"$in": [storable(block_id) for block_id in block_ids]}, "claimant": storable(holder)}
+
+
+def _turns_of(run: Document) -> Turns:
+    return Turns(run.get("priority"), run.get("weight", 1.0))

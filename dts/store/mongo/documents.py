@@ -1,11 +1,11 @@
 """Documents of a MongoDB store from and to the model's records, and nothing else.
 
 An outcome's document has more than the record: `number`, `created`, `published`, `due` (present while the block waits
-to be published), `sent`, `lease`, `claimant` and `mark` for claims, `held` (see `holds`), `open` while jobs have not
-ended; `at_work` and `uncollected` count jobs, for statistics from an index; `collected` and `closed` say what clients
-have, and `collects` and `collectors` guard their changes; `taken` is the bitmap of jobs that were collected one by
-one, absent before the first. `batches` has the parts, see `parts`; it is last, because MongoDB reads a document from
-its start.
+to be published), `sent`, `single`, `priority` and `weight` for its turns, `lease`, `claimant` and `mark` for claims,
+`held` (see `holds`), `open` while jobs have not ended; `at_work` and `uncollected` count jobs, for statistics from an
+index; `collected` and `closed` say what clients have, and `collects` and `collectors` guard their changes; `taken` is
+the bitmap of jobs that were collected one by one, absent before the first. `batches` has the parts, see `parts`; it is
+last, because MongoDB reads a document from its start.
 
 A run's document has `cancel_time` once it was cancelled, and `swept` once its jobs have ended thereafter. One that an
 earlier version cancelled has neither.
@@ -55,6 +55,8 @@ def run_document(run: Run) -> Document:
         "not_before": run.not_before,
         "options": run.options,
         "single": run.single,
+        "priority": run.priority,
+        "weight": run.weight,
     }
 
 
@@ -80,6 +82,7 @@ def block_document(block: Block) -> Document:
         "created": block.created,
         "not_before": block.not_before,
         "deadline": block.deadline,
+        "single": block.single,
     }
 
 
@@ -101,6 +104,9 @@ def block_from(document: Document, body: bytes, outcome: Document) -> Block:
         sent=outcome.get("sent", 0),
         not_before=document["not_before"],
         deadline=document["deadline"],
+        single=document.get("single", False),
+        priority=outcome.get("priority"),
+        weight=outcome.get("weight", 1.0),
     )
 
 
@@ -136,6 +142,9 @@ def empty_outcome_document(block: Block) -> Document:
     }
     if not block.published:
         document["due"] = max(block.created, block.not_before)
+        document |= {"priority": block.priority, "weight": block.weight}
+        if block.single:
+            document["single"] = True
     if block.deadline:
         document["deadline"] = block.deadline
     return document

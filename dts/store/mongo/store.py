@@ -24,6 +24,7 @@ from dts.model import (
     Run,
     RunState,
     Statistics,
+    Turns,
     Unsent,
 )
 from dts.store.abc import KEYS_KEPT
@@ -89,11 +90,16 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index(
             "held",
             "due",
-            *("lease", "run", "user", "function", "count", "sent"),
-            name="backlog",
+            *("lease", "run", "user", "function", "count", "sent", "single", "priority", "weight"),
+            name="backlog_rows",
             partialFilterExpression=_UNPUBLISHED,
         ),
         _index("run", "number", name="backlog_of_run", partialFilterExpression=_UNPUBLISHED),
+        _index(
+            *("user", "function", "priority", "due"),
+            name="backlog_single",
+            partialFilterExpression={**_UNPUBLISHED, "single": True},
+        ),
     ],
     "requests": [_index("expires", expireAfterSeconds=0)],
     "nonces": [_index("expires", expireAfterSeconds=0)],
@@ -106,7 +112,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
-_OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user", "free"), "delayed": ("due", "gated")}
+_OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user", "free", "backlog"), "delayed": ("due", "gated")}
 """Indexes of earlier versions that others have taken the place of."""
 
 
@@ -212,7 +218,13 @@ class MongoStore(
 
     @translating
     async def update_run(
-        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+        self,
+        run_id: str,
+        *,
+        state: RunState | None = None,
+        paused: bool | None = None,
+        turns: Turns | None = None,
+        now: float | None = None,
     ) -> Run | None:
         changes: Document = {}
         if paused is not None:
@@ -220,6 +232,8 @@ class MongoStore(
         if state is not None:
             from_here = [origin.value for origin in RunState if origin.may_become(state)]
             changes["state"] = {"$cond": [{"$in": ["$state", from_here]}, state.value, "$state"]}
+        if turns is not None:
+            changes |= {name: {"$literal": value} for name, value in turns._asdict().items()}
         if state is RunState.CANCELLED:
             at = time.time() if now is None else now
             changes["cancel_time"] = {"$cond": [{"$eq": ["$state", state.value]}, "$cancel_time", at]}
@@ -230,6 +244,8 @@ class MongoStore(
         )
         if document is not None and (paused is not None or state is RunState.CANCELLED):
             await self._holds.follow([document["_id"]])
+        if document is not None and turns is not None:
+            await self._blocks.follow_turns(document["_id"])
         return run_from(document) if document else None
 
     @translating
@@ -265,7 +281,7 @@ class MongoStore(
         found = {document["_id"] async for document in left}
         waiting = self._connection.collection("outcomes").aggregate(
             [{"$match": {"held": {"$in": [None, True]}, "due": {"$lt": due_before}}}, {"$group": {"_id": "$run"}}],
-            hint="backlog",
+            hint="backlog_rows",
         )
         ids = [document["_id"] async for document in waiting] if len(found) < limit else []
         for start in range(0, len(ids), _RUNS_AT_ONCE):
@@ -320,8 +336,8 @@ class MongoStore(
     async def backlog(self) -> list[Backlog]:
         return await self._blocks.backlog()
 
-    async def backlog_blocks(self, run_ids: Sequence[str], *, limit: int) -> list[Unsent]:
-        return await self._blocks.backlog_blocks(run_ids, limit)
+    async def backlog_blocks(self, rows: Sequence[tuple[Backlog, int]]) -> list[list[Unsent]]:
+        return await self._blocks.backlog_blocks(rows)
 
     async def note_sent(self, sent: Mapping[str, int]) -> None:
         await self._blocks.note_sent(sent)

@@ -9,20 +9,29 @@ from sqlite3 import Connection
 from dts.errors import BlockConflict
 from dts.model import Backlog, Block, Claim, Outcome, Run, Unsent
 from dts.store.contract.backlog import GRACE
-from dts.store.contract.shared import check_in_time
+from dts.store.contract.shared import check_in_time, storable
 from dts.store.sqlite.rows import BLOCK, OUTCOME, RUN, block_from, block_row, marks, outcome_from, run_row
 
 # SQLite uses a partial index only where it finds the index's condition again, term by term; INDEXED BY makes it fail
 # rather than read every block if somebody changes one of the two.
 _WAITS = "NOT published AND count > succeeded + failed + cancelled AND held = 0 AND due <= ?1 AND leased_until <= ?2"
 _BACKLOG = f"""
-    SELECT run, user, function, sum(count - sent) FROM blocks INDEXED BY blocks_unpublished
-    WHERE {_WAITS} GROUP BY run, function
+    SELECT iif(single, '', run) AS leaf, user, function, sum(count - sent), priority, weight, count(*), min(due)
+    FROM blocks INDEXED BY blocks_unpublished WHERE {_WAITS} GROUP BY leaf, user, function, priority, weight
 """
-_OF_RUNS = f"""
+_OF_RUN = f"""
     SELECT sent, {OUTCOME} FROM blocks INDEXED BY blocks_unpublished_of_run
-    WHERE {_WAITS} AND run IN (SELECT value FROM json_each(?3)) ORDER BY number LIMIT ?4
+    WHERE {_WAITS} AND run = ?3 AND function = ?5 AND priority IS ?6 ORDER BY number LIMIT ?7
 """
+_SINGLE = f"""
+    SELECT sent, {OUTCOME} FROM blocks INDEXED BY blocks_unpublished_single
+    WHERE {_WAITS} AND single AND user = ?4 AND function = ?5 AND priority IS ?6 ORDER BY due LIMIT ?7
+"""
+_FOLLOW_RUN = """
+    UPDATE blocks SET priority = runs.priority, weight = runs.weight FROM runs WHERE blocks.id = ?1 AND runs.id = ?2
+        AND (blocks.priority IS NOT runs.priority OR blocks.weight <> runs.weight)
+"""
+"""Its run may have changed since its request was let in."""
 
 
 def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None, claim: Claim | None) -> list[bool]:
@@ -48,6 +57,8 @@ def _add_block(db: Connection, block: Block, claimant: str, leased_until: float)
         (*block_row(block), max(block.created, block.not_before), claimant, leased_until, block.run),
     )
     if added.rowcount:
+        if not block.single:
+            db.execute(_FOLLOW_RUN, (block.id, block.run))
         db.execute("INSERT INTO bodies (block, body) VALUES (?, ?)", (added.lastrowid, block.body))
         return True
     (digest,) = db.execute("SELECT digest FROM blocks WHERE id = ?", (block.id,)).fetchone()
@@ -85,9 +96,15 @@ def backlog(db: Connection) -> list[Backlog]:
     return [Backlog(*row) for row in db.execute(_BACKLOG, _now())]
 
 
-def backlog_blocks(db: Connection, runs: str, limit: int) -> list[Unsent]:
-    """Blocks of some runs, listed as AMONG takes them, that wait to be published."""
-    return [Unsent(outcome_from(row), sent) for sent, *row in db.execute(_OF_RUNS, (*_now(), runs, limit))]
+def backlog_blocks(db: Connection, rows: Sequence[tuple[Backlog, int]]) -> list[list[Unsent]]:
+    """The first blocks of rows of the backlog, so many of each."""
+    return [_first_blocks(db, row, limit) for row, limit in rows]
+
+
+def _first_blocks(db: Connection, row: Backlog, limit: int) -> list[Unsent]:
+    values = (*_now(), storable(row.run), storable(row.user), storable(row.function), row.priority, limit)
+    found = db.execute(_OF_RUN if row.run else _SINGLE, values)
+    return [Unsent(outcome_from(each), sent) for sent, *each in found]
 
 
 def _now() -> tuple[float, float]:

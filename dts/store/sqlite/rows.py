@@ -11,10 +11,10 @@ from dts.store.contract.shared import headers_from_text, headers_to_text, storab
 
 Row = tuple[Any, ...]
 
-RUN = "id, user, function, block_size, state, paused, created, not_before, options, single"
+RUN = "id, user, function, block_size, state, paused, created, not_before, options, single, priority, weight"
 BLOCK = (
     "id, run, number, first, user, function, count, content_encoding, digest, created, published, not_before, "
-    "deadline, sent"
+    "deadline, sent, single, priority, weight"
 )
 OUTCOME = "id, run, first, user, function, count, ended, running, succeeded, failed, cancelled, parts"
 PART = "number, jobs_offset, jobs, content_encoding, body"
@@ -48,12 +48,16 @@ def run_row(run: Run) -> Row:
         run.not_before,
         run.options,
         run.single,
+        run.priority,
+        run.weight,
     )
 
 
 def run_from(row: Row) -> Run:
     """A run from a row of RUN."""
-    return Run(row[0], row[1], row[2], row[3], RunState(row[4]), bool(row[5]), row[6], row[7], row[8], bool(row[9]))
+    run, user, function, size, state, paused, created, not_before, options, single, *turns = row
+    flags = RunState(state), bool(paused)
+    return Run(run, user, function, size, *flags, created, not_before, options, bool(single), *turns)
 
 
 def block_row(block: Block) -> Row:
@@ -73,12 +77,16 @@ def block_row(block: Block) -> Row:
         block.not_before,
         block.deadline,
         block.sent,
+        block.single,
+        block.priority,
+        block.weight,
     )
 
 
 def block_from(row: Row, body: bytes) -> Block:
     """A block from a row of BLOCK and its body."""
-    run_id, run, number, first, user, function, count, content_encoding, digest, created, published, *rest = row
+    run_id, run, number, first, user, function, count, content_encoding, digest, created, *more = row
+    published, not_before, deadline, sent, single, priority, weight = more
     return Block(
         run_id,
         run,
@@ -92,7 +100,12 @@ def block_from(row: Row, body: bytes) -> Block:
         digest,
         created,
         bool(published),
-        *rest,
+        not_before,
+        deadline,
+        sent,
+        bool(single),
+        priority,
+        weight,
     )
 
 

@@ -19,7 +19,7 @@ from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -76,6 +76,17 @@ _UPGRADES = {
     },
     9: {"blocks": "ALTER TABLE blocks ADD COLUMN sent INTEGER NOT NULL DEFAULT 0"},
     10: {},
+    11: {
+        "runs": """
+            ALTER TABLE runs ADD COLUMN priority INTEGER;
+            ALTER TABLE runs ADD COLUMN weight REAL NOT NULL DEFAULT 1
+        """,
+        "blocks": """
+            ALTER TABLE blocks ADD COLUMN single INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE blocks ADD COLUMN priority INTEGER;
+            ALTER TABLE blocks ADD COLUMN weight REAL NOT NULL DEFAULT 1
+        """,
+    },
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -101,7 +112,8 @@ CREATE TABLE runs (
     id TEXT PRIMARY KEY, user TEXT NOT NULL, function TEXT NOT NULL, block_size INTEGER NOT NULL,
     state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL,
     options BLOB NOT NULL, single INTEGER NOT NULL DEFAULT 0,
-    cancel_time REAL NOT NULL DEFAULT 0, swept INTEGER NOT NULL DEFAULT 0
+    cancel_time REAL NOT NULL DEFAULT 0, swept INTEGER NOT NULL DEFAULT 0,
+    priority INTEGER, weight REAL NOT NULL DEFAULT 1
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
 CREATE INDEX runs_of_files ON runs (id) WHERE NOT single;
@@ -119,13 +131,16 @@ CREATE TABLE blocks (
     at_work INTEGER NOT NULL DEFAULT 0, uncollected INTEGER NOT NULL DEFAULT 0, parts INTEGER NOT NULL DEFAULT 0,
     ended BLOB NOT NULL DEFAULT x'', running BLOB NOT NULL DEFAULT x'', collected BLOB NOT NULL DEFAULT x'',
     taken BLOB NOT NULL DEFAULT x'', claimant TEXT NOT NULL DEFAULT '', held INTEGER NOT NULL DEFAULT 0,
-    sent INTEGER NOT NULL DEFAULT 0
+    sent INTEGER NOT NULL DEFAULT 0, single INTEGER NOT NULL DEFAULT 0,
+    priority INTEGER, weight REAL NOT NULL DEFAULT 1
 ) STRICT;
 CREATE INDEX blocks_by_run ON blocks (run, number);
 CREATE INDEX blocks_unpublished ON blocks (held, due, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unpublished_of_run ON blocks (run, number)
     WHERE NOT published AND count > succeeded + failed + cancelled;
+CREATE INDEX blocks_unpublished_single ON blocks (user, function, priority, due)
+    WHERE NOT published AND count > succeeded + failed + cancelled AND single;
 CREATE INDEX blocks_unfinished ON blocks (function, user) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished_of_run ON blocks (run, id) WHERE count > succeeded + failed + cancelled;
 CREATE INDEX blocks_unfinished_of_function ON blocks (function, id) WHERE count > succeeded + failed + cancelled;

@@ -22,6 +22,7 @@ from dts.model import (
     Run,
     RunState,
     Statistics,
+    Turns,
     Unsent,
 )
 from dts.store.abc import KEYS_KEPT
@@ -67,6 +68,10 @@ _CANCELLED = """
 """
 _HOLD_BLOCKS = """
     UPDATE blocks SET held = ? WHERE run = ? AND count > succeeded + failed + cancelled AND held <> ?
+"""
+_SET_TURNS = """
+    UPDATE blocks SET priority = ?, weight = ?
+    WHERE run = ? AND NOT published AND count > succeeded + failed + cancelled
 """
 _HOLD_SLICES = "UPDATE delayed SET held = ? WHERE run = ? AND fired IS NULL AND held <> ?"
 _UNSWEPT = """
@@ -163,10 +168,21 @@ class SqliteStore(
         return [run_from(row) for row in rows]
 
     async def update_run(
-        self, run_id: str, *, state: RunState | None = None, paused: bool | None = None, now: float | None = None
+        self,
+        run_id: str,
+        *,
+        state: RunState | None = None,
+        paused: bool | None = None,
+        turns: Turns | None = None,
+        now: float | None = None,
     ) -> Run | None:
         key, at = storable(run_id), time.time() if now is None else now
-        row = await self._writer.submit(lambda db: _update_run(db, key, state, paused, at))
+
+        def update(db: Connection) -> Row | None:
+            _set_turns(db, key, turns)
+            return _update_run(db, key, state, paused, at)
+
+        row = await self._writer.submit(update)
         return run_from(row) if row else None
 
     async def cancel_runs(self, run_ids: Sequence[str], *, function: str | None = None) -> dict[str, bool]:
@@ -211,9 +227,8 @@ class SqliteStore(
     async def backlog(self) -> list[Backlog]:
         return await self._reader.submit(sqlite_blocks.backlog)
 
-    async def backlog_blocks(self, run_ids: Sequence[str], *, limit: int) -> list[Unsent]:
-        runs = listed(run_ids)
-        return await self._reader.submit(lambda db: sqlite_blocks.backlog_blocks(db, runs, limit))
+    async def backlog_blocks(self, rows: Sequence[tuple[Backlog, int]]) -> list[list[Unsent]]:
+        return await self._reader.submit(lambda db: sqlite_blocks.backlog_blocks(db, rows))
 
     async def note_sent(self, sent: Mapping[str, int]) -> None:
         keys = {storable(block_id): count for block_id, count in sent.items()}
@@ -363,6 +378,12 @@ def _update_run(db: Connection, run_id: str, state: RunState | None, paused: boo
     if moved is RunState.CANCELLED and run.state is not moved:
         db.execute("UPDATE runs SET cancel_time = ? WHERE id = ?", (now, run_id))
     return (*row[:4], moved.value, flag, *row[6:])
+
+
+def _set_turns(db: Connection, run_id: str, turns: Turns | None) -> None:
+    if turns is not None:
+        db.execute("UPDATE runs SET priority = ?, weight = ? WHERE id = ?", (*turns, run_id))
+        db.execute(_SET_TURNS, (*turns, run_id))
 
 
 def _cancel_runs(db: Connection, run_ids: Sequence[str], function: str | None, now: float) -> dict[str, bool]:

@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections.abc import Iterable
 
-from dts.model import Block, Candidate, Run, RunState, bitmap, block_id, new_id
+from dts.model import Block, Candidate, Run, RunState, Unsent, bitmap, block_id, new_id
+from dts.store import Store
 
 
 def make_run(user: str = "ann", *, block_size: int = 8, created: float | None = None, **fields: object) -> Run:
@@ -63,3 +64,10 @@ def at_work(block: Block, indices: Iterable[int]) -> Candidate:
 def jobs(*indices: int) -> int:
     """The bitmap of these jobs."""
     return bitmap.from_indices(indices)
+
+
+async def backlog_of(store: Store, *runs: str, limit: int = 100) -> list[Unsent]:
+    """What is in the backlog of some runs, or of all; so many blocks of each at most."""
+    rows = [row for row in await store.backlog() if not runs or row.run in runs]
+    found = await store.backlog_blocks([(row, limit) for row in rows])
+    return [each for blocks in found for each in blocks]

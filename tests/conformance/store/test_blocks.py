@@ -12,7 +12,7 @@ import pytest
 from dts.errors import BlockConflict
 from dts.model import Outcome
 from dts.store import Store
-from tests.conformance.store.builders import at_work, make_block, make_run, succeeded
+from tests.conformance.store.builders import at_work, backlog_of, make_block, make_run, succeeded
 
 
 async def test_a_block_and_its_run_are_found_as_added(store: Store) -> None:
@@ -31,7 +31,7 @@ async def test_large_numbers_are_plain_ones(store: Store) -> None:
     run = make_run()
     block = make_block(run, 2**40)
     await store.add_blocks([block], run=run)
-    (unsent,) = await store.backlog_blocks([run.id], limit=10)
+    (unsent,) = await backlog_of(store, run.id, limit=10)
     assert unsent.outcome.first == 2**40 * run.block_size
     assert type(unsent.outcome.first) is int
 

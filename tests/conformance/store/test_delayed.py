@@ -11,7 +11,7 @@ import pytest
 
 from dts.model import Block, DelayedSlice, RunState, bitmap
 from dts.store import Store
-from tests.conformance.store.builders import at_work, jobs, make_block, make_run, succeeded
+from tests.conformance.store.builders import at_work, backlog_of, jobs, make_block, make_run, succeeded
 
 
 def make_slice(block: Block, name: str, *indices: int, due: float = 10.0, **fields: object) -> DelayedSlice:
@@ -174,7 +174,7 @@ async def test_a_block_with_a_time_is_not_published_before_and_counts_as_delayed
     statistics = await store.run_statistics(run.id)
     assert (statistics.delayed, statistics.accepted, statistics.total) == (16, 8, 24)
     assert await store.get_block(later.id) == later
-    blocks = await store.backlog_blocks([run.id], limit=10)
+    blocks = await backlog_of(store, run.id, limit=10)
     assert [each.outcome.block for each in blocks] == [over.id, plain.id]
     await store.mark_published([over.id, plain.id])
     assert (await store.run_statistics(run.id)).queued == 16

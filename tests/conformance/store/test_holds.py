@@ -12,7 +12,7 @@ from pymongo import monitoring
 from dts.model import Block, DelayedSlice, RunState, bitmap
 from dts.store import Store
 from dts.store.sqlite.store import SqliteStore
-from tests.conformance.store.builders import make_block, make_run
+from tests.conformance.store.builders import backlog_of, make_block, make_run
 
 PAUSED = 5000
 AT_ONCE = 200
@@ -57,9 +57,7 @@ async def cost(store: Store, look: Look) -> tuple[list[str], int]:
 
 
 async def unpublished(store: Store) -> list[str]:
-    rows = await store.backlog()
-    blocks = await store.backlog_blocks([row.run for row in rows], limit=20)
-    return [each.outcome.run for each in blocks]
+    return [each.outcome.run for each in await backlog_of(store)]
 
 
 async def due(store: Store) -> list[str]:

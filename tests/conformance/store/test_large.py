@@ -10,7 +10,7 @@ import pytest
 
 from dts.model import MAX_BLOCK_SIZE, Block, DeadLetter, bitmap, new_id
 from dts.store import Store
-from tests.conformance.store.builders import failed, make_block, make_run, succeeded
+from tests.conformance.store.builders import backlog_of, failed, make_block, make_run, succeeded
 
 MEGABYTE = 1024 * 1024
 
@@ -27,7 +27,7 @@ async def test_a_block_of_20_megabytes(store: Store) -> None:
     assert await store.get_block(block.id) == block
     assert await store.add_blocks([block]) == [False]
     assert await store.get_block(block.id) == block
-    assert [each.outcome.block for each in await store.backlog_blocks([block.run], limit=1)] == [block.id]
+    assert [each.outcome.block for each in await backlog_of(store, block.run, limit=1)] == [block.id]
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 15 * MEGABYTE, 15 * MEGABYTE + 1, 20 * MEGABYTE, 31 * MEGABYTE])

@@ -19,7 +19,7 @@ from dts.errors import BlockConflict
 from dts.model import DeadLetter, DelayedSlice, Operation, RunState
 from dts.store import Store, open_store
 from dts.store.contract.gate import Release
-from tests.conformance.store.builders import failed, make_block, make_run, succeeded
+from tests.conformance.store.builders import backlog_of, failed, make_block, make_run, succeeded
 from tests.services.mongodb import MongoServer
 
 Documents = Database[dict[str, Any]]
@@ -60,7 +60,7 @@ async def test_a_block_whose_acceptance_was_cut_off_is_completed_by_its_repeat(
         await store.add_blocks([make_block(run, body=b"other")])
     assert await store.add_blocks([block], run=run) == [True]
     assert await store.get_block(block.id) == block
-    assert [each.outcome.block for each in await store.backlog_blocks([run.id], limit=1)] == [block.id]
+    assert [each.outcome.block for each in await backlog_of(store, run.id, limit=1)] == [block.id]
 
 
 async def test_bodies_beside_that_came_too_late_or_again_are_removed(

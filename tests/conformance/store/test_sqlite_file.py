@@ -184,7 +184,7 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, 5, 6, 7, 8, 9])
+@pytest.mark.parametrize("version", [1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
 async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
     run = make_run()
@@ -217,7 +217,11 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
 def _make_older(path: Path, version: int) -> None:
     """Take out of a file what a version did not have."""
     file = sqlite3.connect(path)
-    file.executescript("DROP INDEX blocks_unpublished_of_run; ALTER TABLE blocks DROP COLUMN sent;")
+    file.executescript("DROP INDEX blocks_unpublished_single; ALTER TABLE blocks DROP COLUMN single;")
+    for table in ("runs", "blocks"):
+        file.executescript(f"ALTER TABLE {table} DROP COLUMN priority; ALTER TABLE {table} DROP COLUMN weight;")
+    if version <= 9:
+        file.executescript("DROP INDEX blocks_unpublished_of_run; ALTER TABLE blocks DROP COLUMN sent;")
     if version <= 8:
         triggers = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")]
         file.executescript("".join(f"DROP TRIGGER {name};" for name in triggers) + "DROP TABLE counts;")

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from dts.model.ranges import JOBS, MAX_NUMBER, RATE, RUNNING
 from dts.server.handlers import validation_messages
 from dts.server.handlers._base import PageQuery
-from dts.wire.numbers import Seconds
+from dts.wire.numbers import Priority, Seconds
 
 Text = Annotated[str, Meta(max_length=10_000)]
 Time = Annotated[float, Meta(description="seconds since the epoch")]
@@ -35,6 +35,7 @@ class LimitsFields(Struct, forbid_unknown_fields=True, kw_only=True):
     unfinished: Annotated[int, Meta(ge=int(JOBS.low), le=int(JOBS.high))] | UnsetType | None = UNSET
     requests_per_second: Annotated[float, Meta(ge=RATE.low, le=RATE.high)] | UnsetType | None = UNSET
     running: Annotated[int, Meta(ge=int(RUNNING.low), le=int(RUNNING.high))] | UnsetType | None = UNSET
+    priority: Priority | UnsetType | None = UNSET
     retention: Seconds | UnsetType | None = UNSET
 
 

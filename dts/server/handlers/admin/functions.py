@@ -8,7 +8,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from dts.errors import InvalidName
-from dts.model import ANY_NAMESPACE, DEFAULT_ROUTE, Function, Namespace, User, check_namespace, parse_function_name
+from dts.model import (
+    ANY_NAMESPACE,
+    DEFAULT_PRIORITY,
+    DEFAULT_ROUTE,
+    Function,
+    Namespace,
+    User,
+    check_namespace,
+    parse_function_name,
+)
 from dts.server import plugins
 from dts.server.consts import ErrorCode
 from dts.server.handlers import validation_messages
@@ -27,6 +36,7 @@ from dts.server.handlers.errors import ApiError
 from dts.server.intake.options import with_attempt_options
 from dts.server.versions import library
 from dts.store.contract.records import Scalar
+from dts.wire.numbers import Priority
 
 VersionHash = Annotated[str, Meta(pattern=validation_messages.VERSION)]
 
@@ -42,6 +52,8 @@ class FunctionFields(Limited, kw_only=True):
     enabled: bool = True
     deployed: VersionHash = ""
     pinned: VersionHash = ""
+    paused: bool = False
+    priority: Priority = DEFAULT_PRIORITY
 
 
 FunctionView = view(

@@ -15,6 +15,7 @@ from dts.server.handlers.admin.fields import Limited, Text, changes, filters, in
 from dts.server.handlers.admin.functions import Functions
 from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Scalar
+from dts.wire.numbers import Weight
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ class NamespaceFields(Limited, kw_only=True):
     """What can be written and read of a namespace."""
 
     description: Text = ""
+    weight: Weight = 1.0
+    paused: bool = False
 
 
 NamespaceView = view("NamespaceView", NamespaceFields, {}, "A namespace as answered.")

@@ -29,7 +29,7 @@ from dts.server.handlers.admin.fields import (
 )
 from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Where, last_administrator
-from dts.wire.numbers import Wait
+from dts.wire.numbers import Wait, Weight
 
 
 class UserFields(Limited, kw_only=True):
@@ -39,6 +39,8 @@ class UserFields(Limited, kw_only=True):
     namespaces: tuple[NamespaceChoice, ...] = ()
     email: Annotated[str, Meta(max_length=254, pattern=validation_messages.EMAIL)] = ""
     disabled: bool = False
+    weight: Weight = 1.0
+    paused: bool = False
 
 
 UserView = view(

@@ -264,3 +264,34 @@ async def test_receipts_are_bounded(site: Site) -> None:
 
 async def test_a_list_of_no_runs_is_refused(site: Site) -> None:
     await site.api().refused("GET", "/runs/?limit=0", status=400, code="argument_invalid")
+
+
+async def test_priority_and_weight_are_asked_for_shown_and_changed(site: Site) -> None:
+    api = site.api()
+    run = await api.call("POST", "/runs/", {"function": "text/upper", "priority": 9, "weight": 2.5}, status=201)
+    assert (run["priority"], run["weight"]) == (9, 2.5)
+    changed = await api.call("PATCH", f"/runs/{run['id']}", {"priority": 0, "state": "paused"})
+    assert (changed["priority"], changed["weight"], changed["paused"]) == (0, 2.5, True)
+    changed = await api.call("PATCH", f"/runs/{run['id']}", {"priority": None, "weight": 1})
+    assert not {"priority", "weight"} & changed.keys()
+    assert (await api.call("PATCH", f"/runs/{run['id']}", {"state": "closed"}))["state"] == "closed"
+
+
+@pytest.mark.parametrize("asked", [{"priority": 10}, {"priority": -1}, {"weight": 0}, {"priority": 1.5}, {}])
+async def test_no_other_priorities_and_weights(site: Site, asked: dict[str, Any]) -> None:
+    api = site.api()
+    run = await open_run(api)
+    code = "argument_invalid" if asked else "argument_missing"
+    check_refusal(await api.send("PATCH", f"/runs/{run}", msgspec.json.encode({"params": asked})), 400, code)
+
+
+async def test_jobs_of_one_request_have_priorities_of_their_own(site: Site) -> None:
+    api = site.api()
+    jobs = [{"function": "text/upper", "priority": priority} for priority in (1, None, 1)]
+    ids = await api.call("POST", "/jobs/", jobs, status=201)
+    run = ids[0].partition("-")[0]
+    blocks = [await site.store.get_block(f"{run}-{number}") for number in range(2)]
+    assert [(block.count, block.priority) for block in blocks if block] == [(2, 1), (1, None)]
+    shown = await api.call("PATCH", f"/runs/{run}", {"priority": 7})
+    assert shown["priority"] == 7
+    check_refusal(await api.send("PATCH", f"/runs/{run}", b'{"params": {"weight": 2}}'), 400, "argument_invalid")

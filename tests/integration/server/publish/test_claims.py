@@ -17,8 +17,10 @@ from dts.broker import Broker, Consumer, Message, open_broker
 from dts.config import ServerSettings, load_settings
 from dts.errors import BrokerUnavailable, StoreUnavailable
 from dts.model import Block, Claim, Function, Run, new_id
+from dts.server.access.parties import PartiesOf
 from dts.server.daemons import Timekeeper
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet
 from dts.server.publish.claims import Claims
 from dts.server.publish.marks import Marks
@@ -65,7 +67,7 @@ class Site:
         """Store a block as a server does that is going to publish it."""
         run = Run(new_id(), "ann", self.function.name, 100, created=time.time())
         block = new_block(run, 0, run.function, batch_from_arguments([Arguments(b"[1]", b"")] * JOBS))
-        claim = self.publisher.claim([(block, self.function)])
+        claim = await self.publisher.claim([(block, self.function)])
         assert claim is not None
         await self.store.add_blocks([block], run=run, claim=claim)
         self.publisher.submit(block, decode_block(block), self.function, claim)
@@ -108,7 +110,14 @@ async def site(urls: tuple[str, str]) -> AsyncIterator[Site]:
         slow, claims = Slow(broker), Claims(store, CLAIM)
         own_settings = ServerSettings(max_slice=4)
         marks = Marks(slow, Fleet(store), own_settings)  # type: ignore[arg-type]
-        publisher = Publisher(store, slow, own_settings, claims, marks)  # type: ignore[arg-type]
+        publisher = Publisher(
+            store,
+            slow,  # type: ignore[arg-type]
+            own_settings,
+            parties_of=PartiesOf(store, Catalogue(store)),
+            claims=claims,
+            marks=marks,
+        )
         jobs = await stack.enter_async_context(await broker.consume(queues.jobs_queue(route), prefetch=100))
         yield Site(store, slow, claims, publisher, jobs, function)
 

@@ -8,13 +8,13 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from dts.broker import Broker, Consumer, Delivery, open_broker
 from dts.config import ServerSettings
-from dts.model import Function, Limits, Run, RunState, User, new_id
+from dts.model import Function, Limits, Namespace, Run, RunState, Turns, User, new_id
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.dispatcher import Dispatcher
@@ -44,10 +44,12 @@ class Site:
     def queue(self) -> str:
         return queues.jobs_queue(self.route)
 
-    async def accept(self, user: str, count: int, *, function: str = "text", blocks: int = 1) -> Run:
+    async def accept(
+        self, user: str, count: int, *, function: str = "text", blocks: int = 1, priority: int | None = None
+    ) -> Run:
         """Store blocks as a server does that leaves them to the dispatcher."""
         name = f"{function}/{self.route}"
-        run = Run(new_id(), user, name, 2048, created=time.time())
+        run = Run(new_id(), user, name, 2048, created=time.time(), priority=priority)
         batch = batch_from_arguments([Arguments(b"[1]", b"")] * count)
         await self.store.add_run(run)
         await self.store.add_blocks([new_block(run, number, name, batch) for number in range(blocks)])
@@ -124,6 +126,52 @@ async def test_users_get_the_same_and_so_do_namespaces(site: Site) -> None:
     shares = {name: counts[run.id] / len(site.taken) for name, run in runs.items()}
     assert 0.45 < shares["other"] < 0.55, shares
     assert 0.20 < shares["ann"] < 0.30, shares
+
+
+async def test_the_highest_priority_goes_first_also_when_it_is_changed(site: Site) -> None:
+    usual = await site.accept("ann", 600)
+    low, urgent = await site.accept("ann", 300, priority=2), await site.accept("bob", 100, priority=9)
+    await site.dispatcher()
+    assert Counter(run for run, _ in await site.take(100))[urgent.id] == 100
+    await site.store.update_run(low.id, turns=Turns(8, 1.0))
+    changed = await site.take(500)
+    assert Counter(run for run, _ in changed)[low.id] == 300, "it went before the rest of the usual ones"
+    assert Counter(run for run, _ in await site.take(400)) == {usual.id: 400}
+
+
+async def test_no_job_has_a_higher_priority_than_its_user_may_have(site: Site) -> None:
+    await site.store.add_user(User("ann", b"", limits=Limits(priority=3)))
+    held, usual = await site.accept("ann", 40, priority=9), await site.accept("bob", 40)
+    await site.dispatcher()
+    assert [run for run, _ in await site.take(80)] == [usual.id] * 40 + [held.id] * 40
+
+
+async def test_work_is_shared_by_weight(site: Site) -> None:
+    await site.store.add_user(User("ann", b"", weight=3.0))
+    await site.store.add_user(User("bob", b""))
+    ann, _ = await site.accept("ann", 900), await site.accept("bob", 900)
+    await site.dispatcher()
+    taken = await site.take(600)
+    assert 0.70 < Counter(run for run, _ in taken)[ann.id] / len(taken) < 0.80
+
+
+@pytest.mark.parametrize("kind", ["function", "namespace", "user"])
+async def test_what_is_paused_waits_and_goes_on_when_it_is_resumed(site: Site, kind: str) -> None:
+    paused, free = await site.accept("ann", 3), await site.accept("bob", 3, function="math")
+    record: Function | Namespace | User | None
+    if kind == "function":
+        record = await site.store.get_function(f"text/{site.route}")
+        assert record is not None
+        await site.store.replace_record(replace(record, paused=True, version=2), version=1)
+    else:
+        record = Namespace("text", paused=True) if kind == "namespace" else User("ann", b"", paused=True)
+        await site.store.add_record(record)
+    await site.dispatcher()
+    assert await site.take(3) == [(free.id, index) for index in range(3)]
+    later = await site.accept("bob", 3, function="math")
+    assert await site.take(3) == [(later.id, index) for index in range(3)]
+    await site.store.replace_record(replace(record, paused=False, version=3), version=1 + (kind == "function"))
+    assert await site.take(3) == [(paused.id, index) for index in range(3)]
 
 
 async def test_the_queue_holds_what_is_taken_soon_and_a_block_goes_out_in_parts(site: Site) -> None:

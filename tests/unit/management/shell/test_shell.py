@@ -75,7 +75,7 @@ async def complete(completer: CommandCompleter, text: str) -> list[str]:
     [
         ("us", ["users"]),
         ("users a", ["users add"]),
-        ("users ", ["users add", "users get", "users update", "users delete"]),
+        ("users ", ["users add", "users get", "users update", "users delete", "users pause", "users resume"]),
         ("help us", ["help users"]),
         ("help users d", ["help users delete"]),
         ("users add bob em", ["users add bob email="]),

@@ -7,6 +7,7 @@ import gc
 import os
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from dts.broker import Broker, Event, Message, QueueDepth
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
-from dts.model import Block, Claim, DelayedSlice, Function, Limits, Outcome, Run, Unsent, User, WorkerState, new_id
-from dts.server.access.limits import RunningLimits, Subject
+from dts.model import Block, Claim, Function, Limits, Outcome, Run, User, WorkerState, new_id
+from dts.server.access.parties import PartiesOf
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet
 from dts.server.publish import publisher as module
 from dts.server.publish.claims import Claims
@@ -35,8 +37,7 @@ class Recorder:
         self.marked: list[str] = []
         self.free = asyncio.Event()
         self.away = False
-        self.limits = Limits()
-        self.gated: list[DelayedSlice] = []
+        self.user = User("alice", b"")
         self.ended: dict[str, int] = {}
         self.asked: list[str] = []
         self.first = asyncio.Event()
@@ -59,13 +60,13 @@ class Recorder:
         return Outcome(block, block.rpartition("-")[0], 0, "alice", "text/upper", 3, ended)
 
     async def get_user(self, user: str) -> User:
-        return User(user, b"", limits=self.limits)
+        return self.user
+
+    async def get_function(self, name: str) -> None:
+        return None
 
     async def get_record(self, kind: object, record: str) -> None:
         return None
-
-    async def add_delayed(self, slices: Sequence[DelayedSlice]) -> None:
-        self.gated += slices
 
     async def broadcast(self, topic: str, payload: str) -> bool:
         self.said.append(topic)
@@ -99,16 +100,17 @@ class Recorder:
 
 def a_publisher(recorder: Recorder) -> Publisher:
     settings, store, broker = ServerSettings(), cast("Store", recorder), cast("Broker", recorder)
-    return Publisher(store, broker, settings, a_claims(recorder), Marks(broker, Fleet(store), settings))
+    parties_of, marks = PartiesOf(store, Catalogue(store)), Marks(broker, Fleet(store), settings)
+    return Publisher(store, broker, settings, parties_of=parties_of, claims=a_claims(recorder), marks=marks)
 
 
 def a_claims(recorder: Recorder) -> Claims:
     return Claims(cast("Store", recorder), 60.0)
 
 
-def a_claim(publisher: Publisher, block: Block) -> Claim:
+async def a_claim(publisher: Publisher, block: Block) -> Claim:
     """A claim, also when there is no more room in the queue."""
-    return publisher.claim([(block, None)]) or Claim("me", 60.0)
+    return await publisher.claim([(block, None)]) or Claim("me", 60.0)
 
 
 def a_small_block(jobs: int = 3) -> Block:
@@ -128,7 +130,7 @@ async def test_blocks_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyP
     async with a_publisher(recorder) as publisher:
         for number in range(20):
             block = a_block(100_000)
-            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
+            publisher.submit(block, decode_block(block), None, await a_claim(publisher, block))
             if number == 0:
                 await asyncio.sleep(0.01)  # it is on its way, and counts all the same
         recorder.free.set()
@@ -144,7 +146,7 @@ async def test_there_is_room_again_when_blocks_are_out_or_left_to_timekeeper(mon
         for number in range(6):
             recorder.away = number < 3
             block = a_block(100_000)
-            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
+            publisher.submit(block, decode_block(block), None, await a_claim(publisher, block))
             await asyncio.sleep(0.01)
     assert len(recorder.marked) == 3
 
@@ -169,7 +171,7 @@ async def test_an_idle_publisher_holds_nothing() -> None:
         module.block_messages = watched  # type: ignore[assignment]
         try:
             block = a_block(1000)
-            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
+            publisher.submit(block, decode_block(block), None, await a_claim(publisher, block))
         finally:
             module.block_messages = original
         async with asyncio.timeout(5):
@@ -179,39 +181,15 @@ async def test_an_idle_publisher_holds_nothing() -> None:
         assert [ref() for ref in seen] == [None]
 
 
-async def test_limits_are_asked_for_once_and_nobody_else_pays_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder, asked, slices = Recorder(), list[str](), list[str]()
-    recorder.free.set()
-    of, make = RunningLimits.of, module.gated
-
-    async def counted(self: RunningLimits, user: str, name: str, function: Function | None) -> list[Subject]:
-        asked.append(user)
-        return await of(self, user, name, function)
-
-    def watched(each: Unsent) -> DelayedSlice:
-        slices.append(each.outcome.block)
-        return make(each)
-
-    monkeypatch.setattr(RunningLimits, "of", counted)
-    monkeypatch.setattr(module, "gated", watched)
-    async with a_publisher(recorder) as publisher:
-        for _ in range(20):
-            block = a_block(100)
-            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
-    assert (len(recorder.marked), asked, slices) == (20, ["alice"], [])
-
-
-async def test_who_has_a_limit_waits_at_the_gate() -> None:
-    recorder = Recorder()
-    recorder.free.set()
-    recorder.limits = Limits(running=1)
-    blocks = [a_block(100) for _ in range(3)]
-    async with a_publisher(recorder) as publisher:
-        for block in blocks:
-            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
-    assert recorder.published == []
-    assert [(each.block, each.jobs, each.gated) for each in recorder.gated] == [(block.id, 1, True) for block in blocks]
-    assert recorder.marked == [block.id for block in blocks]
+async def test_what_has_a_limit_or_is_paused_is_left_to_the_dispatcher() -> None:
+    user = User("alice", b"")
+    for held in (replace(user, limits=Limits(running=1)), replace(user, paused=True)):
+        recorder = Recorder()
+        recorder.user = held
+        async with a_publisher(recorder) as publisher:
+            assert await publisher.claim([(a_block(100), None)]) is None
+    async with a_publisher(Recorder()) as publisher:
+        assert await publisher.claim([(a_block(100), None)]) is not None
 
 
 async def test_what_has_no_room_in_its_queue_is_left_to_the_dispatcher() -> None:
@@ -220,7 +198,7 @@ async def test_what_has_no_room_in_its_queue_is_left_to_the_dispatcher() -> None
     recorder.waiting = 1000
     async with a_publisher(recorder) as publisher:
         blocks = [a_block(100) for _ in range(5)]
-        claims = [publisher.claim([(block, None)]) for block in blocks]
+        claims = [await publisher.claim([(block, None)]) for block in blocks]
         assert claims[0] is not None
         assert claims[-1] is None
         for block, claim in zip(blocks, claims, strict=True):
@@ -230,7 +208,7 @@ async def test_what_has_no_room_in_its_queue_is_left_to_the_dispatcher() -> None
                 await asyncio.sleep(0.01)
         recorder.waiting = 0
         async with asyncio.timeout(5):
-            while publisher.claim([(blocks[0], None)]) is None:
+            while await publisher.claim([(blocks[0], None)]) is None:
                 await asyncio.sleep(0.01)
     assert set(recorder.marked) == {block.id for block, claim in zip(blocks, claims, strict=True) if claim}
 
@@ -240,10 +218,10 @@ async def test_while_a_route_has_a_backlog_all_that_is_for_it_is_left_to_the_dis
     async with a_publisher(recorder) as publisher:
         block = a_block(100)
         publisher.on_event(Event(TOPIC_BUSY, "far default"))
-        assert publisher.claim([(block, None)]) is None
-        assert publisher.claim([(block, Function("text/upper", route="other"))]) is not None
+        assert await publisher.claim([(block, None)]) is None
+        assert await publisher.claim([(block, Function("text/upper", route="other"))]) is not None
         publisher.on_event(Event(TOPIC_BUSY, ""))
-        assert publisher.claim([(block, None)]) is not None
+        assert await publisher.claim([(block, None)]) is not None
 
 
 async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_ended(
@@ -252,12 +230,12 @@ async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_en
     recorder = Recorder()
     first, ended, late = a_small_block(), a_small_block(), a_small_block()
     async with a_publisher(recorder) as publisher:
-        publisher.submit(first, decode_block(first), None, a_claim(publisher, first))
+        publisher.submit(first, decode_block(first), None, await a_claim(publisher, first))
         async with asyncio.timeout(5):
             await recorder.first.wait()  # and the others wait behind it
         assert recorder.asked == [], "a fresh block costs no read"
         for block in (ended, late):
-            publisher.submit(block, decode_block(block), None, a_claim(publisher, block))
+            publisher.submit(block, decode_block(block), None, await a_claim(publisher, block))
         recorder.ended = {ended.id: 0b001}
         monkeypatch.setattr(module, "_FRESH", 0.0)
         recorder.free.set()
