@@ -27,21 +27,21 @@ def _hundredths(value: float) -> str:
 
 _RUNS = (
     Column("id", "run"),
-    Column("user"),
-    Column("function"),
     Column("state"),
+    Column("function", id=True),
+    Column("user", id=True),
+    Column("created"),
     Column("paused"),
     Column("single"),
-    Column("created"),
 )
 _DEAD = (
     Column("id", "letter"),
     Column("died"),
     Column("function"),
-    Column("run"),
+    Column("run", id=True),
     Column("queue"),
     Column("reason"),
-    Column("size", "bytes", right=True),
+    Column("size", right=True),
 )
 _HOSTS = (
     Column("host"),
@@ -61,7 +61,7 @@ _LOGS = (
     Column("level", right=True),
     Column("logger"),
     Column("message"),
-    Column("job"),
+    Column("job", id=True),
 )
 _LOG_FIELDS = (
     Field("host", Kind.TEXT, "from which host"),

@@ -41,6 +41,10 @@ def test_words_fields_and_flags_are_told_apart(grammar: Grammar) -> None:
         ("runs --json", "runs list"),
         ("operations", "operations list"),
         ("hosts", "hosts"),
+        ("hosts list", "hosts"),
+        ("runs ls", "runs list"),
+        ("users list", "users get"),
+        ("users ls roles=developer", "users get"),
     ],
 )
 def test_a_noun_alone_lists(line: str, name: str, grammar: Grammar) -> None:
