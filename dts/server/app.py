@@ -37,6 +37,7 @@ from dts.server.listen.body_memory import BodyMemory
 from dts.server.listen.http import MAX_HEAD, PeerServer
 from dts.server.listen.peers import Peers
 from dts.server.listen.proxies import Proxies
+from dts.server.listen.starting import StartingServer
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.figures import Figures
 from dts.server.lookup.fleet import Fleet
@@ -77,7 +78,7 @@ class Server(Service):
         store = open_store(settings.store.url)
         self._stack.push_async_callback(store.close)
         observe_store(store)
-        keys = await self._open_keys(store)
+        keys = await self._open_keys(store, sockets)
         seal = make_fleet_key(settings.fleet_key_file, keys.derive("fleet"))  # the same on every server
         broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
         self._stack.push_async_callback(broker.close)
@@ -127,28 +128,39 @@ class Server(Service):
         else:
             self._spawn(self._prepare_later(context), "server-prepare")
 
-    async def _open_keys(self, store: Store) -> KeyBox:
+    async def _open_keys(self, store: Store, sockets: list[socket.socket]) -> KeyBox:
         """The server's keys; only the first server of a store makes a key file.
 
         Raises:
             ConfigError: the file cannot be used, or is missing and the store was used with one before.
         """
+        path = self._settings.server.key_file
+        if not path.exists():
+            starting = StartingServer(sockets)
+            try:
+                await self._wait_for_unused(store)
+            finally:
+                await starting.stop()
+        return KeyBox.open(path)
+
+    async def _wait_for_unused(self, store: Store) -> None:
+        """Wait for the store, and make sure that no key was used with it. Raises ConfigError if one was."""
         path, outage = self._settings.server.key_file, OutageLog(logger)
-        while not path.exists():
+        while True:
             try:
                 await store.start()
                 used = await store.has_users()
                 await store.close()  # it is started for good when everything else is there
-                if used:
-                    raise ConfigError(
-                        f"the server's key file {path} is not there, and the store was used with one before: copy that "
-                        "of another server of this store, or name it with [server] key_file"
-                    )
-                break
             except StoreUnavailable as error:
                 outage.failed("waiting for the store, which may need a key file that is not here (%s): %s", path, error)
                 await asyncio.sleep(_RETRY)
-        return KeyBox.open(path)
+                continue
+            if used:
+                raise ConfigError(
+                    f"the server's key file {path} is not there, and the store was used with one before: copy that "
+                    "of another server of this store, or name it with [server] key_file"
+                )
+            return
 
     def _operation_log(self, store: Store, keys: KeyBox) -> OperationLog:
         folder, key = self._settings.server.key_file.parent, keys.derive("operations-anchor")

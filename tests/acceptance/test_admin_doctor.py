@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 from tests.services.deployment import Deployment, wait_until
 from tests.services.rabbitmq import RabbitServer
@@ -56,3 +59,48 @@ def test_a_queue_with_other_arguments_is_named(cluster: Deployment) -> None:
     assert {"dts.results", "dts.jobs.default"} <= bad(found)
     assert "x-delivery-limit" in found["dts.results"]["detail"]
     assert found["dts.dead"]["verdict"] == "ok"
+
+
+def test_why_a_server_does_not_start_is_said_on_its_host(cluster: Deployment, tmp_path: Path) -> None:
+    (cluster.folder / "webapp.toml").write_text("")
+    good_store, good_broker = cluster.store_url, cluster.broker_url
+    assert good_store
+    assert good_broker
+    broken = {
+        "store": [
+            (good_store + "?replicaSet=rs9", "is replicaSet right?", "?replicaSet="),
+            ("mongodb://127.0.0.1:1/x", "127.0.0.1:1: [Errno 111] Connection refused", "start the store"),
+        ],
+        "broker": [
+            (good_broker.replace("guest:guest", "guest:wrong"), "Login was refused", "change_password"),
+            (good_broker + "nowhere", "vhost nowhere not found", "add_vhost"),
+        ],
+    }
+    for part, cases in broken.items():
+        for url, detail, advice in cases:
+            cluster.store_url, cluster.broker_url = good_store, good_broker
+            setattr(cluster, f"{part}_url", url)
+            done = cluster.admin("--json", "doctor", "-c", "webapp.toml")
+            found = {each["check"]: each for each in map(json.loads, done.stdout.splitlines())}
+            assert done.returncode == 1
+            assert found[part]["verdict"] == "bad"
+            assert detail in found[part]["detail"]
+            assert advice in found[part]["advice"]
+
+
+def test_a_server_that_waits_for_its_store_says_that_it_lives(embedded: Deployment) -> None:
+    embedded.store_url = "mongodb://127.0.0.1:1/x"
+    embedded.start("server", "dts-server", "--port", str(embedded.port))
+    wait_until(lambda: answer(embedded, "live") == 200, "the server to answer")
+    assert answer(embedded, "ready") == 503
+    assert doctor(embedded)[1]["store"]["verdict"] == "bad"
+
+
+def answer(deployment: Deployment, name: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{deployment.url}/health/{name}", timeout=60) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

@@ -49,7 +49,7 @@ SUBSCRIBE_TIMEOUT = 5.0
 
 
 class AmqpBroker(Broker):
-    """RabbitMQ at a URL: `amqp://user:password@host:5672/vhost`, options `heartbeat` (seconds) and `delivery_limit`.
+    """RabbitMQ at a URL: `amqp://user:password@host:5672/vhost`, options in `parse_amqp_url`.
 
     Of a cluster it names the nodes, `h1:5672,h2:5672,h3:5672`; when one is lost, another is connected to.
 
@@ -59,6 +59,7 @@ class AmqpBroker(Broker):
 
     def __init__(self, url: str) -> None:
         self._url = parse_amqp_url(url)
+        self._url.tls_context()  # a file of the URL that cannot be used is said now, not at each connection
         self._queues = KnownQueues()
         self._outward = Link(self._url, "publishing", self._queues)
         self._inward = Link(self._url, "consuming", self._queues)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -150,7 +149,7 @@ async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
             "authentication_failure_close": True,
         },
     }
-    loop = asyncio.get_running_loop()
+    loop, tls = asyncio.get_running_loop(), url.tls_context()
     connection: Connection | None = None
     try:
         async with asyncio.timeout(NODE_TIMEOUT if len(url.nodes) > 1 else CONNECT_TIMEOUT):
@@ -158,7 +157,7 @@ async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
                 lambda: Connection(heartbeat=url.heartbeat, client_properties=properties),
                 node.host,
                 node.port,
-                ssl=ssl.create_default_context() if url.tls else None,
+                ssl=tls,
             )
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await connection.start_connection(node.host, node.port, url.user, url.password, url.vhost)

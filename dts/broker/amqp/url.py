@@ -1,8 +1,13 @@
-"""What an AMQP URL says: `amqp://user:password@host:5672/vhost?heartbeat=10&delivery_limit=20`."""
+"""What an AMQP URL says: `amqp://user:password@host:5672/vhost?heartbeat=10&delivery_limit=20`.
+
+`amqps://…?cacertfile=/etc/dts/ca.pem` trusts the authorities in a file, besides none; `certfile` and `keyfile` are this
+side's own certificate, as RabbitMQ's URIs have them.
+"""
 
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -12,6 +17,9 @@ from dts.errors import ConfigError
 
 DEFAULT_HEARTBEAT = 10
 """Seconds. A peer that is silent for twice as long is taken for dead."""
+
+_NUMBERS = ("heartbeat", "delivery_limit")
+_FILES = ("cacertfile", "certfile", "keyfile")
 
 _NODE = re.compile(r"(\[(?P<literal>[0-9a-fA-F:.%]+)\]|(?P<host>[^\[\]:,\s]*))(:(?P<port>\d{1,5}))?")
 
@@ -37,10 +45,30 @@ class AmqpUrl:
     vhost: str
     heartbeat: int = DEFAULT_HEARTBEAT
     delivery_limit: int = DEFAULT_DELIVERY_LIMIT
+    cacertfile: str = ""
+    certfile: str = ""
+    keyfile: str = ""
 
     def __str__(self) -> str:
         """The address without the password, for logs."""
         return self.at(*self.nodes)
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What the connection is encrypted with; None for none.
+
+        Raises:
+            ConfigError: a file that the URL names cannot be used.
+        """
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.cacertfile or None)
+            if self.certfile:
+                context.load_cert_chain(self.certfile, self.keyfile or None)
+        except OSError as error:  # ssl.SSLError is one
+            files = ", ".join(each for each in (self.cacertfile, self.certfile, self.keyfile) if each)
+            raise ConfigError(f"broker URL: {files} cannot be used: {error}") from error
+        return context
 
     def at(self, *nodes: Node) -> str:
         """The address of some of the nodes, without the password."""
@@ -58,15 +86,20 @@ def parse_amqp_url(url: str) -> AmqpUrl:
     """
     try:
         parts = urlsplit(url)
-        options = {key: int(value) for key, value in parse_qsl(parts.query, strict_parsing=bool(parts.query))}
+        given = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        files = {key: given.pop(key) for key in _FILES if key in given}
+        unknown = given.keys() - _NUMBERS
+        if unknown:
+            known = ", ".join((*_NUMBERS, *_FILES))
+            raise ConfigError(f"broker URL: unknown option {', '.join(sorted(unknown))}: there are {known}")
+        numbers = {key: int(value) for key, value in given.items()}
     except ValueError as error:
         raise ConfigError(f"broker URL: {error}") from error
     if parts.scheme not in ("amqp", "amqps"):
         raise ConfigError(f"broker URL: scheme {parts.scheme!r} is not amqp or amqps")
-    unknown = options.keys() - {"heartbeat", "delivery_limit"}
-    if unknown:
-        raise ConfigError(f"broker URL: unknown option {', '.join(sorted(unknown))}")
-    if any(value < 1 for value in options.values()):
+    if files and parts.scheme != "amqps":
+        raise ConfigError(f"broker URL: {', '.join(files)} is for amqps://")
+    if any(value < 1 for value in numbers.values()):
         raise ConfigError("broker URL: heartbeat and delivery_limit are at least 1")
     tls = parts.scheme == "amqps"
     credentials, _, addresses = parts.netloc.rpartition("@")
@@ -77,7 +110,9 @@ def parse_amqp_url(url: str) -> AmqpUrl:
         user=unquote(user or "guest"),
         password=unquote(password or "guest"),
         vhost=unquote(parts.path[1:]) or "/",
-        **options,
+        heartbeat=numbers.get("heartbeat", DEFAULT_HEARTBEAT),
+        delivery_limit=numbers.get("delivery_limit", DEFAULT_DELIVERY_LIMIT),
+        **files,
     )
 
 

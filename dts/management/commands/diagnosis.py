@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from dts.client.server_url import is_local
 from dts.errors import ConfigError, DtsError
 from dts.management.client import AdminClient
 from dts.management.doctor.local import (
@@ -15,6 +14,7 @@ from dts.management.doctor.local import (
     check_key_files,
     check_modules,
     check_secret_files,
+    check_start,
 )
 from dts.management.doctor.remote import Finding, Verdict, check_from_inside, check_from_outside, warning
 from dts.management.shell.arguments import Arguments, Flag
@@ -39,9 +39,12 @@ async def doctor(session: Session, arguments: Arguments) -> int:
     findings, folder = _check_this_machine(session, config)
     outside = await check_from_outside(session.options.url.rstrip("/"))
     findings += outside
+    if config is not None and any(finding.verdict is Verdict.BAD for finding in outside):
+        found = await check_start(config)
+        seen = {finding.check for finding in found}
+        findings = [finding for finding in findings if finding.check not in seen] + found
     if len(outside) > 1:  # it answered
-        known = config is not None or is_local(session.options.url)
-        inside = await _check_inside(session, folder if known else None, configured=config is not None)
+        inside = await _check_inside(session, folder if config is not None else None)
         seen = {finding.check for finding in inside}
         findings = [finding for finding in findings if finding.check not in seen] + inside
     output = session.output(arguments)
@@ -64,7 +67,7 @@ def _check_this_machine(session: Session, config: str | None) -> tuple[list[Find
     return findings + check_functions(folder), folder
 
 
-async def _check_inside(session: Session, folder: Path | None, *, configured: bool) -> list[Finding]:
+async def _check_inside(session: Session, folder: Path | None) -> list[Finding]:
     """What the server finds; and whether all functions are in the directory that workers have, if that is known."""
     try:
         client = session.new_client(await session.credentials(), give_up_after=0.0, notify=lambda _: None)
@@ -73,7 +76,7 @@ async def _check_inside(session: Session, folder: Path | None, *, configured: bo
     try:
         findings = await check_from_inside(client)
         if folder is not None:
-            findings += check_modules(await _never_run(client), folder, configured=configured)
+            findings += check_modules(await _never_run(client), folder)
         return findings
     finally:
         client.close()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import os
 import stat
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import dts
 from dts.client.credentials import CREDENTIALS_FILE
 from dts.config import Settings, load_settings
 from dts.errors import ConfigError, InvalidName
+from dts.management.doctor.causes import broker_advice, store_advice
 from dts.management.doctor.remote import Finding, bad, ok, some, warning
 from dts.management.utils import counted
 from dts.model import parse_function_name
@@ -25,6 +29,9 @@ _KEY_ADVICE = (
 _FLEET_KEY_ADVICE = (
     "and change the key (docs/security.md): whoever has it and can reach the broker can give orders to every worker"
 )
+
+_ADVISE = {"store": store_advice, "key file": store_advice, "broker": broker_advice}
+"""The parts that `python -m dts.server --check` names, and where what to do about each is found."""
 
 BUNDLED = Path(dts.__file__).parent / "worker" / "functions"
 
@@ -64,6 +71,24 @@ def check_configuration(path: str) -> tuple[list[Finding], Settings | None]:
     return findings + _check_key_files(settings), settings
 
 
+async def check_start(config: str) -> list[Finding]:
+    """Whether a server could start with a configuration, as `python -m dts.server --check` says."""
+    command = [sys.executable, "-m", "dts.server", "-c", config, "--check"]
+    process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
+    _, said = await process.communicate()
+    findings = []
+    for line in said.decode(errors="replace").splitlines():
+        part, _, problem = line.partition(": ")
+        advise = _ADVISE.get(part)
+        if problem == "ok" and advise is not None:
+            findings.append(ok(part, "the server could use it"))
+        elif advise is not None:
+            findings.append(bad(part, problem, advise(problem)))
+        elif part == "dts.server":
+            findings.append(bad("start", problem, "the server does not start before that is put right"))
+    return findings
+
+
 def check_key_files() -> list[Finding]:
     """The files of a server that is started in this folder without a configuration file; nothing if there are none."""
     try:
@@ -99,17 +124,11 @@ def check_functions(folder: Path) -> list[Finding]:
     return [*findings, ok("functions", f"{counted(count, 'function')} in {folder}")]
 
 
-def check_modules(names: Iterable[str], folder: Path, *, configured: bool) -> list[Finding]:
-    """Whether functions that are registered, and have not been seen to run, are in a functions directory or bundled.
-
-    `configured` is whether a configuration says that this is the directory.
-    """
+def check_modules(names: Iterable[str], folder: Path) -> list[Finding]:
+    """Whether functions that are registered, and have not been seen to run, are in a functions directory or bundled."""
     missing = [name for name in names if not any((each / f"{name}.py").is_file() for each in (folder, BUNDLED))]
     if not missing:
         return []
-    if not configured:
-        advice = "where the workers have another functions directory, look there: doctor -c etc/worker.toml"
-        return [warning("modules", f"registered, and not among the functions of DTS: {some(missing)}", advice)]
     advice = "put the module there, in NAMESPACE/FUNCTION.py, or functions delete NAME: its jobs fail"
     return [warning("modules", f"registered, and not in {folder}: {some(missing)}", advice)]
 

@@ -21,6 +21,7 @@ from dts.auth import WINDOW
 from dts.errors import DtsError, RequestRefused
 from dts.management.api.resources import Record
 from dts.management.client import AdminClient
+from dts.management.doctor.causes import broker_advice, store_advice
 from dts.management.shell.output import as_text
 from dts.management.utils import counted
 
@@ -97,7 +98,10 @@ async def check_from_outside(url: str) -> list[Finding]:
         live = await _fetch(http, f"{url}/health/live")
         took = time.monotonic() - began
         if isinstance(live, str):
-            advice = "start it (python -m dts.server -c etc/webapp.toml), or give the right --url"
+            advice = (
+                "start it (python -m dts.server -c etc/webapp.toml), or give the right --url. If it ends at once, "
+                "doctor -c etc/webapp.toml on its host says why"
+            )
             return [bad("server", f"{url} does not answer: {live}", advice)]
         if live.code != 200:
             return [bad("server", f"{url} answers with {live.code}", "is it a DTS server? give the right --url")]
@@ -179,18 +183,17 @@ def judge_readiness(answer: HTTPResponse | str) -> list[Finding]:
         if isinstance(answer, str):
             raise ValueError(answer)
         state = msgspec.json.decode(answer.body)["result"]
-        store, broker = str(state["store"]), str(state["broker"])
+        store, broker = str(state["store"]), str(state.get("broker", "ok"))  # a starting server has asked none
     except (ValueError, msgspec.MsgspecError, KeyError, TypeError) as error:
         return [bad("ready", f"the server does not tell whether it is ready ({error})", "see the server's log")]
     findings = []
     if store != "ok":
-        advice = (
-            "start the store; [store] url or DTS_STORE_URL says where the server looks. It accepts nothing meanwhile"
-        )
-        findings.append(bad("store", store, advice))
+        findings.append(bad("store", store, store_advice(store)))
     if broker != "ok":
-        advice = "start the broker; [broker] url or DTS_BROKER_URL says where the server looks. Jobs wait in the store"
-        findings.append(bad("broker", broker, advice))
+        findings.append(bad("broker", broker, broker_advice(broker)))
+    if str(state.get("key_file", "ok")) != "ok":
+        detail = "the server has another key file than the one that the store was used with"
+        findings.append(bad("key file", detail, store_advice(detail)))
     return findings or [ok("ready", "the server reaches its store and its broker")]
 
 
@@ -202,7 +205,8 @@ def judge_diagnosis(facts: Record) -> list[Finding]:
         if state["state"] == "ok":
             findings.append(judge_latency(name, f"{state['kind']} answers the server", float(state["latency"])))
         else:
-            findings.append(bad(name, str(state["state"]), f"start the {name}"))
+            advice = store_advice if name == "store" else broker_advice
+            findings.append(bad(name, str(state["state"]), advice(str(state["state"]))))
     if facts["broker"]["state"] == "ok":
         findings += _judge_queues(facts["queues"])
         findings += _judge_daemons(facts)

@@ -21,9 +21,11 @@ from pymongo.errors import (
     InvalidURI,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.server_description import ServerDescription
 
 from dts.errors import ConfigError, NotStorable, StoreError, StoreUnavailable
 from dts.store.mongo.documents import Document
@@ -158,7 +160,7 @@ class MongoConnection:
                 codec_options=CodecOptions(type_registry=TypeRegistry([_PlainInt()])),
                 read_preference=ReadPreference.PRIMARY,  # whatever the URL says: what was written is read, see Blocks
             )
-        except (InvalidURI, ConfigurationError, ValueError) as error:
+        except (InvalidURI, ConfigurationError, ValueError, OSError) as error:  # OSError: a file of the URL
             self.close()
             raise ConfigError(f"store URL: {error}; write mongodb://host:27017/database") from error
 
@@ -225,6 +227,22 @@ class MongoConnection:
             return object()
         return servers[0].address, lives[0], servers[0].election_id
 
+    def _state(self) -> str:
+        """What the driver knows of the servers: why none of them can be written to."""
+        if self._client is None:
+            return "the connection is closed"
+        topology = self._client.delegate.topology_description
+        servers = topology.server_descriptions().values()
+        states = [_state_of(each) for each in servers]
+        if topology.topology_type_name.startswith("ReplicaSet"):
+            name = f"replica set {topology.replica_set_name}"
+            if any(each.server_type_name == "RSSecondary" for each in servers):
+                return f"{name} has no primary now ({'; '.join(states)})"
+            if not states:
+                return f"none of the hosts in its URL is a member of {name}: is replicaSet right?"
+            return f"{name} cannot be reached ({'; '.join(states)})"
+        return "; ".join(states)
+
     def now(self) -> float:
         """The server's time in seconds since the epoch: one for all processes, whatever time their hosts have.
 
@@ -245,7 +263,9 @@ class MongoConnection:
             async with asyncio.timeout(_PING_TIMEOUT):
                 answer = await database.command("hello")
         except TimeoutError as error:
-            raise StoreUnavailable("MongoDB does not answer") from error
+            raise StoreUnavailable(f"MongoDB does not answer: {self._state()}") from error
+        except ServerSelectionTimeoutError as error:
+            raise StoreUnavailable(f"MongoDB does not answer: {self._state()}") from error
         except OperationFailure as error:
             if error.code in _REFUSED_CODES:
                 raise ConfigError(f"MongoDB refuses the user or password in the store's URL: {error}") from error
@@ -269,6 +289,15 @@ async def insert_new(collection: Collection, documents: Sequence[Document]) -> s
             raise
         return {one["index"] for one in failed}
     return set()
+
+
+def _state_of(server: ServerDescription) -> str:
+    """What is known of a server, in words: `db1:27017: Connection refused`."""
+    host, port = server.address
+    if server.error is None:
+        return f"{host}:{port} is {server.server_type_name}"
+    cause = str(server.error).partition(" (configured timeouts")[0]
+    return cause if cause.startswith(f"{host}:{port}") else f"{host}:{port}: {cause}"
 
 
 def _without_given(options: dict[str, Any], url: str) -> dict[str, Any]:
