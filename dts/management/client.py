@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 from dts.auth import Credentials
 from dts.management.api.alerts import Alerts
 from dts.management.api.confidential import ConfidentialTransport
-from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs
+from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs, Schedules
 from dts.model import check_user_id
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ MAX_CONNECTIONS = 8
 class AdminClient:
     """An administrator's connection to a DTS server. Use it in one event loop, and close it (`async with` does).
 
-    `users`, `namespaces`, `functions` and `vhosts` are records with `list`, `get`, `add`, `update`, `modify` and
-    `delete`; `operations` is the log with `list`, `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs`
-    and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines, `logs` what
-    they log; `alerts` has notices and a test. A secret is sent to another machine over https only, unless the client
-    is `insecure`.
+    `users`, `namespaces`, `functions`, `vhosts` and `schedules` are records with `list`, `get`, `add`, `update`,
+    `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`, `get` and
+    `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the dead letters;
+    `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret is sent to another
+    machine over https only, unless the client is `insecure`.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -65,6 +65,7 @@ class AdminClient:
         self.namespaces = Records(transport, "/admin/namespaces/")
         self.functions = Records(transport, "/admin/functions/")
         self.vhosts = Records(transport, "/admin/vhosts/")
+        self.schedules = Schedules(transport)
         self.operations = Operations(transport)
         self.hosts = Hosts(transport)
         self.logs = Listing(transport, "/admin/logs/")

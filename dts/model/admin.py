@@ -160,7 +160,36 @@ class VirtualHost:
     version: int = 1
 
 
-Record = User | Namespace | Function | VirtualHost
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When jobs of a function are submitted on behalf of a user.
+
+    One of three says when: `cron` (five fields, in the time zone `tz`), `every` (seconds, counted from `created`), or
+    `at` (seconds since the epoch, once). `jitter` delays each firing by up to so many seconds, always the same for the
+    same time. `overlap` says what a firing does while the run of the one before has not finished: `skip`, `queue`,
+    `cancel` or `allow`. Firings that are late by more than `catch_up` seconds are missed. `work` is what is submitted,
+    as JSON: `args` and `kwargs` of one job, or `lines`, each the only argument of a job.
+    """
+
+    id: str
+    user: str
+    function: str
+    cron: str = ""
+    tz: str = "UTC"
+    every: float | None = None
+    at: float | None = None
+    jitter: float = 0.0
+    overlap: str = "skip"
+    catch_up: float = 3600.0
+    paused: bool = False
+    description: str = ""
+    work: bytes = b""
+    created: float = 0.0
+    modified: float = 0.0
+    version: int = 1
+
+
+Record = User | Namespace | Function | VirtualHost | Schedule
 
 
 @dataclass(frozen=True, slots=True)

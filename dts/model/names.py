@@ -17,6 +17,7 @@ RESERVED_NAMESPACE = "server"
 _PART = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _USER = re.compile(r"[a-z][a-z0-9_.@-]{0,63}")
 _HOST = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+_SCHEDULE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _ID = re.compile(r"[0-9a-z]{26}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
@@ -80,6 +81,17 @@ def check_host_id(host_id: object) -> str:
     if isinstance(host_id, str) and _HOST.fullmatch(host_id):
         return host_id
     raise InvalidName(f"{_shown(host_id)} is not a host: a lower-case letter or digit, then at most 63 of a-z 0-9 . -")
+
+
+def check_schedule_id(schedule_id: object) -> str:
+    """Return `schedule_id` if it may name a schedule.
+
+    Raises:
+        InvalidName: it is not a string that matches `[a-z][a-z0-9_.-]{0,63}` in full.
+    """
+    if isinstance(schedule_id, str) and _SCHEDULE.fullmatch(schedule_id):
+        return schedule_id
+    raise InvalidName(f"{_shown(schedule_id)} is not a schedule: a lower-case letter, then at most 63 of a-z 0-9 _ . -")
 
 
 def new_id() -> str:

@@ -89,7 +89,7 @@ class Gettable(Listing):
 
 
 class Records(Gettable):
-    """Records that are made, changed and deleted: users, namespaces, functions or vhosts.
+    """Records that are made, changed and deleted: users, namespaces, functions, vhosts or schedules.
 
     A write is not repeated when its answer is lost: ServerUnavailable then says that it may have happened.
     """
@@ -165,6 +165,26 @@ class Records(Gettable):
         headers = {"If-Match": f'"{seen["version"]}"'}
         place = _place(self._path, record_id)
         return cast(Record, await self._transport.call("PATCH", place, changes, headers=headers, repeatable=False))
+
+
+class Schedules(Records):
+    """Schedules: what is submitted at given times."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/admin/schedules/")
+
+    async def fire(self, schedule_id: str) -> Record:
+        """Fire a schedule now, whatever its times; returns the firing, with its `run`.
+
+        Raises:
+            RequestRefused: there is no such schedule (404), or its user may not run its function now (403).
+        """
+        path = _place(self._path, schedule_id) + "/fire"
+        return cast(Record, await self._transport.call("POST", path, repeatable=False))
+
+    def firings(self, schedule_id: str) -> Listing:
+        """The history of a schedule, newest first."""
+        return Listing(self._transport, _place(self._path, schedule_id) + "/firings")
 
 
 class Operations(Gettable):

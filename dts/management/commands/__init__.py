@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from dts.management.commands import account, alerts, diagnosis, functions, log, namespaces, users, vhosts, work
+from dts.management.commands import (
+    account,
+    alerts,
+    diagnosis,
+    functions,
+    log,
+    namespaces,
+    schedules,
+    users,
+    vhosts,
+    work,
+)
 
 ALL_COMMANDS = (
     *account.COMMANDS,
@@ -10,6 +21,7 @@ ALL_COMMANDS = (
     *namespaces.COMMANDS,
     *functions.COMMANDS,
     *vhosts.COMMANDS,
+    *schedules.COMMANDS,
     *work.COMMANDS,
     *alerts.COMMANDS,
     *log.COMMANDS,

@@ -21,7 +21,7 @@ OFFERED = 100
 FRESH = 10.0
 """Seconds for which ids that were fetched are offered again."""
 
-_PAGED_BY_ID = frozenset({"users", "namespaces", "functions", "vhosts"})
+_PAGED_BY_ID = frozenset({"users", "namespaces", "functions", "vhosts", "schedules"})
 """Lists in the order of their ids, so that a page can begin at what was typed."""
 
 _MOST_PREFIXES = 200

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,14 +40,17 @@ class Kind(Enum):
     BOOLEAN = "yes or no"
     LIST = "a,b,…"
     OBJECT = "JSON object"
+    ARRAY = "JSON array"
+    TIME = "date and time, or seconds since the epoch"
     SECRET = "generate or @FILE"
     FILE = "@FILE"
+    LINES = "FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field. `optional` says that `none` takes the value away. `ids` names the kind of thing whose ids it takes,
-    for completion.
+    for completion. `also` is another name for it.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Field:
     initial: bool = True
     updatable: bool = True
     ids: str = ""
+    also: str = ""
 
     @property
     def hint(self) -> str:
@@ -70,7 +76,10 @@ def find_field(name: str, fields: Iterable[Field]) -> Field:
     Raises:
         InvalidInput: there is none; suggests the nearest.
     """
+    fields = list(fields)
     known = {field.name: field for field in fields}
+    if (field := next((field for field in fields if field.also == name and name), None)) is not None:
+        return field
     if name in known:
         return known[name]
     if not known:
@@ -139,14 +148,22 @@ def _list(field: Field, text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def _object(field: Field, text: str) -> object:
+def _json(kind: type, example: str, field: Field, text: str) -> object:
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _wrong(field, text, f" such as '{{\"a\": 1}}' ({error})") from error
-    if not isinstance(value, dict):
+        raise _wrong(field, text, f" such as '{example}' ({error})") from error
+    if not isinstance(value, kind):
         raise _wrong(field, text)
     return value
+
+
+def _time(field: Field, text: str) -> float:
+    """Seconds since the epoch; a date without a zone is of this machine's."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return _number(field, text)
 
 
 def _secret(field: Field, text: str) -> str | Wish:
@@ -183,7 +200,10 @@ _PARSERS: dict[Kind, Callable[[Field, str], object]] = {
     Kind.BYTES: _in_units(parse_bytes),
     Kind.BOOLEAN: _boolean,
     Kind.LIST: _list,
-    Kind.OBJECT: _object,
+    Kind.OBJECT: partial(_json, dict, '{"a": 1}'),
+    Kind.ARRAY: partial(_json, list, '["a", 1]'),
+    Kind.TIME: _time,
     Kind.SECRET: _secret,
     Kind.FILE: _file,
+    Kind.LINES: lambda field, text: _file(field, f"@{text.removeprefix('@')}"),
 }

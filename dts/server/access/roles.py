@@ -74,6 +74,13 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("GET", "/admin/vhosts/{id}"): (ALL, ALL, NONE, NONE),
     ("PATCH", "/admin/vhosts/{id}"): (ALL, NONE, NONE, NONE),
     ("DELETE", "/admin/vhosts/{id}"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/schedules/"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/schedules/"): (ALL, NONE, NONE, NONE),
+    ("GET", "/admin/schedules/{id}"): (ALL, ALL, NONE, NONE),
+    ("PATCH", "/admin/schedules/{id}"): (ALL, NONE, NONE, NONE),
+    ("DELETE", "/admin/schedules/{id}"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/schedules/{id}/fire"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/schedules/{id}/firings"): (ALL, ALL, NONE, NONE),
     # what everybody does                    administrator operator developer user
     ("GET", "/admin/operations/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/operations/verify"): (ALL, ALL, NONE, NONE),

@@ -2,6 +2,7 @@
 
 - dispatch: publishes what servers left in the store, each share in its turn: see `publish.dispatcher`.
 - fire: publishes delayed jobs that are due.
+- schedules: submits the jobs of schedules that are due.
 - gate: publishes jobs that waited for others to end, as the limits `running` say.
 - expire: queues jobs again whose lease has expired.
 - overdue: ends jobs that were not started before their deadline.
@@ -39,6 +40,7 @@ from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.dispatcher import Dispatcher
 from dts.server.publish.gate import Gate
 from dts.server.publish.repair import Again, Repair
+from dts.server.unattended.scheduler import Scheduler
 from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ _LONGEST_WORD = 64  # characters of a question about them
 _NAMED = 100  # runs that are named in one event
 
 _OVERDUE_INTERVAL = 2.0
+_ADOPT_INTERVAL = 60.0
 _FORGET_INTERVAL = 600.0
 _COUNT_INTERVAL = 10.0
 _COUNT_STEPS = 20  # until the next time: half of the time at most
@@ -71,6 +74,7 @@ class Timekeeper(Daemon):
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
         self._retention = Retention(self._store)
+        self._scheduler = Scheduler(self._store, self._broker, self._catalogue)
         self._reminder = notices.Reminder(self._store, self._broker)
         self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}
@@ -78,6 +82,8 @@ class Timekeeper(Daemon):
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
             ("fire", often, self._fire, "publish delayed jobs"),
+            ("schedules", often, self._fire_schedules, "fire schedules"),
+            ("adopt", _ADOPT_INTERVAL, self._scheduler.adopt, "look for new schedules"),
             ("expire", often, self._expire, "look for expired leases"),
             ("overdue", _OVERDUE_INTERVAL, self._end_overdue, "look for deadlines"),
             ("repair", self._repair.interval, self._look_for_lost, "look for jobs that the broker has lost"),
@@ -115,6 +121,9 @@ class Timekeeper(Daemon):
 
     async def _fire(self) -> None:
         await self._firing.fire()
+
+    async def _fire_schedules(self) -> None:
+        await self._scheduler.fire_due()
 
     async def _keep_gate(self, seconds: float) -> None:
         while True:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from dts.model import Function, Namespace, Record, User, VirtualHost
+from dts.model import Function, Namespace, Record, Schedule, User, VirtualHost
 from dts.model.ranges import RATE
 from dts.server.access.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.server.consts import ErrorCode
@@ -24,7 +24,7 @@ from dts.server.handlers.validation_messages import in_words
 from dts.server.handlers.versions import check_version, etag
 from dts.store.contract.records import Scalar, fields_of, record_from
 
-R = TypeVar("R", User, Namespace, Function, VirtualHost)
+R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule)
 
 
 class Deleted(Struct):
@@ -97,6 +97,13 @@ class Resource(Generic[R]):
 
     async def stop(self, record: R) -> None:
         """End what is under way on behalf of a record that is deleted though it is in use; called before and after."""
+
+    async def written(self, record_id: str) -> None:
+        """Do what follows from a record's being made, changed or deleted; called once it is stored.
+
+        Raises:
+            StoreUnavailable: it is stored, and what follows may not be done.
+        """
 
     def forget(self, record_id: str) -> None:
         """Have this process read the record anew."""
@@ -213,6 +220,7 @@ class AdminHandler(RecordsHandler[R]):
             await self.records.check_allowed(changed, record)
             if await self.context.store.replace_record(changed, version=record.version):
                 self.records.forget(record_id)
+                await self.records.written(record_id)
                 asked = given(params)
                 self.on_record = self._difference(asked, record, asked | given(self.records.show(changed)))
                 return changed
@@ -231,6 +239,7 @@ class AdminHandler(RecordsHandler[R]):
                 await self.records.check_unused(record)
             if await self.context.store.delete_record(self.records.kind, record_id, version=record.version):
                 self.records.forget(record_id)
+                await self.records.written(record_id)
                 self.on_record = _last_words(self.records, record, query)
                 if query.force:
                     await self.records.stop(record)  # also what has come meanwhile
@@ -343,6 +352,7 @@ class AdminListHandler(RecordsHandler[R]):
         await self.records.check_new(record_id, query)
         await self.context.store.add_record(record)
         self.records.forget(record_id)
+        await self.records.written(record_id)
         return record
 
 

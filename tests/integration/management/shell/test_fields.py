@@ -9,12 +9,14 @@ import pytest
 from dts.management.commands.functions import FUNCTIONS
 from dts.management.commands.namespaces import NAMESPACES
 from dts.management.commands.records import RecordKind
+from dts.management.commands.schedules import SCHEDULES
 from dts.management.commands.users import ROLES, USERS
 from dts.management.commands.vhosts import VHOSTS
 from dts.model import Limits
 from dts.server.access import roles
 from dts.server.handlers.admin.functions import FunctionAdminHandler
 from dts.server.handlers.admin.namespaces import NamespaceAdminHandler
+from dts.server.handlers.admin.schedules import ScheduleAdminHandler
 from dts.server.handlers.admin.users import UserAdminHandler
 from dts.server.handlers.admin.vhosts import VirtualHostAdminHandler
 
@@ -25,6 +27,7 @@ EVERY_KIND = pytest.mark.parametrize(
         (NAMESPACES, NamespaceAdminHandler),
         (FUNCTIONS, FunctionAdminHandler),
         (VHOSTS, VirtualHostAdminHandler),
+        (SCHEDULES, ScheduleAdminHandler),
     ],
     ids=lambda value: getattr(value, "noun", ""),
 )

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tornado.web import RequestHandler
 
-from dts.model import Function, Limits, Namespace, VirtualHost
+from dts.model import Function, Limits, Namespace, Schedule, VirtualHost
 from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin.function_versions import CONTENT_ZIP
@@ -37,6 +37,8 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/admin/vhosts/"): {"id": "h2"},
     ("PATCH", "/admin/vhosts/{id}"): {"port": 23},
     ("POST", "/admin/alerts/test"): {},
+    ("POST", "/admin/schedules/"): {"id": "s2", "function": "mine/func", "every": 60},
+    ("PATCH", "/admin/schedules/{id}"): {"description": "x"},
     ("POST", "/admin/dead/replay"): {"where": {"function": "none/such"}},
 }
 
@@ -90,12 +92,15 @@ class World:
             "namespaces": "mine" if own else "text",
             "vhosts": "h1",
             "versions": VERSION,
+            "schedules": "s1",
         }
         template = template.replace("{namespaced}", "mine/func" if own else "text/upper")
         if template.startswith(("/runs/", "/admin/runs/")):
             what = "runs"
         elif "/versions/" in template:
             what = "versions"
+        if template.startswith("/admin/schedules/"):
+            what = "schedules"
         path = template.replace("{id}", ids.get(what, "")).replace("{number}", "7").replace("{seq}", "1")
         return path.replace("{function}", "mine/func" if own else "text/upper")
 
@@ -125,6 +130,7 @@ async def a_world(site: Site, role: str) -> World:
     await site.store.add_record(VirtualHost("h1"))
     for function in ("mine/func", "text/upper"):
         await add_version(site.store, new_version(function, SOURCE, user="other", message=""), SOURCE)
+    await site.store.add_record(Schedule("s1", "admin", "mine/func", every=60.0))
     caller = await site.add_user("caller", roles={role}, namespaces=("mine",))
     other = await site.add_user("other", roles={"user"}, namespaces=("mine", "text"))
     runs, jobs = {}, {}

@@ -20,12 +20,14 @@ NEW: dict[str, dict[str, Any]] = {
     "namespaces": {"id": "lab"},
     "functions": {"id": "text/new"},
     "vhosts": {"id": "host-1.example", "ssh_key": "PRIVATE", "ssh_pem_cert": "CERT"},
+    "schedules": {"id": "nightly", "function": "text/upper", "every": 86400.0, "args": ["a"]},
 }
 CHANGES: dict[str, dict[str, Any]] = {
     "users": {"email": "a@b", "roles": ["developer", "user"], "limits": {"unfinished": 3}},
     "namespaces": {"description": "é", "limits": {"retention": 5}},
     "functions": {"route": "far", "timeout": 2.5, "retry_on": ["OSError"], "enabled": False},
     "vhosts": {"address": "10.0.0.1", "port": 2222, "routes": ["a", "b"]},
+    "schedules": {"overlap": "queue", "catch_up": 5.0, "description": "é"},
 }
 KINDS = list(NEW)
 

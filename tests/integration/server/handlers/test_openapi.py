@@ -138,9 +138,11 @@ def furnish(url: str, loaded: Settings) -> tuple[Signature, Signature, dict[str,
         make("/admin/users/", {"id": user, "secret": "a long secret", "roles": ["administrator"]})
     make("/admin/vhosts/", {"id": "host"})
     make("/admin/namespaces/", {"id": "lab"})
+    make("/admin/schedules/", {"id": "nightly", "function": "text/upper", "every": 86400})
     known = {
         "/admin/users/": "spare",
         "/admin/vhosts/": "host",
+        "/admin/schedules/": "nightly",
         "/admin/namespaces/": "lab",
         "/admin/functions/": "text/upper",
         "/admin/operations/": "1",

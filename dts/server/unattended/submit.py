@@ -1,0 +1,109 @@
+"""Submits jobs on behalf of a user, under a run id that follows from why: the same submission twice is made once.
+
+A run is opened, gets its blocks, and is closed. Whoever finds it open goes on where the other stopped: ids, numbers and
+bodies of blocks are the same each time, so what is there already stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dts.broker import Broker
+from dts.errors import BlockConflict, BlockTooLate, DuplicateKey
+from dts.model import MAX_BLOCK_SIZE, Function, Run, RunState, User
+from dts.server.access.limits import Limiter, OverLimit
+from dts.server.access.reach import why_not
+from dts.server.ending.late_blocks import add_blocks
+from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.lookup.catalogue import Catalogue
+from dts.store import Store
+from dts.wire import dts_pb2
+from dts.wire.queues import TOPIC_LEFT
+
+__all__ = ["OverLimit", "Refused", "Submitter"]
+
+
+class Refused(Exception):
+    """A user may not run a function now. The message says why."""
+
+
+class Submitter:
+    """Submits jobs with the rights and within the limits that a user has at that time."""
+
+    def __init__(self, store: Store, broker: Broker, catalogue: Catalogue) -> None:
+        self._store = store
+        self._broker = broker
+        self._catalogue = catalogue
+        self._limiter = Limiter(store, catalogue)
+
+    async def permit(self, user_id: str, name: str) -> tuple[User, Function]:
+        """The user and the function, if that user may run it now.
+
+        Raises:
+            Refused: they may not.
+            StoreUnavailable: nobody can tell.
+        """
+        user = await self._store.get_user(user_id)
+        if reason := await why_not(self._catalogue, user, name):
+            raise Refused(reason)
+        function = await self._catalogue.get(name)
+        assert user is not None
+        assert function is not None
+        return user, function
+
+    async def submit(self, run: Run, jobs: Sequence[Arguments]) -> None:
+        """Submit jobs as a whole run, which is closed then; nothing is done to a run of that id that is closed.
+
+        Raises:
+            Refused: the run's user may not run its function now.
+            OverLimit: a limit does not let the jobs in now.
+            StoreUnavailable: some may be stored; the same again completes it.
+        """
+        stored = await self._store.get_run(run.id)
+        if stored is None:
+            user, function = await self.permit(run.user, run.function)
+            async with self._limiter.jobs(user, [(function, len(jobs))], divisible=False):
+                await self.open(run)
+                await self._fill(run, jobs)
+        elif stored.state is RunState.OPEN:
+            await self._fill(run, jobs)  # it was let in when it was opened
+
+    async def open(self, run: Run) -> None:
+        """Add a run, unless it is there."""
+        try:
+            await self._store.add_run(run)
+        except DuplicateKey:
+            return
+
+    async def add(self, run: Run, number: int, batch: dts_pb2.JobBatch) -> None:
+        """Add a block to a run, unless there is one of that number; without a look at rights and limits."""
+        block = new_block(run, number, run.function, batch)
+        try:
+            await add_blocks(self._store, [block])
+        except (BlockConflict, BlockTooLate):
+            return  # it was stored before, as it was then; or the run is cancelled, and the block's jobs have ended
+
+    async def close(self, run_id: str) -> None:
+        """Close a run, and have what it has published."""
+        await self._store.update_run(run_id, state=RunState.CLOSED)
+        await self.announce()
+
+    async def announce(self) -> None:
+        """Tell the dispatcher that there are blocks to publish."""
+        await self._broker.broadcast(TOPIC_LEFT, "")
+
+    async def _fill(self, run: Run, jobs: Sequence[Arguments]) -> None:
+        for number, start in enumerate(range(0, len(jobs), MAX_BLOCK_SIZE)):
+            await self.add(run, number, batch_from_arguments(jobs[start : start + MAX_BLOCK_SIZE]))
+        await self.close(run.id)
+
+
+async def has_finished(store: Store, run_id: str) -> bool:
+    """Whether a run takes no more jobs and all of its jobs have ended; so has one that is not there any more."""
+    run = await store.get_run(run_id)
+    if run is None:
+        return True
+    if run.state is RunState.OPEN:
+        return False
+    statistics = await store.run_statistics(run_id)
+    return statistics.ended == statistics.total
