@@ -33,8 +33,8 @@ class AdminClient:
     `users`, `namespaces`, `functions`, `vhosts` and `schedules` are records with `list`, `get`, `add`, `update`,
     `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`, `get` and
     `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the dead letters;
-    `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret is sent to another
-    machine over https only, unless the client is `insecure`.
+    `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret is sent to
+    another machine over https only, unless the client is `insecure`.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.

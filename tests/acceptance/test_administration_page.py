@@ -23,6 +23,7 @@ def commands_on_the_page() -> Iterator[str]:
 @pytest.fixture
 def started(embedded: Deployment) -> Deployment:
     (embedded.folder / "etc").symlink_to(ROOT / "etc")
+    (embedded.folder / "lines.txt").write_text("one\ntwo\n")
     embedded.environment["DTS_SERVER_URL"] = embedded.url
     return embedded.start_all()
 

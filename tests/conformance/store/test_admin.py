@@ -15,7 +15,18 @@ import pytest
 from pymongo import MongoClient
 
 from dts.errors import DuplicateKey, LastAdministrator, LogDamaged
-from dts.model import LAST_OPERATION, DeadLetter, Function, Limits, Namespace, Operation, Record, User, VirtualHost
+from dts.model import (
+    LAST_OPERATION,
+    DeadLetter,
+    Function,
+    Limits,
+    Namespace,
+    Operation,
+    Record,
+    Schedule,
+    User,
+    VirtualHost,
+)
 from dts.store import Store
 from dts.store.contract.retention import RunNote
 from tests.conformance.store.builders import make_block, make_run, succeeded
@@ -34,6 +45,9 @@ RECORDS: list[Record] = [
         concurrency=4,
     ),
     VirtualHost("h-1", "10.0.0.1", 2222, "root", b"\xffkey", b"cert", "ssh-ed25519 A", "/f", ("a", "b"), "d", 1.0, 2.0),
+    Schedule(
+        "s.1", "ann", "text/upper", cron="0 2 * * *", tz="Europe/Berlin", work=b'{"args":["\xc3\xa9"]}', created=1.0
+    ),
 ]
 
 

@@ -164,6 +164,41 @@ async def test_namespaces_functions_and_vhosts(dts_admin: Run, capsys: pytest.Ca
     assert await dts_admin("vhosts", "delete", "w1", "--yes") == 0
 
 
+async def test_schedules(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    add = ("schedules", "add")
+    nightly = ("nightly", "cron=0 2 * * *", "tz=Europe/Berlin", "function=text/upper", 'args=["a"]')
+    assert await dts_admin(*add, *nightly) == 0
+    assert "schedule nightly added" in capsys.readouterr().out
+    write("lines.txt", "a\nb\n")
+    assert await dts_admin(*add, "hourly", "every=1h", "function=text/upper", "file=lines.txt", "--json") == 0
+    assert (made := said(capsys)[-1])["lines"] == 2
+    assert made["user"] == "admin"
+    assert await dts_admin(*add, "late", "at=2001-01-01", "function=text/upper") == 1
+    assert "at is over already" in capsys.readouterr().err
+    assert await dts_admin(*add, "late", "every=5m", "function=text/nothing") == 1
+    assert "there is no function text/nothing" in capsys.readouterr().err
+    assert await dts_admin("schedules", "next", "nightly") == 0
+    assert capsys.readouterr().out.count(":00:00") == 5
+    assert await dts_admin("schedules", "pause", "nightly") == 0
+    assert await dts_admin("schedules", "get", "paused=yes") == 0
+    assert "nightly" in (shown := capsys.readouterr().out)
+    assert "hourly" not in shown
+    assert await dts_admin("schedules", "fire", "nightly", "--json") == 0
+    [fired] = said(capsys)
+    assert (fired["state"], fired["by"]) == ("started", "admin")
+    assert await dts_admin("schedules", "history", "nightly", "--json") == 0
+    [entry] = said(capsys)
+    assert (entry["id"], entry["run"]) == (fired["id"], fired["run"])
+    assert await dts_admin("runs", "get", fired["run"], "--json") == 0
+    assert said(capsys)[0]["statistics"]["total"] == 1
+    assert await dts_admin("schedules", "resume", "nightly") == 0
+    assert "schedule nightly resumed" in capsys.readouterr().out
+    assert await dts_admin("schedules", "update", "nightly", "cron=none", "every=2d", "lines=lines.txt", "--json") == 0
+    changed = said(capsys)[0]
+    assert (changed["cron"], changed["every"], changed["args"], changed["lines"]) == ("", 172800, None, 2)
+    assert await dts_admin("schedules", "delete", "nightly", "--yes") == 0
+
+
 async def test_what_destroys_needs_a_yes(dts_admin: Run, capsys: pytest.CaptureFixture[str]) -> None:
     await dts_admin("namespaces", "add", "crm")
     assert await dts_admin("namespaces", "delete", "crm") == 2
