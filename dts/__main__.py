@@ -19,6 +19,7 @@ from dts.runtime.backoff import Backoff
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown, run
 from dts.runtime.single import check_port, claim_folder
+from dts.runtime.tasks import wait_first
 
 logger = logging.getLogger("dts")
 
@@ -79,9 +80,7 @@ class Part:
             return
         process.terminate()
         ended = asyncio.create_task(process.wait())
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({ended, hurried}, timeout=_STOP_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        await wait_first(ended, hurry, timeout=_STOP_TIMEOUT)
         if not ended.done():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

@@ -27,6 +27,7 @@ from dts.client.threads import in_thread
 from dts.errors import ConfigError, InvalidInput, ReaderGone, RunCancelled
 from dts.model import parse_function_name
 from dts.runtime import process
+from dts.runtime.tasks import wait_first
 
 __all__ = ["EPILOG", "attach", "build_attach_parser", "build_parser", "main", "run"]
 
@@ -161,9 +162,7 @@ async def _until_done_or_told_to_stop(
     await shutdown.wait(ended)
     if not ended.is_set():
         stop()
-        hurry = asyncio.create_task(shutdown.hurry.wait())
-        await asyncio.wait([running, hurry], return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
+        await wait_first(running, shutdown.hurry)
         if not running.done():
             running.cancel()
             await asyncio.wait([running])

@@ -29,6 +29,7 @@ from dts.client.server_url import is_local, split_url
 from dts.client.traffic import Traffic
 from dts.errors import ConfigError, RequestRefused, ServerUnavailable
 from dts.runtime.backoff import Backoff
+from dts.runtime.tasks import end_tasks
 from dts.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -275,25 +276,22 @@ class Transport:
 
     async def _race(self, call: _Call, timeout: float, upload: Turn | None) -> Answer | _Failure:
         """Try a request; when nothing moves, over a new connection, too. The first answer counts."""
-        still = asyncio.Event()
+        still = asyncio.get_running_loop().create_future()
         tries = [asyncio.create_task(self._try(call, timeout, upload, still))]
         try:
             if call.repeatable:
-                racing = asyncio.create_task(still.wait())
-                await asyncio.wait([*tries, racing], return_when=asyncio.FIRST_COMPLETED)
-                racing.cancel()
+                await asyncio.wait([*tries, still], return_when=asyncio.FIRST_COMPLETED)
                 if not tries[0].done():
                     logger.info("%s %s is repeated over a new connection", call.method, call.path)
                     tries.append(asyncio.create_task(self._try(call, timeout, upload, still, fresh=True)))
             return await _first_answer(tries)
         finally:
-            for each in tries:
-                each.cancel()
+            await end_tasks(tries)
 
     async def _try(
-        self, call: _Call, timeout: float, upload: Turn | None, still: asyncio.Event, *, fresh: bool = False
+        self, call: _Call, timeout: float, upload: Turn | None, still: asyncio.Future[None], *, fresh: bool = False
     ) -> Answer | _Failure:
-        """Make a request once; `still` is set when nothing has moved for a while."""
+        """Make a request once; `still` is done when nothing has moved for a while."""
         traffic = Traffic(
             call.wait,
             interval=min(_LOOK_INTERVAL, _PATIENCE, RACE_AFTER),
@@ -408,11 +406,11 @@ class Transport:
             self._away = None
             self._notify("server is back")
 
-    def _look_at(self, traffic: Traffic, still: asyncio.Event) -> None:
+    def _look_at(self, traffic: Traffic, still: asyncio.Future[None]) -> None:
         """See whether a request gets on, and say whose fault it is if not: the line's or the server's."""
         quiet = traffic.quiet
-        if quiet >= max(RACE_AFTER, traffic.sending_took):  # what a slow line has taken may wait in a buffer on its way
-            still.set()
+        if not still.done() and quiet >= max(RACE_AFTER, traffic.sending_took):  # a slow line has buffers on its way
+            still.set_result(None)
         now = time.monotonic()
         if self._away is not None or now - self._told_of_silence < _REMINDER:
             return

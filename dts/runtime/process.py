@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import uvloop
 
 from dts.errors import ConfigError, DtsError
+from dts.runtime.tasks import wait_first
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,7 @@ class Shutdown:
 
     async def wait(self, *others: asyncio.Event) -> None:
         """Wait until the process was asked to end, or one of the other events is set."""
-        waits = [asyncio.create_task(event.wait()) for event in (self.requested, *others)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await wait_first(self.requested, *others)
 
 
 def keep_private() -> None:

@@ -20,6 +20,7 @@ from dts.broker import Broker, Consumer, Delivery, Message, open_broker
 from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
+from dts.runtime.tasks import end_tasks, wait_first
 from dts.worker.events import EventCounter, Events
 from dts.worker.link.frames import Frame, Kind, knows_encoding
 from dts.worker.link.options import ChildOptions
@@ -322,17 +323,12 @@ class Worker(Service):
         self.draining = True
         await self._consumers.cease()
         finishing = asyncio.create_task(self._finish(), name="drain")
-        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         try:
-            done, _ = await asyncio.wait(
-                (finishing, hurry),
-                timeout=self.settings.drain_timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await wait_first(finishing, self._hurry, timeout=self.settings.drain_timeout)
         finally:
-            finishing.cancel()
-            hurry.cancel()
-        if finishing in done:
+            drained = finishing.done()
+            await end_tasks([finishing])
+        if drained:
             finishing.result()
         else:
             logger.warning("not drained: %d messages go back to the queue", len(self.deliveries))

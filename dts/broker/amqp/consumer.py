@@ -25,6 +25,7 @@ from dts.broker.amqp.channel import AMQP_ERRORS, Channel, Connection, Incoming
 from dts.broker.amqp.keeper import ChannelKeeper
 from dts.broker.amqp.link import REQUEST_TIMEOUT, Link, ensure_queues, gone
 from dts.errors import BrokerUnavailable
+from dts.runtime.tasks import wait_first
 from dts.wire.queues import DEAD
 
 log = logging.getLogger(__name__)
@@ -246,18 +247,13 @@ class AmqpSubscription(ChannelKeeper, Subscription):
 
     async def settled_in(self, timeout: float) -> None:
         """Wait until events arrive, or it is clear that the broker is away, at most `timeout` seconds."""
-        ready = asyncio.create_task(self._ready.wait())
-        tried = asyncio.create_task(self._link.tried.wait())
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.wait((ready, tried), return_when=asyncio.FIRST_COMPLETED)
+                await wait_first(self._ready, self._link.tried)
                 if self._link.current is not None:
-                    await ready
+                    await self._ready.wait()
         except TimeoutError:
             log.warning("%s begins later: the broker has not answered in %.0f s", self._name, timeout)
-        finally:
-            ready.cancel()
-            tried.cancel()
         if self._ready.is_set():
             self.missed.clear()  # an attempt may have failed before
         else:

@@ -25,6 +25,7 @@ from dts.management.shell.prompts import Interrupted
 from dts.management.shell.session import Session
 from dts.management.utils import check_text, may_hold_secret, split_line, state_folder
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Shutdown
+from dts.runtime.tasks import end_tasks, wait_first
 
 T = TypeVar("T")
 
@@ -144,11 +145,8 @@ class _Foreground:
     async def run(self, work: Coroutine[object, object, T]) -> T | None:
         """Run something to its end, to Ctrl-C or to TERM; returns its result, if it has come to one."""
         self._task = task = asyncio.create_task(work)
-        told_to_end = asyncio.create_task(self._shutdown.requested.wait())
-        await asyncio.wait([task, told_to_end], return_when=asyncio.FIRST_COMPLETED)
-        told_to_end.cancel()
-        task.cancel()  # does nothing to one that is done
-        await asyncio.wait([task])
+        await wait_first(task, self._shutdown.requested)
+        await end_tasks([task])
         self._task = None
         if task.cancelled():
             complain("interrupted; what was sent to the server may have been done")
@@ -165,8 +163,7 @@ async def until_told_to_stop(work: Coroutine[object, object, T], shutdown: Shutd
     task.add_done_callback(lambda _: done.set())
     await shutdown.wait(done)
     if not task.done():
-        task.cancel()
-        await asyncio.wait([task])
+        await end_tasks([task])
     return None if task.cancelled() else task.result()
 
 

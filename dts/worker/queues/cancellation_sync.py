@@ -11,6 +11,7 @@ from dts.broker import Broker, Event, Subscription
 from dts.model import new_id
 from dts.runtime.backoff import Backoff
 from dts.runtime.service import Service
+from dts.runtime.tasks import wait_first
 from dts.wire.queues import TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer
 from dts.worker.queues.cancellations import Cancellations
 
@@ -110,15 +111,5 @@ class CancellationSync(Service):
         missed = self._events.missed
         while not self._answered.is_set() and not missed.is_set() and (left := deadline - clock()) > 0:
             await self._broker.broadcast(TOPIC_CANCELLED_WHICH, self._question)
-            await _either(self._answered, missed, min(backoff.next_pause(), left))
+            await wait_first(self._answered, missed, timeout=min(backoff.next_pause(), left))
         return self._answered.is_set()
-
-
-async def _either(one: asyncio.Event, other: asyncio.Event, seconds: float) -> None:
-    """Wait until one of two events is set, some seconds at most."""
-    waits = [asyncio.create_task(event.wait()) for event in (one, other)]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

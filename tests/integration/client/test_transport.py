@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import email.utils
+import gc
 import ipaddress
 import ssl
 import time
@@ -399,3 +400,28 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
     return context
+
+
+async def test_a_request_that_is_cancelled_leaves_nothing_behind(site: Site) -> None:
+    """As when the reader of the rows has gone: asyncio would complain on stderr of a task that is dropped."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    said: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: said.append(about["message"]))
+
+    async def hold(_: RequestHandler) -> None:
+        reached.set()
+        await go_on.wait()
+
+    site.respond = hold
+    transport = Transport(f"http://127.0.0.1:{site.port}", ALICE)
+    calling = asyncio.create_task(transport.call("GET", "/jobs/"))
+    await reached.wait()
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    assert calling.cancelled()
+    assert not [task for task in asyncio.all_tasks() if "Transport" in repr(task) or "Event.wait" in repr(task)]
+    del calling
+    gc.collect()
+    assert said == []
+    go_on.set()
+    transport.close()
