@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.acceptance.test_delayed_jobs import Caller
+from tests.services.base import freeze
 from tests.services.deployment import Deployment, wait_until
 
 FUNCTION = """
@@ -33,8 +34,7 @@ class Frozen:
     def __init__(self, pid: int) -> None:
         worker = psutil.Process(pid)
         self._processes = [worker, *worker.children(recursive=True)]
-        for process in self._processes:
-            os.kill(process.pid, signal.SIGSTOP)
+        freeze(*(process.pid for process in self._processes))
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.base import freeze
 from tests.services.deployment import Deployment, count_rows, rows, wait_until
 from tests.services.rabbitmq import RabbitServer
 
@@ -103,7 +104,7 @@ def test_a_queue_of_rabbitmq_that_is_purged_or_deleted_loses_no_line(
     prepare(cluster, tmp_path)
     outfile = tmp_path / "out.json"
     start_run(cluster, lines_file(LINES), outfile)
-    cluster.signal("worker", signal.SIGSTOP)  # so that messages wait: the queue holds half a second of work at most
+    freeze(cluster.pid("worker"))  # so that messages wait: the queue holds half a second of work at most
     wait_until(lambda: waiting(rabbit) > 0, "messages that can be lost")
     rabbit.control(command, QUEUE)
     cluster.signal("worker", signal.SIGCONT)
@@ -120,7 +121,7 @@ def test_an_operator_need_not_wait_for_timekeeper(
     cluster.environment["DTS_DAEMONS_REPAIR_AFTER"] = "3600"
     cluster.restart("daemons")
     start_run(cluster, lines_file(LINES), tmp_path / "out.json")
-    cluster.signal("worker", signal.SIGSTOP)
+    freeze(cluster.pid("worker"))
     wait_until(lambda: waiting(rabbit) > 0, "messages that can be lost")
     rabbit.control("purge_queue", QUEUE)
     cluster.signal("worker", signal.SIGCONT)

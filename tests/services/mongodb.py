@@ -21,7 +21,7 @@ from pathlib import Path
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from tests.services.base import Managed, free_port
+from tests.services.base import Managed, free_port, freeze
 
 START_TIMEOUT = 30.0
 """Seconds until a server must answer; it takes about one on an idle machine."""
@@ -149,7 +149,7 @@ class MongoServer(Managed):
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT, after `freeze`."""

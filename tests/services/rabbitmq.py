@@ -17,7 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
-from tests.services.base import Managed, free_port
+from tests.services.base import Managed, free_port, freeze
 
 RABBITMQ_BIN = Path("/usr/lib/rabbitmq/bin")
 """Where Debian keeps the server's own scripts; those in /usr/sbin change user to `rabbitmq` first."""
@@ -142,7 +142,7 @@ class RabbitServer(Managed):
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT, after `freeze`."""

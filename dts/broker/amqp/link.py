@@ -23,7 +23,8 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for TCP, TLS and the AMQP handshake together."""
 
 NODE_TIMEOUT = 4.0
-"""The same where there are other nodes to try, one of which may answer while this one's host is gone or frozen."""
+"""The same where there are other nodes to try, one of which may answer while this one's host is gone or frozen. The
+last one to be tried gets CONNECT_TIMEOUT, and then each of them: they may only be slow."""
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for the broker to answer a request such as a declaration, which a busy cluster may take its time for."""
@@ -130,8 +131,8 @@ class KnownQueues:
         self._silent[queue] = first, connection, times
 
 
-async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
-    """Open a connection to a node, within CONNECT_TIMEOUT or NODE_TIMEOUT seconds.
+async def connect(url: AmqpUrl, node: Node, purpose: str, timeout: float) -> Connection:
+    """Open a connection to a node, within `timeout` seconds.
 
     Raises:
         AMQP_ERRORS: nobody answers, or what answers refuses the user or the virtual host, or is not AMQP.
@@ -152,7 +153,7 @@ async def connect(url: AmqpUrl, node: Node, purpose: str) -> Connection:
     loop, tls = asyncio.get_running_loop(), url.tls_context()
     connection: Connection | None = None
     try:
-        async with asyncio.timeout(NODE_TIMEOUT if len(url.nodes) > 1 else CONNECT_TIMEOUT):
+        async with asyncio.timeout(timeout):
             transport, connection = await loop.create_connection(
                 lambda: Connection(heartbeat=url.heartbeat, client_properties=properties),
                 node.host,
@@ -221,8 +222,10 @@ class Link:
         failures = 0
         while True:
             node = self._nodes[0]
+            others_untried = failures + 1 < len(self._nodes)
+            timeout = NODE_TIMEOUT if others_untried else CONNECT_TIMEOUT
             try:
-                connection = await connect(self._url, node, self._purpose)
+                connection = await connect(self._url, node, self._purpose, timeout)
             except Exception as error:  # noqa: BLE001  whatever it is, it is logged, and tried again
                 failures += 1
                 self._note_failure(node, error, failures)
