@@ -194,7 +194,9 @@ class Collector:
 
         A client that attaches to a run collects beside the one that sends it, and each result is given to one of them.
         """
-        for stored in await self._remote.blocks(first=min(self._outstanding.numbers)):
+        if not (numbers := self._outstanding.numbers):
+            return  # the last one was refused while its results were waited for
+        for stored in await self._remote.blocks(first=min(numbers)):
             if stored.ended == stored.jobs and stored.block in self._outstanding.blocks:
                 await self._take(await self._remote.block_results(stored.block), 0.0)
 
