@@ -10,6 +10,7 @@ not. A byte order mark at the start of a file is not part of its first line.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ STANDARD_STREAM = "-"
 CHUNK_SIZE = 128 * 1024  # bytes of one read; larger ones gain nothing and hold more lines in memory at once
 _ITEMS = 512  # items taken from an iterable at once
 _BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _encoder = msgspec.json.Encoder()
 _decode = msgspec.json.Decoder().decode
 
@@ -197,7 +199,7 @@ class _DecodingComponent(FileComponent):
             try:
                 decoded.append(line.decode())
             except UnicodeDecodeError as error:
-                bad[position] = f"the line is not valid UTF-8: byte {error.start + 1} of it"
+                bad[position] = f"the line {unreadable(line, error)}"
                 decoded.append("")
         return Batch(self.encode(decoded), bad=bad)
 
@@ -310,6 +312,13 @@ class LineAssembler:
             piece = piece.removeprefix(_BOM)
         if piece:
             yield piece
+
+
+def unreadable(text: bytes, error: UnicodeDecodeError) -> str:
+    """Why a text could not be decoded, to follow what it is the text of."""
+    if _SURROGATE.match(text, error.start):  # in UTF-16, it stands for any bytes that are no character
+        return "has bytes that are no character, or a lone surrogate"
+    return f"is not valid UTF-8: byte {error.start + 1} of it"
 
 
 def file_identity(descriptor: int) -> tuple[int, int] | None:

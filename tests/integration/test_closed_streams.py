@@ -37,10 +37,11 @@ async def start(
     stdout: int = asyncio.subprocess.PIPE,
     stderr: int = asyncio.subprocess.PIPE,
     closed: str = "",
+    before: str = "",
 ) -> asyncio.subprocess.Process:
-    """A process with these streams, without those that are `closed` in the words of a shell."""
+    """A process with these streams, without those that are `closed` in the words of a shell, which does `before`."""
     return await asyncio.create_subprocess_exec(
-        *("sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", *argv),
+        *("sh", "-c", f'{before} exec "$@" {closed}', "sh", sys.executable, "-m", *argv),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,

@@ -134,12 +134,18 @@ def open_files(options: argparse.Namespace, stack: ExitStack, source: FileCompon
     _check_apart([each for each in (out, errors) if each is not None])
     for each in filter(None, (out, errors)):
         each.lock()
-    settings = {name: getattr(options, name) for name in _SETTINGS if hasattr(options, name)}
+    settings = {name: _as_text(getattr(options, name)) for name in _SETTINGS if hasattr(options, name)}
     ledger, resumed, outputs = _find_ledger(options, out, errors, settings)
     if ledger is not None:
         stack.callback(ledger.close)
+        ledger.check()
     writer = make_writer(options, out, errors, ledger, resumed)
     return RunFiles(source, out, errors, writer, ledger, resumed, outputs, settings)
+
+
+def _as_text(value: Any) -> Any:
+    """A setting as a ledger can note it: the name of a file may have bytes that are no text."""
+    return os.fsencode(value).decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
 def shape(source: FileComponent, options: argparse.Namespace) -> DataSource:

@@ -292,7 +292,10 @@ def _time(text: str) -> float:
 
 def _template(text: str) -> str:
     try:
+        text.encode()
         TemplateFormat(text)
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!a} is not valid UTF-8") from error
     except InvalidInput as error:
         raise argparse.ArgumentTypeError(error.message) from error
     return text

@@ -1,5 +1,7 @@
 """Bytes of an input as its lines are in: several files as one, decompressed by their first bytes, in UTF-8.
 
+What is in UTF-16 or UTF-32 is known by its byte order mark.
+
 Every reader has `read`, which blocks and is called in a thread, and `position`, how many bytes of the files it has
 read. Memory is bounded: what a few compressed bytes become is given a piece at a time.
 """
@@ -19,7 +21,24 @@ from typing import Any, Protocol
 from dts.client.threads import ThreadedReader
 from dts.errors import ClientError
 
-_UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32-le",
+    b"\0\0\xfe\xff": "utf-32-be",
+    b"\xff\xfe": "utf-16-le",
+    b"\xfe\xff": "utf-16-be",
+}
+"""Byte order marks of encodings that have two or four bytes a character; a longer mark goes before its beginning."""
+
+_UNREADABLE = "dts.unreadable"
+
+
+def _unreadable(error: UnicodeError) -> tuple[str, int]:
+    """Put a lone surrogate where bytes are no character: the line with it becomes a failed row, no other one does."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ud800", error.end
+
+
+codecs.register_error(_UNREADABLE, _unreadable)
 
 
 class Decompressor(Protocol):
@@ -177,7 +196,7 @@ class _Unpacked:
         """The first bytes, which say what the file is."""
         self._begun = True
         data = self._take(size)
-        while 0 < len(data) < _LONGEST_MAGIC and any(magic.startswith(data) for magic in _COMPRESSED):
+        while 0 < len(data) < _LONGEST_MAGIC and any(magic.startswith(data) for magic in (*_COMPRESSED, *_MARKS)):
             more = self._take(size)
             if not more:
                 break
@@ -186,9 +205,10 @@ class _Unpacked:
         if self._make is not None:
             self._rest = data
             data = self._unpack(size)
-        if (encoding := _UTF16.get(data[:2])) is not None and not data.startswith(b"\xff\xfe\0\0"):
-            self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-            return self._decode(data[2:], size)
+        mark = next((mark for mark in _MARKS if data.startswith(mark)), None)
+        if mark is not None:
+            self._decoder = codecs.getincrementaldecoder(_MARKS[mark])(errors=_UNREADABLE)
+            return self._decode(data[len(mark) :], size)
         return data
 
     def _take(self, size: int) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 import msgspec
 
-from dts.client.components import Batch, FileComponent
+from dts.client.components import Batch, FileComponent, unreadable
 from dts.errors import ClientError
 
 _encode = msgspec.json.Encoder().encode
@@ -84,7 +84,7 @@ class TableFileIOComponent(FileComponent):
         try:
             text = record.decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"the row is not valid UTF-8: byte {error.start + 1} of it") from error
+            raise ValueError(f"the row {unreadable(record, error)}") from error
         try:
             [columns] = csv.reader([f"{line}\n" for line in text.split("\n")], delimiter=self.delimiter)
         except csv.Error as error:

@@ -62,6 +62,22 @@ class Ledger:
         self._appended = self._synced = 0
         self._syncing: asyncio.Future[None] | None = None
 
+    def check(self) -> None:
+        """Make sure that a ledger can be made, and change none that is there.
+
+        Raises:
+            ClientError: its folder takes no new file.
+        """
+        fresh = f"{self.path}~"
+        try:
+            os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            os.unlink(fresh)
+        except OSError as error:
+            raise ClientError(
+                f"cannot write {self.path}, which notes how far the run is: {error.strerror}. "
+                "Write the rows to a file in a folder of your own, or to - for a run that cannot be resumed"
+            ) from error
+
     def begin(self, header: Header, records: Iterable[object] = ()) -> None:
         """Make a new ledger in the place of any that is there, at once."""
         fresh = f"{self.path}~"
