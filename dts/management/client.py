@@ -30,8 +30,8 @@ MAX_CONNECTIONS = 8
 class AdminClient:
     """An administrator's connection to a DTS server. Use it in one event loop, and close it (`async with` does).
 
-    `users`, `namespaces`, `functions`, `vhosts` and `schedules` are records with `list`, `get`, `add`, `update`,
-    `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`, `get` and
+    `users`, `namespaces`, `functions`, `routes`, `vhosts` and `schedules` are records with `list`, `get`, `add`,
+    `update`, `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`, `get` and
     `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the dead letters;
     `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret is sent to
     another machine over https only, unless the client is `insecure`.
@@ -66,6 +66,7 @@ class AdminClient:
         self.functions = Records(transport, "/admin/functions/")
         self.vhosts = Records(transport, "/admin/vhosts/")
         self.schedules = Schedules(transport)
+        self.routes = Records(transport, "/admin/routes/")
         self.operations = Operations(transport)
         self.hosts = Hosts(transport)
         self.logs = Listing(transport, "/admin/logs/")

@@ -2,6 +2,7 @@
 
 from dts.model.admin import (
     ADMINISTRATOR,
+    ALL_ROUTES,
     ANY_NAMESPACE,
     DEFAULT_PRIORITY,
     DEFAULT_ROUTE,
@@ -12,6 +13,7 @@ from dts.model.admin import (
     Namespace,
     Operation,
     Record,
+    Route,
     Schedule,
     Seal,
     User,
@@ -26,6 +28,7 @@ from dts.model.names import (
     block_id,
     check_host_id,
     check_namespace,
+    check_route_id,
     check_schedule_id,
     check_user_id,
     derived_id,
@@ -58,6 +61,7 @@ from dts.model.waiting import DelayedSlice, Lease
 
 __all__ = [
     "ADMINISTRATOR",
+    "ALL_ROUTES",
     "ANY_NAMESPACE",
     "DEFAULT_PRIORITY",
     "DEFAULT_ROUTE",
@@ -90,6 +94,7 @@ __all__ = [
     "Part",
     "Record",
     "Result",
+    "Route",
     "Run",
     "RunState",
     "Schedule",
@@ -103,6 +108,7 @@ __all__ = [
     "block_id",
     "check_host_id",
     "check_namespace",
+    "check_route_id",
     "check_schedule_id",
     "check_user_id",
     "derived_id",

@@ -189,7 +189,24 @@ class Schedule:
     version: int = 1
 
 
-Record = User | Namespace | Function | VirtualHost | Schedule
+ALL_ROUTES = "*"
+"""The id of the record that holds for every route, besides its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is set of a route, or of ALL_ROUTES; most have no record. Nothing is published there while `paused`."""
+
+    id: str
+    description: str = ""
+    limits: Limits = field(default_factory=Limits)
+    paused: bool = False
+    created: float = 0.0
+    modified: float = 0.0
+    version: int = 1
+
+
+Record = User | Namespace | Function | VirtualHost | Schedule | Route
 
 
 @dataclass(frozen=True, slots=True)

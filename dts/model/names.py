@@ -17,6 +17,7 @@ RESERVED_NAMESPACE = "server"
 _PART = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _USER = re.compile(r"[a-z][a-z0-9_.@-]{0,63}")
 _HOST = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+_ROUTE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _SCHEDULE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _ID = re.compile(r"[0-9a-z]{26}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
@@ -70,6 +71,13 @@ def check_namespace(name: object) -> str:
             raise InvalidName(f"the namespace {name} is reserved for what runs inside the server: choose another name")
         return name
     raise InvalidName(f"{_shown(name)} is not a namespace: a lower-case letter, then at most 63 of a-z 0-9 _")
+
+
+def check_route_id(route_id: object) -> str:
+    """Return the name of a route, or ALL_ROUTES, unchanged, or raise InvalidName."""
+    if not isinstance(route_id, str) or not (_ROUTE.fullmatch(route_id) or route_id == "*"):
+        raise InvalidName(f"route {route_id!r:.80}: write a name such as default or far-east, or * for all of them")
+    return route_id
 
 
 def check_host_id(host_id: object) -> str:

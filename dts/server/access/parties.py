@@ -1,4 +1,4 @@
-"""Whose jobs they are: their user, their function and its namespace, which decide together when they may be published.
+"""Whose jobs they are: their user, function, namespace and route, which decide together when they may be published.
 
 Costs some looks into memory. What the records say is at most two seconds old.
 """
@@ -6,9 +6,9 @@ Costs some looks into memory. What the records say is at most two seconds old.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dts.model import DEFAULT_PRIORITY, Function, Limits, Namespace, User
+from dts.model import ALL_ROUTES, DEFAULT_PRIORITY, DEFAULT_ROUTE, Function, Limits, Namespace, Route, User
 from dts.server.lookup.cache import Cache
 from dts.server.lookup.catalogue import Catalogue
 from dts.store import Store
@@ -37,6 +37,12 @@ class Parties:
     user: User | None
     namespace: Namespace | None
     function: Function | None
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def route(self) -> str:
+        """The route that they go to."""
+        return self.function.route if self.function is not None else DEFAULT_ROUTE
 
     def _subjects(self) -> Iterator[tuple[Subject, bool]]:
         """Each of them, and whether it is paused."""
@@ -46,6 +52,8 @@ class Parties:
             yield Subject("namespace", self.namespace.id, self.namespace.limits), self.namespace.paused
         if self.function is not None:
             yield Subject("function", self.name, self.function.limits), self.function.paused
+        for route in self.routes:
+            yield Subject("route", route.id, route.limits), route.paused
 
     @property
     def paused(self) -> list[Subject]:
@@ -74,7 +82,9 @@ class PartiesOf:
 
     def __init__(self, store: Store, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._store = store
         self._users = Cache(store.get_user, _CACHE_SECONDS)
+        self._routes = Cache(self._load_routes, _CACHE_SECONDS)
 
     async def __call__(self, user: str, name: str) -> Parties:
         """The parties of jobs of a user and of a function of that name.
@@ -84,4 +94,9 @@ class PartiesOf:
         """
         function = await self._catalogue.get(name)
         namespace = await self._catalogue.namespace(name.partition("/")[0])
-        return Parties(user, name, await self._users.get(user), namespace, function)
+        parties = Parties(user, name, await self._users.get(user), namespace, function)
+        known = await self._routes.get("") or {}
+        return replace(parties, routes=tuple(known[name] for name in (ALL_ROUTES, parties.route) if name in known))
+
+    async def _load_routes(self, _: str) -> dict[str, Route]:
+        return {route.id: route for route in await self._store.list_records(Route, limit=None)}

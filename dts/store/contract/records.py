@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from dts.model import LAST_OPERATION, Function, Namespace, Operation, Record, Schedule, User, VirtualHost
+from dts.model import LAST_OPERATION, Function, Namespace, Operation, Record, Route, Schedule, User, VirtualHost
 from dts.store.contract.shared import storable_value
 
-R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule)
+R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route)
 
 Scalar = str | int | float | bool
 Where = Mapping[str, Scalar | tuple[Scalar, ...]]
@@ -25,6 +25,7 @@ TABLES: dict[type[Record], str] = {
     Namespace: "namespaces",
     Function: "functions",
     VirtualHost: "vhosts",
+    Route: "routes",
     Schedule: "schedules",
 }
 """The table, or collection, of each kind of record."""
@@ -34,6 +35,7 @@ TITLES: dict[type[Record], str] = {
     Namespace: "a namespace",
     Function: "a function",
     VirtualHost: "a host",
+    Route: "a route",
     Schedule: "a schedule",
 }
 

@@ -19,7 +19,7 @@ from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -88,6 +88,7 @@ _UPGRADES = {
         """,
     },
     12: {},
+    13: {},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -98,6 +99,7 @@ CREATE TABLE users (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT
 CREATE TABLE namespaces (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE functions (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE vhosts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE routes (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE schedules (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 
 CREATE TABLE operations (

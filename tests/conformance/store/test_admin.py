@@ -34,9 +34,15 @@ from tests.conformance.store.builders import make_block, make_run, succeeded
 LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)
 RECORDS: list[Record] = [
     User("ann", b"\x00key\xff", frozenset({"user", "developer"}), 1.0, ("text", "*"), "a@b", True, LIMITS, b"old", 2.5),
-    Namespace("text", "ü", LIMITS, 1.5, 2.5, 7),
+    Namespace("text", "ü", LIMITS, 1.5, paused=True, created=2.5, modified=7),
+    Route("far", "ü", LIMITS, paused=True),
     Function(
-        *("text/upper", "what", "far", 1.0, 0.25, True, False, LIMITS, 5.0, 6),
+        *("text/upper", "what", "far", 1.0, 0.25, True, False),
+        paused=True,
+        priority=7,
+        limits=LIMITS,
+        modified=5.0,
+        version=6,
         soft_timeout=1.0,
         timeout=2.0,
         max_attempts=3,
@@ -44,7 +50,7 @@ RECORDS: list[Record] = [
         memory_limit=2**33,
         concurrency=4,
     ),
-    VirtualHost("h-1", "10.0.0.1", 2222, "root", b"\xffkey", b"cert", "ssh-ed25519 A", "/f", ("a", "b"), "d", 1.0, 2.0),
+    VirtualHost("h-1", "10.0.0.1", 2222, "root", b"\xffkey", b"cert", host_key="ssh-ed25519 A", routes=("a", "b")),
     Schedule(
         "s.1", "ann", "text/upper", cron="0 2 * * *", tz="Europe/Berlin", work=b'{"args":["\xc3\xa9"]}', created=1.0
     ),

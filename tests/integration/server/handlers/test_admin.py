@@ -453,3 +453,17 @@ async def test_what_comes_with_dts_says_when_it_was_made(site: Site) -> None:
     for path in ("/admin/namespaces/text", "/admin/functions/text/upper"):
         record = await site.api().call("GET", path)
         assert record["created"] == record["modified"] > 0
+
+
+async def test_a_route_of_which_nothing_is_set_can_be_read_paused_and_forgotten(site: Site) -> None:
+    api = site.api()
+    for name in ("far-east", "%2A"):
+        place = f"/admin/routes/{name}"
+        assert (await api.call("GET", place))["paused"] is False
+        paused = await api.call("PATCH", place, {"paused": True})
+        assert (paused["paused"], paused["version"]) == (True, 1)
+        assert (await api.call("PATCH", place, {"paused": False}))["version"] == 2
+        await api.call("DELETE", place)
+        assert (await api.send("DELETE", place)).code == 404
+    assert await api.call("GET", "/admin/routes/") == []
+    assert (await api.send("GET", "/admin/routes/No%20Name")).code == 400

@@ -14,7 +14,7 @@ import pytest
 
 from dts.broker import Broker, Consumer, Delivery, open_broker
 from dts.config import ServerSettings
-from dts.model import Function, Limits, Namespace, Run, RunState, Turns, User, new_id
+from dts.model import Function, Limits, Namespace, Route, Run, RunState, Turns, User, new_id
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.dispatcher import Dispatcher
@@ -171,6 +171,20 @@ async def test_what_is_paused_waits_and_goes_on_when_it_is_resumed(site: Site, k
     later = await site.accept("bob", 3, function="math")
     assert await site.take(3) == [(later.id, index) for index in range(3)]
     await site.store.replace_record(replace(record, paused=False, version=3), version=1 + (kind == "function"))
+    assert await site.take(3) == [(paused.id, index) for index in range(3)]
+
+
+async def test_a_paused_route_gets_nothing_until_it_is_resumed(site: Site) -> None:
+    name = f"{site.route}2"
+    await site.store.add_function(Function(f"far/{site.route}", route=name))
+    await site.store.add_record(Route(site.route, paused=True))
+    paused, free = await site.accept("ann", 3), await site.accept("ann", 1, function="far")
+    await site.dispatcher()
+    async with await site.broker.consume(queues.jobs_queue(name), prefetch=1) as far:
+        [delivery] = await far.receive(1)
+        assert [job[0] for job in _jobs(delivery)] == [free.id]
+    assert (await site.broker.depth(site.queue)).ready == 0
+    await site.store.replace_record(Route(site.route, version=2), version=1)
     assert await site.take(3) == [(paused.id, index) for index in range(3)]
 
 
