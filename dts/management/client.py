@@ -31,10 +31,10 @@ class AdminClient:
     """An administrator's connection to a DTS server. Use it in one event loop, and close it (`async with` does).
 
     `users`, `namespaces`, `functions`, `routes`, `vhosts` and `schedules` are records with `list`, `get`, `add`,
-    `update`, `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`, `get` and
-    `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the dead letters;
-    `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret is sent to
-    another machine over https only, unless the client is `insecure`.
+    `update`, `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`,
+    `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the
+    dead letters; `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret
+    is sent to another machine over https only, unless the client is `insecure`.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.

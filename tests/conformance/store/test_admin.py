@@ -23,6 +23,7 @@ from dts.model import (
     Namespace,
     Operation,
     Record,
+    Route,
     Schedule,
     User,
     VirtualHost,
