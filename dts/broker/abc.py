@@ -48,6 +48,13 @@ REASON_REJECTED = "rejected"
 """Somebody rejected the message, and the text that tells why was lost."""
 
 
+REASON_EXPIRED = "expired"
+"""The broker dropped the message after a time, which DTS never asks for: an operator's policy says so."""
+
+REASON_OVERFLOW = "maxlen"
+"""The broker dropped the message since its queue was full, for the same reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """Encoded bytes with what a reader must know before it decodes them. Headers hold short strings and integers."""
@@ -286,6 +293,18 @@ class Broker(ABC):
             BrokerUnavailable: the broker does not answer.
         """
         return True
+
+    @abstractmethod
+    async def claim_for(self, installation: bytes) -> None:
+        """Note that the queues are those of an installation of DTS, which some bytes stand for.
+
+        Two installations on the same queues would take each other's results. A back end whose queues are in files of
+        one installation has nothing to do.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+            ConfigError: they are another installation's.
+        """
 
     @abstractmethod
     async def broadcast(self, topic: str, payload: str) -> bool:

@@ -93,6 +93,10 @@ class RoutedBroker(Broker):
     async def may_read(self, queue: str) -> bool:
         return await self._of(queue).may_read(queue)
 
+    async def claim_for(self, installation: bytes) -> None:
+        for broker in self.parts:
+            await broker.claim_for(installation)
+
     async def broadcast(self, topic: str, payload: str) -> bool:
         return await self._main.broadcast(topic, payload)
 

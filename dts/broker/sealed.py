@@ -91,6 +91,9 @@ class SealedBroker(Broker):
     async def may_read(self, queue: str) -> bool:
         return await self._broker.may_read(queue)
 
+    async def claim_for(self, installation: bytes) -> None:
+        await self._broker.claim_for(installation)
+
     async def broadcast(self, topic: str, payload: str) -> bool:
         return await self._broker.broadcast(topic, self._seal.of_event(topic, payload))
 

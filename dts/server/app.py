@@ -84,7 +84,7 @@ class Server(Service):
         self._stack.push_async_callback(broker.close)
         time_calls(broker, "broker", BROKER_CALLS)
         await broker.start()
-        self._spawn(self._declare_queues(broker), "server-queues")
+        self._spawn(self._declare_queues(broker, keys.derive("installation")), "server-queues")
         accounts = Accounts(store, keys)
         catalogue = Catalogue(store, Path(settings.server.functions) if settings.server.functions else None)
         hub = Hub(broker, catalogue, store)
@@ -221,15 +221,20 @@ class Server(Service):
             else:
                 return True
 
-    async def _declare_queues(self, broker: Broker) -> None:
-        """Make the queues of the main road while nobody needs them yet."""
+    async def _declare_queues(self, broker: Broker, installation: bytes) -> None:
+        """Make the queues of the main road while nobody needs them yet; end the server if they are not ours."""
         outage = OutageLog(logger)
         while True:
             try:
+                await broker.claim_for(installation)
                 await broker.declare([queues.DEAD, queues.RESULTS, queues.jobs_queue(DEFAULT_ROUTE)])
             except BrokerUnavailable as error:
                 outage.failed("the broker is away; jobs are accepted, and published when it is back: %s", error)
                 await asyncio.sleep(_RETRY)
+            except ConfigError as error:
+                logger.critical("%s", error)
+                self.failed.set()
+                return
             else:
                 return
 

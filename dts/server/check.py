@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable
 
-from dts.broker import open_broker
+from dts.broker import Broker, open_broker
 from dts.config import Settings
 from dts.errors import ConfigError, DtsError
 from dts.runtime.process import EXIT_FAILED, EXIT_OK
@@ -27,6 +27,10 @@ async def check(settings: Settings) -> int:
     return code
 
 
+async def _check_queues(settings: Settings, broker: Broker) -> None:
+    await broker.claim_for(KeyBox.open(settings.server.key_file).derive("installation"))
+
+
 async def _problems(settings: Settings) -> AsyncIterator[tuple[str, str]]:
     store = open_store(settings.store.url)
     try:
@@ -37,7 +41,10 @@ async def _problems(settings: Settings) -> AsyncIterator[tuple[str, str]]:
     finally:
         await store.close()
     async with open_broker(settings.broker.url, settings.broker.routes) as broker:
-        yield "broker", await _problem(broker.ping())
+        problem = await _problem(broker.ping())
+        if not problem and settings.server.key_file.exists():
+            problem = await _problem(_check_queues(settings, broker))
+        yield "broker", problem
 
 
 async def _check_key_file(settings: Settings, store: Store) -> None:

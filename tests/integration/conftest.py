@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -17,6 +18,7 @@ from dts.auth import Credentials, KeccakAuthenticator, Request, derive_key
 from dts.broker import Broker, Message
 from dts.config import Settings, load_settings
 from dts.model import Run, User, job_id, new_id
+from dts.runtime.private_files import create_private
 from dts.server.access.key_box import KeyBox
 from dts.server.app import Server
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
@@ -50,6 +52,8 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     if request.param == "embedded":
         return f"sqlite:///{tmp_path}/store.db", f"sqlite:///{tmp_path}/queue.db"
     mongo, rabbit = (request.getfixturevalue(name) for name in ("mongo", "rabbit"))
+    for name in ("key", "server.key"):  # the module's RabbitMQ is one installation's
+        create_private(tmp_path / name, base64.urlsafe_b64encode(bytes(range(32))))
     return mongo.url(f"test_{uuid.uuid4().hex}"), rabbit.url
 
 

@@ -24,10 +24,12 @@ from dts.broker.amqp.consumer import EVENTS_EXCHANGE, REJECT_TIMEOUT, AmqpConsum
 from dts.broker.amqp.keeper import ChannelKeeper
 from dts.broker.amqp.link import (
     FIRST_PAUSE,
+    INSTALLATION_QUEUE,
     NOT_FOUND,
     REQUEST_TIMEOUT,
     KnownQueues,
     Link,
+    claim,
     difference,
     ensure_queues,
     gone,
@@ -36,7 +38,7 @@ from dts.broker.amqp.link import (
 )
 from dts.broker.amqp.rights import may_read
 from dts.broker.amqp.url import parse_amqp_url
-from dts.errors import BrokerUnavailable
+from dts.errors import BrokerUnavailable, ConfigError
 from dts.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -186,6 +188,19 @@ class AmqpBroker(Broker):
                 return await may_read(await self._inward.connection(), queue)
         except AMQP_ERRORS as error:
             raise BrokerUnavailable(f"{self._url} does not tell who may read {queue}: {error!r}") from error
+
+    async def claim_for(self, installation: bytes) -> None:
+        try:
+            async with asyncio.timeout(DECLARE_TIMEOUT):
+                stranger = await claim(await self._inward.connection(), installation)
+        except AMQP_ERRORS as error:
+            raise BrokerUnavailable(f"{self._url} does not answer: {error!r}") from error
+        if stranger:
+            raise ConfigError(
+                f"the queues at {self._url} are those of servers with another key file, another installation: "
+                f"give each a virtual host of its own (rabbitmqctl add_vhost). If that one is gone for good, delete "
+                f"the queue {INSTALLATION_QUEUE}, and this server's start claims them"
+            )
 
     async def broadcast(self, topic: str, payload: str) -> bool:
         connection = self._outward.current

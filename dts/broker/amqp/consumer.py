@@ -14,6 +14,8 @@ from dts.broker.abc import (
     HEADER_QUEUE,
     HEADER_REASON,
     REASON_DELIVERY_LIMIT,
+    REASON_EXPIRED,
+    REASON_OVERFLOW,
     REASON_REJECTED,
     Consumer,
     Delivery,
@@ -38,6 +40,9 @@ EVENTS_KEPT = 10_000
 
 REJECT_TIMEOUT = 10.0
 """Seconds for the dead-letter queue to confirm a rejected message, and for a queue to confirm one that is released."""
+
+_DEATHS = frozenset({REASON_DELIVERY_LIMIT, REASON_EXPIRED, REASON_OVERFLOW})
+"""Why RabbitMQ makes a message a dead letter by itself, in its own words."""
 
 _BROKER_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 
@@ -283,7 +288,7 @@ def _headers(table: Mapping[str, Any]) -> dict[str, str | int]:
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
         reason = deaths[0].get("reason")
         headers[HEADER_QUEUE] = str(deaths[0].get("queue"))
-        headers[HEADER_REASON] = REASON_DELIVERY_LIMIT if reason == "delivery_limit" else REASON_REJECTED
+        headers[HEADER_REASON] = reason if reason in _DEATHS else REASON_REJECTED
     return headers
 
 

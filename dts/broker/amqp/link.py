@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import socket
@@ -63,6 +64,10 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, ConnectionLost):
         return f"it closed the connection: {error}" if str(error) else "it closed the connection, or speaks no AMQP"
     return str(error) or repr(error)
+
+
+INSTALLATION_QUEUE = "dts.installation"
+"""A queue that is never used: its arguments say whose the others are."""
 
 
 class KnownQueues:
@@ -373,3 +378,24 @@ def _arguments(queue: str, delivery_limit: int) -> dict[str, str | int]:
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
+
+
+async def claim(connection: Connection, installation: bytes) -> bool:
+    """Have a queue stand for the installation that the others are of; whether one of another installation is there.
+
+    RabbitMQ keeps the arguments with which a queue was made, and refuses to declare it with others, whoever tries at
+    the same time. Nothing is ever published to this queue, so a time to live means nothing: it is the installation's
+    number.
+
+    Raises:
+        AMQP_ERRORS: the broker did not answer, or refused for another reason.
+    """
+    number = int.from_bytes(hashlib.sha256(installation).digest()[:4]) >> 1
+    try:
+        async with scratch_channel(connection) as channel:
+            await channel.queue_declare(INSTALLATION_QUEUE, durable=True, arguments={"x-message-ttl": number})
+    except ChannelClosed as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        return True
+    return False

@@ -139,6 +139,9 @@ class SqliteBroker(Broker):
         ready, held = await self._answer(partial(queue_table.count, queue=queue), read=True)
         return QueueDepth(ready=ready, held=held)
 
+    async def claim_for(self, installation: bytes) -> None:
+        return
+
     async def broadcast(self, topic: str, payload: str) -> bool:
         self._take_event(topic, payload)
         left = self._pipe.send_event(topic, payload)

@@ -39,6 +39,7 @@ _STORE = (
     (r"", "start the store; {url}, says where the server looks. It accepts nothing meanwhile"),
 )
 _BROKER = (
+    (r"another installation", "name a virtual host of its own in {url}: rabbitmqctl add_vhost NAME, set_permissions"),
     (r"Login was refused", "correct user and password in {url}; or rabbitmqctl change_password USER"),
     (r"vhost .* not found", "correct the vhost in {url}, or make it: rabbitmqctl add_vhost NAME, then set_permissions"),
     (

@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import Mapping
 
-from dts.broker import Broker, Delivery, Message, origin
-from dts.broker.abc import REASON_DELIVERY_LIMIT
+from dts.broker import Broker, Delivery, Message, origin, revived
+from dts.broker.abc import REASON_DELIVERY_LIMIT, REASON_EXPIRED, REASON_OVERFLOW
 from dts.config import ServerSettings
 from dts.errors import TooLarge, WireError
 from dts.model import MAX_BLOCK_SIZE, DeadLetter, Outcome, bitmap
+from dts.runtime.log_throttle import LogThrottle
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.slices import single_messages
 from dts.server.record.blocks import jobs_of
@@ -28,6 +29,9 @@ from dts.wire.queues import JOBS_PREFIX, TOPIC_RESULTS
 
 logger = logging.getLogger(__name__)
 
+_BY_POLICY = frozenset({REASON_EXPIRED, REASON_OVERFLOW})
+"""Why a broker drops messages that nobody has handled: its operator has told it to."""
+
 HEADER_REFUSED = "x-dts-refused"
 """Header of a kept dead letter that had no valid seal: it cannot be replayed, since that would seal it."""
 
@@ -40,6 +44,7 @@ class DeadLetterSettler:
         self._broker = broker
         self._catalogue = catalogue
         self._settings = settings
+        self._dropped = LogThrottle(60.0)
 
     async def settle(self, delivery: Delivery) -> None:
         """Give the jobs of a dead letter another chance, or keep the letter and end them.
@@ -70,6 +75,9 @@ class DeadLetterSettler:
                 logger.exception("the jobs of a dead letter of %s cannot go on singly, they fail", outcome.function)
             else:
                 return
+        if outcome is not None and outcome.unfinished and reason in _BY_POLICY:
+            await self._publish_again(queue, message, reason)
+            return
         await self._keep(_letter(message, queue, reason, {}))
         if outcome is not None:
             jobs = _indices(batch, message.headers) & outcome.unfinished
@@ -84,6 +92,17 @@ class DeadLetterSettler:
             logger.exception("a dead letter of %d bytes from %s cannot be kept", len(letter.body), where)
         else:
             logger.error("dead letter from %s: %s", where, letter.reason)
+
+    async def _publish_again(self, queue: str, message: Message, reason: str) -> None:
+        """Put a message back that the broker has dropped before a worker took it: its jobs are as good as before."""
+        if self._dropped.is_due():
+            logger.error(
+                "RabbitMQ drops messages of %s (%s), and DTS publishes them again: take message-ttl, max-length and "
+                "expires out of the policies for queues named dts.*: rabbitmqctl list_policies",
+                queue,
+                reason,
+            )
+        await self._broker.publish(queue, [revived(message)])
 
     async def _publish_singly(self, outcome: Outcome, batch: dts_pb2.JobBatch) -> None:
         block = await self._store.get_block(outcome.block)

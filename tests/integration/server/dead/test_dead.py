@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from dts.broker import Message, open_broker
+from dts.broker.abc import REASON_EXPIRED
 from dts.config import Settings
 from dts.model import DeadLetter, Lease
 from dts.server.attempts.leases import MAX_LOSSES
@@ -63,6 +64,18 @@ async def test_jobs_of_dead_letters_are_replayed_as_new_jobs_of_the_same_user(si
             await asyncio.sleep(0.02)
     assert progress["statistics"]["succeeded"] == 6
     assert {letter["function"] for letter in await letters(boss, 1)} == {"text/reverse"}
+
+
+async def test_jobs_whose_message_the_broker_dropped_go_on(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """As RabbitMQ does by an operator's policy with a message-ttl."""
+    api = site.api()
+    [job] = await api.call("POST", "/jobs/", [{"function": "text/upper", "args": ["x"]}], status=201)
+    async with await site.broker.consume(queues.jobs_queue("default"), prefetch=1) as consumer:
+        await consumer.reject(await consumer.receive(), REASON_EXPIRED)
+        [batch] = await site.take_messages(1)
+    await site.finish(batch)
+    assert (await api.call("GET", f"/jobs/{job}?wait=60"))["state"] == "succeeded"
+    assert "take message-ttl, max-length and expires out of the policies" in caplog.text
 
 
 async def test_what_was_no_message_of_jobs_goes_back_to_its_queue(site: Site) -> None:
