@@ -20,6 +20,7 @@ from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
 from dts.server.notify.outbox import Outbox
 from dts.server.publish.publisher import Publisher
+from dts.server.ssh import SshConnections
 from dts.store import Store
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Context:
     proxies: Proxies
     fleet: Fleet
     figures: Figures
+    ssh: SshConnections
     openapi: bytes
     outbox: Outbox
     whole_settings: Settings

@@ -86,6 +86,8 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("DELETE", "/admin/schedules/{id}"): (ALL, NONE, NONE, NONE),
     ("POST", "/admin/schedules/{id}/fire"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/schedules/{id}/firings"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/ssh/host-key"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/ssh/run"): (ALL, NONE, NONE, NONE),
     # what everybody does                    administrator operator developer user
     ("GET", "/admin/operations/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/operations/verify"): (ALL, ALL, NONE, NONE),
