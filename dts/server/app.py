@@ -118,6 +118,7 @@ class Server(Service):
             msgspec.json.encode(describe(ROUTES)),
             Outbox(store, settings),
             settings,
+            seal,
         )
         for service in (hub, claims, publisher, context.ssh, PluginRunner(context)):
             service.failed = self.failed  # the server cannot do without any of them

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from dts.model.ranges import BLOCK_DIGITS
-from dts.server.handlers import docs, health, jobs, run_blocks, runs, whoami
+from dts.server.handlers import docs, fleet_versions, health, jobs, run_blocks, runs, whoami
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin import (
     alerts,
@@ -94,6 +94,7 @@ ROUTES: list[Route] = [
     Route("/admin/alerts/test", alerts.AlertTestAdminHandler),
     Route("/admin/alerts/secret", alerts.WebhookSecretAdminHandler),
     Route("/webhooks/secret", alerts.WebhookSecretHandler),
+    Route("/fleet/versions/{namespace}/{name}/{id}", fleet_versions.FleetVersionHandler),
     Route("/openapi.json", docs.OpenApiHandler),
     Route("/docs", docs.DocsHandler),
     Route("/docs/{file}", docs.AssetHandler),

@@ -25,8 +25,11 @@ NONE, OWN, MEMBER, ALL = Scope
 ROLES = ("administrator", "operator", "developer", "user")
 """All roles, in the order of the columns below."""
 
-PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/{file}"})
-"""Routes that need no signature."""
+FLEET = frozenset({"/fleet/versions/{namespace}/{name}/{id}"})
+"""Routes of workers, which sign with the fleet's key and are no users."""
+
+PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/{file}"}) | FLEET
+"""Routes that need no user's signature."""
 
 TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     # jobs and runs of one's own             administrator operator developer user
