@@ -219,9 +219,7 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
         assert closed.finished.succeeded == 8
 
 
-def _make_older(path: Path, version: int) -> None:
-    """Take out of a file what a version did not have."""
-    file = sqlite3.connect(path)
+def _take_out_finished(file: sqlite3.Connection) -> None:
     for trigger in ("finished_with_last_job", "finished_when_closed"):
         file.execute(f"DROP TRIGGER {trigger}")
     for index in ("finished", "finished_of_user", "finished_of_function", "to_follow_up"):
@@ -229,6 +227,12 @@ def _make_older(path: Path, version: int) -> None:
     for column in ("finished", "succeeded", "failed", "cancelled", "follow_up"):
         file.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     file.executescript("CREATE TABLE run_notes (run TEXT); CREATE INDEX runs_by_function ON runs (function, id);")
+
+
+def _make_older(path: Path, version: int) -> None:
+    """Take out of a file what a version did not have."""
+    file = sqlite3.connect(path)
+    _take_out_finished(file)
     if version <= 11:
         file.executescript("DROP INDEX blocks_unpublished_single; ALTER TABLE blocks DROP COLUMN single;")
         for table in ("runs", "blocks"):
