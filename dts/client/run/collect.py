@@ -177,8 +177,6 @@ class Collector:
         if run["paused"] and not self._paused:
             self._notify(f"the run {self._remote.id} is paused; waiting")
         self._paused = run["paused"]
-        if not self._outstanding.blocks:
-            return 0  # the server has refused what was outstanding while this client asked
         if self._rereads and _all_ended(run["statistics"]):
             await self._reread()
         if not self._outstanding.blocks:
