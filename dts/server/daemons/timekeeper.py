@@ -3,12 +3,11 @@
 - dispatch: publishes what servers left in the store, each share in its turn: see `publish.dispatcher`.
 - fire: publishes delayed jobs that are due.
 - schedules: submits the jobs of schedules that are due.
+- follow: does what is to follow runs, as their results come and when they have finished.
 - gate: publishes jobs that waited for others to end, as the limits `running` say.
 - expire: queues jobs again whose lease has expired.
 - overdue: ends jobs that were not started before their deadline.
 - repair: publishes jobs again whose messages the broker has lost.
-- finish: notes which runs have finished where a process died before it could.
-- follow: does what is to follow the end of a run.
 - retention: deletes runs that are kept no longer.
 - sweep: ends the jobs of cancelled runs that their server did not get to.
 - remind: tells workers what was cancelled while nobody could.
@@ -35,7 +34,6 @@ from dts.server.attempts.leases import requeue_expired
 from dts.server.daemons._base import Daemon
 from dts.server.dead.settle import DeadLetterSettler
 from dts.server.ending import notices
-from dts.server.ending.finished import FinishedRuns
 from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
 from dts.server.ending.sweep import sweep
@@ -43,8 +41,9 @@ from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.dispatcher import Dispatcher
 from dts.server.publish.gate import Gate
 from dts.server.publish.repair import Again, Repair
+from dts.server.unattended.follower import Follower
 from dts.server.unattended.scheduler import Scheduler
-from dts.wire.queues import DEAD, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
+from dts.wire.queues import DEAD, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, TOPIC_GATED, TOPIC_RESULTS, end_of_answer
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +56,6 @@ _NAMED = 100  # runs that are named in one event
 _OVERDUE_INTERVAL = 2.0
 _ADOPT_INTERVAL = 60.0
 _FORGET_INTERVAL = 600.0
-_FINISH_INTERVAL = 5.0
-_FOLLOW_INTERVAL = 5.0  # where no event tells of results
-_FOLLOW_PAUSE = 0.2  # seconds from one look to the next, however many events there are
 _COUNT_INTERVAL = 10.0
 _COUNT_STEPS = 20  # until the next time: half of the time at most
 _COUNT_HELD = 30.0
@@ -79,10 +75,9 @@ class Timekeeper(Daemon):
             self._settings.daemons.repair_after,
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
-        self._finished = FinishedRuns(self._store, ())
-        self._results = asyncio.Event()
         self._retention = Retention(self._store)
         self._scheduler = Scheduler(self._store, self._broker, self._catalogue)
+        self._follower = Follower(self._store, self._broker, self._catalogue)
         self._reminder = notices.Reminder(self._store, self._broker)
         self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}
@@ -91,13 +86,13 @@ class Timekeeper(Daemon):
         for name, seconds, duty, what in (
             ("fire", often, self._fire, "publish delayed jobs"),
             ("schedules", often, self._fire_schedules, "fire schedules"),
+            ("follow", often, self._follow, "do what follows runs"),
             ("adopt", _ADOPT_INTERVAL, self._scheduler.adopt, "look for new schedules"),
             ("expire", often, self._expire, "look for expired leases"),
             ("overdue", _OVERDUE_INTERVAL, self._end_overdue, "look for deadlines"),
             ("repair", self._repair.interval, self._look_for_lost, "look for jobs that the broker has lost"),
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
             ("remind", _REMIND_INTERVAL, self._remind, "tell what was cancelled"),
-            ("finish", _FINISH_INTERVAL, self._finish_left, "look for runs that have finished"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
             ("count", _COUNT_INTERVAL, self._keep_counts, "keep the counts of jobs"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
@@ -121,32 +116,21 @@ class Timekeeper(Daemon):
         self._stack.push_async_callback(events.close)
         self._stack.push_async_callback(self._leave_gate)
         self._spawn(
-            self._consume_events(events, self._note_results, "timekeeper-gate-events"), "timekeeper-gate-events"
+            self._consume_events(events, self._gate.on_event, "timekeeper-gate-events"), "timekeeper-gate-events"
         )
-        self._spawn(self._follow_up(), "timekeeper-follow")
         self._spawn(self._keep_gate(often), "timekeeper-gate")
-
-    async def _finish_left(self) -> None:
-        await notices.announce_results(self._broker, await self._finished.finish_left())
-
-    async def _note_results(self, event: Event) -> None:
-        self._gate.on_event(event)
-        self._results.set()
-
-    async def _follow_up(self) -> None:
-        while True:
-            self._results.clear()
-            await self._retry_until_available(self._finished.follow_up, "do what follows the end of runs")
-            await asyncio.sleep(_FOLLOW_PAUSE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FOLLOW_INTERVAL):
-                    await self._results.wait()
+        news = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_CANCELLED])
+        self._stack.push_async_callback(news.close)
+        self._spawn(self._consume_events(news, self._follower.on_event, "timekeeper-news"), "timekeeper-news")
 
     async def _delete_old(self) -> None:
         await self._retention.sweep()
 
     async def _fire(self) -> None:
         await self._firing.fire()
+
+    async def _follow(self) -> None:
+        await self._follower.follow()
 
     async def _fire_schedules(self) -> None:
         await self._scheduler.fire_due()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from dts.broker import Broker
-from dts.model import Outcome, bitmap, job_id
+from dts.model import Outcome, Run, RunState, bitmap, job_id
 from dts.server.ending.notices import announce_cancelled, announce_results
 from dts.server.record.results import cancelled_candidate
 from dts.store import Store
@@ -21,6 +21,14 @@ logger = logging.getLogger(__name__)
 _PAGE = 50
 _AT_ONCE = 50  # blocks whose jobs end before a request to cancel them is answered
 _BLOCKS = 500  # that are read at once
+
+
+async def cancel_run(store: Store, broker: Broker, run_id: str) -> Run | None:
+    """Cancel a run and what has not ended of it; returns the run as it is then, None if there is none."""
+    run = await store.update_run(run_id, state=RunState.CANCELLED)
+    await broker.broadcast(TOPIC_CANCELLED, run_id)
+    await cancel_jobs_of_run(store, run_id)
+    return run
 
 
 async def cancel_jobs_of_run(store: Store, run_id: str) -> int:

@@ -34,6 +34,7 @@ from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobstate import waiting_fields
 from dts.server.handlers.visibility import WorkHandler
+from dts.server.intake.following import follow
 from dts.server.intake.submission import JobParams, Submission
 from dts.server.lookup.hub import ProgressReport
 from dts.server.record.blocks import decode_block
@@ -261,6 +262,8 @@ class JobsHandler(WorkHandler):
             _KeyTaken: another request came before, under the same key.
         """
         functions = {name: await self.usable_function(user, name) for name in submission.functions}
+        for name in submission.following.functions:
+            await self.usable_function(user, name)
         versions = {name: function.active_version for name, function in functions.items()}
         blocks = submission.blocks(self.context.settings, versions)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
@@ -269,6 +272,7 @@ class JobsHandler(WorkHandler):
             async with self.context.limiter.jobs(user, counted):
                 if request is not None:
                     await self._remember(request)
+                await follow(self.context.store, submission.run.id, submission.following)
                 claim = await self.context.publisher.claim((block, functions[block.function]) for block in new)
                 added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:

@@ -11,7 +11,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
-from dts.model import Block, Finished, Function, Part, Run, RunState, Turns, User, bitmap, job_id, new_id
+from dts.model import Block, Function, Part, Run, RunState, Turns, User, bitmap, job_id, new_id
 from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
@@ -20,21 +20,22 @@ from dts.server.consts import (
     MAX_WAIT,
     ErrorCode,
 )
-from dts.server.ending.cancel import cancel_jobs_of_run
+from dts.server.ending.cancel import cancel_run
 from dts.server.ending.late_blocks import add_blocks
 from dts.server.handlers._base import PageQuery, signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
 from dts.server.handlers.visibility import WorkHandler
+from dts.server.intake.following import FollowParams, follow, following_of, run_ids, what_follows
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
-from dts.server.intake.options import AttemptParams, own_options
+from dts.server.intake.options import own_options
 from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.results import part_results, result_fields
 from dts.server.versions import library
 from dts.wire import codec, dts_pb2
 from dts.wire.numbers import Priority, Weight
-from dts.wire.queues import TOPIC_CANCELLED
+from dts.wire.queues import TOPIC_RESULTS
 
 _MAX_PAGE_BYTES = 32 * 1024 * 1024
 """Bytes of NDJSON after which a page of results ends, with the part that it is at."""
@@ -45,7 +46,7 @@ _MAX_RECEIPTS = 20_000
 VersionText = Annotated[str, msgspec.Meta(max_length=64)]
 
 
-class RunParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
+class RunParams(FollowParams, forbid_unknown_fields=True, kw_only=True):
     """A run as it is asked for, with what holds for each of its jobs.
 
     All its jobs run `version` of the function, by the first digits of its hash; or, where that is not given, the one
@@ -79,8 +80,8 @@ class RunView(msgspec.Struct, kw_only=True):
     """A run as answered. `single` is true if `POST /jobs/` made it; `version` is the hash of a deployed version.
     `priority` and `weight` are there if the run has its own.
 
-    Once it has finished, `finished_at` is when, in seconds since the epoch, and `counts` is how many of its jobs
-    `succeeded`, `failed` and were `cancelled`, and their `total`; neither changes any more.
+    `then_run` and `reduce_run` are the runs that its results go into, if it was opened with such.
+
     When it is opened it tells `max_body` (bytes), and `block_jobs`: how many jobs a block may have by the limits now.
     """
 
@@ -91,8 +92,6 @@ class RunView(msgspec.Struct, kw_only=True):
     state: RunState
     paused: bool
     created: float
-    finished_at: float | msgspec.UnsetType = msgspec.UNSET
-    counts: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     not_before: float | msgspec.UnsetType = msgspec.UNSET
     deadline: float | msgspec.UnsetType = msgspec.UNSET
     max_body: int | msgspec.UnsetType = msgspec.UNSET
@@ -101,6 +100,8 @@ class RunView(msgspec.Struct, kw_only=True):
     version: str | msgspec.UnsetType = msgspec.UNSET
     priority: int | msgspec.UnsetType = msgspec.UNSET
     weight: float | msgspec.UnsetType = msgspec.UNSET
+    then_run: str | msgspec.UnsetType = msgspec.UNSET
+    reduce_run: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
@@ -110,11 +111,20 @@ class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
 
 
 class RunProgress(RunView, kw_only=True):
-    """A run with how far it is. `unserved_route` is told when its jobs wait for a route that no live worker serves."""
+    """A run with how far it is.
+
+    `on_success_run`, `on_failure_run` and `on_end_run` are those of functions that were called at its end;
+    `follow_problem` is why something that was to follow it did not come about. `unserved_route` is told when its jobs
+    wait for a route that no live worker serves.
+    """
 
     statistics: StatisticsView
     finished: bool
     unserved_route: str | msgspec.UnsetType = msgspec.UNSET
+    on_success_run: str | msgspec.UnsetType = msgspec.UNSET
+    on_failure_run: str | msgspec.UnsetType = msgspec.UNSET
+    on_end_run: str | msgspec.UnsetType = msgspec.UNSET
+    follow_problem: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class BlockView(msgspec.Struct):
@@ -158,6 +168,9 @@ class RunsHandler(WorkHandler):
         """Open a run of one function."""
         params, now = self.params(RunParams), time.time()
         function = await self.usable_function(user, params.function)
+        following = following_of(params)
+        for name in following.functions:
+            await self.usable_function(user, name)
         options = own_options(params, now=now) or dts_pb2.Options()
         if version := await self._version(function, params.version):
             options.version = version
@@ -176,8 +189,11 @@ class RunsHandler(WorkHandler):
             priority=params.priority,
             weight=params.weight,
         )
+        await follow(self.context.store, run.id, following)
         await self.context.store.add_run(run)
-        self.answer({**run_fields(run), "max_body": settings.max_body, "block_jobs": most}, 201)
+        self.answer(
+            {**run_fields(run), **run_ids(run.id, following), "max_body": settings.max_body, "block_jobs": most}, 201
+        )
 
     async def _version(self, function: Function, asked: str) -> str:
         """The hash of the version that a new run of a function has; empty for what workers have in their folders."""
@@ -212,20 +228,19 @@ class AnyRunHandler(WorkHandler):
             ApiError: it is closed and all its jobs have ended, so that there is nothing to cancel.
         """
         run = await self.own_run(user, run_id)
-        await self.context.store.finish_runs([run.id])
-        changed = await self.context.store.update_run(run.id, state=RunState.CANCELLED)
-        if changed is not None and changed.state is not RunState.CANCELLED:
-            raise ApiError(ErrorCode.RUN_ENDED, f"run {run.id} cannot be cancelled: it has finished already")
-        await self.context.broker.broadcast(TOPIC_CANCELLED, run.id)
-        await cancel_jobs_of_run(self.context.store, run.id)
+        if run.state is RunState.CLOSED:
+            statistics = await self.context.store.run_statistics(run.id)
+            if statistics.ended == statistics.total:
+                raise ApiError(ErrorCode.RUN_ENDED, f"run {run.id} cannot be cancelled: it has finished already")
+        changed = await cancel_run(self.context.store, self.context.broker, run.id)
         self.context.hub.wake(run.id)
-        return await self.context.store.get_run(run.id) or replace(run, state=RunState.CANCELLED)
+        return changed or replace(run, state=RunState.CANCELLED)
 
     async def _answer_with(self, run: Run) -> None:
         statistics = await self.context.store.run_statistics(run.id)
-        # On MongoDB a run is noted as finished a moment after its last job has ended.
         finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
-        about = {"user": run.user} if self.everybodys else {}
+        about: dict[str, str] = {"user": run.user} if self.everybodys else {}
+        about |= await what_follows(self.context.store, run.id)
         waits = statistics.queued or statistics.accepted
         if waits and (route := await self.unserved_route(run.function)):
             about["unserved_route"] = route
@@ -250,6 +265,7 @@ class RunHandler(AnyRunHandler):
         store = self.context.store
         if asked == "closed":
             changed = await store.update_run(run.id, state=RunState.CLOSED)
+            await self.context.broker.broadcast(TOPIC_RESULTS, run.id)  # it may have finished by this
         elif run.state is RunState.CANCELLED:
             changed = None
         else:
@@ -417,7 +433,6 @@ def run_fields(run: Run) -> dict[str, object]:
         "state": run.state.value,
         "paused": run.paused,
         "created": round(run.created, 6),
-        **_end_fields(run.finished),
         **({"not_before": round(run.not_before, 6)} if run.not_before else {}),
         **({"deadline": round(options.deadline, 6)} if options.deadline else {}),
         **({"version": options.version} if options.version else {}),
@@ -425,13 +440,6 @@ def run_fields(run: Run) -> dict[str, object]:
         **({"priority": run.priority} if run.priority is not None else {}),
         **({"weight": run.weight} if run.weight != 1.0 else {}),
     }
-
-
-def _end_fields(end: Finished | None) -> dict[str, object]:
-    if end is None:
-        return {}
-    counts = {"total": end.total, "succeeded": end.succeeded, "failed": end.failed, "cancelled": end.cancelled}
-    return {"finished_at": round(end.time, 6), "counts": counts}
 
 
 def _turns(run: Run, params: RunChanges) -> Turns | None:

@@ -11,8 +11,9 @@ import msgspec
 
 from dts.config import ServerSettings
 from dts.model import Block, Run, RunState, User, job_id, new_id
+from dts.server.intake.following import FollowParams, common_following
 from dts.server.intake.ingest import Arguments, batch_from_arguments, check_arguments, new_block
-from dts.server.intake.options import AttemptParams, own_options, put_options
+from dts.server.intake.options import own_options, put_options
 from dts.server.record.deadlines import earliest_deadline
 from dts.wire import dts_pb2
 
@@ -23,7 +24,7 @@ _Group = tuple[str, float, int | None]
 """Jobs that may share a block: their function, the time before which they are not started, or 0, and priority."""
 
 
-class JobParams(AttemptParams, forbid_unknown_fields=True, kw_only=True):
+class JobParams(FollowParams, forbid_unknown_fields=True, kw_only=True):
     """A job as it is asked for."""
 
     function: str
@@ -52,6 +53,7 @@ class Submission:
         for number, job in enumerate(jobs):
             self._add(job, now, f"params[{number}]")
         self.functions = {job.function for job in jobs}
+        self.following = common_following(jobs)
         only = jobs[0].function if len(self.functions) == 1 else ""
         first = jobs[0].priority
         self.run = Run(

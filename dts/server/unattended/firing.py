@@ -15,14 +15,13 @@ from typing import Any
 import msgspec
 
 from dts.broker import Broker
-from dts.model import MAX_BLOCK_SIZE, Document, Run, RunState, Schedule, derived_id, first_id
-from dts.server.ending.cancel import cancel_jobs_of_run
+from dts.model import MAX_BLOCK_SIZE, Document, Run, Schedule, derived_id, first_id
+from dts.server.ending.cancel import cancel_run
 from dts.server.intake.ingest import Arguments
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.unattended.submit import OverLimit, Refused, Submitter, has_finished
 from dts.server.unattended.timetable import gap_after
 from dts.store import Store
-from dts.wire.queues import TOPIC_CANCELLED
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +111,7 @@ class Firing:
         if schedule.overlap == "skip":
             reason = f"run {previous} had not finished"
             return await self._note(schedule, at, Fired(Became.SKIPPED, reason=reason))
-        await self._store.update_run(previous, state=RunState.CANCELLED)
-        await self._broker.broadcast(TOPIC_CANCELLED, previous)
-        await cancel_jobs_of_run(self._store, previous)
+        await cancel_run(self._store, self._broker, previous)
         logger.info("cancelled run %s: the next firing of schedule %s takes its place", previous, schedule.id)
         return None
 

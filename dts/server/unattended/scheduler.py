@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from dts.broker import Broker
+from dts.errors import BrokerUnavailable, StoreUnavailable
 from dts.model import Document, Schedule
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.unattended.firing import Became, Fired, Firing
@@ -68,7 +69,7 @@ class Scheduler:
         count = 0
         while documents := await self._store.claim_documents(SCHEDULES, seconds=self._claim, limit=_AT_ONCE):
             for document in documents:
-                await self._attend(document)
+                await self._try(document)
             count += len(documents)
         return count
 
@@ -80,6 +81,15 @@ class Scheduler:
             for missing in {schedule.id for schedule in schedules} - {document.id for document in there}:
                 await wake(self._store, missing)
             after = schedules[-1].id
+
+    async def _try(self, document: Document) -> None:
+        """Fire a schedule; what fails over what is in it is tried again when its claim is over."""
+        try:
+            await self._attend(document)
+        except (StoreUnavailable, BrokerUnavailable):
+            raise
+        except Exception:
+            logger.exception("cannot fire schedule %s, trying again in %.0f s", document.id, self._claim)
 
     async def _attend(self, document: Document) -> None:
         schedule = await self._store.get_record(Schedule, document.id)

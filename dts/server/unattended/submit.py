@@ -7,6 +7,7 @@ bodies of blocks are the same each time, so what is there already stays as it is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dts.broker import Broker
 from dts.errors import BlockConflict, BlockTooLate, DuplicateKey
@@ -63,25 +64,31 @@ class Submitter:
         if stored is None:
             user, function = await self.permit(run.user, run.function)
             async with self._limiter.jobs(user, [(function, len(jobs))], divisible=False):
-                await self.open(run)
-                await self._fill(run, jobs)
+                await self._fill(await self.open(run), jobs)
         elif stored.state is RunState.OPEN:
-            await self._fill(run, jobs)  # it was let in when it was opened
+            await self._fill(stored, jobs)  # it was let in when it was opened
 
-    async def open(self, run: Run) -> None:
-        """Add a run, unless it is there."""
+    async def open(self, run: Run) -> Run:
+        """Add a run, with the version of its function that is active now, unless it is there; returns it as stored."""
+        function = await self._catalogue.get(run.function)
+        if function is not None and function.active_version:
+            run = replace(run, options=dts_pb2.Options(version=function.active_version).SerializeToString())
         try:
             await self._store.add_run(run)
         except DuplicateKey:
-            return
+            return await self._store.get_run(run.id) or run
+        return run
 
-    async def add(self, run: Run, number: int, batch: dts_pb2.JobBatch) -> None:
-        """Add a block to a run, unless there is one of that number; without a look at rights and limits."""
-        block = new_block(run, number, run.function, batch)
-        try:
-            await add_blocks(self._store, [block])
-        except (BlockConflict, BlockTooLate):
-            return  # it was stored before, as it was then; or the run is cancelled, and the block's jobs have ended
+    async def add_within_limits(self, run: Run, number: int, batch: dts_pb2.JobBatch) -> None:
+        """Add a block to a run, unless there is one of that number.
+
+        Raises:
+            Refused: the run's user may not run its function now.
+            OverLimit: a limit does not let the jobs in now.
+        """
+        user, function = await self.permit(run.user, run.function)
+        async with self._limiter.jobs(user, [(function, len(batch.jobs))], divisible=False):
+            await self._add(run, number, batch)
 
     async def close(self, run_id: str) -> None:
         """Close a run, and have what it has published."""
@@ -92,9 +99,17 @@ class Submitter:
         """Tell the dispatcher that there are blocks to publish."""
         await self._broker.broadcast(TOPIC_LEFT, "")
 
+    async def _add(self, run: Run, number: int, batch: dts_pb2.JobBatch) -> None:
+        if run.options:
+            batch.options.MergeFromString(run.options)
+        try:
+            await add_blocks(self._store, [new_block(run, number, run.function, batch)])
+        except (BlockConflict, BlockTooLate):
+            return  # it was stored before, as it was then; or the run is cancelled, and the block's jobs have ended
+
     async def _fill(self, run: Run, jobs: Sequence[Arguments]) -> None:
         for number, start in enumerate(range(0, len(jobs), MAX_BLOCK_SIZE)):
-            await self.add(run, number, batch_from_arguments(jobs[start : start + MAX_BLOCK_SIZE]))
+            await self._add(run, number, batch_from_arguments(jobs[start : start + MAX_BLOCK_SIZE]))
         await self.close(run.id)
 
 

@@ -90,11 +90,8 @@ class ReplayAdminHandler(DtsHandler):
     async def _replay(self, user: User, letter_id: str, params: ReplayParams) -> Replayed:
         context = self.context
         replay = Replay(user, context.store, context.broker, context.catalogue, context.publisher)
-        try:
-            async for letter in matching_letters(context.store, given(params.where)):
-                await replay.replay(letter)
-        finally:
-            await replay.close()
+        async for letter in matching_letters(context.store, given(params.where)):
+            await replay.replay(letter)
         return replay.result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,36 +19,10 @@ from dts.server.record.blocks import decode_block
 from dts.server.unattended.firing import FIRINGS, encode_work
 from dts.server.unattended.scheduler import SCHEDULES, Scheduler, wake
 from dts.store import Store, open_store
+from tests.services.dying_store import Died, DyingStore
 
 CLAIM = 0.1
 """Seconds for which a schedule is claimed here: whoever is slower than that has others beside them, which is right."""
-
-
-class Died(Exception):
-    """The process of a timekeeper is no more."""
-
-
-class DyingStore:
-    """A store to a process that dies at its n-th call, before or after it had its effect."""
-
-    def __init__(self, store: Store, call: int, *, after: bool) -> None:
-        self._store, self._left, self._after = store, call, after
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
-        return self._dying(method) if asyncio.iscoroutinefunction(method) else method
-
-    def _dying(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def call(*arguments: Any, **named: Any) -> Any:
-            self._left -= 1
-            if self._left < 0 or (self._left == 0 and not self._after):
-                raise Died
-            result = await method(*arguments, **named)
-            if self._left == 0:
-                raise Died
-            return result
-
-        return call
 
 
 @dataclass

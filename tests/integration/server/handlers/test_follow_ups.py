@@ -1,0 +1,70 @@
+"""Runs and jobs are opened with what is to follow them, and tell of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dts.model import Function, Namespace, is_id
+from dts.server.intake.following import FOLLOWING
+from tests.integration.conftest import Site
+
+WANTS = {"then": ["text/upper", "text/lower"], "reduce": "text/lower", "on_end": "text/upper"}
+
+
+@pytest.fixture(autouse=True)
+async def functions(site: Site) -> None:
+    await site.store.add_record(Namespace("other"))
+    for name in ("text/lower", "other/func"):
+        if await site.store.get_function(name) is None:
+            await site.store.add_function(Function(name))
+
+
+async def test_a_run_names_the_runs_that_follow_it_at_once(site: Site) -> None:
+    api = await site.add_user("ann", namespaces=("text",))
+    run = await api.call("POST", "/runs/", {"function": "text/upper", **WANTS}, status=201)
+    assert is_id(run["then_run"])
+    assert is_id(run["reduce_run"])
+    seen = await api.call("GET", f"/runs/{run['id']}")
+    assert (seen["then_run"], seen["reduce_run"]) == (run["then_run"], run["reduce_run"])
+    assert "on_end_run" not in seen
+    other = await api.call("POST", "/runs/", {"function": "text/upper", "on_success": "text/lower"}, status=201)
+    assert "then_run" not in other
+    plain = await api.call("POST", "/runs/", {"function": "text/upper"}, status=201)
+    assert await site.store.get_document(FOLLOWING, plain["id"]) is None
+
+
+async def test_jobs_are_followed_as_one_run_and_a_repeat_as_the_first(site: Site) -> None:
+    api = site.api()
+    job = {"function": "text/upper", "args": ["a"], "on_failure": "text/lower"}
+    body = b'{"params": [{"function": "text/upper", "args": ["a"], "on_failure": "text/lower"}]}'
+    answers = [await api.send("POST", "/jobs/", body, Idempotency_Key="one") for _ in range(2)]
+    assert [answer.code for answer in answers] == [201, 201]
+    assert answers[0].body == answers[1].body
+    assert len(await site.store.list_documents(FOLLOWING)) == 1
+    message = await api.refused(
+        "POST", "/jobs/", [job, {"function": "text/upper"}], status=400, code="argument_invalid"
+    )
+    assert "of all jobs of a request together" in message
+
+
+@pytest.mark.parametrize(
+    ("wants", "status", "code"),
+    [
+        ({"then": "text/nothing"}, 404, "function_not_found"),
+        ({"reduce": "other/func"}, 403, "forbidden"),
+        ({"on_end": "server/ping"}, 403, "forbidden"),
+        ({"on_success": "no name"}, 400, "name_invalid"),
+        ({"then": []}, 400, "argument_invalid"),
+        ({"then": ["text/upper"] * 11}, 400, "argument_invalid"),
+    ],
+)
+async def test_what_the_caller_may_not_run_cannot_follow(
+    site: Site, wants: dict[str, Any], status: int, code: str
+) -> None:
+    api = await site.add_user("ann", namespaces=("text",))
+    for path in ("/runs/", "/jobs/"):
+        await api.refused("POST", path, {"function": "text/upper", **wants}, status=status, code=code)
+    assert await site.store.list_runs("ann") == []
+    assert await site.store.list_documents(FOLLOWING) == []
