@@ -104,6 +104,8 @@ def main() -> int:
         claim_folder(settings.server.key_file.with_name("dts.pid"), "python -m dts")
         check_port(settings.server.host, settings.server.port)
         os.environ.setdefault("DTS_SERVER_DAEMONS", "all")
+        if not settings.worker.server_url and settings.server.port:
+            os.environ["DTS_WORKER_SERVER_URL"] = _own_url(settings)
         functions = options.functions or settings.worker.functions
         _register_functions_of(functions)
         common = [
@@ -158,6 +160,14 @@ def _end_with_parent() -> None:
     """In a part, before it becomes its command: have the kernel end it when this process is killed (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _own_url(settings: Settings) -> str:
+    """Where the worker of this process tree reaches its server."""
+    host = settings.server.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{settings.server.port}{settings.server.base_path}"
 
 
 def _given(options: object, *names: str) -> list[str]:

@@ -150,6 +150,7 @@ class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A worker. `processes` 0 is one child a processor; `functions` empty means the bundled functions directory.
 
+    Deployed versions of functions are kept in the folder `versions`; one that is missing is fetched from `server_url`.
     Children run as `child_user`, for which the worker must run as root; empty for the worker's own user.
 
     Sizes are in bytes, times in seconds; 0 stands for no limit. What is below `drain_timeout` has its place in
@@ -190,6 +191,10 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     job_log_level: str = "INFO"
     log_files: tuple[str, ...] = ()
     child_user: str = ""
+    versions: str = "var/versions"
+    server_url: str = ""
+    server_ca: str = ""
+    installer_options: tuple[str, ...] = ()
 
 
 class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -355,6 +360,7 @@ _LISTS = {
     ("worker", "routes"),
     ("worker", "retry_on"),
     ("worker", "log_files"),
+    ("worker", "installer_options"),
     ("daemons", "run"),
     ("mail", "to"),
     ("notify", "allow"),

@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -94,10 +94,12 @@ class Connections:
         timeout: float,
         traffic: Traffic | None = None,
         fresh: bool = False,
+        on_data: Callable[[bytes], None] | None = None,
     ) -> Response:
         """Make a request for `target` (path and query) and return its answer, whatever its status.
 
-        `traffic` watches it; with `fresh` it goes over a new connection.
+        `traffic` watches it; with `fresh` it goes over a new connection. The body of a success goes to `on_data` as it
+        comes, if that is given, and is not kept.
 
         Raises:
             TimeoutError: no byte has moved for `timeout` seconds.
@@ -117,7 +119,7 @@ class Connections:
                 if stream is None:
                     # A little less than there is in all, so that it is known what took so long.
                     stream = await self._connect(min(connect_timeout, timeout * 0.9))
-                return await self._exchange_on(stream, start, headers, body, traffic, used=used)
+                return await self._exchange_on(stream, start, headers, body, _Answer(traffic, on_data), used=used)
             finally:
                 traffic.end()
 
@@ -127,13 +129,13 @@ class Connections:
         start: RequestStartLine,
         headers: Mapping[str, str],
         body: bytes | None,
-        traffic: Traffic,
+        answer: _Answer,
         *,
         used: bool,
     ) -> Response:
         """Make a request on a connection, which is kept if it can be; `used` says that it has served before."""
         self._busy.add(stream)
-        answer, keep = _Answer(traffic), False
+        keep = False
         try:
             keep = await self._exchange(stream, answer, start, headers, body)
         except StreamClosedError as error:
@@ -228,8 +230,9 @@ def _is_quiet(stream: IOStream) -> bool:
 class _Answer(HTTPMessageDelegate):
     """Gathers an answer."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: Traffic, on_data: Callable[[bytes], None] | None = None) -> None:
         self.traffic = traffic
+        self._on_data = on_data
         self.start: ResponseStartLine | None = None
         self.finished = False
         self._headers = HTTPHeaders()
@@ -241,7 +244,10 @@ class _Answer(HTTPMessageDelegate):
         self.traffic.received_some(1)
 
     def data_received(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
+        if self._on_data is not None and self.start is not None and self.start.code < 300:
+            self._on_data(chunk)
+        else:
+            self._chunks.append(chunk)
         self.traffic.received_some(len(chunk))
 
     def finish(self) -> None:

@@ -83,6 +83,7 @@ class _Call:
     wait: float
     repeatable: bool
     turn: Turns | None
+    on_data: Callable[[bytes], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +211,14 @@ class Transport:
         give_up_after: float | None = None,
         repeatable: bool = True,
         turn: Turns | None = None,
+        on_data: Callable[[bytes], None] | None = None,
     ) -> Answer:
         """Make a request, again and again until the server has answered it.
 
         `timeout` (REQUEST_TIMEOUT) is how many seconds of a try may pass in which no byte moves, and `wait` seconds
         more: for so long the server was asked to hold its answer back. With `repeatable` False a request is only tried
         again when the server has certainly not acted on it. `turn` says when the body may be uploaded, and learns how
-        it went.
+        it went. `on_data` takes the body of a success as it comes; such a request is not repeatable.
 
         Raises:
             RequestRefused: the server answered 3xx or 4xx; 429 only if waiting would take longer than may be waited.
@@ -224,7 +226,9 @@ class Transport:
                 not repeatable and the server may have acted on it.
         """
         raw_query = urlencode(query) if query else ""
-        call = _Call(method, self._prefix + quote(path), raw_query, body, headers or {}, wait, repeatable, turn)
+        call = _Call(
+            method, self._prefix + quote(path), raw_query, body, headers or {}, wait, repeatable, turn, on_data
+        )
         limit = self._give_up_after if give_up_after is None else give_up_after
         try:
             return await self._until_answered(call, REQUEST_TIMEOUT if timeout is None else timeout, limit)
@@ -313,6 +317,7 @@ class Transport:
                 timeout=timeout,
                 traffic=traffic,
                 fresh=fresh,
+                on_data=call.on_data,
             )
         except OSError as error:
             failure = self._on_error(error)

@@ -17,6 +17,7 @@ from dts.auth import Credentials
 from dts.management.api.alerts import Alerts
 from dts.management.api.confidential import ConfidentialTransport
 from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs, Schedules
+from dts.management.api.ssh import Ssh
 from dts.model import check_user_id
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class AdminClient:
     `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the
     dead letters; `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret
     is sent to another machine over https only, unless the client is `insecure`.
+
+    `ssh` works on hosts: commands, and bringing them into service.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -67,6 +70,7 @@ class AdminClient:
         self.vhosts = Records(transport, "/admin/vhosts/")
         self.schedules = Schedules(transport)
         self.routes = Records(transport, "/admin/routes/")
+        self.ssh = Ssh(transport)
         self.operations = Operations(transport)
         self.hosts = Hosts(transport)
         self.logs = Listing(transport, "/admin/logs/")

@@ -14,6 +14,21 @@ MAX_BLOCK_SIZE = 2048
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """When a run finished (seconds since the epoch, by the store's clock), and how many of its jobs ended how."""
+
+    time: float
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many jobs the run had."""
+        return self.succeeded + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """All jobs of one file, or of one `POST /jobs/`, that go through one function.
 
@@ -22,6 +37,9 @@ class Run:
     n div `block_size`. Its blocks are not published before `not_before` (seconds since the epoch). `options` is what it
     asks of attempts, as an encoded Options message. `single` says that it was made by one `POST /jobs/`.
     `priority` is that of its jobs, None for their function's; `weight` is its share beside the user's other runs.
+
+    `finished` is set once and for all when the run takes no more blocks and its last job has ended. `follow_up` says
+    that something is still to be done then, see `FinishingStore.runs_to_follow_up`.
     """
 
     id: str
@@ -36,6 +54,8 @@ class Run:
     single: bool = False
     priority: int | None = None
     weight: float = 1.0
+    finished: Finished | None = None
+    follow_up: bool = False
 
 
 class Turns(NamedTuple):

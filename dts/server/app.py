@@ -50,6 +50,7 @@ from dts.server.publish.marks import Marks
 from dts.server.publish.publisher import Publisher
 from dts.server.record.job_metrics import observe_store
 from dts.server.routes import ROUTES
+from dts.server.ssh import SshConnections
 from dts.store import Store, open_store
 from dts.wire import queues
 
@@ -113,11 +114,13 @@ class Server(Service):
             Proxies(settings.server.trusted_proxies),
             fleet,
             Figures(store, broker),
+            SshConnections(keys),
             msgspec.json.encode(describe(ROUTES)),
             Outbox(store, settings),
             settings,
+            seal,
         )
-        for service in (hub, claims, publisher, PluginRunner(context)):
+        for service in (hub, claims, publisher, context.ssh, PluginRunner(context)):
             service.failed = self.failed  # the server cannot do without any of them
             await service.start()
             self._stack.push_async_callback(service.stop)

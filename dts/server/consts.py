@@ -34,6 +34,8 @@ class ErrorCode(Enum):
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415)
     LIMIT_EXCEEDED = ("limit_exceeded", 429)
     INTERNAL_ERROR = ("internal_error", 500)
+    HOST_UNAVAILABLE = ("host_unavailable", 424)
+    CLIENT_GONE = ("client_gone", 499)
     STORE_UNAVAILABLE = ("store_unavailable", 503)
     OVERLOADED = ("overloaded", 503)
 

@@ -20,7 +20,9 @@ from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
 from dts.server.notify.outbox import Outbox
 from dts.server.publish.publisher import Publisher
+from dts.server.ssh import SshConnections
 from dts.store import Store
+from dts.wire.seal import Seal
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +45,11 @@ class Context:
     proxies: Proxies
     fleet: Fleet
     figures: Figures
+    ssh: SshConnections
     openapi: bytes
     outbox: Outbox
     whole_settings: Settings
+    seal: Seal
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     outages: OutageLog = field(default_factory=lambda: OutageLog(logger, 60.0))
     """Requests that the store or the broker has failed: one log line for all, and one when they are answered again."""

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from dts.model.ranges import BLOCK_DIGITS
-from dts.server.handlers import docs, health, jobs, run_blocks, runs, whoami
+from dts.server.handlers import docs, fleet_versions, health, jobs, run_blocks, runs, whoami
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin import (
     alerts,
@@ -19,6 +19,7 @@ from dts.server.handlers.admin import (
     operations,
     routes,
     schedules,
+    ssh,
     users,
     vhosts,
     work,
@@ -74,6 +75,8 @@ ROUTES: list[Route] = [
     Route("/admin/schedules/{id}", schedules.ScheduleAdminHandler),
     Route("/admin/schedules/{id}/fire", schedules.FireAdminHandler),
     Route("/admin/schedules/{id}/firings", schedules.FiringsAdminHandler),
+    Route("/admin/ssh/host-key", ssh.HostKeyHandler),
+    Route("/admin/ssh/run", ssh.SshRunHandler),
     Route("/admin/operations/", operations.OperationsAdminHandler),
     Route("/admin/operations/verify", operations.VerifyAdminHandler),
     Route("/admin/operations/{seq}", operations.OperationAdminHandler),
@@ -91,6 +94,7 @@ ROUTES: list[Route] = [
     Route("/admin/alerts/test", alerts.AlertTestAdminHandler),
     Route("/admin/alerts/secret", alerts.WebhookSecretAdminHandler),
     Route("/webhooks/secret", alerts.WebhookSecretHandler),
+    Route("/fleet/versions/{namespace}/{name}/{id}", fleet_versions.FleetVersionHandler),
     Route("/openapi.json", docs.OpenApiHandler),
     Route("/docs", docs.DocsHandler),
     Route("/docs/{file}", docs.AssetHandler),

@@ -33,6 +33,7 @@ from dts.model import (
 from dts.store.contract.backlog import BacklogStore
 from dts.store.contract.dead import DeadLetterStore
 from dts.store.contract.documents import DocumentStore
+from dts.store.contract.finishing import FinishingStore
 from dts.store.contract.fleet import FleetStore
 from dts.store.contract.gate import GateStore
 from dts.store.contract.operations import OperationStore
@@ -55,6 +56,7 @@ class Store(
     FleetStore,
     RepairStore,
     GateStore,
+    FinishingStore,
     RetentionStore,
     DocumentStore,
     ABC,
@@ -236,7 +238,8 @@ class Store(
     ) -> Run | None:
         """Move a run to a state if `RunState.may_become` allows it, and set its flag; durably and atomically.
 
-        With `turns`, priority and weight become others, of the run and of its blocks that wait to be published.
+        A run that has finished stays in its state. One that has no job left to end finishes when it is closed. With
+        `turns`, priority and weight become others, of the run and of its blocks that wait to be published.
 
         Returns the run as it is afterwards, moved or not; None if there is none. A caller that asked for a move which
         is not allowed sees that the state is another one. When a run becomes cancelled is kept: `now`, in seconds since
@@ -260,11 +263,12 @@ class Store(
 
     @abstractmethod
     async def unswept_runs(self, *, due_before: float, limit: int) -> list[str]:
-        """Ids of up to `limit` cancelled runs of which jobs may have been left that have not ended.
+        """Ids of up to `limit` runs that are over but may have jobs that have not ended.
 
-        Those that `note_swept` was not called for, however old; and those with a block that has unfinished jobs, was
-        not published, and could have been before `due_before` (seconds since the epoch): it was stored by somebody who
-        took the run for an open one and did not live to hear of it, see `add_blocks`. Runs without either cost nothing.
+        Cancelled runs that `note_swept` was not called for, however old; and cancelled or finished ones with a block
+        that has unfinished jobs, was not published, and could have been before `due_before` (seconds since the epoch):
+        a process stored it that took the run for an open one and died before it learned better, see `add_blocks`.
+        Other runs cost nothing.
         """
 
     @abstractmethod
@@ -299,13 +303,14 @@ class Store(
         A block that is there already with the same digest is a repeat: nothing is changed, False in its place. Of equal
         blocks that are added at once, one is new.
 
-        Of adding a block and cancelling its run, one sees the other: whoever lists a run's blocks after `update_run`
-        has cancelled it finds every block whose addition was not refused as too late.
+        Of adding a block and closing or cancelling its run, one sees the other: whoever lists a run's blocks after
+        `update_run` has done that finds every block whose addition was not refused as too late.
 
         Raises:
             BlockConflict: one is there with another digest. Others of the sequence may have been added.
-            BlockTooLate: the run of one that is new is cancelled, or is not there. They may have been added all the
-                same: the caller ends their jobs, and publishes none; or `unswept_runs` tells of them, if it cannot.
+            BlockTooLate: the run of one that is new is cancelled or has finished, or is closed and not `run`, or is not
+                there. They may have been added all the same: the caller ends their jobs, and publishes none; or
+                `unswept_runs` tells of them, if it cannot.
         """
 
     @abstractmethod

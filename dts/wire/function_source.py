@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from dts.errors import InvalidInput
 from dts.wire.archive import Source
@@ -12,6 +13,13 @@ REQUIREMENTS = "requirements.txt"
 
 CALLABLES = frozenset({"main", "main_many"})
 """What a worker calls."""
+
+_REQUIREMENT = re.compile(
+    r"(?!.*\s-(?!-hash=))[A-Za-z0-9][A-Za-z0-9._-]*\s*"
+    r"(\[[A-Za-z0-9._, -]*\])?\s*(\(?[<>=!~][^@;#/\\()]*\)?)?\s*(;[^@#]*)?"
+    r"(\s+--hash=[a-z0-9]+:[0-9a-f]+)*"
+)
+"""The name of a package, versions, markers and hashes: PEP 508 without URLs, as in pip's requirements files."""
 
 _MAX_MODULE = 1024 * 1024
 """Bytes of a module that is parsed; larger ones are data in disguise."""
@@ -46,6 +54,34 @@ def check_function_source(source: Source, function: str) -> None:
         raise InvalidInput(f"{entry} is not valid Python: {error or type(error).__name__}") from error
     if not _binds(tree.body):
         raise InvalidInput(f"{entry} has no main: write a function main(…), or main_many(items), which workers call")
+    check_requirements(source)
+
+
+def requirements_of(source: Source) -> bytes:
+    """The packages that a source needs, as the text of its requirements file; empty if it needs none."""
+    text = source[REQUIREMENTS].data if REQUIREMENTS in source else b""
+    return text if any(_lines(text)) else b""
+
+
+def check_requirements(source: Source) -> None:
+    """Make sure that a source's requirements are names of packages, and nothing that runs code while it is installed.
+
+    Raises:
+        InvalidInput: one is an option, a path or a URL.
+    """
+    for line in _lines(requirements_of(source)):
+        if not _REQUIREMENT.fullmatch(line):
+            raise InvalidInput(
+                f"{REQUIREMENTS}: {line[:80]!r}: only packages of an index can be required, such as pandas>=2: "
+                "options, paths and URLs would have the hosts run what nobody has seen"
+            )
+
+
+def _lines(text: bytes) -> list[str]:
+    """The requirements in a file, without comments, each as one line."""
+    joined = text.decode(errors="replace").replace("\\\r\n", " ").replace("\\\n", " ")
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
+    return [line for line in lines if line]
 
 
 def _binds(body: list[ast.stmt]) -> bool:

@@ -46,6 +46,7 @@ class Seal:
         self.id = key_id(keys[0])
         """The id of the key that seals. It says nothing about the key."""
         self._first = states[0]
+        self._keys = tuple(keys)
 
     def of_message(self, queue: str, body: bytes, encoding: str, headers: Mapping[str, str | int]) -> str:
         """The seal of a message that is published to a queue."""
@@ -72,6 +73,10 @@ class Seal:
         if not space:
             return sealed, NO_SEAL
         return payload, self._fault(seal, _event_context(topic), payload.encode(errors="surrogatepass"))
+
+    def derive(self, purpose: str) -> list[str]:
+        """A secret for another purpose from each of the keys, the sealing one first."""
+        return [blake2b(purpose.encode(), key=_stretched(key), person=b"dts-derive").hexdigest() for key in self._keys]
 
     def _fault(self, seal: str, context: bytes, body: bytes) -> str:
         key, colon, tag = seal.partition(":")

@@ -13,6 +13,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -39,13 +41,14 @@ from dts.worker.queues.pacer import Pacer
 from dts.worker.queues.publisher import Publisher
 from dts.worker.queues.routes import Routes
 from dts.worker.queues.settler import Settler
+from dts.worker.versions.library import Fetcher, VersionLibrary
 
 logger = logging.getLogger(__name__)
 
 _OF_PARENT = (
     *("name", "processes", "routes", "route", "drain_timeout", "poison_after"),
     *("heartbeat", "min_memory_percent", "min_disk_percent", "log_files"),
-    *("timekeeper_timeout", "warm_children"),
+    *("timekeeper_timeout", "warm_children", "server_url", "server_ca", "installer_options"),
 )
 """Settings that make no difference to children, and are not sent to them: broker URLs are among them."""
 
@@ -68,6 +71,7 @@ class Worker(Service):
         *,
         hurry: asyncio.Event | None = None,
         open_broker: Callable[[str], Broker] = open_broker,
+        fetcher: Fetcher | None = None,
     ) -> None:
         super().__init__()
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
@@ -89,10 +93,11 @@ class Worker(Service):
         self._pacer = Pacer(self.executor, self._consumers, self)
         publisher, settler = Publisher(broker), Settler()
         self.deliveries = Deliveries(self.routes, publisher, settler, self.events, self._on_settled)
+        self.versions = VersionLibrary(Path(settings.versions).absolute(), fetcher, settings.installer_options)
         self._recoverer = Recoverer(self.name, settings)
         self._on_log: Callable[[bytes], None] = lambda record: None
         self._parts = (
-            *(publisher, settler, self.executor, Guard(self.executor)),
+            *(publisher, settler, self.executor, Guard(self.executor), self.versions),
             *(self._sync, self.routes, self._consumers, self._pacer),
         )
         for part in self._parts:
@@ -201,8 +206,18 @@ class Worker(Service):
             self.deliveries.close(held)
         else:
             self.deliveries.count_received(held)
-            whole = Assignment(message.body, message.content_encoding, held, number=held.number, function=held.function)
-            self._submit(whole)
+            whole = Assignment(
+                message.body,
+                message.content_encoding,
+                held,
+                number=held.number,
+                function=held.function,
+                version=held.version,
+            )
+            if held.version and not self.versions.has(held.version):
+                self.versions.prepare(held.function, held.version, partial(self._submit, whole))
+            else:
+                self._submit(whole)
 
     def _submit(self, assignment: Assignment) -> None:
         """Have an assignment run, without jobs that were cancelled."""
@@ -358,8 +373,9 @@ class InternationalWorker(Worker):
         *,
         hurry: asyncio.Event | None = None,
         open_broker: Callable[[str], Broker] = open_broker,
+        fetcher: Fetcher | None = None,
     ) -> None:
-        super().__init__(_international(settings), broker, hurry=hurry, open_broker=open_broker)
+        super().__init__(_international(settings), broker, hurry=hurry, open_broker=open_broker, fetcher=fetcher)
 
     async def adopt(self, settings: WorkerSettings) -> None:
         """Use other settings, but those of its route."""
@@ -384,4 +400,6 @@ def _of_children(settings: WorkerSettings) -> WorkerSettings:
     """Settings with all at its default that children do not look at."""
     default = WorkerSettings()
     functions = settings.functions and os.path.abspath(settings.functions)  # a child may be in another folder
-    return replace(settings, functions=functions, **{name: getattr(default, name) for name in _OF_PARENT})
+    versions = os.path.abspath(settings.versions)
+    unused = {name: getattr(default, name) for name in _OF_PARENT}
+    return replace(settings, functions=functions, versions=versions, **unused)

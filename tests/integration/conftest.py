@@ -24,7 +24,7 @@ from dts.server.app import Server
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
-from tests.services import mongodb, rabbitmq
+from tests.services import mongodb, rabbitmq, sshd
 from tests.services.fleet import open_sealed
 
 
@@ -43,6 +43,15 @@ def rabbit() -> Iterator[rabbitmq.RabbitServer]:
     if not rabbitmq.available():
         pytest.skip("no rabbitmq-server on this machine")
     with rabbitmq.RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture
+def ssh_server() -> Iterator[sshd.SshServer]:
+    """A host of the fleet: an OpenSSH server."""
+    if not sshd.available():
+        pytest.skip("no openssh-server on this machine")
+    with sshd.SshServer() as server:
         yield server
 
 

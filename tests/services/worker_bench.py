@@ -44,6 +44,7 @@ class Bench:
     def settings(self, **changes: Any) -> WorkerSettings:
         """Settings of a worker with one child."""
         given: dict[str, Any] = {"processes": 1, "functions": str(self.functions), "name": "bench"}
+        given["versions"] = str(self.functions.with_name("versions"))
         return WorkerSettings(**given | changes)
 
     def write(self, name: str, code: str) -> None:
@@ -81,6 +82,8 @@ class Bench:
             "count": len(batch.jobs),
             "number": 0,
         }
+        if batch.options.version:
+            headers["version"] = batch.options.version
         await self.broker.publish(jobs_queue(route), [Message(*codec.encode(batch), headers)])
 
     async def wait(self, run: str, jobs: int) -> list[Result]:

@@ -8,7 +8,7 @@ from typing import Any
 from dts.client.transport import Transport
 from dts.errors import InvalidInput
 
-_SECRET_FIELDS = frozenset({"secret", "ssh_key", "ssh_pem_cert"})
+_SECRET_FIELDS = frozenset({"secret", "ssh_key", "ssh_pem_cert", "ssh_passphrase"})
 """Fields whose values go to the server as they are; everything else about a secret is a signature made with it."""
 
 

@@ -32,7 +32,7 @@ VERIFY_TIMEOUT = 1800.0
 """Seconds that the server may take to go through the whole operation log: some 10,000 entries a second."""
 
 _OUTDATED = 412
-_WRITE_ONLY = frozenset({"secret", "grace", "ssh_key", "ssh_pem_cert"})
+_WRITE_ONLY = frozenset({"secret", "grace", "ssh_key", "ssh_pem_cert", "ssh_passphrase"})
 """Fields that are never read back, so nobody can tell whether somebody else has changed them."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -40,7 +40,7 @@ class RecordKind:
     """One kind of record: `noun` as in the commands, `one` of it in a sentence, what may be written, what is listed.
 
     `filters` may select what `get` lists. `example`, `change` and `selection` are how `add`, `update` and `get` may be
-    used. `reads` are fields that are only read.
+    used. `reads` are fields that are only read. `add` takes `add_flags`, too, and `complete` adds to its fields.
     """
 
     noun: str
@@ -53,6 +53,8 @@ class RecordKind:
     selection: str
     reads: tuple[str, ...] = ("created", "modified", "version")
     has_secret: bool = False
+    add_flags: tuple[Flag, ...] = ()
+    complete: Callable[[Session, Arguments, str, dict[str, object]], Awaitable[None]] | None = None
 
     @property
     def pausable(self) -> bool:
@@ -95,7 +97,7 @@ def _add(kind: RecordKind) -> Command:
         "ID [FIELD=VALUE …]",
         words=(1, 1),
         fields=tuple(each for each in kind.fields if each.initial),
-        flags=(SECRET_FILE, ADOPT) if kind.has_secret else (),
+        flags=(SECRET_FILE, ADOPT) if kind.has_secret else kind.add_flags,
         examples=(f"{kind.noun} add {kind.example}",),
         one=kind.one,
         extra=extra,
@@ -105,6 +107,8 @@ def _add(kind: RecordKind) -> Command:
         record_id = arguments.word(0)
         values = _nested(arguments.values)
         client = await session.client()
+        if kind.complete is not None:
+            await kind.complete(session, arguments, record_id, values)
         secret = Secret()
         if kind.has_secret:
             check = partial(_check_free, kind, client, record_id)

@@ -33,11 +33,15 @@ SECRET_FILE = Flag(
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a command was given: words, fields with their values, flags with their texts (empty for a mere switch)."""
+    """What a command was given: words, fields with their values, flags with their texts (empty for a mere switch).
+
+    `rest` is what follows `--`, as it is, for a command that takes another one.
+    """
 
     words: tuple[str, ...] = ()
     values: Mapping[str, object] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
+    rest: tuple[str, ...] = ()
 
     def word(self, index: int, default: str = "") -> str:
         """The word at a place, or a default when there are fewer."""

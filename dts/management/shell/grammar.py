@@ -52,6 +52,8 @@ class Command:
     examples: tuple[str, ...] = ()
     ids: str = ""
     readable: tuple[str, ...] = ()
+    rest: bool = False
+    """Whether it takes another command after `--`."""
 
     @property
     def noun(self) -> str:
@@ -87,6 +89,7 @@ def command(
     examples: Sequence[str] = (),
     ids: str = "",
     readable: tuple[str, ...] = (),
+    rest: bool = False,
     **names: str,
 ) -> Callable[[Action], Command]:
     """Make a command of a function. `names` fill the places such as {one} in its docstring."""
@@ -94,7 +97,7 @@ def command(
     def wrap(action: Action) -> Command:
         text = inspect.getdoc(action) or ""
         text = text.format(**names) if names else text
-        return Command(name, action, text, usage, *words, fields, flags, tuple(examples), ids, readable)
+        return Command(name, action, text, usage, *words, fields, flags, tuple(examples), ids, readable, rest)
 
     return wrap
 
@@ -154,6 +157,7 @@ def parse_arguments(wanted: Command, words: Sequence[str]) -> Arguments:
     plain: list[str] = []
     values: dict[str, object] = {}
     flags: dict[str, str] = {}
+    words, rest = _split_rest(wanted, words)
     waiting = list(reversed(words))
     while waiting:
         word = waiting.pop()
@@ -169,7 +173,15 @@ def parse_arguments(wanted: Command, words: Sequence[str]) -> Arguments:
             plain.append(word)
     if HELP.name not in flags:
         _check_count(wanted, len(plain))
-    return Arguments(tuple(plain), values, flags)
+    return Arguments(tuple(plain), values, flags, rest)
+
+
+def _split_rest(wanted: Command, words: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...]]:
+    """The words before `--`, and those after it, which are another command's."""
+    if not (wanted.rest and "--" in words):
+        return words, ()
+    at = words.index("--")
+    return words[:at], tuple(words[at + 1 :])
 
 
 def _take_flag(wanted: Command, word: str, waiting: list[str], flags: dict[str, str]) -> None:

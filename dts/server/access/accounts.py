@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cachetools import TTLCache
 
-from dts.auth import WINDOW, Claim, KeccakAuthenticator, Request, derive_key, new_secret
+from dts.auth import WINDOW, Claim, Credentials, KeccakAuthenticator, Request, derive_key, new_secret
 from dts.errors import AuthError, ConfigError, DuplicateKey
 from dts.model import ADMINISTRATOR, User
 from dts.runtime.log_throttle import LogThrottle
@@ -81,6 +81,23 @@ class Accounts:
         if not await self._store.use_nonce(claim.user_id, claim.nonce, time.time() + 2 * WINDOW):
             raise AuthError
         return Caller(found.user, claim, replaced=key > 0)
+
+    async def authenticate_fleet(
+        self, allowed: Sequence[Credentials], header: str | None, request: Request, hosts: Sequence[str]
+    ) -> None:
+        """Make sure that one of these credentials, which no user has, signed the head of a request.
+
+        Raises:
+            AuthError: none did, or the request was made before.
+        """
+        claim = KeccakAuthenticator.parse(header)
+        keys = [derive_key(each.user_id, each.secret) for each in allowed if each.user_id == claim.user_id]
+        requests = [replace(request, host=host) for host in hosts]
+        if not any([KeccakAuthenticator.verify(claim, key, each) for key in keys for each in requests]):
+            raise AuthError
+        # With a space no user's nonces can be among these.
+        if not await self._store.use_nonce(f"{claim.user_id} ", claim.nonce, time.time() + 2 * WINDOW):
+            raise AuthError
 
     async def check_key_file(self) -> None:
         """Make sure that the server has the key file that the keys in the store were encrypted with.

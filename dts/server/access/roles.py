@@ -25,8 +25,11 @@ NONE, OWN, MEMBER, ALL = Scope
 ROLES = ("administrator", "operator", "developer", "user")
 """All roles, in the order of the columns below."""
 
-PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/{file}"})
-"""Routes that need no signature."""
+FLEET = frozenset({"/fleet/versions/{namespace}/{name}/{id}"})
+"""Routes of workers, which sign with the fleet's key and are no users."""
+
+PUBLIC = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/{file}"}) | FLEET
+"""Routes that need no user's signature."""
 
 TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     # jobs and runs of one's own             administrator operator developer user
@@ -86,6 +89,8 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("DELETE", "/admin/schedules/{id}"): (ALL, NONE, NONE, NONE),
     ("POST", "/admin/schedules/{id}/fire"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/schedules/{id}/firings"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/ssh/host-key"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/ssh/run"): (ALL, NONE, NONE, NONE),
     # what everybody does                    administrator operator developer user
     ("GET", "/admin/operations/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/operations/verify"): (ALL, ALL, NONE, NONE),

@@ -71,7 +71,7 @@ class Attempts:
         self._poison = Poison(store)
 
     async def record(self, readings: Sequence[Reading]) -> None:
-        """Record readings; safe to repeat.
+        """Record readings; safe to repeat. Whoever calls it finishes their runs, once the results are announced.
 
         Raises:
             StoreUnavailable: some may be recorded and some not.
@@ -83,7 +83,7 @@ class Attempts:
             if reading.poisoned:
                 await self._keep(reading)
         candidates = [reading.candidate for reading in readings]
-        await self._store.record(candidates)
+        await self._store.record(candidates, finish=False)
         retried = [reading for reading in readings if reading.retried]
         if retried:
             await self._delay(retried)

@@ -26,7 +26,7 @@ from dts.store import Store
 
 logger = logging.getLogger(__name__)
 
-SECRET_FIELDS = frozenset({"secret", "ssh_key", "ssh_pem_cert"})
+SECRET_FIELDS = frozenset({"secret", "ssh_key", "ssh_pem_cert", "ssh_passphrase"})
 """Names of fields whose values are never shown to anybody."""
 
 MASK = "***"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import msgspec
 
@@ -18,6 +19,7 @@ from dts.model import MAX_BLOCK_SIZE, Candidate, bitmap, split_job_id
 from dts.server.attempts.plan import Attempts, Reading
 from dts.server.attempts.poison import poisoned_jobs
 from dts.server.daemons._base import Daemon
+from dts.server.ending.notices import announce_results
 from dts.server.record.job_metrics import observe_results
 from dts.server.record.values import fail_what_is_not_json, is_json_array
 from dts.wire import codec, dts_pb2, sanitize
@@ -72,6 +74,8 @@ class Porter(Daemon):
                 if reading.batch.progress:
                     progress.update(_progress_of(reading.batch))
             await self._broker.broadcast(TOPIC_RESULTS, " ".join(runs))
+            finished = await self._retry_until_available(partial(self._store.finish_runs, list(runs)), "finish runs")
+            await announce_results(self._broker, finished)
             if news:
                 await self._broker.broadcast(TOPIC_SPEEDS, msgspec.json.encode(news).decode())
             for part in _portions(progress):

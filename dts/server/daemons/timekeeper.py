@@ -8,6 +8,8 @@
 - expire: queues jobs again whose lease has expired.
 - overdue: ends jobs that were not started before their deadline.
 - repair: publishes jobs again whose messages the broker has lost.
+- finish: notes which runs have finished where a process died before it could.
+- follow: does what is to follow the end of a run.
 - retention: deletes runs that are kept no longer.
 - sweep: ends the jobs of cancelled runs that their server did not get to.
 - remind: tells workers what was cancelled while nobody could.
@@ -34,6 +36,7 @@ from dts.server.attempts.leases import requeue_expired
 from dts.server.daemons._base import Daemon
 from dts.server.dead.settle import DeadLetterSettler
 from dts.server.ending import notices
+from dts.server.ending.finished import FinishedRuns
 from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
 from dts.server.ending.sweep import sweep
@@ -56,6 +59,9 @@ _NAMED = 100  # runs that are named in one event
 _OVERDUE_INTERVAL = 2.0
 _ADOPT_INTERVAL = 60.0
 _FORGET_INTERVAL = 600.0
+_FINISH_INTERVAL = 5.0
+_FOLLOW_INTERVAL = 5.0  # where no event tells of results
+_FOLLOW_PAUSE = 0.2  # seconds from one look to the next, however many events there are
 _COUNT_INTERVAL = 10.0
 _COUNT_STEPS = 20  # until the next time: half of the time at most
 _COUNT_HELD = 30.0
@@ -75,6 +81,8 @@ class Timekeeper(Daemon):
             self._settings.daemons.repair_after,
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
+        self._finished = FinishedRuns(self._store, ())
+        self._results = asyncio.Event()
         self._retention = Retention(self._store)
         self._scheduler = Scheduler(self._store, self._broker, self._catalogue)
         self._follower = Follower(self._store, self._broker, self._catalogue)
@@ -93,6 +101,7 @@ class Timekeeper(Daemon):
             ("repair", self._repair.interval, self._look_for_lost, "look for jobs that the broker has lost"),
             ("sweep", _SWEEP_INTERVAL, self._sweep, "sweep cancelled runs"),
             ("remind", _REMIND_INTERVAL, self._remind, "tell what was cancelled"),
+            ("finish", _FINISH_INTERVAL, self._finish_left, "look for runs that have finished"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
             ("count", _COUNT_INTERVAL, self._keep_counts, "keep the counts of jobs"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
@@ -116,12 +125,29 @@ class Timekeeper(Daemon):
         self._stack.push_async_callback(events.close)
         self._stack.push_async_callback(self._leave_gate)
         self._spawn(
-            self._consume_events(events, self._gate.on_event, "timekeeper-gate-events"), "timekeeper-gate-events"
+            self._consume_events(events, self._note_results, "timekeeper-gate-events"), "timekeeper-gate-events"
         )
+        self._spawn(self._follow_up(), "timekeeper-follow")
         self._spawn(self._keep_gate(often), "timekeeper-gate")
         news = await self._broker.subscribe([TOPIC_RESULTS, TOPIC_CANCELLED])
         self._stack.push_async_callback(news.close)
         self._spawn(self._consume_events(news, self._follower.on_event, "timekeeper-news"), "timekeeper-news")
+
+    async def _finish_left(self) -> None:
+        await notices.announce_results(self._broker, await self._finished.finish_left())
+
+    async def _note_results(self, event: Event) -> None:
+        self._gate.on_event(event)
+        self._results.set()
+
+    async def _follow_up(self) -> None:
+        while True:
+            self._results.clear()
+            await self._retry_until_available(self._finished.follow_up, "do what follows the end of runs")
+            await asyncio.sleep(_FOLLOW_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FOLLOW_INTERVAL):
+                    await self._results.wait()
 
     async def _delete_old(self) -> None:
         await self._retention.sweep()

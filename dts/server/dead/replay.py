@@ -93,6 +93,15 @@ class Replay:
         await self._store.delete_dead_letters([letter.id])
         self.result.replayed += 1
 
+    async def close(self) -> None:
+        """Close the new runs: they have all their blocks, and may finish.
+
+        Raises:
+            StoreUnavailable: some may be open still.
+        """
+        for run, _ in self._runs.values():
+            await self._store.update_run(run.id, state=RunState.CLOSED)
+
     async def _replay_jobs(self, letter: DeadLetter) -> str:
         """Make new jobs of a letter's; returns what is in the way, or ""."""
         try:
@@ -127,7 +136,7 @@ class Replay:
         """The new run for a user's jobs of a function, and the number of its next block."""
         key = (before.user, function, before.single)
         if key not in self._runs:
-            now, state = time.time(), RunState.CLOSED
+            now, state = time.time(), RunState.OPEN  # until all its blocks are there, or it would finish before
             run = Run(new_id(), before.user, function, MAX_BLOCK_SIZE, state, created=now, single=before.single)
             self._runs[key] = (run, 0)
         run, number = self._runs[key]

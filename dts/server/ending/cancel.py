@@ -24,10 +24,11 @@ _BLOCKS = 500  # that are read at once
 
 
 async def cancel_run(store: Store, broker: Broker, run_id: str) -> Run | None:
-    """Cancel a run and what has not ended of it; returns the run as it is then, None if there is none."""
+    """Cancel a run and what has not ended of it, unless it has finished; returns the run, None if there is none."""
     run = await store.update_run(run_id, state=RunState.CANCELLED)
-    await broker.broadcast(TOPIC_CANCELLED, run_id)
-    await cancel_jobs_of_run(store, run_id)
+    if run is not None and run.state is RunState.CANCELLED:
+        await broker.broadcast(TOPIC_CANCELLED, run_id)
+        await cancel_jobs_of_run(store, run_id)
     return run
 
 

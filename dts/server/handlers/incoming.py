@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
@@ -19,6 +21,8 @@ from dts.server.context import Context
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.request_body import RequestBody
 from dts.server.listen.http import peer_of
+
+T = TypeVar("T")
 
 _PATIENCE = 30.0
 """Seconds for which a body waits for room in memory before its sender is asked to try again."""
@@ -199,13 +203,21 @@ class IncomingRequest(RequestHandler):
         Raises:
             AuthError: nobody did, validly.
         """
+        return await self.authenticate_by(self.context.accounts.authenticate)
+
+    async def authenticate_by(self, check: Callable[[str | None, Request, Sequence[str]], Awaitable[T]]) -> T:
+        """What `check` finds, given the header with the signature, the head that is signed, and its possible hosts.
+
+        Raises:
+            AuthError: as `check` does, with a hint where the host may be the reason.
+        """
         request, names = self.request, self.context.names
         path, _, query = (request.uri or "").partition("?")
         head = Request(request.method or "", "", names.below_base_path(path), query, self._signed_headers())
         host, local = request.headers.get("Host"), self._local_address()
         hosts = names.candidates(host, local)
         try:
-            return await self.context.accounts.authenticate(request.headers.get("Authorization"), head, hosts)
+            return await check(request.headers.get("Authorization"), head, hosts)
         except AuthError as error:
             raise AuthError(f"{error}{names.hint(host, local)}") from None
 

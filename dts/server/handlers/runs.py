@@ -11,7 +11,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
-from dts.model import Block, Function, Part, Run, RunState, Turns, User, bitmap, job_id, new_id
+from dts.model import Block, Finished, Function, Part, Run, RunState, Turns, User, bitmap, job_id, new_id
 from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
@@ -80,6 +80,9 @@ class RunView(msgspec.Struct, kw_only=True):
     """A run as answered. `single` is true if `POST /jobs/` made it; `version` is the hash of a deployed version.
     `priority` and `weight` are there if the run has its own.
 
+    Once it has finished, `finished_at` is when, in seconds since the epoch, and `counts` is how many of its jobs
+    `succeeded`, `failed` and were `cancelled`, and their `total`; neither changes any more.
+
     `then_run` and `reduce_run` are the runs that its results go into, if it was opened with such.
 
     When it is opened it tells `max_body` (bytes), and `block_jobs`: how many jobs a block may have by the limits now.
@@ -92,6 +95,8 @@ class RunView(msgspec.Struct, kw_only=True):
     state: RunState
     paused: bool
     created: float
+    finished_at: float | msgspec.UnsetType = msgspec.UNSET
+    counts: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     not_before: float | msgspec.UnsetType = msgspec.UNSET
     deadline: float | msgspec.UnsetType = msgspec.UNSET
     max_body: int | msgspec.UnsetType = msgspec.UNSET
@@ -228,16 +233,16 @@ class AnyRunHandler(WorkHandler):
             ApiError: it is closed and all its jobs have ended, so that there is nothing to cancel.
         """
         run = await self.own_run(user, run_id)
-        if run.state is RunState.CLOSED:
-            statistics = await self.context.store.run_statistics(run.id)
-            if statistics.ended == statistics.total:
-                raise ApiError(ErrorCode.RUN_ENDED, f"run {run.id} cannot be cancelled: it has finished already")
+        await self.context.store.finish_runs([run.id])
         changed = await cancel_run(self.context.store, self.context.broker, run.id)
+        if changed is not None and changed.state is not RunState.CANCELLED:
+            raise ApiError(ErrorCode.RUN_ENDED, f"run {run.id} cannot be cancelled: it has finished already")
         self.context.hub.wake(run.id)
-        return changed or replace(run, state=RunState.CANCELLED)
+        return await self.context.store.get_run(run.id) or replace(run, state=RunState.CANCELLED)
 
     async def _answer_with(self, run: Run) -> None:
         statistics = await self.context.store.run_statistics(run.id)
+        # On MongoDB a run is noted as finished a moment after its last job has ended.
         finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
         about: dict[str, str] = {"user": run.user} if self.everybodys else {}
         about |= await what_follows(self.context.store, run.id)
@@ -433,6 +438,7 @@ def run_fields(run: Run) -> dict[str, object]:
         "state": run.state.value,
         "paused": run.paused,
         "created": round(run.created, 6),
+        **_end_fields(run.finished),
         **({"not_before": round(run.not_before, 6)} if run.not_before else {}),
         **({"deadline": round(options.deadline, 6)} if options.deadline else {}),
         **({"version": options.version} if options.version else {}),
@@ -440,6 +446,13 @@ def run_fields(run: Run) -> dict[str, object]:
         **({"priority": run.priority} if run.priority is not None else {}),
         **({"weight": run.weight} if run.weight != 1.0 else {}),
     }
+
+
+def _end_fields(end: Finished | None) -> dict[str, object]:
+    if end is None:
+        return {}
+    counts = {"total": end.total, "succeeded": end.succeeded, "failed": end.failed, "cancelled": end.cancelled}
+    return {"finished_at": round(end.time, 6), "counts": counts}
 
 
 def _turns(run: Run, params: RunChanges) -> Turns | None:

@@ -14,6 +14,7 @@ from dts.wire.numbers import EXCEPTION
 EMAIL = r"^([^@\s]+@[^@\s]+)?$(?!\n)"
 NAMESPACE_CHOICE = r"^(\*|[a-z][a-z0-9_]{0,63})$(?!\n)"
 ROUTE = r"^[a-z][a-z0-9_.-]{0,63}$(?!\n)"
+GROUP = r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)"
 SSH_USER = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 VERSION = r"^([0-9a-f]{64})?$(?!\n)"
 FOLDER = r"^([^\x00-\x1f\x7f-\x9f-][^\x00-\x1f\x7f-\x9f]*)?$(?!\n)"
@@ -23,6 +24,7 @@ PATTERNS = {
     NAMESPACE_CHOICE: "the name of a namespace, or * for all of them",
     ROUTE: "a route: a small letter, then small letters, digits, and any of _.-; 64 characters at most",
     EXCEPTION: "the name of an exception, such as OSError",
+    GROUP: "the name of a group: small letters, digits, and any of _.-; 64 characters at most",
     SSH_USER: "the name of a user on the host",
     VERSION: "the whole hash of a version, 64 hexadecimal digits, or empty",
     FOLDER: "a path that does not start with a hyphen and has no control characters",

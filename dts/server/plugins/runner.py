@@ -21,6 +21,7 @@ from dts.broker import Consumer, Delivery
 from dts.errors import StoreUnavailable, TooLarge, WireError
 from dts.model import Candidate, bitmap
 from dts.runtime.log_throttle import OutageLog
+from dts.runtime.logs import USER
 from dts.runtime.service import Service
 from dts.server import plugins
 from dts.server.context import Context
@@ -105,6 +106,7 @@ class PluginRunner(Service):
             who = run.user if run is not None else "nobody"
             raise WireError(f"{block.function} runs inside the server: for administrators only, and it was {who}")
         stored = await self._retry_until_available(partial(jobs_of, store, block))
+        USER.set(user.id)  # who the plugin, and the log, take for the operator
         return {job.index: job for job in stored.jobs}
 
     async def _run_job(self, name: str, job: dts_pb2.Job, results: dts_pb2.ResultBatch) -> None:

@@ -31,8 +31,8 @@ _REASONS = frozenset({"timeout", "memory", "deadline", "crashed", "killed", "exi
 def observe_store(store: Store) -> None:
     """Measure the calls of a store, and count the jobs that end by them, from here on."""
 
-    async def counted(candidates: Sequence[Candidate]) -> list[int | None]:
-        accepted = await type(store).record(store, candidates)
+    async def counted(candidates: Sequence[Candidate], *, finish: bool = True) -> list[int | None]:
+        accepted = await type(store).record(store, candidates, finish=finish)
         _count_ended(candidates, accepted)
         return accepted
 

@@ -64,7 +64,7 @@ def keys_of(host: VirtualHost, box: KeyBox) -> list[KeyPair]:
         for name in SECRET_FIELDS
         if (sealed := getattr(host, name))
     }
-    passphrase = opened.pop("ssh_passphrase", "")
+    passphrase = opened.pop("ssh_passphrase", "").rstrip("\r\n")  # as a file has them at its end
     if not opened:
         raise LoginRefused(f"the host {host.id} has no ssh key: vhosts update {host.id} ssh_pem_cert=@FILE")
     try:

@@ -13,7 +13,7 @@ from dts.model import Function
 from dts.model.documents import Document
 from dts.store import Store
 from dts.wire.archive import SHORT, Source, is_version, is_version_prefix, pack, version_of
-from dts.wire.function_source import REQUIREMENTS
+from dts.wire.function_source import requirements_of
 
 COLLECTION = "function_versions"
 
@@ -50,7 +50,7 @@ def new_version(function: str, source: Source, *, user: str, message: str) -> Ve
         message,
         tuple(sorted(source)),
         sum(len(each.data) for each in source.values()),
-        REQUIREMENTS in source,
+        bool(requirements_of(source)),
     )
 
 

@@ -41,12 +41,15 @@ class ResultStore(ABC):
     # outcomes
 
     @abstractmethod
-    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
+    async def record(self, candidates: Sequence[Candidate], *, finish: bool = True) -> list[int | None]:
         """Merge candidates into the outcomes of their blocks by `dts.model.merge`, durably.
 
         Returns, in the order of the candidates, the bitmap of jobs that each of them ended: 0 for a repeat, None when
         there is no such block. Candidates of one block may be written at once. Several processes may record results of
         the same jobs at the same time: every job ends exactly once. `running` alone need not be durable.
+
+        Runs that finish by it are finished when it returns (see `FinishingStore`), unless `finish` is False: then the
+        caller calls `finish_runs`, once those who wait for the results have heard of them.
         """
 
     @abstractmethod

@@ -37,8 +37,11 @@ def storable_value(value: Any) -> Any:
     return [storable_value(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def check_in_time(run: str, state: str | None) -> None:
-    """Refuse blocks of a run that is in that state now, None if there is no such run, if they come too late.
+def check_in_time(run: str, state: str | None, *, finished: bool, brought: bool) -> None:
+    """Refuse new blocks of a run that is in that state now, None if there is no such run, if they come too late.
+
+    A closed run takes only the blocks that were `brought` together with it, and none once it has finished: what its
+    end says of its jobs must stay true.
 
     Raises:
         BlockTooLate: they do.
@@ -47,6 +50,8 @@ def check_in_time(run: str, state: str | None) -> None:
         raise BlockTooLate(f"run {run} is no longer there: it takes no more blocks")
     if state == RunState.CANCELLED:
         raise BlockTooLate(f"run {run} is cancelled: it takes no more blocks")
+    if finished or (state == RunState.CLOSED and not brought):
+        raise BlockTooLate(f"run {run} is closed: it takes no more blocks")
 
 
 def by_block(candidates: Sequence[Candidate]) -> dict[str, list[int]]:

@@ -4,8 +4,8 @@ A block's document never changes; what becomes of the block is its outcome's. Th
 which of two different blocks under a number wins; its outcome second, and with that the block is accepted. A crash
 between the two leaves a block that nobody was told is accepted and nobody publishes; the client's repeat completes it.
 
-Of a block and the cancelling of its run, each is first written for a majority and then the other is read, from the
-primary: whichever came second sees the other, also over a change of primaries.
+Of a block and the closing or cancelling of its run, each is first written for a majority and then the other is read,
+from the primary: whichever came second sees the other, also over a change of primaries.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Blocks:
         if self._connection.incarnation() != incarnation:
             conflicting |= (await self._insert(stored, run, self._connection.collection))[1]
         if not (unknown and len(blocks) == 1):  # nobody changes a run before it is known by a block
-            await self._follow_runs([block for position, block in enumerate(stored) if position not in repeated])
+            await self._follow_runs([block for position, block in enumerate(stored) if position not in repeated], run)
         for block in blocks:
             if block.id in conflicting:
                 raise BlockConflict(f"a different block {block.number} of run {block.run} is stored already")
@@ -92,12 +92,14 @@ class Blocks:
         )
         return bool(runs) and not known, conflicting
 
-    async def _follow_runs(self, blocks: Iterable[Block]) -> None:
+    async def _follow_runs(self, blocks: Iterable[Block], brought: Run | None) -> None:
         """Make sure that new blocks have come in time, and with their runs' turns as these are by now."""
+        fields = {"state": 1, "finished": 1, **_TURNS}
         for run, block in {block.run: block for block in blocks}.items():
-            document = await self._connection.collection("runs").find_one({"_id": run}, {"state": 1, **_TURNS})
-            check_in_time(run, document["state"] if document else None)
-            if document and not block.single and _turns_of(document) != (block.priority, block.weight):
+            found = await self._connection.collection("runs").find_one({"_id": run}, fields) or {}
+            is_brought = brought is not None and brought.id == run
+            check_in_time(run, found.get("state"), finished="finished" in found, brought=is_brought)
+            if not block.single and _turns_of(found) != (block.priority, block.weight):
                 await self.follow_turns(run)
 
     async def follow_turns(self, run_id: str) -> None:

@@ -8,14 +8,15 @@ the bitmap of jobs that were collected one by one, absent before the first. `bat
 last, because MongoDB reads a document from its start.
 
 A run's document has `cancel_time` once it was cancelled, and `swept` once its jobs have ended thereafter. One that an
-earlier version cancelled has neither.
+earlier version cancelled has neither. It has `unfinished` until it has finished, then `finished` (when) and `ended`
+(how many jobs succeeded, failed, were cancelled), and `follow_up` as long as that is true.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dts.model import Block, DeadLetter, Outcome, Run, RunState, bitmap
+from dts.model import Block, DeadLetter, Finished, Outcome, Run, RunState, bitmap
 from dts.store.contract.shared import headers_from_text, headers_to_text, storable
 
 Document = dict[str, Any]
@@ -44,6 +45,8 @@ GUARDED = {
 
 def run_document(run: Run) -> Document:
     """The document of a run."""
+    ended = run.finished
+    end = {"finished": ended.time, "ended": [ended.succeeded, ended.failed, ended.cancelled]} if ended else None
     return {
         "_id": run.id,
         "user": run.user,
@@ -57,14 +60,18 @@ def run_document(run: Run) -> Document:
         "single": run.single,
         "priority": run.priority,
         "weight": run.weight,
+        **(end or {"unfinished": True}),
+        **({"follow_up": True} if run.follow_up else {}),
     }
 
 
 def run_from(document: Document) -> Run:
-    """The run of a document; `cancel_time` and `swept` are not the record's."""
-    for kept in ("cancel_time", "swept"):
+    """The run of a document; `cancel_time`, `swept` and `unfinished` are not the record's."""
+    for kept in ("cancel_time", "swept", "unfinished"):
         document.pop(kept, None)
-    return Run(id=document.pop("_id"), state=RunState(document.pop("state")), **document)
+    ended = document.pop("ended", ())
+    finished = Finished(document.pop("finished"), *ended) if "finished" in document else None
+    return Run(id=document.pop("_id"), state=RunState(document.pop("state")), finished=finished, **document)
 
 
 def block_document(block: Block) -> Document:

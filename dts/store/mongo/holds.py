@@ -1,10 +1,11 @@
 """What waits of runs that are paused or cancelled is marked, so that no look for work meets it.
 
-`held` is on outcomes of a run that is paused or cancelled, on delayed slices of one that is paused; where it is absent
-nothing holds. Every index that work is looked for in begins with it. The run decides, the mark follows: it is written
-when a run changes, and when a look meets something unmarked, such as a block that came later. Whoever has marked reads
-the runs once more and goes on until they have stayed the same, so of two changes at once the later one holds. One who
-dies in between may leave a mark too many, for `recheck`, or one too few, for the next look.
+`held` is on outcomes of a run that is paused or cancelled, or has finished without them, and on delayed slices of one
+that is paused; where it is absent nothing holds. Every index that work is looked for in begins with it. The run
+decides, the mark follows: it is written when a run changes, and when a look meets something unmarked, such as a block
+that came later. Whoever has marked reads the runs once more and goes on until they have stayed the same, so of two
+changes at once the later one holds. A process that dies in between may leave a mark too many, for `recheck`, or one too
+few, for the next look.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from dts.store.mongo.documents import Document
 FREE: Document = {"held": None}
 """The condition of what is not held."""
 
-_STATE = {"paused": 1, "state": 1}
+_STATE = {"paused": 1, "state": 1, "finished": 1}
 _RUNS_AT_ONCE = 1000
 _WAITING: Mapping[str, Document] = {"outcomes": {"open": True}, "delayed": {"waits": True}}
 
 
 def stopped_in(name: str, run: Document) -> bool:
     """Whether the run of a document holds what waits of it in a collection."""
-    return bool(run["paused"] or (name == "outcomes" and run["state"] == RunState.CANCELLED.value))
+    over = run["state"] == RunState.CANCELLED.value or "finished" in run
+    return bool(run["paused"] or (name == "outcomes" and over))
 
 
 class Holds:
@@ -53,7 +55,7 @@ class Holds:
         ids = sorted(set(run_ids))
         stopped: list[str] = []
         for start in range(0, len(ids), _RUNS_AT_ONCE):
-            stops = {"$or": [{"paused": True}, {"state": RunState.CANCELLED.value}]}
+            stops = {"$or": [{"paused": True}, {"state": RunState.CANCELLED.value}, {"finished": {"$gt": 0}}]}
             among = {"_id": {"$in": ids[start : start + _RUNS_AT_ONCE]}, **stops}
             found = self._connection.collection("runs").find(among, _STATE)
             stopped += [run["_id"] async for run in found if stopped_in(name, run)]

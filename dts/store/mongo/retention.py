@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReplaceOne
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from dts.model import Run
-from dts.store.abc import Store
-from dts.store.contract.retention import LETTERS_AT_ONCE, RunNote
+from dts.model import Run, RunState
+from dts.store.contract.retention import LETTERS_AT_ONCE
 from dts.store.contract.shared import storable
 from dts.store.mongo.bodies import Bodies
-from dts.store.mongo.connection import MongoConnection, translating
-from dts.store.mongo.documents import Document, run_from
+from dts.store.mongo.connection import translating
+from dts.store.mongo.documents import Document
+from dts.store.mongo.finishing import MongoFinishingStore
 from dts.store.mongo.parts import unpack
-from dts.store.mongo.tallies import Tallies
 
 
 def _index(*fields: str, **options: Any) -> IndexModel:
@@ -23,78 +22,63 @@ def _index(*fields: str, **options: Any) -> IndexModel:
 
 
 RETENTION_INDEXES: dict[str, list[IndexModel]] = {
-    "run_notes": [
-        _index("subject", "run", name="by_subject", unique=True),
-        _index("subject", "finished", "run", name="by_time"),
-        _index("run", name="by_run"),
-    ],
     "dead_letters": [_index("run", name="by_run"), _index("died", name="by_time")],
 }
+_OPEN = {"state": RunState.OPEN.value}
 _WHERE_BODY = {"beside": 1, "size": 1}
-RUNS_BY_FUNCTION = _index("function", "_id", name="by_function")
 
 
-class MongoRetentionStore(Store):
+class MongoRetentionStore(MongoFinishingStore):
     """The part of a MongoDB store that is about retention. Not a store by itself."""
 
-    _connection: MongoConnection
     _bodies: Bodies
-    _tallies: Tallies
-
-    @translating
-    async def oldest_runs(
-        self, *, user: str | None = None, function: str | None = None, after: str, before: str, limit: int
-    ) -> list[Run]:
-        query: Document = {"_id": {"$gt": after, "$lt": before}}
-        query |= {"user": storable(user)} if user is not None else {"function": storable(function or "")}
-        found = self._connection.collection("runs").find(
-            query, sort=[("_id", ASCENDING)], limit=limit, hint="user_1__id_1" if user is not None else "by_function"
-        )
-        return [run_from(document) async for document in found]
 
     @translating
     async def functions_of_runs(self, namespace: str) -> list[str]:
         # What follows the slash comes before what follows the next character.
         of_namespace = {"function": {"$gt": f"{storable(namespace)}/", "$lt": f"{storable(namespace)}0"}}
-        return sorted(await self._connection.collection("runs").distinct("function", of_namespace))
+        runs = self._connection.collection("runs")
+        finished = await runs.distinct("function", {**of_namespace, "finished": {"$gt": 0}})
+        return sorted({*finished, *await runs.distinct("function", {**of_namespace, **_OPEN})})
+
+    async def expired_runs(
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        before: float,
+        limit: int,
+        after: tuple[float, str] = (0.0, ""),
+    ) -> list[Run]:
+        kind, name = _owner(user, function)
+        query = {kind: name, "$and": [{"finished": {"$lt": before}}]}
+        return await self._finished_runs(query, after, limit, f"finished_of_{kind}")
 
     @translating
-    async def write_notes(self, notes: Sequence[RunNote]) -> None:
-        updates = [
-            ReplaceOne({"subject": document["subject"], "run": document["run"]}, document, upsert=True)
-            for document in map(_note_document, notes)
-        ]
-        if updates:
-            await self._connection.quick("run_notes").bulk_write(updates, ordered=False)
-
-    @translating
-    async def last_noted(self, subject: str) -> str:
-        last = await self._connection.collection("run_notes").find_one(
-            {"subject": storable(subject)}, {"run": 1}, sort=[("run", DESCENDING)], hint="by_subject"
+    async def idle_runs(
+        self, *, user: str | None = None, function: str | None = None, before: float, limit: int
+    ) -> list[str]:
+        kind, name = _owner(user, function)
+        found = self._connection.collection("runs").find(
+            {kind: name, **_OPEN, "created": {"$lt": before}},
+            {"_id": 1},
+            sort=[("_id", ASCENDING)],
+            hint=f"open_of_{kind}",
         )
-        return last["run"] if last else ""
+        idle: list[str] = []
+        async for run in found:
+            if await self._is_idle(run["_id"], before):
+                idle.append(run["_id"])
+            if len(idle) == limit:
+                break
+        return idle
 
-    @translating
-    async def unfinished_notes(self, subject: str, *, limit: int, after: str = "") -> list[RunNote]:
-        query = {"subject": storable(subject), "finished": None, "run": {"$gt": after}}
-        return await self._notes(query, [("run", ASCENDING)], limit)
-
-    @translating
-    async def finished_notes(
-        self, subject: str, *, until: float, limit: int, after: tuple[float, str] = (0.0, "")
-    ) -> list[RunNote]:
-        query = {
-            "subject": storable(subject),
-            "finished": {"$gte": after[0], "$lte": until},
-            "$or": [{"finished": {"$gt": after[0]}}, {"run": {"$gt": after[1]}}],
-        }
-        return await self._notes(query, [("finished", ASCENDING), ("run", ASCENDING)], limit)
-
-    async def _notes(self, query: Document, order: list[tuple[str, int]], limit: int) -> list[RunNote]:
-        found = self._connection.collection("run_notes").find(
-            query, {"_id": 0}, sort=order, limit=limit, hint="by_time"
-        )
-        return [RunNote(**document) async for document in found]
+    async def _is_idle(self, run: str, before: float) -> bool:
+        outcomes = self._connection.collection("outcomes")
+        if await outcomes.find_one({"run": run, "open": True}, {"_id": 1}, hint="open_of_run") is not None:
+            return False
+        last = await outcomes.find_one({"run": run}, {"created": 1}, sort=[("number", DESCENDING)], hint="of_run")
+        return last is None or last["created"] < before
 
     @translating
     async def delete_run(self, run_id: str, *, blocks: int) -> bool:
@@ -118,7 +102,6 @@ class MongoRetentionStore(Store):
                 return False
         await self._connection.collection("runs").delete_one({"_id": run})
         await self._tallies.forget_run(run)
-        await self._connection.quick("run_notes").delete_many({"run": run})
         return True
 
     @translating
@@ -139,10 +122,6 @@ class MongoRetentionStore(Store):
         return len(letters)
 
 
-def _note_document(note: RunNote) -> Document:
-    return {
-        "subject": storable(note.subject),
-        "run": storable(note.run),
-        "finished": note.finished,
-        "jobs": note.jobs,
-    }
+def _owner(user: str | None, function: str | None) -> tuple[str, str]:
+    """Whose runs are meant: the name of the field, and what is in it."""
+    return ("user", storable(user)) if user is not None else ("function", storable(function or ""))

@@ -35,6 +35,7 @@ from dts.store.mongo.blocks import Blocks
 from dts.store.mongo.bodies import Bodies
 from dts.store.mongo.connection import MongoConnection, insert_new, translating
 from dts.store.mongo.documents import LOOSE, Document, dead_letter_document, dead_letter_from, run_document, run_from
+from dts.store.mongo.finishing import FINISHING_INDEXES, runs_of
 from dts.store.mongo.fleet import FLEET_INDEXES, MongoFleetStore
 from dts.store.mongo.gate import GATE_INDEXES, MongoGateStore
 from dts.store.mongo.holds import Holds
@@ -42,7 +43,7 @@ from dts.store.mongo.outcomes import Recorder
 from dts.store.mongo.plain import DOCUMENT_INDEXES, MongoDocumentStore
 from dts.store.mongo.repair import PUBLISHED, MongoRepairStore
 from dts.store.mongo.results import Results
-from dts.store.mongo.retention import RETENTION_INDEXES, RUNS_BY_FUNCTION, MongoRetentionStore
+from dts.store.mongo.retention import RETENTION_INDEXES, MongoRetentionStore
 from dts.store.mongo.tallies import RUN, TALLY_INDEXES, USER, Tallies
 from dts.store.mongo.waiting import WAITING_INDEXES, MongoWaitingStore
 
@@ -61,7 +62,7 @@ def _index(*fields: str, **options: object) -> IndexModel:
 INDEXES: dict[str, list[IndexModel]] = {
     "runs": [
         _index("user", "_id"),
-        RUNS_BY_FUNCTION,
+        *FINISHING_INDEXES,
         _index("_id", "single", name=_OF_FILES, partialFilterExpression={"single": False}),
         _index("user", "_id", "single", name="of_files_by_user", partialFilterExpression={"single": False}),
         _index("cancel_time", "created", name="by_cancelling", partialFilterExpression=_CANCELLED),
@@ -112,7 +113,11 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
-_OUTDATED = {"outcomes": ("due", "published", "by_run", "by_user", "free", "backlog"), "delayed": ("due", "gated")}
+_OUTDATED = {
+    "outcomes": ("due", "published", "by_run", "by_user", "free", "backlog"),
+    "delayed": ("due", "gated"),
+    "runs": ("by_function",),
+}
 """Indexes of earlier versions that others have taken the place of."""
 
 
@@ -160,8 +165,10 @@ class MongoStore(
         await self._mark_operations()
 
     async def _mark_runs(self) -> None:
-        """Have runs of an earlier version, which knew of no single ones, listed as those of files: once."""
+        """Have runs of an earlier version, which knew of no single and of no finished ones, found as such: once."""
         runs = self._connection.collection("runs")
+        if "unfinished" not in await runs.index_information():
+            await runs.update_many({"finished": None}, {"$set": {"unfinished": True}})
         if _OF_FILES not in await runs.index_information():
             await runs.update_many({"single": {"$exists": False}}, {"$set": {"single": False}})
 
@@ -230,13 +237,13 @@ class MongoStore(
         if paused is not None:
             changes["paused"] = paused
         if state is not None:
-            from_here = [origin.value for origin in RunState if origin.may_become(state)]
-            changes["state"] = {"$cond": [{"$in": ["$state", from_here]}, state.value, "$state"]}
+            from_here = [origin.value for origin in RunState if origin.may_become(state) and origin is not state]
+            moves = {"$and": [{"$in": ["$state", from_here]}, {"$not": ["$finished"]}]}
+            changes["state"] = {"$cond": [moves, state.value, "$state"]}
+            if state is RunState.CANCELLED:
+                changes["cancel_time"] = {"$cond": [moves, time.time() if now is None else now, "$cancel_time"]}
         if turns is not None:
             changes |= {name: {"$literal": value} for name, value in turns._asdict().items()}
-        if state is RunState.CANCELLED:
-            at = time.time() if now is None else now
-            changes["cancel_time"] = {"$cond": [{"$eq": ["$state", state.value]}, "$cancel_time", at]}
         if not changes:
             return await self.get_run(run_id)
         document = await self._connection.collection("runs").find_one_and_update(
@@ -246,7 +253,9 @@ class MongoStore(
             await self._holds.follow([document["_id"]])
         if document is not None and turns is not None:
             await self._blocks.follow_turns(document["_id"])
-        return run_from(document) if document else None
+        if document is None or state is None or not await self._finish([document["_id"]]):
+            return run_from(document) if document else None
+        return await self.get_run(run_id)
 
     @translating
     async def cancel_runs(self, run_ids: Sequence[str], *, function: str | None = None) -> dict[str, bool]:
@@ -256,9 +265,10 @@ class MongoStore(
             which["function"] = storable(function)
         before = {document["_id"] async for document in runs.find({**which, **_CANCELLED}, {"_id": 1})}
         change = {"$set": {**_CANCELLED, "cancel_time": time.time()}}
-        await runs.update_many({**which, "state": {"$ne": RunState.CANCELLED.value}}, change)
+        await runs.update_many({**which, "state": {"$ne": RunState.CANCELLED.value}, "finished": None}, change)
         cancelled = {document["_id"] async for document in runs.find({**which, **_CANCELLED}, {"_id": 1})}
         await self._holds.follow(sorted(cancelled))
+        await self._finish(sorted(cancelled - before))
         return {run_id: run_id not in before for run_id in cancelled}
 
     @translating
@@ -286,14 +296,16 @@ class MongoStore(
         ids = [document["_id"] async for document in waiting] if len(found) < limit else []
         for start in range(0, len(ids), _RUNS_AT_ONCE):
             among = {"_id": {"$in": ids[start : start + _RUNS_AT_ONCE]}}
-            late = runs.find({**among, **_CANCELLED}, {"_id": 1}, hint="_id_")
+            late = runs.find({**among, "$or": [_CANCELLED, {"finished": {"$gt": 0}}]}, {"_id": 1}, hint="_id_")
             found |= {document["_id"] async for document in late}
         return sorted(found)[:limit]
 
     @translating
     async def note_swept(self, run_ids: Sequence[str]) -> None:
-        among = {"_id": {"$in": [storable(run_id) for run_id in run_ids]}}
-        await self._connection.collection("runs").update_many({**among, **_CANCELLED}, {"$set": {"swept": True}})
+        ids = [storable(run_id) for run_id in run_ids]
+        await self._finish(ids)
+        runs = self._connection.collection("runs")
+        await runs.update_many({"_id": {"$in": ids}, **_CANCELLED}, {"$set": {"swept": True}})
 
     @translating
     async def remember_request(self, request: KeyedRequest) -> KeyedRequest:
@@ -354,8 +366,12 @@ class MongoStore(
 
     # outcomes
 
-    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
-        return await self._recorder.record(candidates)
+    async def record(self, candidates: Sequence[Candidate], *, finish: bool = True) -> list[int | None]:
+        accepted = await self._recorder.record(candidates)
+        # Also for repeats: whoever recorded these first may have died before it looked.
+        if finish and (runs := runs_of(each.block for each in candidates if each.ended)):
+            await self.finish_runs(runs)
+        return accepted
 
     async def get_outcome(self, block_id: str) -> Outcome | None:
         return await self._results.outcome(block_id)

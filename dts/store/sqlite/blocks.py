@@ -40,14 +40,15 @@ def add_blocks(db: Connection, blocks: Sequence[Block], run: Run | None, claim: 
         db.execute(f"INSERT INTO runs ({RUN}) VALUES ({marks(RUN)}) ON CONFLICT DO NOTHING", run_row(run))
     claimed = ("", 0.0) if claim is None else (claim.holder, time.time() + claim.seconds)
     added = [_add_block(db, block, *claimed) for block in blocks]
-    _check_in_time(db, {block.run for block, new in zip(blocks, added, strict=True) if new})
+    _check_in_time(db, {block.run for block, new in zip(blocks, added, strict=True) if new}, run)
     return added
 
 
-def _check_in_time(db: Connection, runs: Iterable[str]) -> None:
+def _check_in_time(db: Connection, runs: Iterable[str], brought: Run | None) -> None:
     for run in runs:
-        row = db.execute("SELECT state FROM runs WHERE id = ?", (run,)).fetchone()
-        check_in_time(run, row[0] if row else None)
+        row = db.execute("SELECT state, finished > 0 FROM runs WHERE id = ?", (run,)).fetchone()
+        state, finished = row or (None, False)
+        check_in_time(run, state, finished=finished, brought=brought is not None and brought.id == run)
 
 
 def _add_block(db: Connection, block: Block, claimant: str, leased_until: float) -> bool:

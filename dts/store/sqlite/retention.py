@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from sqlite3 import Connection
 
 from dts.embedded.thread import DatabaseThread
 from dts.model import Run
 from dts.store.abc import Store
-from dts.store.contract.retention import LETTERS_AT_ONCE, RunNote
+from dts.store.contract.retention import LETTERS_AT_ONCE
 from dts.store.contract.shared import storable
 from dts.store.sqlite.rows import RUN, Row, run_from
 
-RETENTION_TABLES = """
-CREATE TABLE run_notes (
-    subject TEXT NOT NULL, run TEXT NOT NULL, finished REAL, jobs INTEGER NOT NULL, PRIMARY KEY (subject, run)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX run_notes_finished ON run_notes (subject, finished, run) WHERE finished IS NOT NULL;
-CREATE INDEX run_notes_unfinished ON run_notes (subject, run) WHERE finished IS NULL;
-CREATE INDEX run_notes_by_run ON run_notes (run);
-CREATE INDEX runs_by_function ON runs (function, id);
-"""
-
-_NOTE = "subject, run, finished, jobs"
-
 # The indexes are named so that a change of theirs makes a statement fail, rather than read every run.
-_RUNS = f"SELECT {RUN} FROM runs INDEXED BY {{}} WHERE {{}} = ? AND id > ? AND id < ? ORDER BY id LIMIT ?"
 _NEXT_FUNCTION = """
-    SELECT function FROM runs INDEXED BY runs_by_function WHERE function > ? AND function < ? ORDER BY function LIMIT 1
+    SELECT function FROM runs INDEXED BY runs_finished_of_function
+    WHERE finished > 0 AND function > ? AND function < ? ORDER BY function LIMIT 1
 """
-_UNFINISHED = f"""
-    SELECT {_NOTE} FROM run_notes INDEXED BY run_notes_unfinished
-    WHERE subject = ? AND finished IS NULL AND run > ? ORDER BY run LIMIT ?
+_NEXT_OPEN_FUNCTION = """
+    SELECT function FROM runs INDEXED BY runs_open_of_function
+    WHERE state = 'open' AND function > ? AND function < ? ORDER BY function LIMIT 1
 """
-_FINISHED = f"""
-    SELECT {_NOTE} FROM run_notes INDEXED BY run_notes_finished
-    WHERE subject = ? AND finished IS NOT NULL AND finished <= ? AND (finished, run) > (?, ?)
-    ORDER BY finished, run LIMIT ?
+_EXPIRED = f"""
+    SELECT {RUN} FROM runs INDEXED BY runs_finished_of_{{0}}
+    WHERE {{0}} = ? AND finished > 0 AND finished < ? AND (finished, id) > (?, ?) ORDER BY finished, id LIMIT ?
+"""
+_IDLE = """
+    SELECT id FROM runs INDEXED BY runs_open_of_{0}
+    WHERE {0} = ?1 AND state = 'open' AND created < ?2
+        AND NOT EXISTS (
+            SELECT 1 FROM counts WHERE subject = 'run ' || runs.id AND total > succeeded + failed + cancelled
+        )
+        AND coalesce((SELECT created FROM blocks WHERE run = runs.id ORDER BY number DESC LIMIT 1), 0) < ?2
+    ORDER BY id LIMIT ?3
 """
 _LETTERS_OF_RUN = """
     SELECT id FROM dead_letters INDEXED BY dead_letters_by_run WHERE json_extract(headers, '$.run') = ? LIMIT ?
@@ -50,38 +45,34 @@ class SqliteRetentionStore(Store):
     _writer: DatabaseThread
     _reader: DatabaseThread
 
-    async def oldest_runs(
-        self, *, user: str | None = None, function: str | None = None, after: str, before: str, limit: int
-    ) -> list[Run]:
-        which = ("runs_by_user", "user") if user is not None else ("runs_by_function", "function")
-        values = (storable((user if user is not None else function) or ""), after, before, limit)
-        return [run_from(row) for row in await self._read(_RUNS.format(*which), values)]
-
     async def functions_of_runs(self, namespace: str) -> list[str]:
         # What follows the slash comes before what follows the next character.
-        name, end = f"{storable(namespace)}/", f"{storable(namespace)}0"
-        found: list[str] = []
-        while rows := await self._read(_NEXT_FUNCTION, (name, end)):
-            name = rows[0][0]
-            found.append(name)
-        return found
+        first, end = f"{storable(namespace)}/", f"{storable(namespace)}0"
+        found: set[str] = set()
+        for select in (_NEXT_FUNCTION, _NEXT_OPEN_FUNCTION):
+            name = first
+            while rows := await self._read(select, (name, end)):
+                name = rows[0][0]
+                found.add(name)
+        return sorted(found)
 
-    async def write_notes(self, notes: Sequence[RunNote]) -> None:
-        rows = [(storable(note.subject), storable(note.run), note.finished, note.jobs) for note in notes]
-        replace = f"INSERT OR REPLACE INTO run_notes ({_NOTE}) VALUES (?, ?, ?, ?)"
-        await self._writer.submit(lambda db: _execute_each(db, replace, rows), durable=False)
+    async def expired_runs(
+        self,
+        *,
+        user: str | None = None,
+        function: str | None = None,
+        before: float,
+        limit: int,
+        after: tuple[float, str] = (0.0, ""),
+    ) -> list[Run]:
+        kind, name = _owner(user, function)
+        return [run_from(row) for row in await self._read(_EXPIRED.format(kind), (name, before, *after, limit))]
 
-    async def last_noted(self, subject: str) -> str:
-        rows = await self._read("SELECT max(run) FROM run_notes WHERE subject = ?", (storable(subject),))
-        return rows[0][0] or ""
-
-    async def unfinished_notes(self, subject: str, *, limit: int, after: str = "") -> list[RunNote]:
-        return [RunNote(*row) for row in await self._read(_UNFINISHED, (storable(subject), after, limit))]
-
-    async def finished_notes(
-        self, subject: str, *, until: float, limit: int, after: tuple[float, str] = (0.0, "")
-    ) -> list[RunNote]:
-        return [RunNote(*row) for row in await self._read(_FINISHED, (storable(subject), until, *after, limit))]
+    async def idle_runs(
+        self, *, user: str | None = None, function: str | None = None, before: float, limit: int
+    ) -> list[str]:
+        kind, name = _owner(user, function)
+        return [run for (run,) in await self._read(_IDLE.format(kind), (name, before, limit))]
 
     async def delete_run(self, run_id: str, *, blocks: int) -> bool:
         return await self._writer.submit(lambda db: _delete_run(db, storable(run_id), blocks), durable=False)
@@ -93,8 +84,9 @@ class SqliteRetentionStore(Store):
         return await self._reader.submit(lambda db: db.execute(select, values).fetchall())
 
 
-def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
-    db.executemany(statement, rows)
+def _owner(user: str | None, function: str | None) -> tuple[str, str]:
+    """Whose runs are meant: the name of the column, and what is in it."""
+    return ("user", storable(user)) if user is not None else ("function", storable(function or ""))
 
 
 def _delete_run(db: Connection, run: str, blocks: int) -> bool:
@@ -112,7 +104,6 @@ def _delete_run(db: Connection, run: str, blocks: int) -> bool:
     if len(keys) > blocks:
         return False
     db.execute("DELETE FROM runs WHERE id = ?", (run,))
-    db.execute("DELETE FROM run_notes WHERE run = ?", (run,))
     return True
 
 

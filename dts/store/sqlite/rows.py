@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from dts.model import Block, DeadLetter, Outcome, Part, Run, RunState, bitmap
+from dts.model import Block, DeadLetter, Finished, Outcome, Part, Run, RunState, bitmap
 from dts.store.contract.shared import headers_from_text, headers_to_text, storable
 
 Row = tuple[Any, ...]
 
-RUN = "id, user, function, block_size, state, paused, created, not_before, options, single, priority, weight"
+RUN = (
+    "id, user, function, block_size, state, paused, created, not_before, options, single, priority, weight, "
+    "finished, succeeded, failed, cancelled, follow_up"
+)
 BLOCK = (
     "id, run, number, first, user, function, count, content_encoding, digest, created, published, not_before, "
     "deadline, sent, single, priority, weight"
@@ -50,14 +53,19 @@ def run_row(run: Run) -> Row:
         run.single,
         run.priority,
         run.weight,
+        *((ended.time, ended.succeeded, ended.failed, ended.cancelled) if (ended := run.finished) else (0.0, 0, 0, 0)),
+        run.follow_up,
     )
 
 
 def run_from(row: Row) -> Run:
     """A run from a row of RUN."""
-    run, user, function, size, state, paused, created, not_before, options, single, *turns = row
+    run, user, function, size, state, paused, created, not_before, options, single, *turns = row[:12]
+    *ended, follow_up = row[12:]
     flags = RunState(state), bool(paused)
-    return Run(run, user, function, size, *flags, created, not_before, options, bool(single), *turns)
+    finished = Finished(*ended) if ended[0] else None
+    about = (created, not_before, options, bool(single), *turns, finished, bool(follow_up))
+    return Run(run, user, function, size, *flags, *about)
 
 
 def block_row(block: Block) -> Row:

@@ -18,8 +18,9 @@ from pathlib import Path
 from dts.embedded.errors import open_connection, when_unlocked
 from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
+from dts.store.sqlite.finishing import FINISH_WHAT_IS_THERE
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -89,6 +90,18 @@ _UPGRADES = {
     },
     12: {},
     13: {},
+    14: {
+        "runs": f"""
+            ALTER TABLE runs ADD COLUMN finished REAL NOT NULL DEFAULT 0;
+            ALTER TABLE runs ADD COLUMN succeeded INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE runs ADD COLUMN failed INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE runs ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE runs ADD COLUMN follow_up INTEGER NOT NULL DEFAULT 0;
+            {FINISH_WHAT_IS_THERE};
+            DROP INDEX IF EXISTS runs_by_function
+        """,
+        "run_notes": "DROP TABLE run_notes",
+    },
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -117,7 +130,9 @@ CREATE TABLE runs (
     state TEXT NOT NULL, paused INTEGER NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL,
     options BLOB NOT NULL, single INTEGER NOT NULL DEFAULT 0,
     cancel_time REAL NOT NULL DEFAULT 0, swept INTEGER NOT NULL DEFAULT 0,
-    priority INTEGER, weight REAL NOT NULL DEFAULT 1
+    priority INTEGER, weight REAL NOT NULL DEFAULT 1,
+    finished REAL NOT NULL DEFAULT 0, succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
+    cancelled INTEGER NOT NULL DEFAULT 0, follow_up INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_user ON runs (user, id);
 CREATE INDEX runs_of_files ON runs (id) WHERE NOT single;

@@ -35,10 +35,11 @@ from dts.store.sqlite.admin import SqliteAdminStore
 from dts.store.sqlite.clock import CLOCK_TABLES, follow_clock, must_follow
 from dts.store.sqlite.counts import COUNT_TRIGGERS, COUNTS
 from dts.store.sqlite.documents import DOCUMENT_TABLES, SqliteDocumentStore
+from dts.store.sqlite.finishing import FINISHING_INDEXES, FINISHING_TRIGGERS, SqliteFinishingStore
 from dts.store.sqlite.fleet import FLEET_TABLES, SqliteFleetStore
 from dts.store.sqlite.gate import TURNS, SqliteGateStore
 from dts.store.sqlite.repair import SqliteRepairStore
-from dts.store.sqlite.retention import RETENTION_TABLES, SqliteRetentionStore
+from dts.store.sqlite.retention import SqliteRetentionStore
 from dts.store.sqlite.rows import (
     AMONG,
     DEAD_LETTER,
@@ -56,8 +57,8 @@ from dts.store.sqlite.waiting import WAITING_TABLES, SqliteWaitingStore, leases_
 
 _PREFIX = "sqlite:///"
 _TABLES = (
-    f"{TABLES} {WAITING_TABLES} {FLEET_TABLES} {RETENTION_TABLES} {CLOCK_TABLES} {DOCUMENT_TABLES} "
-    f"{COUNTS}; {COUNT_TRIGGERS}"
+    f"{TABLES} {WAITING_TABLES} {FLEET_TABLES} {FINISHING_INDEXES} {CLOCK_TABLES} {DOCUMENT_TABLES} "
+    f"{COUNTS}; {COUNT_TRIGGERS}; {FINISHING_TRIGGERS}"
 )
 _PING_TIMEOUT = 2.0  # seconds, as the contract says
 
@@ -77,9 +78,9 @@ _HOLD_SLICES = "UPDATE delayed SET held = ? WHERE run = ? AND fired IS NULL AND 
 _UNSWEPT = """
     SELECT id FROM runs INDEXED BY runs_unswept WHERE state = 'cancelled' AND NOT swept
     UNION
-    SELECT blocks.run FROM blocks INDEXED BY blocks_unpublished CROSS JOIN runs ON runs.id = blocks.run
-        WHERE NOT published AND count > succeeded + failed + cancelled AND held = 1 AND blocks.due < ?
-            AND runs.state = 'cancelled'
+    SELECT run FROM blocks AS b INDEXED BY blocks_unpublished CROSS JOIN runs ON runs.id = run
+        WHERE NOT published AND count > b.succeeded + b.failed + b.cancelled AND held = 1 AND due < ?
+            AND state = 'cancelled'
     LIMIT ?
 """
 
@@ -90,6 +91,7 @@ class SqliteStore(
     SqliteFleetStore,
     SqliteRepairStore,
     SqliteGateStore,
+    SqliteFinishingStore,
     SqliteRetentionStore,
     SqliteDocumentStore,
 ):
@@ -247,7 +249,7 @@ class SqliteStore(
 
     # outcomes
 
-    async def record(self, candidates: Sequence[Candidate]) -> list[int | None]:
+    async def record(self, candidates: Sequence[Candidate], *, finish: bool = True) -> list[int | None]:
         durable = any(candidate.ended for candidate in candidates)
         return await self._writer.submit(lambda db: sqlite_outcomes.record(db, candidates), durable=durable)
 
@@ -365,11 +367,13 @@ def _find_request(db: Connection, user: str, key: str) -> KeyedRequest | None:
 
 
 def _update_run(db: Connection, run_id: str, state: RunState | None, paused: bool | None, now: float) -> Row | None:
-    row: Row | None = db.execute(f"SELECT {RUN} FROM runs WHERE id = ?", (run_id,)).fetchone()
+    select = f"SELECT {RUN} FROM runs WHERE id = ?"
+    row = db.execute(select, (run_id,)).fetchone()
     if row is None:
         return None
     run = run_from(row)
-    moved = state if state is not None and run.state.may_become(state) else run.state
+    moves = state is not None and run.state.may_become(state) and not run.finished
+    moved = state if state is not None and moves else run.state
     flag = run.paused if paused is None else paused
     db.execute("UPDATE runs SET state = ?, paused = ? WHERE id = ?", (moved.value, flag, run_id))
     stopped = flag or moved is RunState.CANCELLED
@@ -377,7 +381,8 @@ def _update_run(db: Connection, run_id: str, state: RunState | None, paused: boo
     db.execute(_HOLD_SLICES, (flag, run_id, flag))
     if moved is RunState.CANCELLED and run.state is not moved:
         db.execute("UPDATE runs SET cancel_time = ? WHERE id = ?", (now, run_id))
-    return (*row[:4], moved.value, flag, *row[6:])
+    changed: Row = db.execute(select, (run_id,)).fetchone()
+    return changed
 
 
 def _set_turns(db: Connection, run_id: str, turns: Turns | None) -> None:
@@ -387,7 +392,10 @@ def _set_turns(db: Connection, run_id: str, turns: Turns | None) -> None:
 
 
 def _cancel_runs(db: Connection, run_ids: Sequence[str], function: str | None, now: float) -> dict[str, bool]:
-    select = f"SELECT id, state FROM runs WHERE id {AMONG} AND (?2 IS NULL OR function = ?2)"
+    select = (
+        f"SELECT id, state FROM runs WHERE id {AMONG} AND (?2 IS NULL OR function = ?2) "
+        "AND (state = 'cancelled' OR finished = 0)"
+    )
     before = dict(db.execute(select, (listed(run_ids), function)).fetchall())
     for run_id in before:
         _update_run(db, run_id, RunState.CANCELLED, None, now)

@@ -18,10 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence, Sized
+from pathlib import Path
 from typing import Any
 
-from dts.errors import DtsError, WireError
+from dts.errors import DtsError, ImportFailed, WireError
 from dts.wire import codec
+from dts.wire.archive import is_version
 from dts.wire.dts_pb2 import JobBatch, Progress
 from dts.worker.attempt.terms import Terms, default_terms
 from dts.worker.child import current_job
@@ -29,6 +31,7 @@ from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.async_session import Session, SessionBatch
 from dts.worker.child.channel import Channel
 from dts.worker.child.code.loader import PATIENCE, Loaded, Loader
+from dts.worker.child.code.version import open_version
 from dts.worker.child.eventloop import Loop
 from dts.worker.child.helper import Helper, Watcher
 from dts.worker.child.interrupts import NUMBER as INTERRUPT
@@ -44,9 +47,10 @@ from dts.worker.child.state.memory import MemoryLimit
 from dts.worker.child.state.upkeep import Upkeep
 from dts.worker.functions import FOLDER
 from dts.worker.link.board import MAX_JOBS, Board, Phase
-from dts.worker.link.frames import Frame, Kind, namespace_mark
+from dts.worker.link.frames import Frame, Kind, scope_mark
 from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.link.procfs import resident_size
+from dts.worker.link.versions import VersionFolder, scope_of
 
 _RUNS = (Kind.RUN, Kind.RUN_ALONE)
 _MEASURE_EVERY = 0.5  # seconds between looks at the process's memory
@@ -71,7 +75,8 @@ class Child:
         self._loop: Loop | None = None
         self._watchdog: Watchdog | None = None
         self._peeked: tuple[int, JobBatch | None] = 0, None
-        self._namespace = ""
+        self._scope = ""
+        self._why_no_version = ""
         self._jobs = 0
         self._measured = time.monotonic()
         self._send = channel.send
@@ -93,7 +98,7 @@ class Child:
                 continue
             terms = self._serve(frame)
             self._board.phase = Phase.IDLE
-            if why := upkeep.check() or self._worn_out(terms):
+            if why := upkeep.check() or self._worn_out(terms) or self._why_no_version:
                 return self._say_goodbye(why)
             self._interrupter.install()
             self._joblog.restore()
@@ -111,13 +116,15 @@ class Child:
         except DtsError as error:
             self._send(Frame(Kind.DEAD, frame.ticket, error.message.encode()))
             return self._defaults
-        namespace = batch.function.partition("/")[0]
-        if frame.failed != namespace_mark(namespace) or namespace != (self._namespace or namespace):
-            # The worker chose this child by the header; to run the body would bind the child to another namespace.
-            text = f"its header names a function of another namespace than its body, {batch.function}"
+        scope = scope_of(batch.function, batch.options.version)
+        if frame.failed != scope_mark(scope) or scope != (self._scope or scope):
+            # The worker chose this child by the header; to run the body would bind the child to another scope.
+            text = f"its header names a function of another namespace or version than its body, {batch.function}"
             self._send(Frame(Kind.DEAD, frame.ticket, text.encode()))
             return self._defaults
-        self._namespace = namespace
+        if batch.options.version and not self._scope:
+            self._adopt_version(batch)
+        self._scope = scope
         entry = self._make_entry(frame, batch)
         active = entry.batch
         current_job.begin(active, self._runner.position)
@@ -134,6 +141,19 @@ class Child:
             self._helper.watch(())
         current_job.begin(None, self._runner.position)
         return terms
+
+    def _adopt_version(self, batch: JobBatch) -> None:
+        """Load functions from the folder of a deployed version from here on, with the packages that it needs."""
+        version = batch.options.version
+        if not is_version(version):
+            self._why_no_version = f"{version[:80]!r} is not a version"
+            return
+        folder = VersionFolder(Path(self._settings.versions), version)
+        if not folder.is_there:
+            self._why_no_version = folder.read_error() or f"version {folder.short} is not on this host any more"
+            return
+        self._loader.close()
+        self._loader = open_version(folder, batch.function.partition("/")[0])
 
     def _make_entry(self, frame: Frame, batch: JobBatch, first: int | None = None) -> SessionBatch:
         """What is needed to run a message that was claimed just now; asks for its lease if it needs one."""
@@ -183,6 +203,8 @@ class Child:
         all that the module has left in it, is gone then.
         """
         try:
+            if self._why_no_version:
+                raise ImportFailed(self._why_no_version)
             return self._loader.load(active.batch.function)
         except DtsError as error:
             self._runner.refuse(error, active, outbox)

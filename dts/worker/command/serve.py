@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dts.broker import Broker, open_broker
 from dts.config import Settings, WorkerSettings
@@ -21,6 +22,7 @@ from dts.runtime.fleet_key import find_fleet_key, read_fleet_key
 from dts.runtime.metrics import BROKER_CALLS, time_calls
 from dts.runtime.process import Shutdown
 from dts.wire import sanitize
+from dts.wire.seal import Seal
 from dts.worker.command.reload import Reloader
 from dts.worker.command.signals import Signals
 from dts.worker.command.systemd import Notifier
@@ -31,6 +33,9 @@ from dts.worker.telemetry.rights import RightsCheck, describe_excess
 from dts.worker.telemetry.shipping import LogShipper, ShippingHandler
 from dts.worker.telemetry.tail import problem_of
 from dts.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from dts.worker.versions.fetch import VersionFetcher
 
 _BURST_INTERVAL = 0.2  # seconds between looks at the queues
 _BURST_LOOKS = 3  # times in a row that nothing must be left
@@ -95,7 +100,8 @@ async def serve(
         broker = open_sealed(settings.broker.url)
         time_calls(broker, "broker", BROKER_CALLS)
         await stack.enter_async_context(broker)
-        worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed)
+        fetcher = _fetcher(stack, settings.worker, seal)
+        worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed, fetcher=fetcher)
         shipper, notifier, rights = LogShipper(broker), Notifier(), RightsCheck(broker)
         prober = Prober(worker, broker, rights)
         await _start_monitor(stack, settings, worker, broker)
@@ -127,6 +133,17 @@ async def serve(
     return code
 
 
+def _fetcher(stack: AsyncExitStack, settings: WorkerSettings, seal: Seal) -> VersionFetcher | None:
+    """What fetches versions from the server that the settings name; None if they name none."""
+    if not settings.server_url:
+        return None
+    from dts.worker.versions.fetch import VersionFetcher  # loads an HTTP client
+
+    fetcher = VersionFetcher(settings.server_url, seal, settings.server_ca)
+    stack.callback(fetcher.close)
+    return fetcher
+
+
 async def _start_monitor(stack: AsyncExitStack, settings: Settings, worker: Worker, broker: Broker) -> None:
     """Publish the worker's metrics, on a port of their own if one is set."""
     publish_figures(worker)
@@ -149,6 +166,8 @@ def check_settings(settings: WorkerSettings) -> int:
     if not settings.routes and not settings.route:
         raise ConfigError("[worker.routes] is empty: a worker without routes does nothing")
     _check_child_user(settings.child_user)
+    if settings.server_url and not settings.server_url.startswith(("http://", "https://")):
+        raise ConfigError(f"[worker.server_url] {settings.server_url!r} must begin with http:// or https://")
     _level_number("job_log_level", settings.job_log_level)
     return _level_number("log_level", settings.log_level)
 

@@ -74,7 +74,7 @@ class Frame(NamedTuple):
 
     `ticket` is that of the RUN it belongs to, `jobs` is how many are in the body, `failed` how many of them failed, for
     good or not. Of a RUN, `jobs` is one more than the number in its run that job 0 of the block has, or 0 if that is
-    not known, and `failed` is the `namespace_mark` of the namespace that the worker chose the child for.
+    not known, and `failed` is the `scope_mark` of what the worker chose the child for.
     """
 
     kind: int
@@ -85,9 +85,9 @@ class Frame(NamedTuple):
     failed: int = 0
 
 
-def namespace_mark(namespace: str) -> int:
-    """16 bits by which a child notices that header and body of a message name functions of different namespaces."""
-    return zlib.crc32(namespace.encode(errors="replace")) & 0xFFFF
+def scope_mark(scope: str) -> int:
+    """16 bits by which a child notices that header and body of a message name different namespaces or versions."""
+    return zlib.crc32(scope.encode(errors="replace")) & 0xFFFF
 
 
 def knows_encoding(content_encoding: str) -> bool:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from dts.errors import WireError
 from dts.worker.link.board import MAX_JOBS, Board
-from dts.worker.link.frames import Frame, Kind, namespace_mark, pack_header
+from dts.worker.link.frames import Frame, Kind, pack_header, scope_mark
 from dts.worker.link.options import ChildOptions, Descriptors
+from dts.worker.link.versions import scope_of
 from dts.worker.pool.frame_stream import FrameStream
 from dts.worker.pool.output import Output
 from dts.worker.pool.pace import Pace
@@ -37,12 +38,13 @@ class Assignment:
     `number` is that of the block's job 0 in its run, if it is known; `given` the time (monotonic) at which a child got
     it. `alone` says that nothing may run concurrently with it.
 
-    `first` and `count` are the places of its jobs on the child's board: all, unless the child has said otherwise, as
-    it does for an async function's message, which runs concurrently with others (`beside`). `quiet` says that the child
-    was idle when it got it, so that what it printed since is from these jobs. `function` is its name; `yielded` has the
-    last values that jobs at work have yielded, by index in the block; `ids` the ids of its jobs, once they were needed.
-    `submitted` is the time (monotonic) at which it began to wait for a child, `passed_over` how many that came later
-    were begun before it.
+    `first` and `count` are the places of its jobs on the child's board: all, unless the child has said otherwise,
+    as it does for an async function's message, which runs concurrently with others (`beside`). `quiet` says that
+    the child was idle when it got it, so that what it printed since is from these jobs. `function` is its name,
+    `version` the hash of the deployed version that runs, empty for what is in the functions directory; `yielded`
+    has the last values that jobs at work have yielded, by index in the block; `ids` the ids of its jobs, once they
+    were needed. `submitted` is the time (monotonic) at which it began to wait for a child, `passed_over` how many
+    that came later were begun before it.
     """
 
     body: bytes
@@ -62,11 +64,12 @@ class Assignment:
     ids: frozenset[str] | None = None
     passed_over: int = 0
     submitted: float = 0.0
+    version: str = ""
 
     @property
-    def namespace(self) -> str:
-        """The namespace of its function; a child runs functions of one namespace only."""
-        return self.function.partition("/")[0]
+    def scope(self) -> str:
+        """What the child must belong to that runs it: a namespace, or one deployed version."""
+        return scope_of(self.function, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,8 @@ class ChildProcess:
         self.pid = pid
         """The process id, also of its process group."""
         self.board = board
-        self.namespace = ""
-        """The namespace that it belongs to, that of the first message that it was given; empty until then."""
+        self.scope = ""
+        """The namespace or version that it belongs to, that of its first message; empty until then."""
         self.given: deque[Assignment] = deque()
         self.ready = False
         self.severed = False
@@ -175,9 +178,9 @@ class ChildProcess:
         """
         number = 0 if assignment.number is None else assignment.number + 1
         kind = Kind.RUN_ALONE if assignment.alone else Kind.RUN
-        mark = namespace_mark(assignment.namespace)
+        mark = scope_mark(assignment.scope)
         header = pack_header(Frame(kind, ticket, assignment.body, assignment.content_encoding, number, mark))
-        self.namespace = assignment.namespace
+        self.scope = assignment.scope
         assignment.ticket = self._last = ticket
         assignment.first, assignment.count, assignment.beside = 0, MAX_JOBS, False
         assignment.quiet = not self.given

@@ -1,9 +1,10 @@
 """Runs assignments in child processes, as many at a time as the worker has slots.
 
-A child belongs to the namespace of the first message that it is given, and runs no other namespace's functions: so
-none of them sees what another one has done to the process. A child that has nothing to do stays, with all that it has
-imported, until others were used more recently (`warm_children`) or memory gets short. Beside them there is always a
-blank child, forked in advance, so that a message of another namespace waits for its imports only.
+A child belongs to the namespace of the first message that it is given, or to the deployed version that this names, and
+runs no other's functions: so none of them sees what another one has done to the process. A child that has nothing to do
+stays, with all that it has imported, until others were used more recently (`warm_children`) or memory gets short.
+Beside them there is always a blank child, forked in advance, so that a message of another namespace or version waits
+for its imports only.
 
 A child that works at quick messages is given one more than it works at, so that it never waits for the worker. When
 a slot gets free, or the message at work turns out to be slow, what was given ahead is taken back and goes to another
@@ -111,7 +112,7 @@ class Executor(Service):
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the children that belong to a namespace."""
+        """The process ids of the children that belong to a namespace or a version."""
         return [child.pid for child in (*self._roster.working, *self._roster.idle)]
 
     @property
@@ -244,7 +245,7 @@ class Executor(Service):
     def _share_out(self) -> bool:
         """Take back what was given ahead to a child, if there is another one for it now; returns whether any was."""
         for child in self._roster.working:
-            if child.load > 1 and (self._roster.blank or self._roster.idle_of(child.namespace)):
+            if child.load > 1 and (self._roster.blank or self._roster.idle_of(child.scope)):
                 before = len(self._waiting)
                 self._recall(child)
                 return len(self._waiting) > before

@@ -115,7 +115,7 @@ class Recoverer:
         for group in filter(None, groups):
             body, encoding = codec.encode(slice_batch(batch, group))
             again = Assignment(body, encoding, assignment.owner, deaths=deaths, number=assignment.number)
-            again.function = assignment.function
+            again.function, again.version = assignment.function, assignment.version
             again.alone = deaths > 0 or group[0] in alone
             recovery.again.append(again)
             recovery.rerun += len(group)

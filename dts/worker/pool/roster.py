@@ -1,8 +1,10 @@
 """The children of a worker that are ready, by what they can be given.
 
-blank     belongs to no namespace yet: it can be given a message of any, and has run nothing
-working   has been given messages that it has not finished, all of one namespace
-idle      belongs to a namespace and has nothing to do: it keeps what it has imported
+blank     belongs to no scope yet: it can be given a message of any, and has run nothing
+working   has been given messages that it has not finished, all of one scope
+idle      belongs to a scope and has nothing to do: it keeps what it has imported
+
+A scope is a namespace, or one deployed version of a function.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Roster:
 
     def place(self, child: ChildProcess) -> None:
         """Put a child in its group, after it came or what it has been given has changed."""
-        group = self.working if child.given else self.idle if child.namespace else self.blank
+        group = self.working if child.given else self.idle if child.scope else self.blank
         if child not in group:
             for other in (self.blank, self.working, self.idle):
                 other.pop(child, None)
@@ -42,22 +44,22 @@ class Roster:
         for group in (self.blank, self.working, self.idle):
             group.pop(child, None)
 
-    def idle_of(self, namespace: str) -> ChildProcess | None:
-        """The idle child of a namespace that was used last; None if there is none."""
+    def idle_of(self, scope: str) -> ChildProcess | None:
+        """The idle child of a scope that was used last; None if there is none."""
         for child in reversed(self.idle):
-            if child.namespace == namespace:
+            if child.scope == scope:
                 return child
         return None
 
-    def with_room(self, namespace: str, *, ahead: bool) -> ChildProcess | None:
-        """The child at work for a namespace that can be given one more message, or one `ahead`; None if there is none.
+    def with_room(self, scope: str, *, ahead: bool) -> ChildProcess | None:
+        """The child at work for a scope that can be given one more message, or one `ahead`; None if there is none.
 
         Of several it is the one with the least to do.
         """
         found = [
             child
             for child in self.working
-            if child.namespace == namespace and not child.retiring and len(child.given) < child.limit(ahead=ahead)
+            if child.scope == scope and not child.retiring and len(child.given) < child.limit(ahead=ahead)
         ]
         return min(found, key=lambda child: child.load) if found else None
 

@@ -19,13 +19,13 @@ def next_turn(
 ) -> tuple[Assignment, ChildProcess] | None:
     """The assignment that begins next, and the child that it goes to; None while none can.
 
-    A free slot prefers an assignment whose namespace has an idle child. Without a free slot, none overtakes the one
-    that has waited longest, so that no namespace keeps a child, or an event loop, for itself.
+    A free slot prefers an assignment whose namespace or version has an idle child. Without a free slot, none overtakes
+    the one that has waited longest, so that none keeps a child, or an event loop, for itself.
     """
     if free_slots > 0:
         first = waiting[0]
         for assignment in waiting:
-            if (child := roster.idle_of(assignment.namespace)) is not None:
+            if (child := roster.idle_of(assignment.scope)) is not None:
                 first.passed_over += assignment is not first
                 return assignment, child
             if _is_due(first):
@@ -33,7 +33,7 @@ def next_turn(
         if roster.blank:
             return first, next(iter(roster.blank))
     for assignment in waiting:
-        if (child := roster.with_room(assignment.namespace, ahead=ahead)) is not None:
+        if (child := roster.with_room(assignment.scope, ahead=ahead)) is not None:
             return assignment, child
         if free_slots <= 0:
             break

@@ -8,6 +8,7 @@ from dts.broker import Consumer, Delivery
 from dts.errors import DtsError
 from dts.model.ranges import MAX_NUMBER
 from dts.wire import codec, sanitize
+from dts.wire.archive import is_version
 from dts.wire.dts_pb2 import JobBatch
 from dts.worker.pool.child_process import Assignment
 
@@ -19,7 +20,8 @@ class InFlight:
     `open` counts what it waits for: assignments to end, results and given-away jobs to be confirmed. `settled` is set
     when it is acked: at its end, or when its jobs are under a lease; `closed` when nothing is left to wait for.
     `begun` says that a child has died at it, so that what is left is not the delivery any more; `leaving` that it is
-    about to be given back; `received` how many of its jobs count as received.
+    about to be given back; `received` how many of its jobs count as received. `version` is the hash of the deployed
+    version that it asks for, empty for none.
     """
 
     delivery: Delivery
@@ -28,6 +30,7 @@ class InFlight:
     function: str
     block: str
     number: int | None
+    version: str = ""
     open: int = 1
     settled: bool = False
     closed: bool = False
@@ -47,6 +50,7 @@ class InFlight:
             function=sanitize.name(headers.get("function")),
             block=sanitize.name(headers.get("block")),
             number=number if isinstance(number, int) and 0 <= number <= MAX_NUMBER else None,
+            version=str(headers["version"]) if is_version(headers.get("version")) else "",
         )
 
     @property

@@ -46,7 +46,7 @@ class StallCheck:
     async def _waiting(self) -> int:
         """How many messages wait that it could take now."""
         worker = self._worker
-        if worker.halted or worker.draining or not worker.executor.has_idle_child:
+        if worker.halted or worker.draining or worker.versions.is_preparing or not worker.executor.has_idle_child:
             return 0
         try:
             return await worker.routes.depth(limited=False)

@@ -29,7 +29,6 @@ from dts.model import (
     VirtualHost,
 )
 from dts.store import Store
-from dts.store.contract.retention import RunNote
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)
@@ -272,7 +271,6 @@ async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) 
     for of, its_blocks in ((run, blocks), (other, [make_block(other)])):
         await store.add_blocks(its_blocks, run=of)
         await store.record([succeeded(block, range(8), body=b"y" * 50_000) for block in its_blocks])
-    await store.write_notes([RunNote("user ann", run.id, 5.0, 40)])
     assert not await store.delete_run(run.id, blocks=2)
     assert (await store.run_statistics(run.id)).total == 24
     while not await store.delete_run(run.id, blocks=2):
@@ -283,7 +281,6 @@ async def test_a_run_is_deleted_with_all_that_is_its_own_in_steps(store: Store) 
     for block in blocks:
         assert await store.get_block(block.id) is None
         assert await store.get_parts(block.id) == []
-    assert await store.last_noted("user ann") == ""
     assert await store.delete_run(run.id, blocks=2), "again, as after a crash"
     assert await store.get_run(other.id) == other
     assert len(await store.get_parts(f"{other.id}-0")) == 1

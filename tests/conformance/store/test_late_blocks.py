@@ -48,7 +48,7 @@ async def test_a_block_of_a_run_that_was_deleted_comes_too_late(store: Store) ->
 async def test_a_block_of_a_run_that_is_not_cancelled_is_in_time(store: Store, state: RunState) -> None:
     run = make_run(state=state)
     await store.add_run(run)
-    assert await store.add_blocks([make_block(run)]) == [True]
+    assert await store.add_blocks([make_block(run)], run=run) == [True]
     assert await store.add_blocks([make_block(run), make_block(run, 1)], run=run) == [False, True]
 
 
@@ -123,8 +123,9 @@ async def test_a_run_is_told_once_that_is_left_over_in_both_ways(store: Store) -
 async def test_what_is_kept_about_cancelling_is_no_part_of_the_record(store: Store) -> None:
     run = make_run()
     await store.add_run(run)
-    cancelled = replace(run, state=RunState.CANCELLED)
-    assert await store.update_run(run.id, state=RunState.CANCELLED) == cancelled
+    cancelled = await store.update_run(run.id, state=RunState.CANCELLED)
+    assert cancelled is not None
+    assert cancelled == replace(run, state=RunState.CANCELLED, finished=cancelled.finished)
     await store.note_swept([run.id])
     assert await store.get_run(run.id) == cancelled
     assert await store.list_runs() == [cancelled]

@@ -273,5 +273,7 @@ async def test_runs_that_an_earlier_version_cancelled_are_found_and_swept(store:
     assert sorted(await store.unswept_runs(due_before=0.0, limit=9)) == sorted([old.id, new.id])
     await store.note_swept([old.id])
     assert await store.unswept_runs(due_before=0.0, limit=9) == [new.id]
-    assert await store.update_run(old.id, state=RunState.CANCELLED) == old
+    found = await store.update_run(old.id, state=RunState.CANCELLED)
+    assert found is not None
+    assert found == replace(old, finished=found.finished)
     assert await store.cancelled_runs(15.0, limit=9) == [new.id]

@@ -1,13 +1,13 @@
-"""Runs that are kept for a time: found by whose they are, and noted."""
+"""Runs that are kept for a time: found by whose they are and when they finished."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from dts.model import DeadLetter, Run
+from dts.model import DeadLetter, Run, RunState
 from dts.store import Store
-from dts.store.contract.retention import LETTERS_AT_ONCE, RunNote
-from tests.conformance.store.builders import make_run
+from dts.store.contract.retention import LETTERS_AT_ONCE
+from tests.conformance.store.builders import make_block, make_run, succeeded
 
 
 async def runs_of(store: Store, user: str, *functions: str) -> list[Run]:
@@ -19,40 +19,52 @@ async def runs_of(store: Store, user: str, *functions: str) -> list[Run]:
     return runs
 
 
-async def test_the_oldest_runs_of_a_user_or_a_function_come_first(store: Store) -> None:
-    anns = await runs_of(store, "ann", "text/upper", "text/upper", "text/lower", "")
-    bobs = await runs_of(store, "bob", "text/upper")
-    found = await store.oldest_runs(user="ann", after="", before="z", limit=10)
-    assert found == anns
-    assert await store.oldest_runs(user="ann", after=anns[0].id, before=anns[3].id, limit=10) == anns[1:3]
-    assert await store.oldest_runs(user="ann", after="", before="z", limit=2) == anns[:2]
-    upper = sorted([run for run in anns + bobs if run.function == "text/upper"], key=lambda run: run.id)
-    assert await store.oldest_runs(function="text/upper", after="", before="z", limit=10) == upper
-    assert [run.user for run in await store.oldest_runs(function="", after="", before="z", limit=10)] == ["ann"]
+async def test_expired_runs_of_a_user_or_a_function_come_by_when_they_finished(store: Store) -> None:
+    runs = [
+        replace(make_run(user), function=function)
+        for user, function in (("ann", "text/upper"), ("ann", ""), ("bob", "text/upper"), ("ann", "text/lower"))
+    ]
+    for run in runs:
+        await store.add_run(run)
+    later = store.now() + 60
+    assert await store.expired_runs(user="ann", before=later, limit=9) == [], "none has finished"
+    for run in runs[:3]:
+        await store.update_run(run.id, state=RunState.CLOSED)
+    finished = {run.id: run for run in await store.finished_runs(limit=9)}
+    anns = [run for run in finished.values() if run.user == "ann"]
+    assert {run.id for run in anns} == {runs[0].id, runs[1].id}
+    assert await store.expired_runs(user="ann", before=later, limit=9) == anns
+    assert anns[0].finished
+    after = (anns[0].finished.time, anns[0].id)
+    assert await store.expired_runs(user="ann", before=later, after=after, limit=9) == anns[1:]
+    assert await store.expired_runs(user="ann", before=later, limit=1) == anns[:1]
+    assert await store.expired_runs(user="ann", before=anns[0].finished.time, limit=9) == []
+    upper = [run for run in finished.values() if run.function == "text/upper"]
+    assert await store.expired_runs(function="text/upper", before=later, limit=9) == upper
+    assert await store.expired_runs(function="", before=later, limit=9) == [finished[runs[1].id]]
 
 
 async def test_the_functions_of_a_namespace_that_there_are_runs_of(store: Store) -> None:
-    await runs_of(store, "ann", "text/upper", "text/lower", "text/upper", "texts/upper", "tex/upper", "")
+    runs = await runs_of(store, "ann", "text/upper", "text/lower", "text/upper", "texts/upper", "tex/upper", "")
+    for run in runs[:4]:
+        await store.update_run(run.id, state=RunState.CLOSED)
     assert await store.functions_of_runs("text") == ["text/lower", "text/upper"]
     assert await store.functions_of_runs("none") == []
 
 
-async def test_notes_are_kept_by_subject_and_run_and_replaced(store: Store) -> None:
-    notes = [RunNote("user ann", f"r{n}", None if n % 2 else 10.0 * n, n) for n in range(6)]
-    await store.write_notes([*notes, RunNote("function text/upper", "r9", 5.0, 1)])
-    await store.write_notes([])
-    assert await store.last_noted("user ann") == "r5"
-    assert await store.last_noted("nobody") == ""
-    assert await store.unfinished_notes("user ann", limit=10) == [notes[1], notes[3], notes[5]]
-    assert await store.unfinished_notes("user ann", limit=1, after="r1") == [notes[3]]
-    assert await store.finished_notes("user ann", until=20.0, limit=10) == [notes[0], notes[2]]
-    assert await store.finished_notes("user ann", until=99.0, limit=1, after=(0.0, "r0")) == [notes[2]]
-    changed = replace(notes[3], finished=20.0)
-    await store.write_notes([changed])
-    assert await store.unfinished_notes("user ann", limit=10) == [notes[1], notes[5]]
-    assert await store.finished_notes("user ann", until=30.0, limit=10, after=(20.0, "r2")) == [changed]
-    await store.delete_run("r3", blocks=10)
-    assert await store.finished_notes("user ann", until=30.0, limit=10, after=(20.0, "r2")) == []
+async def test_an_open_run_is_idle_without_unfinished_jobs_or_new_blocks(store: Store) -> None:
+    old, at_work, fed, closed, young = (make_run(created=created) for created in (1.0, 1.0, 1.0, 1.0, 90.0))
+    for run, created in ((old, 2.0), (at_work, 2.0), (fed, 90.0), (closed, 2.0)):
+        block = make_block(run, count=2, created=created)
+        await store.add_blocks([block], run=run)
+        await store.record([succeeded(block, range(1 if run is at_work else 2))])
+    await store.add_run(young)
+    await store.update_run(closed.id, state=RunState.CLOSED)
+    assert await store.idle_runs(user="ann", before=50.0, limit=9) == [old.id]
+    assert await store.idle_runs(function="text/upper", before=50.0, limit=9) == [old.id]
+    assert await store.idle_runs(user="bob", before=50.0, limit=9) == []
+    assert len(await store.idle_runs(user="ann", before=99.0, limit=2)) == 2
+    assert set(await store.idle_runs(user="ann", before=99.0, limit=9)) == {old.id, fed.id, young.id}
 
 
 def a_letter(name: str, died: float, run: str = "", *, size: int = 10) -> DeadLetter:

@@ -184,7 +184,7 @@ async def test_a_ping_writes(tmp_path: Path) -> None:
         nonces.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
+@pytest.mark.parametrize("version", [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 14])
 async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, path: Path) -> None:
     url = f"sqlite:///{path}"
     run = make_run()
@@ -210,16 +210,33 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
             assert {each.id for each in await store.list_runs(single=False)} == {cancelled.id, run.id}
             await store.note_seeded(["text/upper"])
     async with open_store(url) as store:
-        await store.record([succeeded(block, [0])])
+        assert [found.id for found in await store.finished_runs(limit=9)] == [cancelled.id]
+        await store.record([succeeded(block, range(8))])
         assert await store.collect_jobs(run.user, [f"{run.id}-0"]) == 1
+        closed = await store.update_run(run.id, state=RunState.CLOSED)
+        assert closed is not None
+        assert closed.finished is not None
+        assert closed.finished.succeeded == 8
+
+
+def _take_out_finished(file: sqlite3.Connection) -> None:
+    for trigger in ("finished_with_last_job", "finished_when_closed"):
+        file.execute(f"DROP TRIGGER {trigger}")
+    for index in ("finished", "finished_of_user", "finished_of_function", "to_follow_up"):
+        file.execute(f"DROP INDEX runs_{index}")
+    for column in ("finished", "succeeded", "failed", "cancelled", "follow_up"):
+        file.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+    file.executescript("CREATE TABLE run_notes (run TEXT); CREATE INDEX runs_by_function ON runs (function, id);")
 
 
 def _make_older(path: Path, version: int) -> None:
     """Take out of a file what a version did not have."""
     file = sqlite3.connect(path)
-    file.executescript("DROP INDEX blocks_unpublished_single; ALTER TABLE blocks DROP COLUMN single;")
-    for table in ("runs", "blocks"):
-        file.executescript(f"ALTER TABLE {table} DROP COLUMN priority; ALTER TABLE {table} DROP COLUMN weight;")
+    _take_out_finished(file)
+    if version <= 11:
+        file.executescript("DROP INDEX blocks_unpublished_single; ALTER TABLE blocks DROP COLUMN single;")
+        for table in ("runs", "blocks"):
+            file.executescript(f"ALTER TABLE {table} DROP COLUMN priority; ALTER TABLE {table} DROP COLUMN weight;")
     if version <= 9:
         file.executescript("DROP INDEX blocks_unpublished_of_run; ALTER TABLE blocks DROP COLUMN sent;")
     if version <= 8:
@@ -282,7 +299,7 @@ async def test_a_look_for_runs_to_sweep_reads_no_other_runs_and_no_finished_bloc
     file.close()
     assert [step for step in plan if step.startswith(("SCAN", "SEARCH"))] == [
         "SCAN runs USING INDEX runs_unswept",
-        "SEARCH blocks USING INDEX blocks_unpublished (held=? AND due<?)",
+        "SEARCH b USING INDEX blocks_unpublished (held=? AND due<?)",
         "SEARCH runs USING PRIMARY KEY (id=?)",
     ]
 

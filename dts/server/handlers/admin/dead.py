@@ -90,8 +90,11 @@ class ReplayAdminHandler(DtsHandler):
     async def _replay(self, user: User, letter_id: str, params: ReplayParams) -> Replayed:
         context = self.context
         replay = Replay(user, context.store, context.broker, context.catalogue, context.publisher)
-        async for letter in matching_letters(context.store, given(params.where)):
-            await replay.replay(letter)
+        try:
+            async for letter in matching_letters(context.store, given(params.where)):
+                await replay.replay(letter)
+        finally:
+            await replay.close()
         return replay.result
 
 

@@ -25,6 +25,7 @@ Role = Literal["administrator", "operator", "developer", "user"]
 
 NamespaceChoice = Annotated[str, Meta(pattern=validation_messages.NAMESPACE_CHOICE)]
 RouteName = Annotated[str, Meta(pattern=validation_messages.ROUTE)]
+GroupName = Annotated[str, Meta(pattern=validation_messages.GROUP)]
 Secret = Annotated[str, Meta(min_length=8, max_length=1024)]
 KeyText = Annotated[str, Meta(min_length=1, max_length=20_000)]
 

@@ -90,7 +90,7 @@ class FunctionVersionsHandler(_VersionsHandler):
         query=DeployQuery,
         statuses=(201,),
         accepts=(CONTENT_ZIP,),
-        errors=(ErrorCode.ARGUMENT_INVALID, ErrorCode.UNSUPPORTED_MEDIA_TYPE),
+        errors=(ErrorCode.NAME_INVALID, ErrorCode.TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE),
     )
     async def post(self, user: User, name: str) -> None:
         """Store the source in the body, a zip archive, as a version; unless `activate` is false new jobs run it."""

@@ -80,10 +80,12 @@ class Loader:
     """Loads functions from a directory, and from the bundled one what that does not have.
 
     A namespace is a folder, and the first directory that has the folder has the whole namespace. While a loader is
-    open (`with`, or `open` and `close`) its directory is on the path of the package `dts.worker.functions`.
+    open (`with`, or `open` and `close`) its directory is on the path of the package `dts.worker.functions`. What is
+    loaded has the given `version`, or else a hash over its files.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, directory: str | os.PathLike[str] | None = None, *, version: str = "") -> None:
+        self._fixed_version = version
         self._path = [BUNDLED]
         if directory is not None and Path(directory).resolve() != BUNDLED.resolve():
             self._path.insert(0, Path(directory).absolute())
@@ -240,6 +242,8 @@ class Loader:
         return folder is not None and (folder / f"{function}.py").is_file()
 
     def _version(self, name: str) -> str:
+        if self._fixed_version:
+            return self._fixed_version
         module = f"{PACKAGE}.{name.replace('/', '.')}"
         return self._sources.version([module, *self._late.get(module, ())])
 

@@ -8,44 +8,14 @@ import json
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dts.management import admin
-from dts.management.commands import ALL_COMMANDS
-from dts.management.shell.grammar import Grammar
 from dts.model import WorkerState
-from dts.runtime.process import Shutdown
 from dts.wire.queues import jobs_queue
 from tests.integration.conftest import Site
-
-GRAMMAR = Grammar(ALL_COMMANDS)
-
-Run = Callable[..., Awaitable[int]]
-
-
-@pytest.fixture
-def dts_admin(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs `dts-admin` as the administrator, within this event loop; returns its exit status."""
-    for name in ("DTS_USERNAME", "DTS_SECRET", "DTS_SECRET_FILE", "DTS_SERVER_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    credentials = ["--username", "admin", "--secret-file", str(site.settings.server.admin_secret_file)]
-
-    async def run(*argv: str, user: list[str] = credentials) -> int:
-        options = admin.build_parser(GRAMMAR).parse_args(["--url", site.url, *user, *argv])
-        return await admin.run(options, GRAMMAR, Shutdown())
-
-    return run
-
-
-def write(path: str, text: str) -> None:
-    Path(path).write_text(text)
+from tests.integration.management.shell.conftest import Run, said, write
 
 
 def read(path: str) -> str:
@@ -54,11 +24,6 @@ def read(path: str) -> str:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The JSON on stdout."""
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 # records
@@ -157,7 +122,7 @@ async def test_namespaces_functions_and_vhosts(dts_admin: Run, capsys: pytest.Ca
     assert await dts_admin("namespaces", "delete", "crm", "--yes", "--force") == 0
     assert await dts_admin("functions", "get", "crm/call") == 1
     write("key", "-----BEGIN KEY-----\n")
-    assert await dts_admin("vhosts", "add", "w1", "address=10.0.0.1", "ssh_key=@key", "--json") == 0
+    assert await dts_admin("vhosts", "add", "w1", "address=127.0.0.1", "port=1", "ssh_key=@key", "--json") == 0
     assert "BEGIN" not in capsys.readouterr().out
     assert await dts_admin("vhosts", "update", "w1", "ssh_key=none", "--json") == 0
     assert said(capsys)[0]["has_ssh_key"] is False

@@ -22,6 +22,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 # What is asked for at each route, so that the answer depends on the role alone: {} stands for what the test fills in.
 BODIES: dict[tuple[str, str], object] = {
+    ("POST", "/admin/ssh/host-key"): {"address": "127.0.0.1", "port": 1},
+    ("POST", "/admin/ssh/run"): {"hosts": ["h1"], "argv": ["true"]},
     ("POST", "/jobs/"): {"function": "{function}"},
     ("POST", "/jobs/collected"): {"ids": []},
     ("POST", "/runs/"): {"function": "{function}"},
@@ -140,6 +142,7 @@ async def a_world(site: Site, role: str) -> World:
 
 
 IN_USE = {("DELETE", f"/admin/{kind}") for kind in ("users/{id}", "namespaces/{id}", "functions/{function}")}
+NOBODY_THERE = ("POST", "/admin/ssh/host-key")
 BLOCK = "/runs/{id}/blocks/{number}"
 QUERIES = {
     ("DELETE", "/jobs/"): "?function=no/body",
@@ -155,6 +158,8 @@ def expected(scope: Scope, method: str, template: str, *, own: bool) -> set[int]
         return {403}
     if template == BLOCK and not own:
         return {404}  # whose run it is counts before what its function is
+    if (method, template) == NOBODY_THERE:
+        return {424}
     if own or scope is Scope.ALL:
         return {200, 409} if (method, template) in IN_USE else {200, 201}
     if scope is Scope.MEMBER:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,9 @@ from tests.services import sshd
 
 
 @pytest.fixture
-def server() -> Iterator[sshd.SshServer]:
+def server(ssh_server: sshd.SshServer) -> sshd.SshServer:
     """A host of the fleet."""
-    if not sshd.available():
-        pytest.skip("no openssh-server on this machine")
-    with sshd.SshServer() as server:
-        yield server
+    return ssh_server
 
 
 @pytest.fixture(scope="session")

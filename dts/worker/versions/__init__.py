@@ -1,0 +1,1 @@
+"""The deployed versions of functions on this host: fetched, checked, and given the packages that they need."""

@@ -1,0 +1,54 @@
+"""Writes a version's files to this host: the folder of a version is there as a whole, on disk, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from dts.wire.archive import Source
+from dts.worker.link.versions import VersionFolder
+
+
+def write_version(folder: VersionFolder, namespace: str, source: Source, environment: Path | None) -> None:
+    """Have the files of a version in its folder, and a link to its environment. Raises OSError."""
+    versions = folder.path.parent
+    temporary = versions / f".{folder.path.name}.{secrets.token_hex(8)}.tmp"
+    place = temporary / folder.functions.name / namespace
+    try:
+        place.mkdir(parents=True)
+        for name, file in source.items():
+            path = place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, file.data, 0o755 if file.executable else 0o644)
+        if environment is not None:
+            (temporary / "environment").symlink_to(os.path.relpath(environment, temporary))
+        _sync_folders(path for path, _, _ in os.walk(temporary))
+        try:
+            temporary.rename(folder.path)
+        except OSError:
+            if not folder.is_there:  # by another worker on this host, which was faster
+                raise
+        _sync_folders([str(versions)])
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+def _sync_folders(paths: Iterable[str]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
