@@ -48,6 +48,7 @@ from dts.server.plugins.runner import PluginRunner
 from dts.server.publish.claims import Claims
 from dts.server.publish.marks import Marks
 from dts.server.publish.publisher import Publisher
+from dts.server.publish.waiting import WhyWaiting
 from dts.server.record.job_metrics import observe_store
 from dts.server.routes import ROUTES
 from dts.server.ssh import SshConnections
@@ -91,14 +92,8 @@ class Server(Service):
         hub = Hub(broker, catalogue, store)
         claims = Claims(store, settings.daemons.relay_after)
         fleet = Fleet(store)
-        publisher = Publisher(
-            store,
-            broker,
-            settings.server,
-            parties_of=PartiesOf(store, catalogue),
-            claims=claims,
-            marks=Marks(broker, fleet, settings.server),
-        )
+        parties_of, marks = PartiesOf(store, catalogue), Marks(broker, fleet, settings.server)
+        publisher = Publisher(store, broker, settings.server, parties_of=parties_of, claims=claims, marks=marks)
         context = Context(
             settings.server,
             store,
@@ -119,6 +114,7 @@ class Server(Service):
             Outbox(store, settings),
             settings,
             seal,
+            WhyWaiting(store, parties_of, fleet, marks),
         )
         for service in (hub, claims, publisher, context.ssh, PluginRunner(context)):
             service.failed = self.failed  # the server cannot do without any of them

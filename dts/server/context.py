@@ -20,6 +20,7 @@ from dts.server.lookup.fleet import Fleet, LeftRoutes
 from dts.server.lookup.hub import Hub
 from dts.server.notify.outbox import Outbox
 from dts.server.publish.publisher import Publisher
+from dts.server.publish.waiting import WhyWaiting
 from dts.server.ssh import SshConnections
 from dts.store import Store
 from dts.wire.seal import Seal
@@ -50,6 +51,7 @@ class Context:
     outbox: Outbox
     whole_settings: Settings
     seal: Seal
+    why_waiting: WhyWaiting
     left_routes: LeftRoutes = field(default_factory=LeftRoutes)
     outages: OutageLog = field(default_factory=lambda: OutageLog(logger, 60.0))
     """Requests that the store or the broker has failed: one log line for all, and one when they are answered again."""

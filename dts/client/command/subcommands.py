@@ -101,10 +101,7 @@ def reason(run: dict[str, Any]) -> str:
         return f"the run is cancelled: {summary(run)}"
     if run["paused"]:
         found.append("it is paused: `dts-client resume` lets it go on")
-    if run.get("not_before", 0) > time.time():
-        found.append(f"it is not to begin before {time.ctime(run['not_before'])}")
-    if route := run.get("unserved_route"):
-        found.append(f"no live worker serves the route {route}, which its function goes to")
+    found += _waits_for(run)
     if counts["running"]:
         found.append(f"{counts['running']} lines are at work")
     if counts["delayed"]:
@@ -116,6 +113,17 @@ def reason(run: dict[str, Any]) -> str:
     if run["state"] == "open":
         found.append("its client has not said that all lines are sent")
     return "\n".join(found)
+
+
+def _waits_for(run: dict[str, Any]) -> list[str]:
+    """What its next line waits for, and when it may end, as the server says."""
+    waiting: dict[str, Any] = run.get("waiting") or {}
+    if not waiting or run["paused"]:
+        return []
+    found = [f"its next line waits: {waiting['text']}"]
+    if ends := waiting.get("ends"):
+        found.append(f"it ends about {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(ends))} if nothing else comes")
+    return found
 
 
 def _state(run: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -37,6 +37,7 @@ from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import follow
 from dts.server.intake.submission import JobParams, Submission
 from dts.server.lookup.hub import ProgressReport
+from dts.server.publish.waiting import Waiting, WaitingJob
 from dts.server.record.blocks import decode_block
 from dts.server.record.results import STATES, part_results, result_fields
 from dts.store.contract.results import BlockRecord
@@ -66,9 +67,9 @@ class ProgressView(msgspec.Struct):
 class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     """A job as answered; from `success` on only when it has ended, or has failed and waits for its next attempt.
 
-    `due` is when a delayed job is published, `waits_for` is what it waits for instead of a time: `limits.running`;
-    `attempt` is then the one to come, and `error` the last one's. `unserved_route` is the route that a job waits
-    for in vain, while no live worker serves it.
+    `waiting` says what a job waits for that is not at work. `due` is when a delayed job is published, `waits_for`
+    is what it waits for instead of a time: `limits.running`; `attempt` is then the one to come, and `error` the
+    last one's. `unserved_route` is the route that a job waits for in vain, while no live worker serves it.
     """
 
     id: str
@@ -82,6 +83,7 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     unserved_route: str | msgspec.UnsetType = msgspec.UNSET
     due: float | msgspec.UnsetType = msgspec.UNSET
     waits_for: str | msgspec.UnsetType = msgspec.UNSET
+    waiting: Waiting | msgspec.UnsetType = msgspec.UNSET
     progress: ProgressView | msgspec.UnsetType = msgspec.UNSET
     success: bool | msgspec.UnsetType = msgspec.UNSET
     result: Any = msgspec.UNSET
@@ -407,8 +409,13 @@ class JobHandler(WorkHandler):
         if result is None:
             result = waiting_fields(self.context.hub, record, index)
             waits = result["state"] in (JobState.ACCEPTED.value, JobState.QUEUED.value)
-            if waits and (route := await self.unserved_route(block.function)):
+            route = await self.unserved_route(block.function) if waits else None
+            if route is not None:
                 result["unserved_route"] = route
+            if result["state"] != JobState.RUNNING.value:
+                run, due = await self.context.store.get_run(block.run), cast("float", result.get("due", 0.0))
+                waiting = WaitingJob(block, index, run, due)
+                result["waiting"] = await self.context.why_waiting.of_job(waiting, route)
         return description | result
 
 

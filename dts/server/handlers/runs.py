@@ -30,6 +30,7 @@ from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import FollowParams, follow, following_of, run_ids, what_follows
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
 from dts.server.intake.options import own_options
+from dts.server.publish.waiting import Waiting
 from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.results import part_results, result_fields
 from dts.server.versions import library
@@ -120,7 +121,7 @@ class RunProgress(RunView, kw_only=True):
 
     `on_success_run`, `on_failure_run` and `on_end_run` are those of functions that were called at its end;
     `follow_problem` is why something that was to follow it did not come about. `unserved_route` is told when its jobs
-    wait for a route that no live worker serves.
+    wait for a route that no live worker serves. `waiting` says what its next job waits for, when any does.
     """
 
     statistics: StatisticsView
@@ -130,6 +131,7 @@ class RunProgress(RunView, kw_only=True):
     on_failure_run: str | msgspec.UnsetType = msgspec.UNSET
     on_end_run: str | msgspec.UnsetType = msgspec.UNSET
     follow_problem: str | msgspec.UnsetType = msgspec.UNSET
+    waiting: Waiting | msgspec.UnsetType = msgspec.UNSET
 
 
 class BlockView(msgspec.Struct):
@@ -249,7 +251,11 @@ class AnyRunHandler(WorkHandler):
         waits = statistics.queued or statistics.accepted
         if waits and (route := await self.unserved_route(run.function)):
             about["unserved_route"] = route
-        self.answer({**run_fields(run), **about, "statistics": statistics.as_dict(), "finished": finished})
+        progress = {**run_fields(run), **about, "statistics": statistics.as_dict(), "finished": finished}
+        if run.state is not RunState.CANCELLED:
+            waiting = await self.context.why_waiting.of_run(run, statistics, about.get("unserved_route"))
+            progress |= {"waiting": waiting} if waiting is not None else {}
+        self.answer(progress)
 
 
 class RunHandler(AnyRunHandler):

@@ -129,6 +129,15 @@ class Marks:
         queue.room = most - depth.ready * queue.mean - queue.reserved
         return queue.room
 
+    async def queued(self, route: str) -> tuple[int, float]:
+        """How many messages wait in a route's queue, and about how many seconds of work they are.
+
+        Raises:
+            BrokerUnavailable: its broker does not answer.
+        """
+        depth = await self._broker.depth(jobs_queue(route))
+        return depth.ready, depth.ready * self._queue(route).mean
+
     def filled(self, route: str) -> None:
         """Note that a queue was filled, and more waits: when it is dry at the next look, that was too little."""
         self._queue(route).filled = True
