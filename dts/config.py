@@ -205,8 +205,8 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     that nobody has, see docs/administration.md. Stethoscope mails when cpu, memory or disk of a host have been over
     their percentage for `high_for`, and when a host was silent for `silence`; workers that were silent for
     `forget_hosts` are forgotten. Timekeeper keeps the latest `keep_dead` dead letters for `keep_dead_for`. Logtracer
-    keeps `keep_logs` records for `keep_logs_for`, and mails those at `log_mail_level` or above, one mail in
-    `log_mail_interval`.
+    keeps `keep_logs` records for `keep_logs_for`. Of those at `log_mail_level` or above there is a notice, and another
+    one for what follows in `log_mail_interval`. The alert rules are evaluated every `alert_interval`.
     """
 
     run: tuple[str, ...] = ("porter", "timekeeper", "stethoscope", "logtracer")
@@ -226,6 +226,7 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     keep_logs_for: Seconds = 30 * 86400.0
     log_mail_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "ERROR"
     log_mail_interval: Annotated[float, Meta(ge=0)] = 300.0
+    alert_interval: Seconds = 5.0
 
 
 class MailSettings(Struct, frozen=True, forbid_unknown_fields=True):

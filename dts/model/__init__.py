@@ -19,6 +19,7 @@ from dts.model.admin import (
     User,
     VirtualHost,
 )
+from dts.model.alerts import AlertRule, Silence
 from dts.model.documents import MAX_DOCUMENT_BODY, Document
 from dts.model.fleet import LogEntry, LogFilter, WorkerState
 from dts.model.job import Job, JobError, Result
@@ -28,6 +29,7 @@ from dts.model.names import (
     block_id,
     check_host_id,
     check_namespace,
+    check_record_id,
     check_route_id,
     check_schedule_id,
     check_user_id,
@@ -70,6 +72,7 @@ __all__ = [
     "MAX_BLOCK_SIZE",
     "MAX_DOCUMENT_BODY",
     "RESERVED_NAMESPACE",
+    "AlertRule",
     "Backlog",
     "Block",
     "Candidate",
@@ -101,6 +104,7 @@ __all__ = [
     "RunState",
     "Schedule",
     "Seal",
+    "Silence",
     "Statistics",
     "Turns",
     "Unsent",
@@ -110,6 +114,7 @@ __all__ = [
     "block_id",
     "check_host_id",
     "check_namespace",
+    "check_record_id",
     "check_route_id",
     "check_schedule_id",
     "check_user_id",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dts.model.alerts import AlertRule, Silence
 from dts.model.attempts import AttemptOptions
 
 DEFAULT_ROUTE = "default"
@@ -206,7 +207,7 @@ class Route:
     version: int = 1
 
 
-Record = User | Namespace | Function | VirtualHost | Schedule | Route
+Record = User | Namespace | Function | VirtualHost | Schedule | Route | AlertRule | Silence
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ _USER = re.compile(r"[a-z][a-z0-9_.@-]{0,63}")
 _HOST = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _ROUTE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _SCHEDULE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_RECORD = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _ID = re.compile(r"[0-9a-z]{26}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
@@ -100,6 +101,17 @@ def check_schedule_id(schedule_id: object) -> str:
     if isinstance(schedule_id, str) and _SCHEDULE.fullmatch(schedule_id):
         return schedule_id
     raise InvalidName(f"{_shown(schedule_id)} is not a schedule: a lower-case letter, then at most 63 of a-z 0-9 _ . -")
+
+
+def check_record_id(record_id: object, what: str) -> str:
+    """Return `record_id` if it may name `what`, such as "an alert rule".
+
+    Raises:
+        InvalidName: it is not a string that matches `[a-z][a-z0-9_-]{0,63}` in full.
+    """
+    if isinstance(record_id, str) and _RECORD.fullmatch(record_id):
+        return record_id
+    raise InvalidName(f"{_shown(record_id)} cannot name {what}: a lower-case letter, then at most 63 of a-z 0-9 _ -")
 
 
 def new_id() -> str:

@@ -9,6 +9,7 @@ from dts.model.ranges import BLOCK_DIGITS
 from dts.server.handlers import docs, fleet_versions, health, jobs, run_blocks, runs, whoami
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin import (
+    alert_rules,
     alerts,
     dead,
     diagnosis,
@@ -90,6 +91,11 @@ ROUTES: list[Route] = [
     Route("/admin/diagnosis", diagnosis.DiagnosisAdminHandler),
     Route("/admin/hosts/", fleet.HostsAdminHandler),
     Route("/admin/logs/", fleet.LogsAdminHandler),
+    Route("/admin/alerts/", alerts.AlertsAdminHandler),
+    Route("/admin/alerts/rules/", alert_rules.AlertRulesAdminHandler),
+    Route("/admin/alerts/rules/{id}", alert_rules.AlertRuleAdminHandler),
+    Route("/admin/alerts/silences/", alert_rules.SilencesAdminHandler),
+    Route("/admin/alerts/silences/{id}", alert_rules.SilenceAdminHandler),
     Route("/admin/alerts/notices/", alerts.NoticesAdminHandler),
     Route("/admin/alerts/test", alerts.AlertTestAdminHandler),
     Route("/admin/alerts/secret", alerts.WebhookSecretAdminHandler),

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from dts.client.transport import Transport
-from dts.management.api.resources import Listing, Record
+from dts.management.api.resources import Listing, Record, Records
 
 
-class Alerts:
-    """What notices there are, and a test of the way to their recipients."""
+class Alerts(Listing):
+    """What is the matter now (`phase` pending: what may become so), rules, silences, notices, and a test of these."""
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+        super().__init__(transport, "/admin/alerts/")
+        self.rules = Records(transport, "/admin/alerts/rules/")
+        self.silences = Records(transport, "/admin/alerts/silences/")
         self.notices = Listing(transport, "/admin/alerts/notices/")
 
     async def test(self, to: Sequence[str] = ()) -> Record:

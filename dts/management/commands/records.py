@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 from dts.errors import InvalidInput, RequestRefused
@@ -55,6 +56,8 @@ class RecordKind:
     has_secret: bool = False
     add_flags: tuple[Flag, ...] = ()
     complete: Callable[[Session, Arguments, str, dict[str, object]], Awaitable[None]] | None = None
+    resource: str = ""
+    """Where AdminClient has them, if that is not by the noun; with a dot for what is inside another resource."""
 
     @property
     def pausable(self) -> bool:
@@ -63,7 +66,7 @@ class RecordKind:
 
     def records(self, client: AdminClient) -> Records:
         """The records at the server."""
-        return cast("Records", getattr(client, self.noun))
+        return cast("Records", attrgetter(self.resource or self.noun)(client))
 
     @property
     def readable(self) -> tuple[Field, ...]:

@@ -90,9 +90,10 @@ class CommandCompleter(Completer):
         if len(before) == 1 and verbs:
             pairs = ((verb, grammar.commands[f"{before[0]} {verb}"].summary) for verb in verbs)
             return _matching(pairs, current)
-        name = " ".join(before[:2]) if verbs else before[0]
-        found = grammar.commands.get(name)
-        return [] if found is None else await self._arguments(found, before[len(name.split()) :], current)
+        for count in (3, 2, 1):
+            if found := grammar.commands.get(" ".join(before[:count])):
+                return await self._arguments(found, before[count:], current)
+        return []
 
     def _about(self, noun: str) -> str:
         if noun in self._grammar.commands:

@@ -123,6 +123,8 @@ class Grammar:
         Raises:
             InvalidInput: there is none; suggests the nearest.
         """
+        if any(name.startswith(f"{' '.join(words[:2])} ") for name in self.commands):
+            words = [" ".join(words[:2]), *words[2:]]  # a noun of two words, such as alerts rules
         first, second = words[0], words[1] if len(words) > 1 else ""
         if f"{first} {second}" in self.commands:
             return self.commands[f"{first} {second}"], words[2:]

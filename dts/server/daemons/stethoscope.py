@@ -1,26 +1,19 @@
-"""Stethoscope: heartbeats queue → store, and mails on hosts that are in trouble, or silent, or well again.
-
-Whether something has been mailed is noted in the store, so that of several stethoscopes one does, also over a restart.
-A figure counts as high once it has been over its limit for a while, and as well again when it has fallen a good way
-below: what goes up and down around the limit is mailed once.
-"""
+"""Stethoscope: heartbeats queue → store; and it evaluates the alert rules, see `alerts.engine`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from cachetools import LRUCache
 
 from dts.broker import Consumer, Delivery
-from dts.errors import WireError
-from dts.model import WorkerState, new_id
+from dts.errors import StoreUnavailable, WireError
+from dts.model import WorkerState
+from dts.server.alerts.engine import Engine
 from dts.server.daemons._base import Daemon
-from dts.server.lookup.fleet import latest_of_hosts
-from dts.server.notify.notice import Notice
 from dts.server.notify.notifier import Notifier
 from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import HEARTBEATS
@@ -34,12 +27,7 @@ _MAX_NOTES = 10
 _MAX_LOAD = 1e6
 _MAX_WORKERS = 10_000
 _MAX_TIME = 1e12  # seconds
-_HYSTERESIS = 5.0
-"""Percent below a limit at which a figure counts as well again."""
-
-_MAX_MAILS = 100  # that wait for the mail server
-
-_MEASURES = ("cpu", "memory", "disk")
+_FORGET_INTERVAL = 60.0
 
 
 class Stethoscope(Daemon):
@@ -49,23 +37,19 @@ class Stethoscope(Daemon):
         self._notifier = Notifier(self._store, self._settings)
         await self._stack.enter_async_context(self._notifier)
         self._clocks = WorkerClocks()
-        self._high_since: dict[str, float] = {}
-        self._alerts: dict[str, float] = {}
-        self._alerts_until = 0.0
-        self._mails: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_MAX_MAILS)
-        self._spawn(self._send_mails(), "stethoscope-mail")
+        self._engine = Engine(self._store, self._broker, self._settings, self._notifier)
+        self._stack.push_async_callback(self._engine.close)
+        self._interval = min(self._settings.daemons.alert_interval, self._settings.daemons.silence / 4)
         consumer = await self._broker.consume(HEARTBEATS, prefetch=2 * _MAX_MESSAGES)
         self._stack.push_async_callback(consumer.close)
         self._spawn(self._listen(consumer), "stethoscope")
-        seconds = min(self._settings.daemons.silence / 4, 5.0)
-        self._spawn(self._every(seconds, self._look_for_silence, "look for silent hosts"), "stethoscope-silence")
+        self._spawn(self._evaluate(), "stethoscope-alerts")
+        self._spawn(self._every(_FORGET_INTERVAL, self._forget_hosts, "forget hosts"), "stethoscope-forget")
 
     async def _listen(self, consumer: Consumer) -> None:
         while deliveries := await consumer.receive(_MAX_MESSAGES):
             read = await self._read(consumer, deliveries, self._read_heartbeat)
-            states = await self._record(consumer, read, self._save, "save heartbeats")
-            for state in _latest(states):
-                await self._try(partial(self._examine, state), "note the state of hosts")
+            await self._record(consumer, read, self._save, "save heartbeats")
 
     def _read_heartbeat(self, delivery: Delivery) -> WorkerState:
         return read_heartbeat(delivery, self._store.now(), self._clocks)
@@ -73,72 +57,21 @@ class Stethoscope(Daemon):
     async def _save(self, states: Sequence[WorkerState]) -> None:
         await self._store.save_heartbeats(_latest(states))
 
-    # figures
-
-    async def _examine(self, state: WorkerState) -> None:
-        """Mail when a figure of the host has become high, or is well again."""
-        limits = self._limits()
-        for measure in _MEASURES:
-            value, limit = getattr(state, measure), limits[measure]
-            if value < limit - _HYSTERESIS:
-                self._high_since.pop(f"{state.host}:{measure}", None)
-                await self._note(f"{state.host}:{measure}", False, _well(state, measure, value))
-            elif value >= limit and self._is_lasting(f"{state.host}:{measure}", state.time):
-                await self._note(f"{state.host}:{measure}", True, _high(state, measure, value, limit))
-
-    def _limits(self) -> Mapping[str, float]:
-        daemons = self._settings.daemons
-        return {"cpu": daemons.max_cpu, "memory": daemons.max_memory, "disk": daemons.max_disk}
-
-    def _is_lasting(self, key: str, now: float) -> bool:
-        return now - self._high_since.setdefault(key, now) >= self._settings.daemons.high_for
-
-    # silence
-
-    async def _look_for_silence(self) -> None:
-        """Mail when nothing was heard of any worker of a host for a while, and when something is again.
-
-        A host whose last word was that its worker ends was stopped by somebody, who need not be told.
-        """
-        now, settings = self._store.now(), self._settings.daemons
-        states = await self._store.list_heartbeats()
-        for host, state in latest_of_hosts(states).items():
-            last, silent = state.time, now - state.time > settings.silence and not state.has_ended
-            text = f"{host} was last heard of {now - last:.0f} seconds ago, at {_clock(last)}."
-            subject = f"{host} is silent" if silent else f"{host} is back"
-            await self._note(f"{host}:silent", silent, (subject, text))
-        gone = now - settings.forget_hosts
-        if any(state.time < gone for state in states):
-            await self._store.drop_heartbeats(gone)
-            for host in {state.host for state in states} - {state.host for state in states if state.time >= gone}:
-                for what in (*_MEASURES, "silent"):
-                    await self._store.set_alert(f"{host}:{what}", active=False, now=now)
-
-    async def _note(self, key: str, active: bool, mail: tuple[str, str]) -> None:
-        """Note whether something is the matter; mail if that is news."""
-        if active == (key in await self._known_alerts()):
-            return
-        self._alerts_until = 0.0
-        if await self._store.set_alert(key, active=active, now=self._store.now()):
-            try:
-                self._mails.put_nowait(mail)
-            except asyncio.QueueFull:
-                logger.warning("too many mails at once, this one is not sent: %s\n%s", *mail)
-
-    async def _known_alerts(self) -> Mapping[str, float]:
-        """The alerts that are raised; read anew every second, since nearly always nothing has changed."""
-        now = time.monotonic()
-        if now >= self._alerts_until:
-            self._alerts, self._alerts_until = await self._store.list_alerts(), now + 1.0
-        return self._alerts
-
-    async def _send_mails(self) -> None:
+    async def _evaluate(self) -> None:
+        """Evaluate the alert rules again and again, also while the store is away, which is an alert as well."""
         while True:
-            subject, text = await self._mails.get()
-            await self._try(partial(self._mail, subject, text), "mail the state of a host")
+            try:
+                await self._engine.tick()
+                self._outage.worked("the store can be used again")
+            except StoreUnavailable as error:
+                self._outage.failed("cannot look for what is the matter now, trying again until it works: %s", error)
+                await self._engine.store_is_away(error)
+            except Exception:
+                logger.exception("the alert rules could not be evaluated; it is tried again")
+            await asyncio.sleep(self._interval)
 
-    async def _mail(self, subject: str, text: str) -> None:
-        await self._notifier.post(Notice(new_id(), "alert", subject, text))
+    async def _forget_hosts(self) -> None:
+        await self._store.drop_heartbeats(self._store.now() - self._settings.daemons.forget_hosts)
 
 
 class WorkerClocks:
@@ -215,21 +148,3 @@ def read_heartbeat(delivery: Delivery, now: float, clocks: WorkerClocks) -> Work
 def _counts(counts: dts_pb2.EventCounts) -> dict[str, int]:
     """Counts that a reader of JSON can hold exactly."""
     return {name: min(getattr(counts, name), 2**53 - 1) for name in ("received", "done", "failed", "replaced")}
-
-
-def _high(state: WorkerState, measure: str, value: float, limit: float) -> tuple[str, str]:
-    text = (
-        f"{measure} of {state.host} is at {value:.0f} % and has been over {limit:.0f} % for a while.\n\n"
-        f"worker {state.worker}, version {state.version}, state {state.state or 'unknown'}\n"
-        f"cpu {state.cpu:.0f} %, memory {state.memory:.0f} %, disk {state.disk:.0f} %, load {state.load:.1f}\n"
-        f"{state.jobs_running} jobs at work in {state.children} processes"
-    )
-    return f"{state.host}: {measure} at {value:.0f} %", text
-
-
-def _well(state: WorkerState, measure: str, value: float) -> tuple[str, str]:
-    return f"{state.host}: {measure} is well again", f"{measure} of {state.host} is at {value:.0f} %."
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

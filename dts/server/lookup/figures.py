@@ -30,7 +30,7 @@ _DEAD = Gauge("dts_dead_messages", "Dead letters that wait for timekeeper.")
 _BACKLOG = Gauge("dts_backlog_jobs", "Jobs of all users by state.", ["state"])
 _WORKERS = Gauge("dts_workers", "Workers by what their last heartbeats say.", ["state"])
 _AGE = Gauge("dts_heartbeat_age_seconds", "Age of the oldest last heartbeat of workers that are heard of.")
-_ALERTS = Gauge("dts_alerts_active", "Alerts that are raised.")
+_ALERTS = Gauge("dts_alerts_active", "Alerts that are firing.")
 
 
 class Figures:
@@ -56,7 +56,7 @@ class Figures:
 
     async def _look_at_store(self) -> None:
         _BACKLOG.labels("unfinished").set(await self._store.count_unfinished())
-        _ALERTS.set(len(await self._store.list_alerts()))
+        _ALERTS.set(await self._store.count_documents("alerts", group="firing"))
         now, states = time.time(), await self._store.list_heartbeats()
         heard = [state for state in states if now - state.time <= ALIVE and not state.has_ended]
         live = [state for state in heard if state.can_work]

@@ -1,4 +1,4 @@
-"""The contract of a store, the part about the fleet: heartbeats, alerts, log entries. None of it need be durable."""
+"""The contract of a store, the part about the fleet: heartbeats, log entries. None of it need be durable."""
 
 from __future__ import annotations
 
@@ -22,14 +22,6 @@ class FleetStore(ABC):
     @abstractmethod
     async def drop_heartbeats(self, before: float) -> int:
         """Forget workers that were not heard of since `before`; how many."""
-
-    @abstractmethod
-    async def set_alert(self, key: str, *, active: bool, now: float) -> bool:
-        """Raise or end an alert; whether that changed anything, for one caller of all who try at the same time."""
-
-    @abstractmethod
-    async def list_alerts(self) -> dict[str, float]:
-        """The alerts that are raised, and since when."""
 
     @abstractmethod
     async def add_logs(self, entries: Sequence[LogEntry]) -> None:

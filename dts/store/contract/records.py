@@ -11,10 +11,22 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from dts.model import LAST_OPERATION, Function, Namespace, Operation, Record, Route, Schedule, User, VirtualHost
+from dts.model import (
+    LAST_OPERATION,
+    AlertRule,
+    Function,
+    Namespace,
+    Operation,
+    Record,
+    Route,
+    Schedule,
+    Silence,
+    User,
+    VirtualHost,
+)
 from dts.store.contract.shared import storable_value
 
-R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route)
+R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route, AlertRule, Silence)
 
 Scalar = str | int | float | bool
 Where = Mapping[str, Scalar | tuple[Scalar, ...]]
@@ -27,6 +39,8 @@ TABLES: dict[type[Record], str] = {
     VirtualHost: "vhosts",
     Route: "routes",
     Schedule: "schedules",
+    AlertRule: "alert_rules",
+    Silence: "silences",
 }
 """The table, or collection, of each kind of record."""
 
@@ -37,9 +51,11 @@ TITLES: dict[type[Record], str] = {
     VirtualHost: "a host",
     Route: "a route",
     Schedule: "a schedule",
+    AlertRule: "an alert rule",
+    Silence: "a silence",
 }
 
-LISTS = frozenset({"roles", "namespaces", "routes", "groups", "retry_on"})
+LISTS = frozenset({"roles", "namespaces", "routes", "groups", "retry_on", "hosts", "functions", "rules", "notify"})
 """The fields of records that hold several plain values."""
 
 OPERATION_FILTERS = ("doc_id", "op_type", "operator", "outcome", "address")

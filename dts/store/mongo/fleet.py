@@ -1,4 +1,4 @@
-"""What a MongoDB store does with heartbeats, alerts and log entries."""
+"""What a MongoDB store does with heartbeats and log entries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import msgspec
 from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError
 
 from dts.model import LogEntry, LogFilter, WorkerState
 from dts.store.abc import Store
@@ -52,21 +52,6 @@ class MongoFleetStore(Store):
     async def drop_heartbeats(self, before: float) -> int:
         deleted = await self._connection.quick("heartbeats").delete_many({"time": {"$lt": before}})
         return int(deleted.deleted_count)
-
-    @translating
-    async def set_alert(self, key: str, *, active: bool, now: float) -> bool:
-        alerts, name = self._connection.collection("alerts"), storable(key)
-        if not active:
-            return bool((await alerts.delete_one({"_id": name})).deleted_count)
-        try:
-            await alerts.insert_one({"_id": name, "since": now})
-        except DuplicateKeyError:
-            return False
-        return True
-
-    @translating
-    async def list_alerts(self) -> dict[str, float]:
-        return {document["_id"]: document["since"] async for document in self._connection.collection("alerts").find()}
 
     @translating
     async def add_logs(self, entries: Sequence[LogEntry]) -> None:

@@ -1,4 +1,4 @@
-"""What a SQLite store does with heartbeats, alerts and log entries."""
+"""What a SQLite store does with heartbeats and log entries."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ FLEET_TABLES = """
 CREATE TABLE heartbeats (
     worker TEXT PRIMARY KEY, host TEXT NOT NULL, time REAL NOT NULL, data BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
-
-CREATE TABLE alerts (key TEXT PRIMARY KEY, since REAL NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE logs (
     id TEXT PRIMARY KEY, host TEXT NOT NULL, source TEXT NOT NULL, time REAL NOT NULL, level INTEGER NOT NULL,
@@ -57,14 +55,6 @@ class SqliteFleetStore(Store):
         delete = "DELETE FROM heartbeats WHERE time < ?"
         return await self._writer.submit(lambda db: db.execute(delete, (before,)).rowcount, durable=False)
 
-    async def set_alert(self, key: str, *, active: bool, now: float) -> bool:
-        name = storable(key)
-        return await self._writer.submit(lambda db: _set_alert(db, name, active, now))
-
-    async def list_alerts(self) -> dict[str, float]:
-        select = "SELECT key, since FROM alerts"
-        return dict(await self._reader.submit(lambda db: db.execute(select).fetchall()))
-
     async def add_logs(self, entries: Sequence[LogEntry]) -> None:
         insert = f"INSERT INTO logs ({LOG}) VALUES ({marks(LOG)}) ON CONFLICT DO NOTHING"
         rows = [astuple(storable_entry(entry)) for entry in entries]
@@ -85,14 +75,6 @@ class SqliteFleetStore(Store):
 
 def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
     db.executemany(statement, rows)
-
-
-def _set_alert(db: Connection, key: str, active: bool, now: float) -> bool:
-    if active:
-        return (
-            db.execute("INSERT INTO alerts (key, since) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, now)).rowcount == 1
-        )
-    return db.execute("DELETE FROM alerts WHERE key = ?", (key,)).rowcount == 1
 
 
 def _prune(db: Connection, before: float, keep: int) -> int:

@@ -20,7 +20,7 @@ from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 from dts.store.sqlite.finishing import FINISH_WHAT_IS_THERE
 
-SCHEMA_VERSION = 15
+SCHEMA_VERSION = 16
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -102,6 +102,7 @@ _UPGRADES = {
         """,
         "run_notes": "DROP TABLE run_notes",
     },
+    15: {"alerts": "DROP TABLE alerts"},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -114,6 +115,8 @@ CREATE TABLE functions (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT
 CREATE TABLE vhosts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE routes (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE schedules (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE alert_rules (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE silences (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 
 CREATE TABLE operations (
     seq INTEGER PRIMARY KEY, timestamp REAL NOT NULL, operator TEXT NOT NULL, address TEXT NOT NULL,

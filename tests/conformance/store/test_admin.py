@@ -17,6 +17,7 @@ from pymongo import MongoClient
 from dts.errors import DuplicateKey, LastAdministrator, LogDamaged
 from dts.model import (
     LAST_OPERATION,
+    AlertRule,
     DeadLetter,
     Function,
     Limits,
@@ -25,6 +26,7 @@ from dts.model import (
     Record,
     Route,
     Schedule,
+    Silence,
     User,
     VirtualHost,
 )
@@ -36,6 +38,8 @@ RECORDS: list[Record] = [
     User("ann", b"\x00key\xff", frozenset({"user", "developer"}), 1.0, ("text", "*"), "a@b", True, LIMITS, b"old", 2.5),
     Namespace("text", "ü", LIMITS, 1.5, paused=True, created=2.5, modified=7),
     Route("far", "ü", LIMITS, paused=True),
+    AlertRule("r", "log", 1.0, 2.0, 3.0, 4.0, ("a*",), ("gpu",), ("n/*",), 30, "x|y", "", ("a@b",), "critical", False),
+    Silence("s", 1.0, 2.0, 3.0, ("a",), ("gpu",), ("n/f",), ("r",), "why"),
     Function(
         *("text/upper", "what", "far", 1.0, 0.25, True, False),
         paused=True,

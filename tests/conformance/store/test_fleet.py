@@ -1,9 +1,7 @@
-"""Heartbeats, alerts and log entries."""
+"""Heartbeats and log entries."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 from dts.model import LogEntry, LogFilter, WorkerState
@@ -35,18 +33,6 @@ async def test_the_last_state_of_each_worker_is_kept(store: Store) -> None:
     assert [each.worker for each in await store.list_heartbeats(since=20.0)] == ["a-1"]
     assert await store.drop_heartbeats(25.0) == 1
     assert [each.worker for each in await store.list_heartbeats()] == ["a-1"]
-
-
-async def test_an_alert_is_raised_and_ended_by_one_of_many(store: Store, open_another: Callable[[], Store]) -> None:
-    other = open_another()
-    await other.start()
-    both = (store, other) * 4
-    raised = await asyncio.gather(*(each.set_alert("a:cpu", active=True, now=5.0) for each in both))
-    assert raised.count(True) == 1
-    assert await store.list_alerts() == {"a:cpu": 5.0}
-    ended = await asyncio.gather(*(each.set_alert("a:cpu", active=False, now=6.0) for each in both))
-    assert ended.count(True) == 1
-    assert await store.list_alerts() == {}
 
 
 def entry(number: int, **fields: object) -> LogEntry:

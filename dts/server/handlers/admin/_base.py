@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from dts.model import Function, Namespace, Record, Route, Schedule, User, VirtualHost
+from dts.model import AlertRule, Function, Namespace, Record, Route, Schedule, Silence, User, VirtualHost
 from dts.model.ranges import RATE
 from dts.server.access.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.server.consts import ErrorCode
@@ -24,7 +24,7 @@ from dts.server.handlers.validation_messages import in_words
 from dts.server.handlers.versions import check_version, etag
 from dts.store.contract.records import Scalar, fields_of, record_from
 
-R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route)
+R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route, AlertRule, Silence)
 
 
 class Deleted(Struct):

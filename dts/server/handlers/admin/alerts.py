@@ -7,6 +7,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from dts.model import User, new_id
+from dts.server.alerts.state import COLLECTION as ALERTS
+from dts.server.alerts.state import AlertState, Phase, state_of
 from dts.server.handlers._base import DtsHandler, PageQuery, signed
 from dts.server.handlers.declare import declares
 from dts.server.handlers.recorded import operation_logger
@@ -17,6 +19,33 @@ from dts.server.notify.secrets import webhook_secret
 from dts.server.notify.webhook import check_url
 
 Recipients = Annotated[tuple[str, ...], Meta(max_length=50)]
+
+
+class AlertView(Struct):
+    """An alert: by which rule, about what, since when, and whether people were notified of it, 0 for not yet.
+
+    `title` says what it is, `value` the figure of its last change, `count` how many events it is about.
+    """
+
+    id: str
+    rule: str
+    kind: str
+    subject: str
+    phase: Phase
+    severity: str
+    since: float
+    title: str
+    text: str
+    value: float
+    count: int
+    notified: float
+    silenced: bool
+
+
+class AlertsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
+    """Which alerts: those that are firing, or those that may become so."""
+
+    phase: Phase = Phase.FIRING
 
 
 class NoticeView(Struct):
@@ -62,6 +91,28 @@ class SecretView(Struct):
     """What the receiver of a webhook verifies signatures with."""
 
     secret: str
+
+
+class AlertsAdminHandler(DtsHandler):
+    """`/admin/alerts/`: what is the matter now."""
+
+    @signed
+    @declares(answer=list[AlertView], query=AlertsQuery)
+    async def get(self, user: User) -> None:
+        """Alerts, by rule and subject."""
+        query = self.query(AlertsQuery)
+        documents = await self.context.store.list_documents(
+            ALERTS, group=query.phase.value, after=query.after, limit=query.limit
+        )
+        self.answer([_shown(document.id, state_of(document)) for document in documents])
+
+
+def _shown(alert_id: str, state: AlertState) -> AlertView:
+    title = state.began or (next(iter(state.samples.values())).text if state.samples else state.kind)
+    return AlertView(
+        *(alert_id, state.rule, state.kind, state.subject, state.phase, state.severity, state.since, title),
+        *(state.text, state.value, state.total, state.notified, state.silenced),
+    )
 
 
 class NoticesAdminHandler(DtsHandler):

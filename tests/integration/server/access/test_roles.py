@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tornado.web import RequestHandler
 
-from dts.model import Function, Limits, Namespace, Schedule, VirtualHost
+from dts.model import AlertRule, Function, Limits, Namespace, Schedule, Silence, VirtualHost
 from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin.function_versions import CONTENT_ZIP
@@ -41,6 +41,10 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/admin/alerts/test"): {},
     ("POST", "/admin/schedules/"): {"id": "s2", "function": "mine/func", "every": 60},
     ("PATCH", "/admin/schedules/{id}"): {"description": "x"},
+    ("POST", "/admin/alerts/rules/"): {"id": "r2", "kind": "disk"},
+    ("PATCH", "/admin/alerts/rules/{id}"): {"threshold": 5},
+    ("POST", "/admin/alerts/silences/"): {"id": "s2", "ends": 5},
+    ("PATCH", "/admin/alerts/silences/{id}"): {"ends": 6},
     ("POST", "/admin/dead/replay"): {"where": {"function": "none/such"}},
 }
 
@@ -95,6 +99,8 @@ class World:
             "vhosts": "h1",
             "versions": VERSION,
             "schedules": "s1",
+            "rules": "r1",
+            "silences": "s1",
         }
         template = template.replace("{namespaced}", "mine/func" if own else "text/upper")
         if template.startswith(("/runs/", "/admin/runs/")):
@@ -133,6 +139,8 @@ async def a_world(site: Site, role: str) -> World:
     for function in ("mine/func", "text/upper"):
         await add_version(site.store, new_version(function, SOURCE, user="other", message=""), SOURCE)
     await site.store.add_record(Schedule("s1", "admin", "mine/func", every=60.0))
+    await site.store.add_record(AlertRule("r1", "disk"))
+    await site.store.add_record(Silence("s1", ends=1.0))
     caller = await site.add_user("caller", roles={role}, namespaces=("mine",))
     other = await site.add_user("other", roles={"user"}, namespaces=("mine", "text"))
     runs, jobs = {}, {}

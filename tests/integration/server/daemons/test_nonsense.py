@@ -20,10 +20,7 @@ from dts.broker import Broker, Message, open_broker
 from dts.config import Settings, load_settings
 from dts.model import Block, DeadLetter, LogEntry, Run, RunState, WorkerState, new_id
 from dts.server.daemons import Logtracer, Porter, Stethoscope, Timekeeper
-from dts.server.daemons.logtracer import describe
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
-from dts.server.notify.notice import Notice
-from dts.server.notify.notifier import Notifier
 from dts.store import Store, open_store
 from dts.store.mongo.connection import translating
 from dts.wire import dts_pb2, queues
@@ -56,7 +53,7 @@ class Hall:
 
 @pytest.fixture
 def settings() -> Settings:
-    daemons = {"relay_interval": 0.05, "log_mail_interval": 0.01, "log_mail_level": "WARNING"}
+    daemons = {"relay_interval": 0.05, "log_mail_interval": 0.01, "alert_interval": 0.05, "log_mail_level": "WARNING"}
     return load_settings(None, environment={}, flags={"daemons": daemons})
 
 
@@ -71,14 +68,8 @@ async def hall(urls: tuple[str, str], settings: Settings) -> AsyncIterator[Hall]
 
 
 async def test_records_with_any_number_for_a_time_are_kept_and_mailed(
-    hall: Hall, monkeypatch: pytest.MonkeyPatch
+    hall: Hall, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mailed: list[str] = []
-
-    async def post(_: Notifier, notice: Notice) -> None:
-        mailed.append(notice.text)
-
-    monkeypatch.setattr(Notifier, "post", post)
     strange = [dts_pb2.LogRecord(host="h", time=number, level=40, message=f"at {number}") for number in NUMBERS]
     huge = dts_pb2.LogRecord(time=time.time(), level=2**31 - 1, message="big", logger="n" * 9000, job="j" * 9000)
     await hall.send(queues.LOGS, b"\xff\xff", *strange, dts_pb2.LogRecord(level=-(2**31), message="low"), huge)
@@ -88,10 +79,10 @@ async def test_records_with_any_number_for_a_time_are_kept_and_mailed(
     assert (by_text["big"].level, by_text["low"].level) == (1000, 0)
     assert (len(by_text["big"].logger), by_text["big"].job) == (256, "")
 
-    async def mails() -> str:
-        return "".join(mailed)
+    async def notices() -> str:
+        return caplog.text
 
-    await hall.until(mails, lambda text: all(f"at {number}" in text for number in NUMBERS))
+    await hall.until(notices, lambda text: "× ERROR at" in text)
 
 
 async def test_heartbeats_with_any_numbers_are_kept_and_can_be_listed(hall: Hall) -> None:
@@ -305,10 +296,3 @@ def failing(error: Exception) -> Callable[..., Awaitable[None]]:
         raise error
 
     return fail
-
-
-def test_a_mail_about_a_record_of_any_time_can_be_described() -> None:
-    entry = LogEntry("1", "h", "s", 1e9, 40, "l", "m", "j")
-    subject, text = describe([entry], 3)
-    assert "4 log records" in subject
-    assert "3 more" in text
