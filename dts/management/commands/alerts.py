@@ -56,6 +56,12 @@ _NAMES = (
     Field("functions", Kind.LIST, "for these functions, such as crm/*"),
 )
 
+_SILENCED = (
+    *_NAMES,
+    Field("rules", Kind.LIST, "for alerts of these rules"),
+    Field("description", Kind.TEXT, "why"),
+)
+
 RULES = RecordKind(
     noun="alerts rules",
     one="alert rule",
@@ -102,9 +108,7 @@ SILENCES = RecordKind(
         Field("starts", Kind.TIME, "when it begins"),
         Field("ends", Kind.TIME, "when it ends"),
         Field("every", Kind.SECONDS, "after how long it comes again, such as 7d", optional=True),
-        *_NAMES,
-        Field("rules", Kind.LIST, "for alerts of these rules"),
-        Field("description", Kind.TEXT, "why"),
+        *_SILENCED,
     ),
     columns=(
         Column("id", "silence"),
@@ -152,7 +156,7 @@ async def list_alerts(session: Session, arguments: Arguments) -> None:
     examples=("alerts silence during=2h hosts=worker1 description='new disk'",),
 )
 async def silence(session: Session, arguments: Arguments) -> None:
-    """Have alerts notify nobody for a while from now (an hour unless told): those of hosts, groups, functions or rules, or all.
+    """Have alerts notify nobody for a while from now, an hour unless told: those that are named, or all.
 
     What is still the matter afterwards is notified then.
     """
