@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tornado.web import RequestHandler
 
-from dts.model import AlertRule, Function, Limits, Namespace, Schedule, Silence, VirtualHost
+from dts.model import AlertRule, Function, Limits, Namespace, Route, Schedule, Silence, VirtualHost
 from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin.function_versions import CONTENT_ZIP
@@ -39,6 +39,8 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/admin/vhosts/"): {"id": "h2"},
     ("PATCH", "/admin/vhosts/{id}"): {"port": 23},
     ("POST", "/admin/alerts/test"): {},
+    ("POST", "/admin/routes/"): {"id": "far"},
+    ("PATCH", "/admin/routes/{id}"): {"description": "x"},
     ("POST", "/admin/schedules/"): {"id": "s2", "function": "mine/func", "every": 60},
     ("PATCH", "/admin/schedules/{id}"): {"description": "x"},
     ("POST", "/admin/alerts/rules/"): {"id": "r2", "kind": "disk"},
@@ -100,6 +102,7 @@ class World:
             "versions": VERSION,
             "schedules": "s1",
             "rules": "r1",
+            "routes": "near",
             "silences": "s1",
         }
         template = template.replace("{namespaced}", "mine/func" if own else "text/upper")
@@ -140,6 +143,7 @@ async def a_world(site: Site, role: str) -> World:
         await add_version(site.store, new_version(function, SOURCE, user="other", message=""), SOURCE)
     await site.store.add_record(Schedule("s1", "admin", "mine/func", every=60.0))
     await site.store.add_record(AlertRule("r1", "disk"))
+    await site.store.add_record(Route("near"))
     await site.store.add_record(Silence("s1", ends=1.0))
     caller = await site.add_user("caller", roles={role}, namespaces=("mine",))
     other = await site.add_user("other", roles={"user"}, namespaces=("mine", "text"))
@@ -192,6 +196,7 @@ VALUES: dict[tuple[str, str], object] = {
     ("functions", "limits"): {"running": 1},
     ("functions", "memory_limit"): 2**30,
     ("functions", "route"): "far",
+    ("functions", "priority"): 7,
 }
 
 
