@@ -18,6 +18,7 @@ from dts.management.api.alerts import Alerts
 from dts.management.api.confidential import ConfidentialTransport
 from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs, Schedules
 from dts.management.api.ssh import Ssh
+from dts.management.api.versions import Versions
 from dts.model import check_user_id
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,11 @@ class AdminClient:
     """An administrator's connection to a DTS server. Use it in one event loop, and close it (`async with` does).
 
     `users`, `namespaces`, `functions`, `routes`, `vhosts` and `schedules` are records with `list`, `get`, `add`,
-    `update`, `modify` and `delete`, and schedules have `fire` and `firings`; `operations` is the log with `list`,
-    `get` and `verify`; `runs` and `jobs` are everybody's, `own_runs` and `own_jobs` the caller's; `dead` are the
-    dead letters; `hosts` are the workers' machines, `logs` what they log; `alerts` has notices and a test. A secret
-    is sent to another machine over https only, unless the client is `insecure`.
+    `update`, `modify` and `delete`, and schedules have `fire` and `firings`; `versions` are the deployed versions
+    of functions; `operations` is the log with `list`, `get` and `verify`; `runs` and `jobs` are everybody's,
+    `own_runs` and `own_jobs` the caller's; `dead` are the dead letters; `hosts` are the workers' machines, `logs`
+    what they log; `alerts` has notices and a test. A secret is sent to another machine over https only, unless the
+    client is `insecure`.
 
     `ssh` works on hosts: commands, and bringing them into service.
 
@@ -71,6 +73,7 @@ class AdminClient:
         self.schedules = Schedules(transport)
         self.routes = Records(transport, "/admin/routes/")
         self.ssh = Ssh(transport)
+        self.versions = Versions(transport)
         self.operations = Operations(transport)
         self.hosts = Hosts(transport)
         self.logs = Listing(transport, "/admin/logs/")

@@ -45,6 +45,28 @@ def test_a_newcomer_runs_a_function_of_their_own_with_the_command_that_is_printe
     assert "dts-admin namespaces add stall; dts-admin functions add stall/price" in missing.stderr
 
 
+def test_a_function_is_deployed_with_one_command_and_a_result_names_its_version(embedded: Deployment) -> None:
+    start(embedded)
+    folder = embedded.folder / "stats"
+    folder.mkdir()
+    (folder / "words.py").write_text("def count(line):\n    return len(line.split())\n")
+    found = []
+    for line in ("return count(line)", "return [count(line)]"):
+        (folder / "main.py").write_text(f"from words import count\n\n\ndef main(line):\n    {line}\n")
+        done = embedded.admin("--json", "functions", "deploy", "shop/stats", "stats")
+        assert done.returncode == 0, done.stderr
+        version = json.loads(done.stdout)["short"]
+        (embedded.folder / "in.txt").write_text("a b c\n")
+        run = embedded.run_client(
+            "shop/stats", embedded.folder / "in.txt", embedded.folder / version, "--fields", "version"
+        )
+        assert run.returncode == 0, run.stderr
+        [row] = rows(embedded.folder / version)
+        assert row["version"] == version
+        found.append(row["result"])
+    assert found == [3, [3]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind(embedded: Deployment, number: signal.Signals) -> None:
     tree = start(embedded)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dts.errors import ClientError
+from dts.management.commands import deployment
 from dts.management.commands.records import LIMIT_FIELDS, RecordKind, commands_of
-from dts.management.shell.arguments import Arguments
 from dts.management.shell.fields import Field, Kind
-from dts.management.shell.grammar import command
 from dts.management.shell.output import Column
-from dts.management.shell.session import Session
 from dts.model.attempts import ATTEMPT_OPTIONS, AttemptOption
 from dts.model.ranges import BYTES, SECONDS
 
@@ -54,15 +51,4 @@ FUNCTIONS = RecordKind(
 )
 
 
-@command(
-    "functions deploy", "ID FILE", words=(2, 2), examples=("functions deploy text/upper upper.py",), ids="functions"
-)
-async def deploy(session: Session, arguments: Arguments) -> None:
-    """Not there yet: bring a function's module to the fleet. Until then copy it into the functions directories."""
-    raise ClientError(
-        "functions deploy is not there yet: copy the module to <functions dir>/<namespace>/<function>.py on each host; "
-        "workers pick it up without a restart"
-    )
-
-
-COMMANDS = (*commands_of(FUNCTIONS), deploy)
+COMMANDS = (*commands_of(FUNCTIONS), *deployment.COMMANDS)
