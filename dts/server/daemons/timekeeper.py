@@ -81,11 +81,11 @@ class Timekeeper(Daemon):
             self._settings.daemons.repair_after,
         )
         self._gate = Gate(self._store, self._broker, self._catalogue, self._settings.server)
-        self._finished = FinishedRuns(self._store, ())
         self._results = asyncio.Event()
         self._retention = Retention(self._store)
         self._scheduler = Scheduler(self._store, self._broker, self._catalogue)
         self._follower = Follower(self._store, self._broker, self._catalogue)
+        self._finished = FinishedRuns(self._store, (self._follower.on_finished,))
         self._reminder = notices.Reminder(self._store, self._broker)
         self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -195,6 +196,7 @@ class RunsHandler(WorkHandler):
             options=options.SerializeToString(),
             priority=params.priority,
             weight=params.weight,
+            follow_up=bool(following.functions),
         )
         await follow(self.context.store, run.id, following)
         await self.context.store.add_run(run)
@@ -243,11 +245,12 @@ class AnyRunHandler(WorkHandler):
         return await self.context.store.get_run(run.id) or replace(run, state=RunState.CANCELLED)
 
     async def _answer_with(self, run: Run) -> None:
-        statistics = await self.context.store.run_statistics(run.id)
+        store = self.context.store
+        statistics, follows = await asyncio.gather(store.run_statistics(run.id), what_follows(store, run.id))
         # On MongoDB a run is noted as finished a moment after its last job has ended.
         finished = run.state is not RunState.OPEN and statistics.ended == statistics.total
         about: dict[str, str] = {"user": run.user} if self.everybodys else {}
-        about |= await what_follows(self.context.store, run.id)
+        about |= follows
         waits = statistics.queued or statistics.accepted
         if waits and (route := await self.unserved_route(run.function)):
             about["unserved_route"] = route

@@ -90,7 +90,7 @@ async def follow(store: Store, run_id: str, following: Following) -> None:
     Raises:
         StoreUnavailable: it may not be noted; do not store the run.
     """
-    if following != Following():
+    if following.functions:
         data: dict[str, Any] = {"wants": msgspec.to_builtins(following), "made": store.now()}
         await store.add_document(Document(FOLLOWING, run_id, data, due=store.now()))
 

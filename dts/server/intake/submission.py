@@ -59,6 +59,7 @@ class Submission:
         self.run = Run(
             run_id or new_id(), user.id, only, size, RunState.CLOSED, created=now, single=True, priority=first
         )
+        self.run = replace(self.run, follow_up=bool(self.following.functions))
 
     def _add(self, job: JobParams, now: float, place: str) -> None:
         args, kwargs = bytes(job.args), bytes(job.kwargs)

@@ -16,7 +16,7 @@ import msgspec
 
 from dts.broker import Broker, Event
 from dts.errors import BrokerUnavailable, StoreUnavailable
-from dts.model import Document
+from dts.model import Document, Run
 from dts.server.ending.cancel import cancel_run
 from dts.server.intake.following import FOLLOWING, Following, run_ids
 from dts.server.lookup.catalogue import Catalogue
@@ -34,8 +34,9 @@ CLAIM = 120.0
 
 _AT_ONCE = 50  # documents that are claimed together
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-"""Seconds until a run without news is looked at again. Events come sooner; this is for those that are lost."""
+_FIRST_PAUSE, _LONGEST_PAUSE, _BETWEEN_ROUNDS = 1.0, 600.0, 15.0
+"""Seconds until a run without news is looked at again, and one that waits for the end of a round of a reduction, at
+most. News come sooner; this is for those that are lost. `on_finished` is not."""
 
 _WATCHED = 10_000
 """Runs that this process knows by name; with more of them, those before are looked at when they are due."""
@@ -66,6 +67,16 @@ class Follower:
         for run_id in event.payload.split():
             if (of := self._sources.get(run_id, run_id)) in self._watched:
                 self._news[of] = None
+
+    async def on_finished(self, run: Run) -> None:
+        """Have what is to follow a run looked at now that it has finished.
+
+        Raises:
+            StoreUnavailable: it may not be; the same again is harmless.
+        """
+        while (document := await self._store.get_document(FOLLOWING, run.id)) is not None and document.due is not None:
+            if await self._store.replace_document(replace(document, due=self._store.now())):
+                return
 
     async def follow(self) -> int:
         """Do what can be done now; returns how many documents were looked at.
@@ -117,7 +128,8 @@ class Follower:
         if is_done:
             await self._store.replace_document(_with(document, progress, due=None, expires=now + _KEPT))
             return
-        progress.idle = 0.0 if progress.moved else min(_LONGEST_PAUSE, max(_FIRST_PAUSE, progress.idle * 2))
+        longest = _BETWEEN_ROUNDS if progress.source else _LONGEST_PAUSE
+        progress.idle = 0.0 if progress.moved else min(longest, max(_FIRST_PAUSE, progress.idle * 2))
         kept = _with(document, progress, due=now + (progress.idle if pause is None else pause))
         if await self._store.replace_document(kept):
             self._watch(_next(kept), progress.source)

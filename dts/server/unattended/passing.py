@@ -63,7 +63,8 @@ class Passing:
         if (there := await self._store.get_run(run_id)) is not None:
             return there
         await follow(self._store, run_id, wants.next)
-        return await self._submitter.open(next_run(run, run_id, wants.then[0], now=self._store.now()))
+        following = next_run(run, run_id, wants.then[0], now=self._store.now())
+        return await self._submitter.open(replace(following, follow_up=bool(wants.next.functions)))
 
     async def _pass_parts(self, run: Run, following: Run, progress: Progress) -> bool:
         """Pass on parts that were not; whether these are all that there are now."""

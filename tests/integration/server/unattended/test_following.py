@@ -17,6 +17,7 @@ import pytest
 from dts.broker import Broker, Event, open_broker
 from dts.model import Candidate, Function, Limits, Namespace, Run, RunState, User, bitmap, derived_id, new_id
 from dts.server.ending.cancel import cancel_run
+from dts.server.ending.finished import FinishedRuns
 from dts.server.intake.following import FOLLOWING, Following, follow, reduce_run_id, run_ids, then_run_id, what_follows
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.lookup.catalogue import Catalogue
@@ -55,7 +56,7 @@ class Site:
         return Follower(cast("Store", store or self.store), self.broker, Catalogue(self.store), claim=CLAIM)
 
     async def open(self, function: str, **wants: Any) -> Run:
-        run = Run(new_id(), "ann", function, 100, created=self.store.now())
+        run = Run(new_id(), "ann", function, 100, created=self.store.now(), follow_up=bool(wants))
         await follow(self.store, run.id, Following(**wants))
         await self.store.add_run(run)
         return run
@@ -229,6 +230,21 @@ async def test_a_chain_of_steps_hands_what_follows_on(site: Site) -> None:
     assert ids["then_run"] == then_run_id(run.id)
     assert ids["reduce_run"] == reduce_run_id(then_run_id(then_run_id(run.id)))
     assert await site.results(ids["reduce_run"]) == [48]
+
+
+async def test_the_end_of_a_run_is_heard_of_though_every_event_is_lost(site: Site) -> None:
+    run = await site.run_of("text/double", [[1]], on_end="text/hear")
+    follower = site.follower()
+    await follower.follow()
+    await site.work(run.id)
+    waiting = await site.store.get_document(FOLLOWING, run.id)
+    assert waiting is not None
+    await site.store.replace_document(replace(waiting, due=site.store.now() + 600))
+    finished = FinishedRuns(site.store, (follower.on_finished,))
+    async with asyncio.timeout(60):
+        while not await site.store.get_run(derived_id(run.id, "/on_end")):
+            await finished.follow_up()
+            await follower.follow()
 
 
 async def test_who_is_told_of_which_end(site: Site) -> None:
