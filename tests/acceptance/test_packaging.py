@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,8 +16,12 @@ from tests.services.deployment import ROOT, Deployment, rows
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)]
+    return build(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+def build(source: Path, folder: Path) -> Path:
+    """Build a wheel without a network."""
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
@@ -31,6 +36,33 @@ def test_the_wheel_has_every_settings_file_and_command(wheel: Path) -> None:
     assert {"dts/py.typed", "dts/server/static/docs.html", "dts/worker/functions/text/upper.py"} <= names
     for command in ("dts", "dts-server", "dts-worker", "dts-daemons", "dts-client", "dts-admin"):
         assert f"{command} = " in commands
+
+
+def test_the_client_alone_needs_neither_the_servers_nor_the_workers_packages(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build(ROOT / "packaging" / "client", tmp_path)) as archive:
+        archive.extractall(tmp_path / "site")
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+    needed = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.MULTILINE))
+    assert not needed & {"motor", "aioamqp", "asyncssh", "aiosmtplib", "cryptography", "psutil", "cronsim"}
+    # The modules that both commands import are among those of the packages that are asked for.
+    script = (
+        "import sys, dts.client.cli, dts.client.simple, dts.management.admin; print(dts.client.__file__);"
+        "from importlib.metadata import packages_distributions; of = packages_distributions();"
+        "print(*{d for m in list(sys.modules) for d in of.get(m.partition('.')[0], ())})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    place, distributions = done.stdout.splitlines()
+    assert place.startswith(str(tmp_path))
+    below = {"wcwidth", "typing_extensions", "pygments", "markdown-it-py", "mdurl"}  # of those that are needed
+    own = {each for each in distributions.split() if not each.startswith(("dts", "pip", "setuptools"))}
+    assert own - below <= needed
 
 
 def test_a_folder_made_by_init_runs(embedded: Deployment, tmp_path: Path) -> None:

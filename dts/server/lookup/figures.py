@@ -57,7 +57,7 @@ class Figures:
     async def _look_at_store(self) -> None:
         _BACKLOG.labels("unfinished").set(await self._store.count_unfinished())
         _ALERTS.set(await self._store.count_documents("alerts", group="firing"))
-        now, states = time.time(), await self._store.list_heartbeats()
+        now, states = self._store.now(), await self._store.list_heartbeats()
         heard = [state for state in states if now - state.time <= ALIVE and not state.has_ended]
         live = [state for state in heard if state.can_work]
         _WORKERS.labels("live").set(len(live))
