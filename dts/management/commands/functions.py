@@ -24,6 +24,8 @@ FUNCTIONS = RecordKind(
         Field("description", Kind.TEXT, "what it does"),
         Field("route", Kind.TEXT, "which queue its jobs go to"),
         Field("enabled", Kind.BOOLEAN, "new jobs are refused when it is not"),
+        Field("deployed", Kind.TEXT, "the version that was deployed last, by its whole hash; see functions rollback"),
+        Field("pinned", Kind.TEXT, "the version that runs whatever is deployed; see functions pin"),
         Field("paused", Kind.BOOLEAN, "its jobs are accepted and wait"),
         Field("priority", Kind.INTEGER, "of jobs that ask for none: 0 to 9, and 9 goes first"),
         *(Field(option.name, _kind_of(option), option.meaning, optional=True) for option in ATTEMPT_OPTIONS),

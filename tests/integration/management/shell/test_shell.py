@@ -330,7 +330,7 @@ async def test_help_needs_no_server(dts_admin: Run, capsys: pytest.CaptureFixtur
         (["usrs", "get"], 2, "did you mean users?"),
         (["users", "add", "Alice", "secret=generate"], 1, "is not"),
         (["functions", "add", "nowhere/f"], 1, "nowhere"),
-        (["functions", "deploy", "a/b", "f.py"], 1, "not there yet"),
+        (["functions", "deploy", "a/b", "f.py"], 2, "cannot be read"),
         (["vhosts", "init", "w1"], 1, "not there yet"),
         (["users", "delete", "admin", "--yes"], 1, "last administrator"),
         (["users", "get", ".."], 2, "is not an id"),
