@@ -132,5 +132,5 @@ class Limiter:
 
     async def _take(self, subject: Subject) -> None:
         rate = subject.limits.requests_per_second or 0.0
-        if wait := await self._store.take_turn(str(subject), rate=rate):
+        if wait := await self._store.take_token(str(subject), rate=rate):
             raise OverLimit(f"{subject}: requests_per_second", rate, min(_LONGEST_WAIT, max(1, math.ceil(wait))))

@@ -195,7 +195,7 @@ class Timekeeper(Daemon):
 
     async def _keep_counts(self) -> None:
         for _ in range(_COUNT_STEPS):
-            if not await self._store.hold("counts", self._me, seconds=_COUNT_HELD):
+            if not await self._store.acquire("counts", self._me, seconds=_COUNT_HELD):
                 return
             if not await self._store.keep_counts():
                 return

@@ -24,12 +24,17 @@ _BLOCKS = 500  # that are read at once
 
 
 async def cancel_run(store: Store, broker: Broker, run_id: str) -> Run | None:
-    """Cancel a run and what has not ended of it, unless it has finished; returns the run, None if there is none."""
+    """Cancel a run and end its jobs, unless it has finished; returns it as it is then, None if there is none.
+
+    A run that was cancelled before is cancelled still. An open one takes no more blocks from now on.
+    """
+    await store.finish_runs([run_id])
     run = await store.update_run(run_id, state=RunState.CANCELLED)
-    if run is not None and run.state is RunState.CANCELLED:
-        await broker.broadcast(TOPIC_CANCELLED, run_id)
-        await cancel_jobs_of_run(store, run_id)
-    return run
+    if run is None or run.state is not RunState.CANCELLED:
+        return run
+    await broker.broadcast(TOPIC_CANCELLED, run_id)
+    await cancel_jobs_of_run(store, run_id)
+    return await store.get_run(run_id)
 
 
 async def cancel_jobs_of_run(store: Store, run_id: str) -> int:

@@ -59,14 +59,14 @@ class Retention:
             StoreUnavailable: it may have been in the middle of a run; the next sweep goes on.
         """
         times, kept = await self._limits()
-        if not kept or not await self._store.hold("retention", self._me, seconds=_HELD):
+        if not kept or not await self._store.acquire("retention", self._me, seconds=_HELD):
             return 0
         self._until = time.monotonic() + _LONGEST
         random.shuffle(kept)  # so that it is not always the same runs that a sweep does not get to
         deleted = sum([await self._delete_expired(each, times) for each in kept])
         for each in kept:
             await self._close_idle(each)
-        await self._store.let_go("retention", self._me)
+        await self._store.release("retention", self._me)
         if deleted:
             logger.info("deleted %d runs that were kept as long as their limits say", deleted)
         return deleted

@@ -232,7 +232,7 @@ class NotFoundHandler(DtsHandler):
         raise ApiError(ErrorCode.NOT_FOUND, f"there is nothing at {self.request.path[:200]}")
 
 
-def signed(
+def authorized(
     method: Callable[Concatenate[H, User, P], Awaitable[None]],
 ) -> Callable[Concatenate[H, P], Coroutine[Any, Any, None]]:
     """Run a handler's method only for a caller whose roles allow it, once the body matches its signed digest.
@@ -255,7 +255,7 @@ def signed(
         finally:
             self.release_body()
 
-    wrapper.signed = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
+    wrapper.authorized = True  # type: ignore[attr-defined]  # lets a test prove that no route forgot it
     return cast("Callable[Concatenate[H, P], Coroutine[Any, Any, None]]", wrapper)
 
 

@@ -95,7 +95,7 @@ class IncomingRequest(RequestHandler):
             ApiError: there is no such method, or the body is too large.
         """
         method = getattr(self, (self.request.method or "").lower(), None)
-        if getattr(method, "signed", False):
+        if getattr(method, "authorized", False):
             self.caller = await self.authenticate()
             USER.set(self.caller.user.id)
             if (peer := peer_of(self.request.connection)) is not None:

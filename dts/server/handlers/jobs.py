@@ -29,7 +29,7 @@ from dts.server.access.limits import OverLimit
 from dts.server.consts import MAX_RETRIEVABLES, MAX_WAIT, ErrorCode
 from dts.server.ending.cancel import cancel_job, cancel_unfinished
 from dts.server.ending.late_blocks import add_blocks
-from dts.server.handlers._base import signed
+from dts.server.handlers._base import authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobstate import waiting_fields
@@ -158,7 +158,7 @@ class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
 class JobsHandler(WorkHandler):
     """`/jobs/`: submit jobs, and see what is there to fetch."""
 
-    @signed
+    @authorized
     @declares(
         answer=str | list[str],
         body=JobParams | list[JobParams],
@@ -285,7 +285,7 @@ class JobsHandler(WorkHandler):
         await asyncio.sleep(0)  # the jobs are on their way before the answer is
         return all(added)
 
-    @signed
+    @authorized
     @declares(answer=JobsView, query=RetrievablesQuery)
     async def get(self, user: User) -> None:
         """What became of the caller's jobs: how many are in which state, and the ids of those to fetch."""
@@ -296,7 +296,7 @@ class JobsHandler(WorkHandler):
         )
         self.answer({"retrievables": retrievables, "statistics": statistics.as_dict()})
 
-    @signed
+    @authorized
     @declares(answer=CancelledView, query=CancelQuery)
     async def delete(self, user: User) -> None:
         """Cancel the caller's unfinished jobs, those of a function or all, with the runs that they are of."""
@@ -313,7 +313,7 @@ class JobsHandler(WorkHandler):
 class CollectedJobsHandler(WorkHandler):
     """`/jobs/collected`: results that the caller has."""
 
-    @signed
+    @authorized
     @declares(answer=CollectedView, body=CollectedIds)
     async def post(self, user: User) -> None:
         """Take ended jobs of the caller's off the retrievables; the answer says how many were on them."""
@@ -324,7 +324,7 @@ class CollectedJobsHandler(WorkHandler):
 class JobHandler(WorkHandler):
     """`/jobs/ID`: one job."""
 
-    @signed
+    @authorized
     @declares(answer=JobView, query=WaitQuery)
     async def get(self, user: User, text: str) -> None:
         """The job; with `?wait=S` not before it has ended or S seconds are over."""
@@ -340,7 +340,7 @@ class JobHandler(WorkHandler):
                 await wait_for_news(news, remaining)
         self.answer(await self._describe(record, index))
 
-    @signed
+    @authorized
     @declares(answer=JobView, errors=(ErrorCode.JOB_ENDED,))
     async def delete(self, user: User, text: str) -> None:
         """Cancel the job. One that was cancelled before is cancelled still; one that ended otherwise is a conflict."""

@@ -9,7 +9,7 @@ import msgspec
 from dts.errors import TooLarge, WireError
 from dts.model import Outcome, User, block_id
 from dts.server.consts import CONTENT_NDJSON, CONTENT_PROTOBUF
-from dts.server.handlers._base import signed
+from dts.server.handlers._base import authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.runs import result_page, result_rows
 from dts.server.handlers.visibility import WorkHandler
@@ -42,7 +42,7 @@ class StoredBlock(msgspec.Struct):
 class RunBlocksHandler(WorkHandler):
     """`/runs/ID/blocks`: the blocks of a run."""
 
-    @signed
+    @authorized
     @declares(answer=list[StoredBlock], query=BlocksQuery)
     async def get(self, user: User, run_id: str) -> None:
         """Blocks of the run by number."""
@@ -69,7 +69,7 @@ class RunBlocksHandler(WorkHandler):
 class BlockResultsHandler(WorkHandler):
     """`/runs/ID/blocks/K/results`: all results of a block that there are."""
 
-    @signed
+    @authorized
     @declares(gives=(CONTENT_NDJSON, CONTENT_PROTOBUF))
     async def get(self, user: User, run_id: str, number: str) -> None:
         """Results of the block's jobs that have ended, collected or not; none of a block that is not there."""

@@ -23,7 +23,7 @@ from dts.server.consts import (
 )
 from dts.server.ending.cancel import cancel_run
 from dts.server.ending.late_blocks import add_blocks
-from dts.server.handlers._base import PageQuery, signed
+from dts.server.handlers._base import PageQuery, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
@@ -165,7 +165,7 @@ class ResultsQuery(msgspec.Struct, forbid_unknown_fields=True):
 class RunsHandler(WorkHandler):
     """`/runs/`: open a run, list them."""
 
-    @signed
+    @authorized
     @declares(
         answer=RunView,
         body=RunParams,
@@ -210,7 +210,7 @@ class RunsHandler(WorkHandler):
             return function.active_version
         return (await library.resolve(self.context.store, function.name, asked)).hash
 
-    @signed
+    @authorized
     @declares(answer=list[RunView], query=RunsQuery)
     async def get(self, user: User) -> None:
         """The caller's runs, newest first; with `all` also those that `POST /jobs/` made."""
@@ -222,7 +222,7 @@ class RunsHandler(WorkHandler):
 class AnyRunHandler(WorkHandler):
     """What can be done with a run of one's own, and with one of somebody else's by whom that is allowed."""
 
-    @signed
+    @authorized
     @declares(answer=RunProgress)
     async def get(self, user: User, run_id: str) -> None:
         """How far the run is."""
@@ -236,13 +236,12 @@ class AnyRunHandler(WorkHandler):
         Raises:
             ApiError: it is closed and all its jobs have ended, so that there is nothing to cancel.
         """
-        run = await self.own_run(user, run_id)
-        await self.context.store.finish_runs([run.id])
-        changed = await cancel_run(self.context.store, self.context.broker, run.id)
-        if changed is not None and changed.state is not RunState.CANCELLED:
+        context, run = self.context, await self.own_run(user, run_id)
+        cancelled = await cancel_run(context.store, context.broker, run.id)
+        if cancelled is not None and cancelled.state is not RunState.CANCELLED:
             raise ApiError(ErrorCode.RUN_ENDED, f"run {run.id} cannot be cancelled: it has finished already")
-        self.context.hub.wake(run.id)
-        return await self.context.store.get_run(run.id) or replace(run, state=RunState.CANCELLED)
+        context.hub.wake(run.id)
+        return cancelled or replace(run, state=RunState.CANCELLED)
 
     async def _answer_with(self, run: Run) -> None:
         store = self.context.store
@@ -264,7 +263,7 @@ class AnyRunHandler(WorkHandler):
 class RunHandler(AnyRunHandler):
     """`/runs/ID`: one run."""
 
-    @signed
+    @authorized
     @declares(answer=RunProgress, body=RunChanges, errors=(ErrorCode.RUN_NOT_OPEN,))
     async def patch(self, user: User, run_id: str) -> None:
         """Close, pause or resume the run, or change its priority or weight."""
@@ -289,7 +288,7 @@ class RunHandler(AnyRunHandler):
             raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is cancelled: it cannot become {asked}")
         return changed
 
-    @signed
+    @authorized
     @declares(answer=RunProgress, errors=(ErrorCode.RUN_ENDED,))
     async def delete(self, user: User, run_id: str) -> None:
         """Cancel the run: what has not ended is cancelled, what has ended keeps its result."""
@@ -299,7 +298,7 @@ class RunHandler(AnyRunHandler):
 class BlockHandler(WorkHandler):
     """`/runs/ID/blocks/K`: a block of a run."""
 
-    @signed
+    @authorized
     @declares(
         answer=BlockView,
         body=JobLine,
@@ -375,7 +374,7 @@ class BlockHandler(WorkHandler):
 class ResultsHandler(WorkHandler):
     """`/runs/ID/results`: what has finished and is not collected."""
 
-    @signed
+    @authorized
     @declares(query=ResultsQuery, gives=(CONTENT_NDJSON, CONTENT_PROTOBUF))
     async def get(self, user: User, run_id: str) -> None:
         """Parts of about `max` results, waiting up to `wait` seconds for the first."""
@@ -428,7 +427,7 @@ class ResultsHandler(WorkHandler):
 class CollectedHandler(WorkHandler):
     """`/runs/ID/collected`: receipts handed back."""
 
-    @signed
+    @authorized
     @declares(answer=Collected, body=Receipts)
     async def post(self, user: User, run_id: str) -> None:
         """Mark parts as collected; the answer says how many jobs are in those that were not before."""

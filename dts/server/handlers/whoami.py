@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from dts.errors import AuthError
 from dts.model import User
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.admin.fields import Secret
 from dts.server.handlers.admin.users import Users, UserView
 from dts.server.handlers.declare import declares
@@ -31,13 +31,13 @@ class WhoamiHandler(DtsHandler):
 
     name = "users"
 
-    @signed
+    @authorized
     @declares(answer=UserView, headers=("ETag",))
     async def get(self, user: User) -> None:
         """The caller's own record, with its version as ETag."""
         self._answer_with(user)
 
-    @signed
+    @authorized
     @declares(answer=UserView, body=NewSecret, headers=("ETag",), errors=(ErrorCode.VERSION_MISMATCH,))
     async def patch(self, user: User) -> None:
         """Give oneself a new secret."""

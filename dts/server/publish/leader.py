@@ -40,7 +40,7 @@ class Leader:
         if now >= self._renew_at:
             self._renew_at = now + _RENEW
             before = self._trusted_until
-            if await self._store.hold(self._name, self._me, seconds=_HELD):
+            if await self._store.acquire(self._name, self._me, seconds=_HELD):
                 self.term += before < now
                 self._trusted_until = now + _TRUSTED
             else:
@@ -55,4 +55,4 @@ class Leader:
         """
         if self._trusted_until > -math.inf:
             self._trusted_until = -math.inf
-            await self._store.let_go(self._name, self._me)
+            await self._store.release(self._name, self._me)

@@ -69,24 +69,24 @@ class GateStore(ABC):
         left out; with `blocks`, all others, too, and the call costs no more than those.
         """
 
-    # who does what only one may do
+    # leases of duties that one process has at a time
 
     @abstractmethod
-    async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
-        """Become, or stay, the one who holds `name`, for so many seconds by the store's clock; False: another does.
+    async def acquire(self, name: str, holder: str, *, seconds: float) -> bool:
+        """Take or extend the lease `name` for so many seconds by the store's clock; False while another holder has it.
 
-        All who want a name ask for the same time. Nobody holds it any longer than that after it was asked for last,
-        not even when the clock was set back: then whoever holds it has time to ask again, and a dead one loses it.
+        All processes that want a lease ask for the same number of seconds. None keeps it for longer than that after it
+        last asked, not even when the clock was set back: a live holder has time to ask again, a dead one loses it.
         """
 
     @abstractmethod
-    async def let_go(self, name: str, holder: str) -> None:
-        """Hold `name` no longer; nothing if another does."""
+    async def release(self, name: str, holder: str) -> None:
+        """End the lease `name`, unless another holder has it."""
 
     # rates
 
     @abstractmethod
-    async def take_turn(self, subject: str, *, rate: float) -> float:
+    async def take_token(self, subject: str, *, rate: float) -> float:
         """Count an event of a subject that may have `rate` a second, and a second's worth, at least one, at once.
 
         Returns 0 if it may happen, else the seconds until the next one may; nothing is counted then. Exact, whoever

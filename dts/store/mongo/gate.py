@@ -111,7 +111,7 @@ class MongoGateStore(Store):
     # who does what only one may do
 
     @translating
-    async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
+    async def acquire(self, name: str, holder: str, *, seconds: float) -> bool:
         me = {"$literal": holder}
         free = {"$or": [{"$eq": ["$holder", me]}, {"$lte": [{"$ifNull": ["$until", 0]}, _NOW]}]}
         until = {"$add": [_NOW, int(seconds * 1e9)]}
@@ -123,13 +123,13 @@ class MongoGateStore(Store):
         return bool(document["holder"] == holder)
 
     @translating
-    async def let_go(self, name: str, holder: str) -> None:
+    async def release(self, name: str, holder: str) -> None:
         await self._connection.quick("holders").delete_one({"_id": name, "holder": holder})
 
     # rates
 
     @translating
-    async def take_turn(self, subject: str, *, rate: float) -> float:
+    async def take_token(self, subject: str, *, rate: float) -> float:
         between, saved = spacing(rate)
         # As `dts.store.contract.shared.turn` has it, in the server.
         due = {"$min": [{"$max": [{"$ifNull": ["$due", 0]}, _NOW]}, {"$add": [_NOW, saved]}]}

@@ -92,7 +92,7 @@ class MongoRetentionStore(MongoFinishingStore):
             collection = self._connection.quick(name)
             found = await collection.find(of_run, fields, sort=[("_id", ASCENDING)], limit=blocks).to_list(blocks)
             if name == "outcomes" and found:
-                await self._tallies.let_go(found[0]["user"], [document["_id"] for document in found])
+                await self._tallies.take_out(found[0]["user"], [document["_id"] for document in found])
             # What is beside goes first: cut off here, the next call still finds where it is.
             await self._bodies.drop_of(found)
             batches = unpack(batch for document in found for batch in document.get("batches", ()))

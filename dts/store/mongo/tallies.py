@@ -144,7 +144,7 @@ class Tallies:
         )
         return found
 
-    async def let_go(self, user: str, block_ids: Sequence[str]) -> None:
+    async def take_out(self, user: str, block_ids: Sequence[str]) -> None:
         """Take outcomes of a user out of its tally, which are to be deleted then."""
         which = {"_id": {"$in": list(block_ids)}}
         await self._connection.collection("outcomes").update_many(which, {"$set": {"gone": True, **LOOSE}})

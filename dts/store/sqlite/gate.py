@@ -97,16 +97,16 @@ class SqliteGateStore(Store):
             values.append(listed(blocks))
         return dict(await self._reader.submit(lambda db: db.execute(select, values).fetchall()))
 
-    async def hold(self, name: str, holder: str, *, seconds: float) -> bool:
-        return await self._writer.submit(lambda db: _hold(db, name, holder, seconds), durable=False)
+    async def acquire(self, name: str, holder: str, *, seconds: float) -> bool:
+        return await self._writer.submit(lambda db: _acquire(db, name, holder, seconds), durable=False)
 
-    async def let_go(self, name: str, holder: str) -> None:
+    async def release(self, name: str, holder: str) -> None:
         delete = "DELETE FROM holders WHERE name = ? AND holder = ?"
         await self._writer.submit(lambda db: db.execute(delete, (name, holder)), durable=False)
 
-    async def take_turn(self, subject: str, *, rate: float) -> float:
+    async def take_token(self, subject: str, *, rate: float) -> float:
         key = storable(subject)
-        return await self._nonces.submit(lambda db: _take_turn(db, key, rate), durable=False)
+        return await self._nonces.submit(lambda db: _take_token(db, key, rate), durable=False)
 
 
 def _execute_each(db: Connection, statement: str, rows: Sequence[Row]) -> None:
@@ -124,13 +124,13 @@ def _confirm(db: Connection, ids: Sequence[str], now: float) -> None:
     db.executemany(f"{FINISH} WHERE id = ? AND {_GATED} AND count = 0", [(now, each) for each in ids])
 
 
-def _hold(db: Connection, name: str, holder: str, seconds: float) -> bool:
+def _acquire(db: Connection, name: str, holder: str, seconds: float) -> bool:
     now = time.time()  # under the lock: before it, it may be earlier than what another has written meanwhile
     (held_by,) = db.execute(_HOLD, (name, holder, now, now + seconds)).fetchone()
     return bool(held_by == holder)
 
 
-def _take_turn(db: Connection, subject: str, rate: float) -> float:
+def _take_token(db: Connection, subject: str, rate: float) -> float:
     now = time.time_ns()
     db.execute("DELETE FROM turns WHERE due <= ?", (now,))
     row = db.execute("SELECT due FROM turns WHERE subject = ?", (subject,)).fetchone()

@@ -125,19 +125,19 @@ async def test_one_holds_a_name_until_the_time_is_over_or_it_lets_go(
 ) -> None:
     other = open_another()
     await other.start()
-    won = await asyncio.gather(*(one.hold("gate", f"{n}", seconds=30) for n, one in enumerate([store, other] * 5)))
+    won = await asyncio.gather(*(one.acquire("gate", f"{n}", seconds=30) for n, one in enumerate([store, other] * 5)))
     assert sum(won) == 1
     winner = str(won.index(True))
-    assert await store.hold("gate", winner, seconds=0.3)
-    assert not await other.hold("gate", "x", seconds=30)
-    assert await other.hold("another", "x", seconds=30)
+    assert await store.acquire("gate", winner, seconds=0.3)
+    assert not await other.acquire("gate", "x", seconds=30)
+    assert await other.acquire("another", "x", seconds=30)
     async with asyncio.timeout(5):
-        while not await other.hold("gate", "x", seconds=30):
+        while not await other.acquire("gate", "x", seconds=30):
             await asyncio.sleep(0.02)
-    await store.let_go("gate", winner)
-    assert not await store.hold("gate", winner, seconds=30), "it was not this one's to let go"
-    await other.let_go("gate", "x")
-    assert await store.hold("gate", winner, seconds=30)
+    await store.release("gate", winner)
+    assert not await store.acquire("gate", winner, seconds=30), "another had it: this one could not release it"
+    await other.release("gate", "x")
+    assert await store.acquire("gate", winner, seconds=30)
 
 
 async def test_who_holds_a_name_far_too_long_keeps_it_for_the_usual_time(
@@ -146,14 +146,14 @@ async def test_who_holds_a_name_far_too_long_keeps_it_for_the_usual_time(
     """Such as when the clock was set back: who is alive asks again meanwhile, a dead one must not keep it."""
     other = open_another()
     await other.start()
-    assert await store.hold("gate", "dead", seconds=3600)
-    assert not await other.hold("gate", "x", seconds=0.3), "it may be alive"
+    assert await store.acquire("gate", "dead", seconds=3600)
+    assert not await other.acquire("gate", "x", seconds=0.3), "it may be alive"
     async with asyncio.timeout(5):
-        while not await other.hold("gate", "x", seconds=0.3):
+        while not await other.acquire("gate", "x", seconds=0.3):
             await asyncio.sleep(0.02)
-    assert await store.hold("other", "alive", seconds=3600)
-    assert not await other.hold("other", "x", seconds=30)
-    assert await store.hold("other", "alive", seconds=30)
+    assert await store.acquire("other", "alive", seconds=3600)
+    assert not await other.acquire("other", "x", seconds=30)
+    assert await store.acquire("other", "alive", seconds=30)
 
 
 @pytest.mark.parametrize("rate", [1.0, 3.0, 7.0, 20.0])
@@ -163,25 +163,25 @@ async def test_of_many_at_once_a_seconds_worth_gets_its_turn(
     other = open_another()
     await other.start()
     begun = time.monotonic()
-    waits = await asyncio.gather(*(one.take_turn("bob", rate=rate) for one in [store, other] * 30))
+    waits = await asyncio.gather(*(one.take_token("bob", rate=rate) for one in [store, other] * 30))
     passed = time.monotonic() - begun
     assert rate <= waits.count(0.0) <= rate + int(rate * passed + 1e-3)
     assert all(0 < wait <= 1 / rate + 0.001 for wait in waits if wait)
-    assert await store.take_turn("eve", rate=rate) == 0.0, "each has turns of its own"
+    assert await store.take_token("eve", rate=rate) == 0.0, "each has tokens of its own"
 
 
 async def test_a_turn_comes_when_it_was_said_to_come(store: Store) -> None:
-    assert await store.take_turn("bob", rate=4.0) == 0.0
-    while (wait := await store.take_turn("bob", rate=4.0)) == 0.0:
+    assert await store.take_token("bob", rate=4.0) == 0.0
+    while (wait := await store.take_token("bob", rate=4.0)) == 0.0:
         continue
     await asyncio.sleep(wait + 0.01)
-    assert await store.take_turn("bob", rate=4.0) == 0.0
-    assert await store.take_turn("bob", rate=4.0) > 0
+    assert await store.take_token("bob", rate=4.0) == 0.0
+    assert await store.take_token("bob", rate=4.0) > 0
 
 
 async def test_a_slow_rate_gives_one_turn_at_a_time_and_a_higher_one_holds_at_once(store: Store) -> None:
-    assert await store.take_turn("bob", rate=0.01) == 0.0
-    assert 99 < await store.take_turn("bob", rate=0.01) <= 100
-    assert await store.take_turn("bob", rate=1000.0) < 0.002
+    assert await store.take_token("bob", rate=0.01) == 0.0
+    assert 99 < await store.take_token("bob", rate=0.01) <= 100
+    assert await store.take_token("bob", rate=1000.0) < 0.002
     await asyncio.sleep(0.01)
-    assert await store.take_turn("bob", rate=1000.0) == 0.0
+    assert await store.take_token("bob", rate=1000.0) == 0.0

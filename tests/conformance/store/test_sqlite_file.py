@@ -203,7 +203,7 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(version: int, 
             assert await store.planned_attempts({block.id: 0}) == {block.id: {2: 0b110}}
             assert await store.cancelled_runs(5.0, limit=9) == [cancelled.id]
             assert await store.unswept_runs(due_before=0.0, limit=9) == [cancelled.id]
-            assert await store.hold("gate", "me", seconds=1)
+            assert await store.acquire("gate", "me", seconds=1)
             statistics = Statistics(total=block.count, accepted=block.count, delayed=2)
             assert await store.run_statistics(run.id) == await store.user_statistics(run.user) == statistics
             assert await store.gated_groups() == []

@@ -15,7 +15,7 @@ from dts.model.ranges import RATE
 from dts.server.access.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.server.consts import ErrorCode
 from dts.server.context import Context
-from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.admin.fields import ForceQuery, NoQuery, defaults, given, merge_patch
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
@@ -182,13 +182,13 @@ class RecordsHandler(DtsHandler, Generic[R]):
 class AdminHandler(RecordsHandler[R]):
     """One record: `/admin/KIND/ID`. Its subclasses say which kind."""
 
-    @signed
+    @authorized
     @declares(answer="view", headers=("ETag",))
     async def get(self, user: User, record_id: str) -> None:
         """The record, with its version as ETag."""
         self._answer_with(await self._find(user, record_id))
 
-    @signed
+    @authorized
     @declares(answer="view", body="changes", headers=("ETag",), errors=(ErrorCode.VERSION_MISMATCH, ErrorCode.IN_USE))
     async def patch(self, user: User, record_id: str) -> None:
         """Change the fields that are given; null sets one back to its default."""
@@ -202,7 +202,7 @@ class AdminHandler(RecordsHandler[R]):
             self.on_record = self._difference(asked, before, asked)
         self._answer_with(await self._update(user, record_id, params))
 
-    @signed
+    @authorized
     @declares(answer=Deleted, query=ForceQuery, errors=(ErrorCode.VERSION_MISMATCH, ErrorCode.IN_USE))
     async def delete(self, user: User, record_id: str) -> None:
         """Delete the record, unless something still needs it; with `force` all the same."""
@@ -303,7 +303,7 @@ class AdminHandler(RecordsHandler[R]):
 class AdminListHandler(RecordsHandler[R]):
     """All records of a kind: `/admin/KIND/`. Its subclasses say which kind."""
 
-    @signed
+    @authorized
     @declares(answer="views", query="filters")
     async def get(self, user: User) -> None:
         """Records by id, those that match all filters that are given."""
@@ -318,7 +318,7 @@ class AdminListHandler(RecordsHandler[R]):
         found = await self.context.store.list_records(self.records.kind, where=where, limit=limit, after=after)
         self.answer([self.records.show(record) for record in found])
 
-    @signed
+    @authorized
     @declares(
         answer="view",
         body="initial",

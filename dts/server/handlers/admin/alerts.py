@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from dts.model import User, new_id
 from dts.server.alerts.state import COLLECTION as ALERTS
 from dts.server.alerts.state import AlertState, Phase, state_of
-from dts.server.handlers._base import DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.recorded import operation_logger
 from dts.server.notify.notice import Notice
@@ -96,7 +96,7 @@ class SecretView(Struct):
 class AlertsAdminHandler(DtsHandler):
     """`/admin/alerts/`: what is the matter now."""
 
-    @signed
+    @authorized
     @declares(answer=list[AlertView], query=AlertsQuery)
     async def get(self, user: User) -> None:
         """Alerts, by rule and subject."""
@@ -118,7 +118,7 @@ def _shown(alert_id: str, state: AlertState) -> AlertView:
 class NoticesAdminHandler(DtsHandler):
     """`/admin/alerts/notices/`: the outbox."""
 
-    @signed
+    @authorized
     @declares(answer=list[NoticeView], query=NoticesQuery)
     async def get(self, user: User) -> None:
         """Notices, newest first."""
@@ -145,7 +145,7 @@ class NoticesAdminHandler(DtsHandler):
 class AlertTestAdminHandler(DtsHandler):
     """`/admin/alerts/test`: a notice that tests the way to its recipients."""
 
-    @signed
+    @authorized
     @declares(answer=TestView, body=TestParams, statuses=(201,))
     async def post(self, user: User) -> None:
         """Send a notice to the recipients that are named, or else to those of `[mail] to`."""
@@ -169,7 +169,7 @@ class AlertTestAdminHandler(DtsHandler):
 class WebhookSecretAdminHandler(DtsHandler):
     """`/admin/alerts/secret`: what signatures of alerts' webhooks are verified with."""
 
-    @signed
+    @authorized
     @declares(answer=SecretView, query=SecretQuery)
     async def get(self, user: User) -> None:
         """The secret of a URL; of one that alerts are sent to."""
@@ -180,7 +180,7 @@ class WebhookSecretAdminHandler(DtsHandler):
 class WebhookSecretHandler(DtsHandler):
     """`/webhooks/secret`: what signatures of one's own webhooks are verified with."""
 
-    @signed
+    @authorized
     @declares(answer=SecretView, query=SecretQuery)
     async def get(self, user: User) -> None:
         """The secret of a URL; of one that the caller's runs notify."""

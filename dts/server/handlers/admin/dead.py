@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 from dts.model import DeadLetter, User
 from dts.server.consts import ErrorCode
 from dts.server.dead.replay import Replay, Replayed, field_of, matching_letters
-from dts.server.handlers._base import DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, authorized
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
@@ -58,7 +58,7 @@ class ReplayParams(Struct, forbid_unknown_fields=True, kw_only=True):
 class DeadAdminHandler(DtsHandler):
     """`/admin/dead/`: dead letters."""
 
-    @signed
+    @authorized
     @declares(answer=list[LetterView], query=LettersQuery)
     async def get(self, user: User) -> None:
         """Dead letters by id, those that match."""
@@ -75,7 +75,7 @@ class DeadAdminHandler(DtsHandler):
 class ReplayAdminHandler(DtsHandler):
     """`/admin/dead/replay`: another life for dead letters."""
 
-    @signed
+    @authorized
     @declares(answer=Replayed, body=ReplayParams)
     async def post(self, user: User) -> None:
         """Replay the letters that match: jobs in new runs of the same users, other messages to their queues."""

@@ -15,7 +15,7 @@ from dts.errors import BrokerUnavailable, DtsError
 from dts.model import DEFAULT_ROUTE, Function, User, WorkerState
 from dts.model.fleet import CHILDLESS
 from dts.server.daemons import DAEMONS, daemons_present
-from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.declare import declares
 from dts.server.lookup.fleet import ALIVE, latest_of_hosts
 from dts.wire import queues
@@ -134,7 +134,7 @@ class DiagnosisView(Struct):
 class DiagnosisAdminHandler(DtsHandler):
     """`/admin/diagnosis`: the state of what the server works with."""
 
-    @signed
+    @authorized
     @declares(answer=DiagnosisView)
     async def get(self, user: User) -> None:
         """Store, broker, queues, daemons, workers, and the functions that may run for long."""

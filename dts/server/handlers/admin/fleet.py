@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from dts.model import LogFilter, User
 from dts.model.ranges import LEVEL, TIME
-from dts.server.handlers._base import DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, authorized
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
 
@@ -72,7 +72,7 @@ class LogsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
 class HostsAdminHandler(DtsHandler):
     """`/admin/hosts/`: workers, by host."""
 
-    @signed
+    @authorized
     @declares(answer=list[HeartbeatView], query=HostsQuery)
     async def get(self, user: User) -> None:
         """The last heartbeat of every worker."""
@@ -90,7 +90,7 @@ class HostsAdminHandler(DtsHandler):
 class LogsAdminHandler(DtsHandler):
     """`/admin/logs/`: log records of the fleet."""
 
-    @signed
+    @authorized
     @declares(answer=list[LogView], query=LogsQuery)
     async def get(self, user: User) -> None:
         """Log records that match, newest first."""

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from dts.model import Function, User, parse_function_name
 from dts.server.access.roles import Scope
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.recorded import operation_logger
@@ -76,7 +76,7 @@ class FunctionVersionsHandler(_VersionsHandler):
         """Bytes of an archive at most, however small other bodies have to be."""
         return MAX_ARCHIVE
 
-    @signed
+    @authorized
     @declares(answer=list[VersionView])
     async def get(self, user: User, name: str) -> None:
         """All versions that are kept, the one that was deployed last first."""
@@ -84,7 +84,7 @@ class FunctionVersionsHandler(_VersionsHandler):
         versions = await library.list_versions(self.context.store, function.name)
         self.answer([version_view(each, function) for each in versions])
 
-    @signed
+    @authorized
     @declares(
         answer=VersionView,
         query=DeployQuery,
@@ -121,7 +121,7 @@ class FunctionVersionsHandler(_VersionsHandler):
 class FunctionVersionHandler(_VersionsHandler):
     """`/admin/functions/NS/FUNC/versions/VERSION`: one."""
 
-    @signed
+    @authorized
     @declares(answer=VersionView)
     async def get(self, user: User, name: str, version: str) -> None:
         """What is on record of it; the first digits of its hash will do."""
@@ -132,7 +132,7 @@ class FunctionVersionHandler(_VersionsHandler):
 class FunctionSourceHandler(_VersionsHandler):
     """`/admin/functions/NS/FUNC/versions/VERSION/source`: its files."""
 
-    @signed
+    @authorized
     @declares(gives=(CONTENT_ZIP,))
     async def get(self, user: User, name: str, version: str) -> None:
         """A zip archive of its files."""

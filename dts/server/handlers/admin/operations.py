@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import User
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, authorized
 from dts.server.handlers.admin.fields import given
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
@@ -62,7 +62,7 @@ class VerdictView(Struct):
 class OperationsAdminHandler(DtsHandler):
     """`/admin/operations/`: entries."""
 
-    @signed
+    @authorized
     @declares(answer=list[OperationView], query=OperationsQuery)
     async def get(self, user: User) -> None:
         """Entries that match, from one end of the log."""
@@ -77,7 +77,7 @@ class OperationsAdminHandler(DtsHandler):
 class OperationAdminHandler(DtsHandler):
     """`/admin/operations/SEQ`: one entry."""
 
-    @signed
+    @authorized
     @declares(answer=OperationView)
     async def get(self, user: User, seq: str) -> None:
         """The entry of that number."""
@@ -91,7 +91,7 @@ class OperationAdminHandler(DtsHandler):
 class VerifyAdminHandler(DtsHandler):
     """`/admin/operations/verify`: whether the log is whole."""
 
-    @signed
+    @authorized
     @declares(answer=VerdictView)
     async def get(self, user: User) -> None:
         """Go through the whole log and tell what does not fit."""

@@ -14,7 +14,7 @@ from dts.model import Schedule, User, check_schedule_id
 from dts.server.access.accounts import Caller
 from dts.server.access.reach import why_not
 from dts.server.consts import ErrorCode
-from dts.server.handlers._base import DtsHandler, PageQuery, signed
+from dts.server.handlers._base import DtsHandler, PageQuery, authorized
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import Text, changes, filters, initial, view
 from dts.server.handlers.declare import declares
@@ -182,7 +182,7 @@ class _OneScheduleHandler(DtsHandler):
 class FireAdminHandler(_OneScheduleHandler):
     """`/admin/schedules/ID/fire`: a firing out of turn."""
 
-    @signed
+    @authorized
     @declares(answer=FiringView, errors=(ErrorCode.LIMIT_EXCEEDED,))
     async def post(self, user: User, schedule_id: str) -> None:
         """Fire the schedule now, also while it is paused or its last run is at work."""
@@ -202,7 +202,7 @@ class FireAdminHandler(_OneScheduleHandler):
 class FiringsAdminHandler(_OneScheduleHandler):
     """`/admin/schedules/ID/firings`: the history of a schedule."""
 
-    @signed
+    @authorized
     @declares(answer=list[FiringView], query=PageQuery)
     async def get(self, user: User, schedule_id: str) -> None:
         """Firings of the schedule, newest first."""

@@ -14,7 +14,7 @@ from dts.errors import HostError
 from dts.model import User, VirtualHost
 from dts.model.ranges import PORT
 from dts.server.consts import CONTENT_NDJSON, ErrorCode
-from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.admin.vhosts import check_address
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
@@ -70,7 +70,7 @@ class ShownKey(Struct):
 class HostKeyHandler(DtsHandler):
     """`/admin/ssh/host-key`: the key that a host shows, for an administrator to compare its fingerprint."""
 
-    @signed
+    @authorized
     @declares(answer=ShownKey, body=Place, errors=(ErrorCode.HOST_UNAVAILABLE,))
     async def post(self, user: User) -> None:
         """Fetch the host key of an address; nothing is stored."""
@@ -126,7 +126,7 @@ class EventsHandler(DtsHandler):
 class SshRunHandler(EventsHandler):
     """`/admin/ssh/run`: a command on hosts."""
 
-    @signed
+    @authorized
     @declares(body=HostCommand, gives=(CONTENT_NDJSON,))
     async def post(self, user: User) -> None:
         """Run a command on hosts; answers with its output and its exit status on each, a line of JSON an event."""

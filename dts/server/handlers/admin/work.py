@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from dts.model import Run, RunState, User
 from dts.server.consts import ErrorCode
 from dts.server.ending.cancel import cancel_unfinished
-from dts.server.handlers._base import DtsHandler, signed
+from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
@@ -32,7 +32,7 @@ class Nothing(Struct):
 class RunsAdminHandler(DtsHandler):
     """`/admin/runs/`: everybody's runs."""
 
-    @signed
+    @authorized
     @declares(answer=list[RunView], query=AnyonesRunsQuery)
     async def get(self, user: User) -> None:
         """Runs, newest first, of one user or of everybody; with `all` also those that `POST /jobs/` made."""
@@ -47,7 +47,7 @@ class RunAdminHandler(AnyRunHandler):
 
     everybodys = True
 
-    @signed
+    @authorized
     @declares(answer=RunProgress, errors=(ErrorCode.RUN_ENDED,))
     async def delete(self, user: User, run_id: str) -> None:
         """Cancel the run."""
@@ -70,7 +70,7 @@ class RequeueAdminHandler(WorkHandler):
 
     everybodys = True
 
-    @signed
+    @authorized
     @declares(answer=RequeuedView, errors=(ErrorCode.RUN_NOT_OPEN,))
     async def post(self, user: User, run_id: str) -> None:
         """Publish again what has not ended of the run, waits for nothing, and is not at work."""
@@ -98,7 +98,7 @@ class Whose(Struct, forbid_unknown_fields=True):
 class JobsAdminHandler(DtsHandler):
     """`/admin/jobs/`: the jobs of all users."""
 
-    @signed
+    @authorized
     @declares(answer=CancelledView, query=Whose)
     async def delete(self, user: User) -> None:
         """Cancel the unfinished jobs of a user, or of a function, with the runs that they are of."""
@@ -123,7 +123,7 @@ class JobAdminHandler(JobHandler):
 
     everybodys = True
 
-    @signed
+    @authorized
     @declares(answer=JobView, errors=(ErrorCode.JOB_ENDED,))
     async def delete(self, user: User, text: str) -> None:
         """Cancel the job."""
