@@ -197,7 +197,7 @@ class DtsClient:
 
     async def run_spec(self, spec: RunSpec) -> Summary:
         """Do a run of which all is said; as `run`."""
-        done = self.progress = Progress()  # another run may put its own there
+        done = self.progress = Progress(recorder=spec.recorder)  # another run may put its own there
         session = self._session = RunSession(
             self._transport,
             spec,

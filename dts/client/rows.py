@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 class Results:
     """Results that came together, from one attempt at a slice of one block. Each is for a line of its own.
 
-    `size` is about how many bytes they are.
+    `durations` is how many seconds each of those that succeeded took; `size` about how many bytes all are.
     """
 
     run: str
@@ -38,6 +38,7 @@ class Results:
     batch: dts_pb2.ResultBatch
     succeeded: list[dts_pb2.Result]
     failed: list[dts_pb2.Result]
+    durations: list[float]
     size: int = 0
 
     @classmethod
@@ -55,12 +56,16 @@ class Results:
         failed = (
             [each for each in results if each.status != dts_pb2.SUCCEEDED] if len(succeeded) != len(results) else []
         )
-        return cls(run, block, batch, succeeded, failed, size)
+        return cls(run, block, batch, succeeded, failed, [each.duration for each in succeeded], size)
 
     def line(self, result: dts_pb2.Result) -> int:
         """The number of the result's line, from 1."""
         lines = self.block.lines
         return self.block.first_line + result.index if lines is None else lines[result.index]
+
+    def lines(self) -> list[int]:
+        """The number of each line that succeeded."""
+        return [self.line(each) for each in self.succeeded]
 
 
 def pieces(results: Iterable[Results], size: int) -> Iterator[Results]:
@@ -177,8 +182,10 @@ class RowFormat:
                 values += (results.line(each), content(each), each.duration)
                 values += [extra(results, each) for extra in self._extras]
         elif content is _value:  # nearly all rows: no call for each of them
-            for each in chosen:
-                values += (first + each.index, each.value or b"null", each.duration)
+            values = [None] * (3 * len(chosen))
+            values[0::3] = [first + each.index for each in chosen]
+            values[1::3] = [each.value or b"null" for each in chosen]
+            values[2::3] = results.durations
         else:
             for each in chosen:
                 values += (first + each.index, content(each), each.duration)
@@ -213,4 +220,4 @@ def bad_lines(run: str, bad: Sequence[tuple[int, str]]) -> Results:
         )
     lines = array("Q", [line for line, _ in bad])
     block = SentBlock(None, 0, len(bad), lines[0], lines=lines)
-    return Results(run, block, batch, [], list(batch.results))
+    return Results(run, block, batch, [], list(batch.results), [])

@@ -48,6 +48,8 @@ ATTEMPT_OPTIONS = (
     "memory_limit",
     "not_before",
     "deadline",
+    "priority",
+    "weight",
 )
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import msgspec
-
 from dts.client.client import NUM_MAX_COROUTINES, SNOOZE_INTERVAL
-from dts.client.command import exits
+from dts.client.command import exits, values
 from dts.client.command.files import COMPONENTS
+from dts.client.command.screen import KINDS
 from dts.client.credentials import HELP as CREDENTIALS_HELP
-from dts.client.formats import TemplateFormat
-from dts.client.rows import FIELDS, RowFormat
+from dts.client.rows import FIELDS
 from dts.client.stdio import show
-from dts.errors import ClientError, InvalidInput
-from dts.model.units import parse_bytes, parse_seconds
+from dts.errors import ClientError
 from dts.version import __version__
 
 USAGE = "dts-client FUNCTION INFILE OUTFILE [SERVER_URL] [options]"
 
 DESCRIPTION = """\
 Run FUNCTION (namespace/name) on every line of INFILE and write a row for each to OUTFILE; - is standard input, output.
+A run that was interrupted or killed goes on with --resume. Ctrl-C leaves it open, and twice leaves at once.
+Also: dts-client attach|runs|status|why|cancel|pause|resume, each with its --help; dts-client --help-all.\
+"""
+
+ROWS = """\
   {"line": 17, "success": true, "result": "ABC", "duration": 0.000400}
-  {"line": 18, "success": false, "error": {"type": "...", "message": "...", "traceback": "..."}, "duration": 0.000400}
-A run that was interrupted or killed goes on with --resume: OUTFILE.dts notes what was sent and what is written.
-Also: dts-client attach|runs|status|why|cancel|pause|resume, each with its --help.
+  {"line": 18, "success": false, "error": {"type": "...", "message": "...", "traceback": "..."}, "duration": 0.000400}\
+"""
+
+EXAMPLES = """\
+examples:
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000
+  dts-client text/upper in.txt out.json http://127.0.0.1:8000 --resume
+  dts-client math/add pairs.json out.json http://127.0.0.1:8000 --input-format json --errfile failed.json
+  dts-client -k text/upper in.txt.gz - http://127.0.0.1:8000 --format '{line} {result}'\
+"""
+
+SHORT_EPILOG = f"""\
+exit status: 0, 1-100 failed lines, 101 more, 129 130 141 143 by a signal, 255 could not run
+
+{EXAMPLES}
 """
 
 EPILOG = f"""\
-attempts, within what the function's record allows:
-  --timeout S --soft-timeout S --max-attempts N --retry-on NAMES --memory-limit BYTES --not-before TIME --deadline TIME
-
 {CREDENTIALS_HELP}
 the server, from the first of these: SERVER_URL, DTS_SERVER_URL, url in the credentials file
 
 {exits.HELP}
 
-examples:
-  dts-client text/upper in.txt out.json http://127.0.0.1:8000
-  dts-client math/add pairs.json out.json http://127.0.0.1:8000 --input-format json --errfile failed.json
-  dts-client -k text/upper in.txt.gz - http://127.0.0.1:8000 --format '{{line}} {{result}}'
-  dts-client text/upper in.txt out.json http://127.0.0.1:8000 --resume
+{EXAMPLES}
 """
 
 
@@ -52,11 +58,23 @@ class _OneLineEach(argparse.RawDescriptionHelpFormatter):
     """Leaves room for an option and what it does on one line."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=120)
+        super().__init__(prog, max_help_position=32, width=120)
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with the status of what could not be run."""
+    """Ends with the status of what could not be run. With `full` its help has every option."""
+
+    def __init__(self, *, full: bool = True, **how: Any) -> None:
+        super().__init__(formatter_class=_OneLineEach, **how)
+        self._full = full
+
+    def group(self, title: str) -> _Group:
+        """Options that are listed together."""
+        return _Group(self.add_argument_group(title), full=self._full)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As any parser does; `--progress` may have a value, and takes no other word for one."""
+        return super().parse_known_args(None if args is None else _with_progress(args), namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, and end."""
@@ -74,31 +92,53 @@ class Parser(argparse.ArgumentParser):
             self.exit(exits.COULD_NOT_RUN, f"{self.prog}: {error.message}\n")
 
 
-def build_parser() -> Parser:
-    """The command line of `dts-client`."""
+class _Group:
+    """Adds options to a group: those that are `rare` are in the full help only."""
+
+    def __init__(self, group: argparse._ArgumentGroup, *, full: bool) -> None:
+        self._group = group
+        self._full = full
+
+    def add(self, *flags: str, rare: bool = False, help: str, **how: Any) -> None:
+        """Add an option."""
+        self._group.add_argument(*flags, help=argparse.SUPPRESS if rare and not self._full else help, **how)
+
+
+class _HelpAll(argparse.Action):
+    """Prints the full help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        build_parser(full=True).print_help()
+        parser.exit()
+
+
+def build_parser(*, full: bool = False) -> Parser:
+    """The command line of `dts-client`; with `full` its help has every option."""
     parser = Parser(
         prog="dts-client",
         usage=USAGE,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=_OneLineEach,
+        description=f"{DESCRIPTION}\n{ROWS}" if full else DESCRIPTION,
+        epilog=EPILOG if full else SHORT_EPILOG,
+        add_help=False,
+        full=full,
     )
-    add = parser.add_argument
-    add("function", metavar="FUNCTION", help=argparse.SUPPRESS)
-    add("infile", metavar="INFILE", help=argparse.SUPPRESS)
-    add("outfile", metavar="OUTFILE", help=argparse.SUPPRESS)
-    add("server_url", metavar="SERVER_URL", nargs="?", help=argparse.SUPPRESS)
+    for name in ("function", "infile", "outfile"):
+        parser.add_argument(name, metavar=name.upper(), help=argparse.SUPPRESS)
+    parser.add_argument("server_url", metavar="SERVER_URL", nargs="?", help=argparse.SUPPRESS)
     _add_input_options(parser)
     _add_output_options(parser)
-    _add_attempt_options(parser)
-    parser.add_argument("-k", "--keep-order", action="store_true", help="write rows in the order of the input")
-    _add_run_options(parser)
-    add = parser.add_argument
+    add = _add_run_options(parser).add
     add("--changed", action="store_true", help="run lines that are new or differ, and keep the rows of the others")
     add("--retry-failed", action="store_true", help="run again what has failed, and keep the other rows")
-    parser.add_argument("--detach", action="store_true", help="end when all lines are accepted, print the run's id")
-    parser.add_argument("--cancel-on-interrupt", action="store_true", help="when interrupted, cancel the run")
-    _add_connection_options(parser)
+    add("--detach", action="store_true", help="end when all lines are accepted, print the run's id")
+    add("--dry-run", action="store_true", help="show the first jobs, and send nothing")
+    add("--cancel-on-interrupt", rare=True, action="store_true", help="when interrupted, cancel the run")
+    _add_progress_options(parser)
+    _add_attempt_options(parser)
+    add = _add_connection_options(parser, "connection, help").add
+    add("-h", "--help", rare=True, action="help", help="show the most usual options")
+    add("--help-all", action=_HelpAll, nargs=0, help="show every option, where credentials come from, exit statuses")
+    add("--version", rare=True, action="version", version=f"dts {__version__}", help="show the version")
     parser.set_defaults(argv=None)
     return parser
 
@@ -114,9 +154,11 @@ def build_attach_parser() -> Parser:
     add("outfile", metavar="OUTFILE", help="a file, or - for standard output")
     add("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port")
     add("--again", action="store_true", help="read what was collected before, too")
-    _add_output_options(parser)
+    _add_output_options(parser, in_order=False)
     _add_run_options(parser)
+    _add_progress_options(parser)
     _add_connection_options(parser)
+    add("--version", action="version", version=f"dts {__version__}")
     parser.set_defaults(
         argv=None, function="", infile="", detach=False, cancel_on_interrupt=False, changed=False, retry_failed=False
     )
@@ -131,6 +173,7 @@ def build_control_parser(name: str, description: str, *, takes_run: bool) -> Par
     parser.add_argument("server_url", metavar="SERVER_URL", nargs="?", help="http://host:port")
     parser.add_argument("--json", action="store_true", help="print JSON as the server gives it")
     _add_connection_options(parser)
+    parser.add_argument("--version", action="version", version=f"dts {__version__}")
     parser.set_defaults(argv=None, function="", infile="")
     return parser
 
@@ -140,7 +183,7 @@ def given_flags(parser: Parser, options: argparse.Namespace) -> list[str]:
     words: list[str] = []
     for action in parser._actions:
         value = getattr(options, action.dest, None)
-        if not action.option_strings or value in (None, False, [], action.default):
+        if not action.option_strings or action.const == "none" or value in (None, False, [], action.default):
             continue
         words.append(action.option_strings[-1])
         if action.nargs != 0:
@@ -148,8 +191,17 @@ def given_flags(parser: Parser, options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _add_input_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("input").add_argument
+def _with_progress(words: Sequence[str]) -> list[str]:
+    """The same words, where a `--progress` that no kind follows says which it means."""
+    following = [*words[1:], ""]
+    return [
+        "--progress=bar" if word == "--progress" and after not in KINDS else word
+        for word, after in zip(words, following, strict=True)
+    ]
+
+
+def _add_input_options(parser: Parser) -> None:
+    add = parser.group("input").add
     add(
         "--input-format",
         choices=sorted(COMPONENTS),
@@ -157,152 +209,104 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="text: a line is one argument; word, json, csv, tsv: see docs/client.md",
     )
-    more = "more_infiles"
+    add("-0", "--null", action="store_true", help="lines end with a null byte")
+    add("--args", type=values.json_object, default={}, metavar="JSON", help="keyword arguments of every line")
+    add("--head", type=values.positive_int, metavar="N", help="only the first N lines")
     add(
         "--infile",
+        rare=True,
         metavar="FILE",
-        dest=more,
+        dest="more_infiles",
         action="append",
         default=[],
         help="a file to be read after INFILE; several times",
     )
-    add("-0", "--null", action="store_true", help="lines end with a null byte")
-    add("--args", type=_object, default={}, metavar="JSON", help="keyword arguments of every line, as an object")
-    add("--head", type=_positive_int, metavar="N", help="only the first N lines")
-    add("--infile-start-position", type=_position, default=0, metavar="BYTE", help="begin at this byte of INFILE")
+    add(
+        "--infile-start-position",
+        rare=True,
+        type=values.position,
+        default=0,
+        metavar="BYTE",
+        help="begin at this byte of INFILE",
+    )
 
 
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("output").add_argument
-    names = ", ".join(FIELDS)
-    add("--fields", type=_fields, default=[], metavar="NAME,...", help=f"add {names}")
+def _add_output_options(parser: Parser, *, in_order: bool = True) -> None:
+    add = parser.group("output").add
+    if in_order:
+        add("-k", "--keep-order", action="store_true", help="write rows in the order of the input")
+    add("--fields", type=values.field_list, default=[], metavar="NAME,...", help=f"add {', '.join(FIELDS)}")
+    add("--format", type=values.template, metavar="TEXT", help="a line of text for each row: '{line}: {result}'")
     add("--output-format", choices=["json", "csv", "tsv"], default="json", metavar="FORMAT", help="json, csv or tsv")
-    add("--format", type=_template, metavar="TEXT", help="a line of text for each row, such as '{line}: {result}'")
     add("--errfile", metavar="FILE", help="write rows of lines that failed here, not to OUTFILE")
     add(
         "--rotate-daily",
+        rare=True,
         action="store_true",
         help="put the day into the names of OUTFILE and errfile, append to today's",
     )
+
+
+def _add_progress_options(parser: Parser) -> None:
+    add = parser.group("progress").add
     add("--quiet", action="store_true", help="print nothing but errors")
     add(
         "--progress",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="show a progress bar (default: when stderr is a terminal)",
+        choices=KINDS,
+        metavar="KIND",
+        help="bar (on a terminal), line (every 10 s, elsewhere), json (every second), none",
     )
+    add("--no-progress", rare=True, dest="progress", action="store_const", const="none", help="the same as none")
+    add("--plot", type=values.picture, metavar="FILE.png|svg", help="draw throughput and durations (needs matplotlib)")
 
 
-def _add_attempt_options(parser: argparse.ArgumentParser) -> None:
-    for name, kind in (
-        ("--timeout", _seconds),
-        ("--soft-timeout", _seconds),
-        ("--max-attempts", _positive_int),
-        ("--retry-on", _names),
-        ("--memory-limit", _bytes),
-        ("--not-before", _time),
-        ("--deadline", _time),
-    ):
-        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)  # all on one line, in the epilog
+def _add_attempt_options(parser: Parser) -> None:
+    add = parser.group("attempts, within what the function's record allows").add
+    add("--timeout", type=values.seconds, metavar="SECONDS", help="how long an attempt at a line may take")
+    add("--max-attempts", type=values.positive_int, metavar="N", help="how often a line is tried")
+    add("--priority", type=values.priority, metavar="0-9", help="9 goes first")
+    add("--weight", rare=True, type=values.weight, metavar="NUMBER", help="share beside your other runs (1)")
+    add("--soft-timeout", rare=True, type=values.seconds, metavar="SECONDS", help="when SoftTimeout is raised in it")
+    add("--retry-on", rare=True, type=values.name_list, metavar="NAME,...", help="exceptions worth another try")
+    add("--memory-limit", rare=True, type=values.byte_count, metavar="BYTES", help="memory of the process")
+    add("--not-before", rare=True, type=values.moment, metavar="TIME", help="2026-12-24T18:00, or +SECONDS")
+    add("--deadline", rare=True, type=values.moment, metavar="TIME", help="lines that have not ended by then fail")
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("run").add_argument
-    add("--resume", action="store_true", help="go on with the run in OUTFILE")
-    add("--overwrite", action="store_true", help="begin anew, also if OUTFILE holds a run that has not finished")
+def _add_run_options(parser: Parser) -> _Group:
+    group = parser.group("run")
+    group.add("--resume", action="store_true", help="go on with the run in OUTFILE")
+    group.add("--overwrite", action="store_true", help="begin anew, also if OUTFILE holds an unfinished run")
+    return group
 
 
-def _add_connection_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("connection").add_argument
+def _add_connection_options(parser: Parser, title: str = "connection") -> _Group:
+    group = parser.group(title)
+    add = group.add
     add("--username", metavar="NAME", help="who you are")
     add("--secret-file", metavar="FILE", help="the file with your secret")
-    add("--cacert", metavar="FILE", help="the authorities that the server's certificate may be of")
+    add("--cacert", rare=True, metavar="FILE", help="the authorities that the server's certificate may be of")
     add(
         "--coroutines",
-        type=_positive_int,
+        rare=True,
+        type=values.positive_int,
         default=NUM_MAX_COROUTINES,
         metavar="N",
         help="blocks that are sent at once (default: %(default)s)",
     )
     add(
         "--snooze",
-        type=_seconds,
+        rare=True,
+        type=values.seconds,
         default=SNOOZE_INTERVAL,
         metavar="SECONDS",
         help="pause between two requests for results (default: %(default)s)",
     )
     add(
         "--give-up-after",
-        type=_seconds,
+        rare=True,
+        type=values.seconds,
         metavar="SECONDS",
         help="how long a server that is away, or a limit, is waited for (for ever)",
     )
-    add("--version", action="version", version=f"dts {__version__}")
-
-
-def _positive_int(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = parse_seconds(text)
-    except InvalidInput as error:
-        raise argparse.ArgumentTypeError(error.message) from error
-    if seconds < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
-    return seconds
-
-
-def _bytes(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except InvalidInput as error:
-        raise argparse.ArgumentTypeError(error.message) from error
-
-
-def _position(text: str) -> int:
-    return 0 if text == "0" else _positive_int(text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _object(text: str) -> dict[str, object]:
-    try:
-        value = msgspec.json.decode(text.encode())
-    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is not an object, such as {{"lang": "en"}}')
-    return value
-
-
-def _time(text: str) -> float:
-    try:
-        if text.startswith("+"):
-            return time.time() + float(text[1:])
-        return datetime.fromisoformat(text).timestamp() if "-" in text[1:] else float(text)
-    except (ValueError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 2026-12-24T18:00, or +3600") from error
-
-
-def _template(text: str) -> str:
-    try:
-        text.encode()
-        TemplateFormat(text)
-    except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!a} is not valid UTF-8") from error
-    except InvalidInput as error:
-        raise argparse.ArgumentTypeError(error.message) from error
-    return text
-
-
-def _fields(text: str) -> list[str]:
-    try:
-        return list(RowFormat(name.strip() for name in text.split(",") if name.strip()).fields)
-    except InvalidInput as error:
-        raise argparse.ArgumentTypeError(error.message) from error
+    return group

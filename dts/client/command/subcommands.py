@@ -12,12 +12,11 @@ from typing import Any
 from dts.client.client import DtsClient
 from dts.client.command.options import Parser, build_control_parser
 from dts.client.credentials import load_credentials
+from dts.client.run.explain import reason, state_of, summary
 from dts.client.stdio import show, tell
 from dts.runtime import process
 
 Command = Callable[[DtsClient, argparse.Namespace], Awaitable[Any]]
-
-_STATES = ("accepted", "queued", "running", "delayed", "succeeded", "failed", "cancelled")
 
 
 async def _runs(client: DtsClient, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -74,7 +73,7 @@ def build(name: str) -> tuple[Parser, Callable[[argparse.Namespace, process.Shut
                 show(json.dumps(each))
         elif name == "runs":
             for run in answer:
-                show(f"{run['id']}  {_ago(run['created'])}  {_state(run):9}  {run['function']}")
+                show(f"{run['id']}  {_ago(run['created'])}  {state_of(run):9}  {run['function']}")
         elif name == "why":
             show(reason(answer))
         else:
@@ -82,52 +81,6 @@ def build(name: str) -> tuple[Parser, Callable[[argparse.Namespace, process.Shut
         return process.EXIT_OK
 
     return parser, main
-
-
-def summary(run: dict[str, Any]) -> str:
-    """A run in a few words."""
-    counts = run["statistics"]
-    parts = [f"{counts[state]} {state}" for state in _STATES if counts[state]]
-    lines = f"{counts['total']} lines: {', '.join(parts)}" if parts else "no lines"
-    return f"run {run['id']} of {run['function']} is {_state(run)}, {lines}"
-
-
-def reason(run: dict[str, Any]) -> str:
-    """Why a run does not get on, in a sentence for each reason; or that it does."""
-    counts, found = run["statistics"], []
-    if run["finished"]:
-        return f"the run has finished: {summary(run)}"
-    if run["state"] == "cancelled":
-        return f"the run is cancelled: {summary(run)}"
-    if run["paused"]:
-        found.append("it is paused: `dts-client resume` lets it go on")
-    found += _waits_for(run)
-    if counts["running"]:
-        found.append(f"{counts['running']} lines are at work")
-    if counts["delayed"]:
-        found.append(f"{counts['delayed']} lines wait for their next attempt, their time, or a limit of lines at once")
-    if counts["accepted"]:
-        found.append(f"{counts['accepted']} lines are accepted and wait to be handed to the broker")
-    if counts["queued"]:
-        found.append(f"{counts['queued']} lines wait for a worker that is free")
-    if run["state"] == "open":
-        found.append("its client has not said that all lines are sent")
-    return "\n".join(found)
-
-
-def _waits_for(run: dict[str, Any]) -> list[str]:
-    """What its next line waits for, and when it may end, as the server says."""
-    waiting: dict[str, Any] = run.get("waiting") or {}
-    if not waiting or run["paused"]:
-        return []
-    found = [f"its next line waits: {waiting['text']}"]
-    if ends := waiting.get("ends"):
-        found.append(f"it ends about {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(ends))} if nothing else comes")
-    return found
-
-
-def _state(run: dict[str, Any]) -> str:
-    return "finished" if run.get("finished") else "paused" if run["paused"] else str(run["state"])
 
 
 def _ago(created: float) -> str:

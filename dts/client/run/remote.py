@@ -91,9 +91,15 @@ class RemoteRun:
         """Whether the server is on this machine."""
         return self._transport.local
 
-    async def view(self) -> dict[str, Any]:
-        """The run as the server shows it now."""
-        return cast(dict[str, Any], await self._transport.call("GET", self._path()))
+    async def view(self, *, once: bool = False) -> dict[str, Any]:
+        """The run as the server shows it now; tried `once`, or until it answers.
+
+        Raises:
+            RequestRefused: there is no such run any more.
+            ServerUnavailable: it was given up.
+        """
+        give_up_after = 0.0 if once else None
+        return cast(dict[str, Any], await self._transport.call("GET", self._path(), give_up_after=give_up_after))
 
     async def store(self, number: int, encoded: codec.Encoded, turn: Turns, most_jobs: Callable[[int], None]) -> None:
         """Have a block stored; `most_jobs` is told how many jobs the next one may have by the limits.

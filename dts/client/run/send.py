@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from functools import partial
 
@@ -167,6 +168,8 @@ class Sender:
         sent = cut.to_sent(number, self._remote.info.block_size, keep=state.processor.keep_arguments)
         if known is not None:
             sent.received = known.done | known.lost | known.moved
+        if not state.outstanding.blocks:
+            state.progress.arrived = time.monotonic()  # before this, nothing could come
         if number >= 0 and not sent.complete and not self._forget:
             state.outstanding.add(number, sent)
         return number

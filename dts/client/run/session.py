@@ -23,10 +23,11 @@ from dts.client.run.collect import Collector
 from dts.client.run.ledger import Ledger
 from dts.client.run.ledger_state import NEW, Header, LedgerState, forget_run
 from dts.client.run.outstanding import MAX_OUTSTANDING_JOBS
-from dts.client.run.progress import Progress
+from dts.client.run.progress import Progress, Recorder
 from dts.client.run.remote import RemoteRun, RunInfo
 from dts.client.run.send import Sender
 from dts.client.run.state import RunState
+from dts.client.run.watch import Watch
 from dts.client.transport import Transport
 from dts.errors import DtsError, ReaderGone, RequestRefused, RunCancelled
 
@@ -45,7 +46,8 @@ class RunSpec:
     resumed run is only read from its beginning if it can be (`rereadable`). With `detach` nothing is collected. A run
     that is `attached` to is another client's: it is not closed; with `again` what was collected before is read, too;
     with `rereads` what another client collects meanwhile.
-    One to `keep` is not cancelled, whatever happens.
+    One to `keep` is not cancelled, whatever happens. With `watch` the server is asked now and then how far it is, and
+    why when no results come. A `recorder` takes what results say of time.
     """
 
     function: str
@@ -62,6 +64,8 @@ class RunSpec:
     again: bool = False
     rereads: bool = True
     keep: bool = False
+    watch: bool = False
+    recorder: Recorder | None = None
 
 
 class RunSession:
@@ -142,8 +146,11 @@ class RunSession:
         async with asyncio.TaskGroup() as group:
             group.create_task(sender.read(), name="read")
             group.create_task(sender.send(), name="send")
-            if not self._spec.detach:
-                group.create_task(collector.collect(again=self._spec.again), name="collect")
+            if not spec.detach:
+                collecting = group.create_task(collector.collect(again=spec.again), name="collect")
+                if spec.watch:
+                    watching = group.create_task(Watch(state, self._notify).watch(), name="watch")
+                    collecting.add_done_callback(lambda _: watching.cancel())
             if self._stopping:
                 await asyncio.sleep(0)  # until they have begun
                 state.end_sending(cancelled=False)

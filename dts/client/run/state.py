@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -51,8 +52,12 @@ class RunState:
         await self.processor.process(chunk)
         self.progress.succeeded += sum(len(each.succeeded) for each in chunk)
         self.progress.failed += sum(len(each.failed) for each in chunk)
+        self.progress.arrived = time.monotonic()
         self.cut_off += sum(result.status == dts_pb2.CANCELLED for each in chunk for result in each.failed)
         for each in chunk:
+            self.progress.note_durations(each.durations, each.lines)
+            if self.progress.recorder is not None:
+                self.progress.recorder.record(each.durations, len(each.failed))
             for result in each.failed:
                 error = f"{result.error.type}: {result.error.message.partition(chr(10))[0][:100]}"
                 self.progress.note_error(error, each.line(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import shlex
 import signal
@@ -14,7 +15,9 @@ import msgspec
 import pytest
 
 from dts.client import DailyRotatingOutputFile, DtsClient, OutputFile, cli
+from dts.client.command.options import EXAMPLES
 from dts.errors import ClientError, ConfigError, RequestRefused, ServerUnavailable
+from dts.model import new_id
 from dts.runtime.process import Shutdown
 from tests.integration.client.test_run import FakeServer, Handler, server
 
@@ -266,13 +269,52 @@ async def test_each_try_over_tls_that_fails_is_not_a_line_of_its_own() -> None:
     http.close()
 
 
-def test_the_help_has_examples_and_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    said = capsys.readouterr().out
-    assert "examples:\n  dts-client text/upper in.txt out.json http://" in said
+def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What a command prints that ends with its arguments."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert not caught.value.code
+    return capsys.readouterr().out
+
+
+def test_the_help_fits_on_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = printed(capsys, "--help").splitlines()
+    assert len(said) <= 50
+    assert max(map(len, said)) <= 120
+
+
+def test_the_full_help_has_every_option_and_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "--help-all")
     for status in ("0", "1-100", "129 130 143", "255"):
         assert f"\n  {status} " in said
+    for action in cli.build_parser()._actions:
+        assert not action.option_strings or action.option_strings[-1] in said
+
+
+async def test_every_example_of_the_help_runs(server: FakeServer, capfd: pytest.CaptureFixture[str]) -> None:
+    write("pairs.json", "[1, 2]\n")
+    with gzip.open("in.txt.gz", "wt") as file:
+        file.write("a\n")
+    examples = EXAMPLES.splitlines()[1:]
+    assert len(examples) == 4
+    for example in examples:
+        server.blocks.clear()
+        server.parts.clear()
+        server.run_id = new_id()
+        program, *words = shlex.split(example)
+        assert program == "dts-client"
+        assert await run(*(server.url if word.startswith("http") else word for word in words)) == 0, example
+        if "math/add" in words:
+            assert server.blocks[0].jobs[0].args == b"[1, 2]", "numbers are numbers"
+    assert capfd.readouterr().out == "1 A\n"
+
+
+@pytest.mark.parametrize(("words", "kind"), [(["--progress"], "bar"), (["--progress", "json"], "json")])
+def test_the_kind_of_progress_need_not_be_named(words: list[str], kind: str) -> None:
+    argv = [*words, "text/upper", "in.txt", "out.json"]
+    options = cli.build_parser().parse_intermixed_args(argv)
+    assert (options.progress, options.function, options.server_url) == (kind, "text/upper", None)
 
 
 async def test_standard_streams_of_a_real_process(server: FakeServer) -> None:
@@ -287,10 +329,3 @@ async def test_standard_streams_of_a_real_process(server: FakeServer) -> None:
     out, err = await process.communicate(b"a\r\nb")
     assert (process.returncode, err) == (0, b"")
     assert sorted(msgspec.json.decode(row)["result"] for row in out.splitlines()) == ["A", "B"]
-
-
-async def test_the_examples_pass_numbers_as_numbers(server: FakeServer) -> None:
-    example = next(line for line in cli.EPILOG.splitlines() if "math/add" in line).split()[1:]
-    write("pairs.json", "[1, 2]\n")
-    assert await run(*(server.url if word.startswith("http") else word for word in example)) == 0
-    assert server.blocks[0].jobs[0].args == b"[1, 2]"

@@ -86,12 +86,25 @@ async def test_what_a_run_asks_of_its_attempts_is_said_when_it_is_opened(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ("--timeout", "5", "--max-attempts", "2", "--retry-on", "OSError,KeyError", "--not-before", "1000")
+    flags += ("--priority", "9", "--weight", "0.5")
     assert await run(server, "a\n", *flags) == 0
     asked = {"timeout": 5.0, "max_attempts": 2, "retry_on": ["OSError", "KeyError"], "not_before": 1000.0}
+    asked |= {"priority": 9, "weight": 0.5}
     assert server.opened == {"function": "text/upper", **asked}
 
 
-@pytest.mark.parametrize("flags", [["--args", "[1]"], ["--args", "{"], ["--deadline", "soon"], ["--head", "0"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--args", "[1]"],
+        ["--args", "{"],
+        ["--deadline", "soon"],
+        ["--head", "0"],
+        ["--priority", "10"],
+        ["--weight", "0"],
+        ["--plot", "out.pdf"],
+    ],
+)
 def test_a_value_that_is_none_is_refused(flags: list[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["text/upper", "in", "out", "http://127.0.0.1:1", *flags])

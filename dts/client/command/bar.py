@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
+from dts.client.command.report import estimate_total
 from dts.client.components import DataSource
 from dts.client.run.progress import Progress
 
@@ -71,15 +72,8 @@ class _Lines(ProgressColumn):
         text = Text(f"{progress.done:,}{of} lines  {progress.rate:,.0f}/s")
         if progress.failed:
             text.append(f"  {progress.failed:,} failed", style="red")
+        if progress.counts:
+            text.append(f"  {progress.running:,} running, {progress.queued:,} waiting", style="dim")
         if self._held_by():
             text.append("  held by a limit", style="yellow")
         return text
-
-
-def estimate_total(progress: Progress, source: DataSource) -> int | None:
-    """How many lines there are: known at the end, guessed from the share of bytes read before; None for a pipe."""
-    if progress.all_read:
-        return progress.lines
-    if not source.bytes_total or not source.bytes_read or not progress.lines:
-        return None
-    return max(progress.lines, round(progress.lines * source.bytes_total / source.bytes_read))
