@@ -26,6 +26,7 @@ from dts.server.access.key_box import KeyBox
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
 from dts.server.access.parties import PartiesOf
+from dts.server.alerts.dead import watch_dead_letters
 from dts.server.audit.checkpoint import LogCheckpoint
 from dts.server.audit.log import OperationLog
 from dts.server.context import Context
@@ -80,6 +81,7 @@ class Server(Service):
         store = open_store(settings.store.url)
         self._stack.push_async_callback(store.close)
         observe_store(store)
+        watch_dead_letters(store)
         keys = await self._open_keys(store, sockets)
         seal = make_fleet_key(settings.fleet_key_file, keys.derive("fleet"))  # the same on every server
         broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)

@@ -23,6 +23,7 @@ from dts.server.alerts.kinds import KINDS, Terms
 from dts.server.alerts.look import Looker
 from dts.server.alerts.observe import observe
 from dts.server.alerts.rules import built_in_rules
+from dts.server.alerts.runs import FinishedRunRules
 from dts.server.alerts.signals import COLLECTION as SIGNALS
 from dts.server.alerts.signals import signals_of
 from dts.server.alerts.state import COLLECTION, Phase, state_of
@@ -49,6 +50,7 @@ class Engine:
         self._notifier = notifier
         self._settings = settings
         self._looker = Looker(store, broker)
+        self._runs = FinishedRunRules(store, notifier, settings.notify.url)
         self._leader = Leader(store, "alerts")
         self._rules = built_in_rules(settings.daemons)
         self._store_failed: float | None = None
@@ -74,6 +76,7 @@ class Engine:
         states = {key: state_of(document) for key, document in documents.items()}
         await self._write(evaluate(given, states), documents, [event.id for event in events])
         await self._store.delete_documents(SIGNALS, [event.id for event in events])
+        await self._runs.look(rules)
 
     async def rules(self) -> list[AlertRule]:
         """The rules that there are, built-in ones among them."""

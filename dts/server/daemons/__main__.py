@@ -16,6 +16,7 @@ from dts.runtime.metrics import BROKER_CALLS, time_calls
 from dts.runtime.monitor import Monitor
 from dts.runtime.options import load_process_settings, process_parser
 from dts.runtime.process import EXIT_FAILED, EXIT_OK, Shutdown, run
+from dts.server.alerts.dead import watch_dead_letters
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
 from dts.server.record.job_metrics import observe_store
 from dts.store import Store, open_store
@@ -57,6 +58,7 @@ async def _start(settings: Settings, stack: AsyncExitStack, shutdown: Shutdown) 
     store = open_store(settings.store.url)
     broker = open_broker(settings.broker.url, settings.broker.routes, seal=seal)
     observe_store(store)
+    watch_dead_letters(store)
     time_calls(broker, "broker", BROKER_CALLS)
     await stack.enter_async_context(Monitor(settings.metrics, partial(_missing, store, broker)))
     stack.push_async_callback(store.close)

@@ -41,6 +41,7 @@ from dts.server.ending.overdue import end_overdue
 from dts.server.ending.retention import Retention
 from dts.server.ending.sweep import sweep
 from dts.server.lookup.catalogue import Catalogue
+from dts.server.notify.runs import RunNotices
 from dts.server.publish.dispatcher import Dispatcher
 from dts.server.publish.gate import Gate
 from dts.server.publish.repair import Again, Repair
@@ -85,7 +86,9 @@ class Timekeeper(Daemon):
         self._retention = Retention(self._store)
         self._scheduler = Scheduler(self._store, self._broker, self._catalogue)
         self._follower = Follower(self._store, self._broker, self._catalogue)
-        self._finished = FinishedRuns(self._store, (self._follower.on_finished,))
+        self._finished = FinishedRuns(
+            self._store, (self._follower.on_finished, RunNotices(self._store, self._settings).follow)
+        )
         self._reminder = notices.Reminder(self._store, self._broker)
         self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}

@@ -31,6 +31,7 @@ from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import FollowParams, follow, following_of, run_ids, what_follows
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
 from dts.server.intake.options import own_options
+from dts.server.notify.runs import notify_at_end, own_recipients
 from dts.server.publish.waiting import Waiting
 from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.results import part_results, result_fields
@@ -52,12 +53,14 @@ class RunParams(FollowParams, forbid_unknown_fields=True, kw_only=True):
     """A run as it is asked for, with what holds for each of its jobs.
 
     All its jobs run `version` of the function, by the first digits of its hash; or, where that is not given, the one
-    that is active when the run is opened.
+    that is active when the run is opened. Those in `notify` get a notice when it has finished: `me`, the caller's own
+    mail address, or URLs of webhooks.
     """
 
     function: str
     version: VersionText = ""
     weight: Weight = 1.0
+    notify: Annotated[tuple[str, ...], msgspec.Meta(max_length=10)] = ()
 
 
 class RunChanges(msgspec.Struct, forbid_unknown_fields=True):
@@ -176,6 +179,7 @@ class RunsHandler(WorkHandler):
         """Open a run of one function."""
         params, now = self.params(RunParams), time.time()
         function = await self.usable_function(user, params.function)
+        recipients = own_recipients(user, params.notify)
         following = following_of(params)
         for name in following.functions:
             await self.usable_function(user, name)
@@ -196,8 +200,10 @@ class RunsHandler(WorkHandler):
             options=options.SerializeToString(),
             priority=params.priority,
             weight=params.weight,
-            follow_up=bool(following.functions),
+            follow_up=bool(following.functions or recipients),
         )
+        if recipients:
+            await notify_at_end(self.context.store, run, recipients)
         await follow(self.context.store, run.id, following)
         await self.context.store.add_run(run)
         self.answer(
