@@ -11,10 +11,10 @@ from dts.model import Outcome, User, block_id
 from dts.server.consts import CONTENT_NDJSON, CONTENT_PROTOBUF
 from dts.server.handlers._base import authorized
 from dts.server.handlers.declare import declares
-from dts.server.handlers.runs import result_page, result_rows
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.record.blocks import decode_block
 from dts.server.record.lines import line_numbers, lines_of_parts
+from dts.server.record.pages import result_page, result_rows
 
 _MAX_BLOCKS = 100
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -12,7 +11,7 @@ import msgspec
 from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
-from dts.model import Block, Finished, Function, Part, Run, RunState, Turns, User, bitmap, job_id, new_id
+from dts.model import Block, Finished, Function, Part, Run, RunState, Turns, User, new_id
 from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
@@ -34,7 +33,7 @@ from dts.server.intake.options import own_options
 from dts.server.notify.runs import notify_at_end, own_recipients
 from dts.server.publish.waiting import Waiting
 from dts.server.record.lines import MAX_LINE, lines_of_parts
-from dts.server.record.results import part_results, result_fields
+from dts.server.record.pages import result_page, result_rows
 from dts.server.versions import library
 from dts.wire import codec, dts_pb2
 from dts.wire.numbers import Priority, Weight
@@ -483,30 +482,3 @@ def _turns(run: Run, params: RunChanges) -> Turns | None:
         return None
     priority = run.priority if isinstance(params.priority, msgspec.UnsetType) else params.priority
     return Turns(priority, run.weight if isinstance(params.weight, msgspec.UnsetType) else params.weight)
-
-
-def result_page(parts: list[Part], run: Run) -> bytes:
-    """Parts as they are stored, for a client that reads protobuf."""
-    page = dts_pb2.ResultPage()
-    for part in parts:
-        number, _, _ = part.receipt.partition(".")
-        page.parts.add(
-            receipt=part.receipt,
-            block=int(number),
-            jobs=bitmap.to_bytes(part.jobs, run.block_size).rstrip(b"\0"),
-            body=part.body,
-            content_encoding=part.content_encoding,
-        )
-    return page.SerializeToString()
-
-
-def result_rows(part: Part, run: Run, lines: Sequence[int] | None) -> bytes:
-    """One line of JSON a result, for a client that reads NDJSON; with the `line` of each if that is known."""
-    first = int(part.receipt.partition(".")[0]) * run.block_size
-    rows = []
-    for batch, result in part_results(part):
-        number = first + result.index
-        line = {} if lines is None else {"line": lines[result.index]}
-        about = {"id": job_id(run.id, number), "job": number, "receipt": part.receipt}
-        rows.append({**line, **about, **result_fields(batch, result)})
-    return msgspec.json.Encoder().encode_lines(rows)

@@ -15,7 +15,7 @@ import pytest
 from dts.broker import Broker, Event, Message, QueueDepth
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable
-from dts.model import Block, Claim, Function, Limits, Outcome, Run, User, WorkerState, new_id
+from dts.model import Block, Claim, Function, Limits, Outcome, Record, Run, User, WorkerState, new_id
 from dts.server.access.parties import PartiesOf
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.lookup.catalogue import Catalogue
@@ -45,6 +45,9 @@ class Recorder:
         self.said: list[str] = []
         self.released: list[str] = []
         self.waiting = 0
+
+    async def list_records(self, kind: type[Record], **_: Any) -> list[Record]:
+        return []  # no routes are paused
 
     async def publish(self, queue: str, messages: Sequence[Message], **_: Any) -> None:
         self.first.set()
