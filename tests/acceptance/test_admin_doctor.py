@@ -7,8 +7,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.services.deployment import Deployment, wait_until
+from tests.services.deployment import Deployment
 from tests.services.rabbitmq import RabbitServer
+from tests.services.waiting import wait_until
 
 Found = dict[str, dict[str, str]]
 

@@ -12,7 +12,8 @@ import pexpect
 import pytest
 
 from dts.client.command.exits import COULD_NOT_RUN
-from tests.services.deployment import Deployment, rows, wait_until
+from tests.services.deployment import Deployment, rows
+from tests.services.waiting import wait_until
 
 PATIENCE = 20
 """Seconds that the shell has for an answer."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.services.deployment import ROOT, Deployment, wait_until
+from tests.services.deployment import ROOT, Deployment
+from tests.services.waiting import wait_until
 
 PAGE = ROOT / "docs/administration.md"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.deployment import Deployment, count_rows, rows, wait_until
+from tests.services.deployment import Deployment, count_rows, rows
+from tests.services.waiting import wait_until
 
 
 @pytest.fixture

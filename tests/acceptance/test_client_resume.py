@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_main_job import SLOWLY, check_exactly_one_correct_row_per_line
-from tests.services.deployment import Deployment, count_rows, rows, wait_until
+from tests.services.deployment import Deployment, count_rows, rows
+from tests.services.waiting import wait_until
 
 SEED = 20261128
 

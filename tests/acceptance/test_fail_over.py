@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_main_job import check_exactly_one_correct_row_per_line
-from tests.services.deployment import Deployment, count_rows, wait_until
+from tests.services.deployment import Deployment, count_rows
 from tests.services.mongodb import MongoReplicaSet
 from tests.services.rabbitmq import RabbitServer
+from tests.services.waiting import wait_until
 
 LINES = 5000
 
@@ -42,5 +43,5 @@ def test_the_loss_of_the_primary_loses_no_line(
         if again:
             replica_set.primary()
             killed.start()
-        assert deployment.wait("client", timeout=90) == 0, deployment.log("client")
+        assert deployment.wait("client") == 0, deployment.log("client")
         check_exactly_one_correct_row_per_line(outfile, LINES)

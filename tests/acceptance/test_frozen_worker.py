@@ -12,7 +12,8 @@ import pytest
 
 from tests.acceptance.test_delayed_jobs import Caller
 from tests.services.base import freeze
-from tests.services.deployment import Deployment, wait_until
+from tests.services.deployment import Deployment
+from tests.services.waiting import wait_until
 
 FUNCTION = """
 import os

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.services.base import freeze
-from tests.services.deployment import Deployment, count_rows, rows, wait_until
+from tests.services.deployment import Deployment, count_rows, rows
 from tests.services.rabbitmq import RabbitServer
+from tests.services.waiting import wait_until
 
 LINES = 2000
 FUNCTION = """
@@ -56,7 +57,7 @@ def start_run(deployment: Deployment, infile: Path, outfile: Path) -> None:
 
 def check_rows(deployment: Deployment, outfile: Path) -> None:
     """Wait for the end of the run; each line has one row."""
-    assert deployment.wait("client", timeout=60) == 0, deployment.log("client")
+    assert deployment.wait("client") == 0, deployment.log("client")
     assert sorted(row["line"] for row in rows(outfile)) == list(range(1, LINES + 1))
     assert all(row["success"] for row in rows(outfile))
 

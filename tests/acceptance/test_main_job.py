@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.deployment import Deployment, count_rows, rows, wait_until
+from tests.services.deployment import Deployment, count_rows, rows
 from tests.services.mongodb import MongoServer
 from tests.services.rabbitmq import RabbitServer
+from tests.services.waiting import wait_until
 
 KILLED_AT = 2000
 """Rows that the client has written when something is killed: the run is well under way, and far from its end."""
@@ -66,7 +67,7 @@ def test_a_killed_process_loses_no_line_on_the_cluster(
         services[victim].kill() if victim in services else cluster.kill(victim)
     for victim in reversed(victims):
         services[victim].start() if victim in services else cluster.restart(victim)
-    assert cluster.wait("client", timeout=60) == 0, cluster.log("client")
+    assert cluster.wait("client") == 0, cluster.log("client")
     check_exactly_one_correct_row_per_line(outfile, 20_000)
 
 
@@ -81,7 +82,7 @@ def test_a_worker_that_is_told_to_end_finishes_and_loses_no_line(
     deployment.signal("worker", signal.SIGTERM)
     assert deployment.wait("worker") == 0
     deployment.restart("worker")
-    assert deployment.wait("client", timeout=60) == 0, deployment.log("client")
+    assert deployment.wait("client") == 0, deployment.log("client")
     check_exactly_one_correct_row_per_line(outfile, 10_000)
 
 
@@ -97,5 +98,5 @@ def test_a_killed_process_loses_no_line_when_embedded(
     assert client.poll() is None, "the run ended before anything was killed"
     embedded.kill(victim)
     embedded.restart(victim)
-    assert embedded.wait("client", timeout=60) == 0, embedded.log("client")
+    assert embedded.wait("client") == 0, embedded.log("client")
     check_exactly_one_correct_row_per_line(outfile, 20_000)

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from tests.services.base import free_port
-from tests.services.deployment import ROOT, Deployment, rows, wait_until
+from tests.services.deployment import ROOT, Deployment, rows
 from tests.services.rabbitmq import RabbitServer
+from tests.services.waiting import wait_until
 
 LINES = 3000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from dts.model.attempts import ATTEMPT_OPTIONS
 from dts.model.ranges import BLOCK_DIGITS, TIME
 from tests.integration.conftest import Api
 from tests.services.deployment import Deployment
+from tests.services.waiting import within
 
 BLOCKS = (0, 2**21, 2**31, 2**32, 10**BLOCK_DIGITS - 1)
 """Numbers of blocks: the second one's jobs have numbers of 32 bits, and one more."""
@@ -32,7 +32,7 @@ JOBS: list[dict[str, Any]] = [
 
 
 async def ended(api: Api, job: str) -> dict[str, Any]:
-    async with asyncio.timeout(60):
+    async with within():
         while True:
             found: dict[str, Any] = await api.call("GET", f"/jobs/{job}?wait=5")
             if found["state"] in ("succeeded", "failed", "cancelled"):

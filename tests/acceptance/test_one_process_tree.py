@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.services.deployment import Deployment, rows, wait_until
+from tests.services.deployment import Deployment, rows
+from tests.services.waiting import wait_until
 
 
 def start(deployment: Deployment, *flags: str) -> psutil.Process:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.acceptance.test_delayed_jobs import Caller
 from tests.services.deployment import Deployment
+from tests.services.waiting import within
 
 FUNCTION = """
 import time
@@ -41,7 +42,7 @@ def most_at_once(rows: list[tuple[float, float]]) -> int:
 
 async def all_ended(call: Caller) -> Any:
     """The caller's statistics when everything has ended."""
-    async with asyncio.timeout(60):
+    async with within():
         while True:
             seen = (await call("GET", "/jobs/"))["statistics"]
             if seen["succeeded"] + seen["failed"] == seen["total"]:

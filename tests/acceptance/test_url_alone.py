@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from dts.client import DtsClient
-from tests.services.deployment import ROOT, Deployment, wait_until
+from tests.services.deployment import ROOT, Deployment
+from tests.services.waiting import wait_until
 
 REFUSED = 12
 """Forgeries that end as dead letters: all but the events and the forged dead letter, which is one already."""

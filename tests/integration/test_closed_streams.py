@@ -17,6 +17,7 @@ import pytest
 from tests.integration.client.test_run import FakeServer, server
 from tests.integration.conftest import Site
 from tests.services.base import free_port
+from tests.services.waiting import within
 
 __all__ = ["server"]  # a fixture
 
@@ -163,7 +164,7 @@ async def test_a_process_needs_no_standard_input(
     assert process.stderr is not None
     said = ""
     try:
-        async with asyncio.timeout(30):
+        async with within():
             while not all(words in said for words in ready):
                 line = (await process.stderr.readline()).decode()
                 assert line, said
@@ -172,6 +173,6 @@ async def test_a_process_needs_no_standard_input(
     finally:
         if process.returncode is None:
             process.terminate()
-        async with asyncio.timeout(30):
+        async with within():
             said += (await process.communicate())[1].decode()
     assert process.returncode == 0, said

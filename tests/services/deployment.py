@@ -7,29 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from tests.services.base import free_port
+from tests.services.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
-
-
-def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 30.0, every: float = 0.02) -> Any:
-    """Poll until `condition` gives something true, and return that; fail with `what` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        if value := condition():
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout} s for {what}")
-        time.sleep(every)
 
 
 @dataclass
@@ -97,7 +85,7 @@ class Deployment:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -157,7 +145,7 @@ class Deployment:
         """Start a process again with the command that it was started with."""
         self.start(name, *self._commands[name])
 
-    def wait(self, name: str, timeout: float = 30.0) -> int:
+    def wait(self, name: str, timeout: float = PATIENCE) -> int:
         """Wait for the end of a process; returns its exit code."""
         return self._processes[name].wait(timeout)
 
@@ -176,7 +164,7 @@ class Deployment:
             if process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(15)
+                    process.wait(PATIENCE / 4)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -216,7 +204,7 @@ class Deployment:
         return self.start("client", *self.client_command(function, infile, outfile, *flags))
 
     def run_client(
-        self, function: str, infile: Path, outfile: Path, *flags: str, timeout: float = 120.0
+        self, function: str, infile: Path, outfile: Path, *flags: str, timeout: float = 2 * PATIENCE
     ) -> subprocess.CompletedProcess[str]:
         """Run `dts-client` to its end."""
         command = self.client_command(function, infile, outfile, *flags)

@@ -19,7 +19,7 @@ import asyncssh
 import psutil
 
 from tests.services.base import Managed, free_port
-from tests.services.deployment import wait_until
+from tests.services.waiting import wait_until
 
 SSHD = Path("/usr/sbin/sshd")
 

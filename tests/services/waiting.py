@@ -21,18 +21,18 @@ PATIENCE = 120.0 * float(os.environ.get("DTS_TEST_PATIENCE", "1"))
 _POLL_INTERVAL = 0.01
 
 
-def wait_until(condition: Callable[[], T], what: str) -> T:
+def wait_until(condition: Callable[[], T], what: str, *, timeout: float = PATIENCE) -> T:
     """Poll until a condition gives something true, and return that.
 
     Raises:
-        AssertionError: it does not, for PATIENCE seconds; the message names `what`.
+        AssertionError: it does not, for `timeout` seconds; the message names `what`.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + timeout
     while True:
         if value := condition():
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE:.0f} s for {what}")
+            raise AssertionError(f"waited {timeout:.0f} s for {what}")
         time.sleep(_POLL_INTERVAL)
 
 

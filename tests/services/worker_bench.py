@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from dts.wire import codec
 from dts.wire.dts_pb2 import RETRY, SUCCEEDED, JobBatch, Options, Result, ResultBatch
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED, TOPIC_CANCELLED_WHICH, end_of_answer, jobs_queue
 from tests.services.fleet import a_fleet_key
+from tests.services.waiting import within
 
-DEADLINE = 30.0
 """Seconds after which a test that waits has failed."""
 
 
@@ -88,7 +88,7 @@ class Bench:
 
     async def wait(self, run: str, jobs: int) -> list[Result]:
         """Wait until so many jobs of a run have ended; their results by index, the first one of each."""
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while len(found := self._ended(run)) < jobs:
                 await self.receive()
         return [found[index] for index in sorted(found)]
@@ -143,7 +143,7 @@ class Bench:
 
     async def wait_settled(self, route: str = "default") -> None:
         """Wait until no message of a route waits and none is held by a worker that runs."""
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while (depth := await self.broker.depth(jobs_queue(route))).ready or depth.held:
                 await asyncio.sleep(0.01)
 
@@ -153,7 +153,7 @@ class Bench:
         async with consumer:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.15):
-                    assert await consumer.receive() == []
+                    assert [delivery.message.headers for delivery in await consumer.receive()] == []
 
 
 @pytest.fixture
@@ -174,13 +174,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 def value(result: Result) -> Any:
     assert result.status == SUCCEEDED, result
     return msgspec.json.decode(result.value)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker, Consumer, Delivery, Message, origin
 from dts.wire.queues import DEAD
+from tests.services.waiting import within
 
 
 def messages(*bodies: str) -> list[Message]:
@@ -24,10 +25,10 @@ def bodies(deliveries: Iterable[Delivery]) -> list[str]:
     return [delivery.message.body.decode() for delivery in deliveries]
 
 
-async def take(consumer: Consumer, count: int, *, timeout: float = 20) -> list[Delivery]:
+async def take(consumer: Consumer, count: int) -> list[Delivery]:
     """Receive exactly so many."""
     taken: list[Delivery] = []
-    async with asyncio.timeout(timeout):
+    async with within():
         while len(taken) < count:
             taken += await consumer.receive(count - len(taken))
     return taken
@@ -43,9 +44,9 @@ async def nothing_comes(consumer: Consumer, seconds: float = 0.2) -> bool:
     return False
 
 
-async def depth_becomes(broker: Broker, queue: str, ready: int, *, timeout: float = 10) -> None:
+async def depth_becomes(broker: Broker, queue: str, ready: int) -> None:
     """Wait until so many messages of a queue are ready; RabbitMQ counts a little later than it confirms."""
-    async with asyncio.timeout(timeout):
+    async with within():
         while (await broker.depth(queue)).ready != ready:
             await asyncio.sleep(0.02)
 
@@ -53,7 +54,7 @@ async def depth_becomes(broker: Broker, queue: str, ready: int, *, timeout: floa
 async def dead_letters(broker: Broker, queue: str, count: int) -> Sequence[Delivery]:
     """Take so many dead letters that came from a queue, and drop those of other tests."""
     found: list[Delivery] = []
-    async with await broker.consume(DEAD, prefetch=100) as consumer, asyncio.timeout(20):
+    async with await broker.consume(DEAD, prefetch=100) as consumer, within():
         while len(found) < count:
             taken = await consumer.receive(100)
             await consumer.ack(taken)

@@ -28,6 +28,7 @@ import uvloop
 
 from dts.broker import Broker, Message, open_broker
 from tests.services.kill_points import POINTS
+from tests.services.waiting import within
 
 
 class Peer:
@@ -43,16 +44,16 @@ class Peer:
             await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, *arguments, stdin=PIPE, stdout=PIPE)
         )
 
-    async def line(self, timeout: float = 20) -> str:
+    async def line(self) -> str:
         """The next line that it prints; empty when it has ended."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(timeout):
+        async with within():
             return (await self._process.stdout.readline()).decode().rstrip("\n")
 
     async def lines(self) -> list[str]:
         """All lines until it ends."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(60):
+        async with within():
             return (await self._process.stdout.read()).decode().splitlines()
 
     def tell(self, line: str = "") -> None:

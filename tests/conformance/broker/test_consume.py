@@ -15,6 +15,7 @@ from tests.conformance.broker.helpers import (
     numbered,
     take,
 )
+from tests.services.waiting import within
 
 
 async def test_a_consumer_holds_no_more_than_its_prefetch(broker: Broker, queue: str) -> None:
@@ -72,7 +73,7 @@ async def test_a_nacked_message_comes_again_at_once(broker: Broker, queue: str) 
         assert not first[0].redelivered
         await consumer.nack(first)
 
-        second = await take(consumer, 1, timeout=2)
+        second = await take(consumer, 1)
         assert bodies(second) == ["again"]
         assert (second[0].redelivered, second[0].count) == (True, 1)
 
@@ -142,7 +143,7 @@ async def test_a_closed_consumer_gives_back_at_once_what_it_had(broker: Broker, 
     await first.close()
 
     async with await broker.consume(queue, prefetch=6) as second:
-        assert sorted(bodies(await take(second, 6, timeout=2))) == [f"m-{number}" for number in range(6)]
+        assert sorted(bodies(await take(second, 6))) == [f"m-{number}" for number in range(6)]
 
 
 async def test_a_closed_broker_gives_back_what_its_consumers_had(broker: Broker, other: Broker, queue: str) -> None:
@@ -152,7 +153,7 @@ async def test_a_closed_broker_gives_back_what_its_consumers_had(broker: Broker,
     await other.close()
 
     async with await broker.consume(queue, prefetch=3) as consumer:
-        assert bodies(await take(consumer, 3, timeout=2)) == bodies(held)
+        assert bodies(await take(consumer, 3)) == bodies(held)
 
 
 async def test_receive_ends_when_the_consumer_is_closed(broker: Broker, queue: str) -> None:
@@ -170,7 +171,7 @@ async def test_a_cancelled_receive_loses_nothing(broker: Broker, queue: str) -> 
     async with await broker.consume(queue, prefetch=100) as consumer:
         publishing = asyncio.create_task(broker.publish(queue, numbered(100)))
         arrived: list[str] = []
-        async with asyncio.timeout(20):
+        async with within():
             while len(arrived) < 100:
                 try:
                     arrived += bodies(await asyncio.wait_for(consumer.receive(3), 0.0005))

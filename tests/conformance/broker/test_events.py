@@ -11,13 +11,14 @@ from dts.broker import Broker, Event
 from dts.broker.amqp import consumer as amqp_consumer
 from dts.broker.sqlite import consumer as sqlite_consumer
 from tests.conformance.broker.peer import Peer
+from tests.services.waiting import within
 
 
 async def test_every_subscriber_of_a_topic_gets_an_event(broker: Broker, other: Broker, queue: str) -> None:
     async with (
         await broker.subscribe([queue, f"{queue}.more"]) as near,
         await other.subscribe([queue]) as far,
-        asyncio.timeout(10),
+        within(),
     ):
         await broker.ping()
         await broker.broadcast(f"{queue}.none", "not for us")
@@ -31,7 +32,7 @@ async def test_every_subscriber_of_a_topic_gets_an_event(broker: Broker, other: 
 
 async def test_an_event_of_several_kilobytes_arrives(broker: Broker, other: Broker, queue: str) -> None:
     payload = " ".join(f"run-{number:06}" for number in range(1000))
-    async with await other.subscribe([queue]) as subscription, asyncio.timeout(10):
+    async with await other.subscribe([queue]) as subscription, within():
         await broker.ping()
         await broker.broadcast(queue, payload)
         assert await subscription.get() == Event(queue, payload)
@@ -54,13 +55,13 @@ async def test_an_event_comes_from_other_processes(
 ) -> None:
     async with await broker.subscribe([queue]) as subscription:
         await start_peer(url, "broadcast", queue, "hello")  # more than once: an event may get lost
-        async with asyncio.timeout(20):
+        async with within():
             assert [await subscription.get() for _ in range(3)] == [Event(queue, "hello")] * 3
 
 
 async def test_many_long_events_in_a_row_all_arrive(broker: Broker, other: Broker, queue: str) -> None:
     payloads = [f"{number} " + "x" * 3000 for number in range(150)]
-    async with await other.subscribe([queue]) as subscription, asyncio.timeout(10):
+    async with await other.subscribe([queue]) as subscription, within():
         await broker.ping()
         for payload in payloads:
             assert await broker.broadcast(queue, payload)
@@ -73,7 +74,7 @@ async def test_a_subscription_tells_that_it_could_not_keep_all_events(
 ) -> None:
     for module in (amqp_consumer, sqlite_consumer):
         monkeypatch.setattr(module, "EVENTS_KEPT", 3)
-    async with await other.subscribe([queue]) as subscription, asyncio.timeout(10):
+    async with await other.subscribe([queue]) as subscription, within():
         await broker.ping()
         await subscription.listening()
         assert not subscription.missed.is_set()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dts.broker import Broker
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, numbered, take
 from tests.conformance.broker.peer import Peer
+from tests.services.waiting import within
 
 StartPeer = Callable[..., Awaitable[Peer]]
 
@@ -22,7 +23,7 @@ async def test_what_a_killed_process_had_comes_again_soon(
     async with await broker.consume(queue, prefetch=3) as consumer:
         await peer.kill()
 
-        deliveries = await take(consumer, 3, timeout=3)
+        deliveries = await take(consumer, 3)
 
         assert sorted(bodies(deliveries)) == ["m-0", "m-1", "m-2"]
         assert {delivery.count for delivery in deliveries} == {1}
@@ -53,7 +54,7 @@ async def test_many_processes_lose_nothing_and_double_nothing(
             done[await worker.line()] += 1
 
     following = [asyncio.create_task(follow(worker)) for worker in workers]
-    async with asyncio.timeout(40):
+    async with within():
         for publisher in publishers:
             assert await publisher.line() == "published"
         await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
@@ -82,7 +83,7 @@ async def test_workers_that_are_killed_at_work_lose_nothing(
         seen.update(await worker.lines())
         await worker_end
 
-    async with await broker.consume(queue, prefetch=50) as consumer, asyncio.timeout(20):
+    async with await broker.consume(queue, prefetch=50) as consumer, within():
         while not published <= seen:
             deliveries = await consumer.receive(50)
             seen.update(bodies(deliveries))

@@ -10,6 +10,7 @@ import pytest
 from dts.broker import Broker, Message, open_broker
 from dts.errors import BrokerUnavailable, ConfigError
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, numbered, take
+from tests.services.waiting import within
 
 
 async def test_messages_arrive_in_the_order_of_publishing(broker: Broker, queue: str) -> None:
@@ -62,7 +63,7 @@ async def test_what_was_confirmed_is_there_after_a_restart_of_the_process(url: s
 
 
 async def test_thousands_of_concurrent_publishes_all_return(broker: Broker, queue: str) -> None:
-    async with asyncio.timeout(30):
+    async with within():
         await asyncio.gather(*(broker.publish(queue, [message]) for message in numbered(5_000)))
 
     await depth_becomes(broker, queue, 5_000)
@@ -71,7 +72,7 @@ async def test_thousands_of_concurrent_publishes_all_return(broker: Broker, queu
 async def test_concurrent_publishes_to_several_queues_are_confirmed(broker: Broker, queue: str) -> None:
     queues = [f"{queue}.{number}" for number in range(4)]
 
-    async with asyncio.timeout(30):
+    async with within():
         await asyncio.gather(*(broker.publish(name, numbered(3)) for name in queues for _ in range(50)))
 
     for name in queues:
@@ -92,7 +93,7 @@ async def test_an_abandoned_publish_disturbs_no_other(broker: Broker, queue: str
         task.cancel()
     await asyncio.gather(*abandoned, return_exceptions=True)
 
-    async with asyncio.timeout(10):
+    async with within():
         await broker.publish(queue, messages("last"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dts.broker import Message, open_broker
 from dts.wire.queues import DEAD, HEARTBEATS, LOGS, RESULTS, TOPIC_CANCELLED, jobs_queue
 from dts.worker.telemetry.rights import describe_excess
 from tests.services.rabbitmq import RabbitServer
+from tests.services.waiting import within
 
 PAGE = Path(__file__).parents[3] / "docs/security.md"
 
@@ -39,7 +39,7 @@ def urls(rabbit: RabbitServer) -> dict[str, str]:
 
 async def test_each_role_can_do_its_work_and_a_worker_cannot_take_others_messages(urls: dict[str, str]) -> None:
     jobs = jobs_queue("default")
-    async with asyncio.timeout(60), open_broker(urls["server"]) as server:
+    async with within(), open_broker(urls["server"]) as server:
         await server.declare([DEAD, RESULTS, HEARTBEATS, LOGS, jobs, jobs_queue("server")])
         async with (
             open_broker(urls["worker"]) as worker,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ from dts.broker import Broker, Message, open_broker, origin, revived
 from dts.broker.sealed import SealedBroker
 from dts.wire.queues import DEAD
 from dts.wire.seal import Seal
+from tests.services.waiting import within
 
 SEAL, OTHER = Seal([b"fleet" * 10]), Seal([b"other" * 10])
 
@@ -38,7 +38,7 @@ def test_nothing_of_a_broker_is_left_unsealed_by_accident() -> None:
 async def test_what_the_fleet_publishes_arrives(broker: Broker, queue: str) -> None:
     messages = [Message(b"one", "deflate", {"run": "r", "count": 1}), Message(b"", "", {})]
     await broker.publish(queue, messages)
-    async with asyncio.timeout(10), await broker.consume(queue, prefetch=10) as consumer:
+    async with within(), await broker.consume(queue, prefetch=10) as consumer:
         found: list[bytes] = []
         while len(found) < 2:
             deliveries = await consumer.receive(10)
@@ -50,7 +50,7 @@ async def test_what_the_fleet_publishes_arrives(broker: Broker, queue: str) -> N
 async def test_a_message_without_the_seal_is_a_dead_letter(
     broker: Broker, bare: Broker, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(20), await broker.consume(queue, prefetch=10) as consumer:
+    async with within(), await broker.consume(queue, prefetch=10) as consumer:
         await broker.publish("elsewhere", [Message(b"moved")])
         async with await bare.consume("elsewhere", prefetch=1) as there:
             [moved] = await there.receive()
@@ -89,7 +89,7 @@ async def open_and_publish(bare: Broker, queue: str, moved: Message) -> None:
 
 async def test_a_genuine_dead_letter_is_known_as_one(broker: Broker, bare: Broker, queue: str) -> None:
     await broker.publish(queue, [Message(b"work", "", {"count": 1})])
-    async with asyncio.timeout(20), await broker.consume(queue, prefetch=1) as consumer:
+    async with within(), await broker.consume(queue, prefetch=1) as consumer:
         await consumer.reject(await consumer.receive(), "nobody can read it")
         await bare.publish(DEAD, [Message(b"forged", "", {"x-dts-queue": queue, "x-dts-reason": "delivery_limit"})])
         found: dict[bytes, str] = {}
@@ -111,7 +111,7 @@ async def test_a_genuine_dead_letter_is_known_as_one(broker: Broker, bare: Broke
 
 async def test_what_is_released_stays_genuine(broker: Broker, queue: str) -> None:
     await broker.publish(queue, [Message(b"work", "", {"count": 1})])
-    async with asyncio.timeout(20):
+    async with within():
         async with await broker.consume(queue, prefetch=1) as consumer:
             for settle in (consumer.release, consumer.nack):
                 await settle(await consumer.receive())
@@ -124,7 +124,7 @@ async def test_what_is_released_stays_genuine(broker: Broker, queue: str) -> Non
 async def test_events_without_the_seal_are_dropped(broker: Broker, bare: Broker) -> None:
     topics = ["topic-of-sealed", "another-of-sealed"]
     async with (
-        asyncio.timeout(20),
+        within(),
         await broker.subscribe(topics) as events,
         await bare.subscribe(topics) as overheard,
     ):

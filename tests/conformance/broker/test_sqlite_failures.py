@@ -21,6 +21,7 @@ from dts.errors import BrokerUnavailable, ConfigError
 from dts.store import open_store
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
 from tests.conformance.broker.peer import Peer
+from tests.services.waiting import within
 
 StartPeer = Callable[..., Awaitable[Peer]]
 
@@ -189,7 +190,7 @@ async def test_a_forked_child_does_not_keep_its_dead_parent_alive(
         assert await peer.line() == "m-0"
         async with await broker.consume(queue, prefetch=1) as consumer:
             await peer.kill()
-            assert bodies(await take(consumer, 1, timeout=3)) == ["m-0"]
+            assert bodies(await take(consumer, 1)) == ["m-0"]
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -202,7 +203,7 @@ async def test_messages_arrive_though_every_hint_is_lost(broker: Broker, path: P
         for pipe in path.with_name("queue.db.wake").glob("*.fifo"):
             pipe.unlink()
         await other.publish(queue, messages("unannounced"))
-        assert bodies(await take(consumer, 1, timeout=3)) == ["unannounced"]
+        assert bodies(await take(consumer, 1)) == ["unannounced"]
 
 
 async def test_a_process_that_stood_still_is_told_that_events_for_it_were_lost(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ async def test_a_process_that_stood_still_is_told_that_events_for_it_were_lost(t
             left = own.send_event("topic", "again" + "x" * 3000)
         own.give_up(left)
         assert own.send_event("topic", "never" + "x" * 3000) == {}, "nobody waits for it any more"
-        async with asyncio.timeout(5):
+        async with within():
             while "again" not in heard:
                 await asyncio.sleep(0.01)
             own.send_event("topic", "after")
@@ -246,7 +247,7 @@ async def test_what_dead_processes_leave_is_cleaned_up(
     await broker.broadcast(queue, "anyone?")
     assert not list(wake.glob("*.fifo"))
 
-    async with await broker.consume(queue, prefetch=1), asyncio.timeout(5):
+    async with await broker.consume(queue, prefetch=1), within():
         while len(list(wake.glob("*.lock"))) > 1:
             await asyncio.sleep(0.02)
 

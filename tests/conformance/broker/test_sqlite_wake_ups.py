@@ -14,6 +14,7 @@ from dts.broker.sqlite.pipe import ProcessPipe
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, take
 from tests.conformance.broker.peer import Peer
 from tests.services.kill_points import POINTS
+from tests.services.waiting import within
 
 StartPeer = Callable[..., Awaitable[Peer]]
 
@@ -67,7 +68,7 @@ async def test_what_a_process_was_making_when_it_died_is_removed(
     peer = await start_peer(url, "die-at", "while-making-its-pipe", "offer", queue)
     assert await peer.lines() == []
     wake = tmp_path / "queue.db.wake"
-    async with await broker.consume(queue, prefetch=1), asyncio.timeout(20):
+    async with await broker.consume(queue, prefetch=1), within():
         while len(os.listdir(wake)) > 2:  # the pipe and the lock of this process
             await asyncio.sleep(0.02)
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from tests.services.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[3]
 
 Process = asyncio.subprocess.Process
@@ -29,7 +31,7 @@ async def actors(number: int, action: str, url: str, argument: str) -> AsyncIter
 async def line(process: Process) -> str:
     """The next line that a process prints; empty when it has ended."""
     assert process.stdout is not None
-    return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+    return (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode().strip()
 
 
 @asynccontextmanager

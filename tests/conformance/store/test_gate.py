@@ -14,6 +14,7 @@ from dts.store import Store
 from dts.store.contract.gate import Release
 from tests.conformance.store.builders import jobs, make_block, make_run, succeeded
 from tests.conformance.store.test_delayed import make_slice
+from tests.services.waiting import within
 
 
 async def blocks_of(store: Store, count: int, *, user: str = "ann", function: str = "text/upper") -> list[Block]:
@@ -131,7 +132,7 @@ async def test_one_holds_a_name_until_the_time_is_over_or_it_lets_go(
     assert await store.acquire("gate", winner, seconds=0.3)
     assert not await other.acquire("gate", "x", seconds=30)
     assert await other.acquire("another", "x", seconds=30)
-    async with asyncio.timeout(5):
+    async with within():
         while not await other.acquire("gate", "x", seconds=30):
             await asyncio.sleep(0.02)
     await store.release("gate", winner)
@@ -148,7 +149,7 @@ async def test_who_holds_a_name_far_too_long_keeps_it_for_the_usual_time(
     await other.start()
     assert await store.acquire("gate", "dead", seconds=3600)
     assert not await other.acquire("gate", "x", seconds=0.3), "it may be alive"
-    async with asyncio.timeout(5):
+    async with within():
         while not await other.acquire("gate", "x", seconds=0.3):
             await asyncio.sleep(0.02)
     assert await store.acquire("other", "alive", seconds=3600)

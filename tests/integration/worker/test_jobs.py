@@ -18,7 +18,8 @@ from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch
 from dts.wire.queues import DEAD, RESULTS, TOPIC_CANCELLED, jobs_queue
 from dts.worker.events import Events
 from dts.worker.worker import InternationalWorker, Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, value
+from tests.services.waiting import within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -198,7 +199,7 @@ async def test_finished_jobs_do_not_wait_for_a_slow_one(bench: Bench) -> None:
         run = await bench.send("own/gate", [""], [""], [str(gate)], [""])
         assert len(await bench.wait(run, 2)) == 2, "while the third is still at work"
         assert bench.times[-1] - began < 1.0, "0.1 s, on a machine that has time"
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while not bench.batches[-1].running:
                 await bench.receive()
         assert list(bench.batches[-1].running) == [2], "reported after a second of work"
@@ -226,7 +227,7 @@ async def test_a_short_message_does_not_wait_behind_a_long_one_while_a_child_is_
     )
     first, second = bench.functions / "first", bench.functions / "second"
     async with Worker(bench.settings(processes=2), bench.broker) as worker:
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while worker.free_slots < 4:  # until both children are given messages ahead
                 for quick in [await bench.send("text/upper", ["a"]) for _ in range(20)]:
                     await bench.wait(quick, 1)
@@ -261,7 +262,7 @@ async def test_results_wait_for_a_broker_that_is_away(bench: Bench, monkeypatch:
     refused, limit = 0, sys.maxsize  # it stays away: the worker ends all the same, and the jobs go back
     async with Worker(bench.settings(drain_timeout=0.5), bench.broker) as worker:
         run = await bench.send("text/upper", ["b"])
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while not refused:
                 await asyncio.sleep(0.01)
         assert worker.events.count("text/upper", Events.DONE) == 1
@@ -275,7 +276,7 @@ async def test_messages_of_a_cancelled_run_are_passed_over(bench: Bench) -> None
     cancelled = new_id()
     async with Worker(bench.settings(), bench.broker) as worker:
         await bench.broker.broadcast(TOPIC_CANCELLED, f"{new_id()} {cancelled}")
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             for number in itertools.count():  # a broadcast may take a moment
                 await bench.send("text/upper", [f"{number}"], run=cancelled)
                 await bench.run("text/upper", ["after it in the queue"])
@@ -294,7 +295,7 @@ async def test_a_message_that_does_not_decode_goes_to_the_dead_letters(bench: Be
     ]
     async with Worker(bench.settings(), bench.broker) as worker:
         await bench.broker.publish(jobs_queue("default"), bad)
-        async with await bench.broker.consume(DEAD, prefetch=10) as dead, asyncio.timeout(DEADLINE):
+        async with await bench.broker.consume(DEAD, prefetch=10) as dead, within():
             found: list[Delivery] = []
             while len(found) < len(bad):
                 found += await dead.receive(10)

@@ -16,6 +16,7 @@ from dts.model import WorkerState
 from dts.wire.queues import jobs_queue
 from tests.integration.conftest import Site
 from tests.integration.management.shell.conftest import Run, said, write
+from tests.services.waiting import within
 
 
 def read(path: str) -> str:
@@ -214,7 +215,7 @@ async def bury_a_job(site: Site) -> None:
     await site.api().call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
     async with await site.broker.consume(jobs_queue("default"), prefetch=10) as consumer:
         await consumer.reject(await consumer.receive(10), "undecodable")
-    async with asyncio.timeout(10):
+    async with within():
         while not await site.store.list_dead_letters():
             await asyncio.sleep(0.01)
 

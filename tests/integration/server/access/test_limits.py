@@ -10,6 +10,7 @@ import pytest
 from tornado.httpclient import HTTPResponse
 
 from tests.integration.conftest import Api, Site, check_refusal
+from tests.services.waiting import within
 
 SUBJECTS = {
     "users/bob": "user bob",
@@ -44,7 +45,7 @@ async def test_unfinished_jobs_have_a_limit_that_is_changed_live(site: Site, pat
     assert (await post_jobs(bob, 1)).code == 201
     for batch in await site.take_messages(6):
         await site.finish(batch)
-    async with asyncio.timeout(10):
+    async with within():
         while (await post_jobs(bob, 6)).code != 201:
             await asyncio.sleep(0.02)
 
@@ -117,7 +118,7 @@ async def test_a_run_comes_in_blocks_that_fit_its_limits(site: Site) -> None:
     await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 3}})
     for batch in await site.take_messages(5):
         await site.finish(batch)
-    async with asyncio.timeout(10):
+    async with within():
         while (await bob.send("PUT", f"{blocks}/1", b"{}\n" * 5)).code != 201:
             await asyncio.sleep(0.02)  # larger than the limit by now, and let in since there is nothing else
 
@@ -127,7 +128,7 @@ async def test_a_limit_that_is_lifted_does_not_slow_the_rest_of_a_run(site: Site
     await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 1}})
     run = await bob.call("POST", "/runs/", {"function": "text/upper"}, status=201)
     await admin.call("PATCH", "/admin/users/bob", {"limits": {"unfinished": 1000}})
-    async with asyncio.timeout(10):
+    async with within():
         for number in itertools.count():
             answer = await bob.send("PUT", f"/runs/{run['id']}/blocks/{number}", b"{}\n")
             if answer.code == 201 and msgspec.json.decode(answer.body)["result"]["block_jobs"] == 64:
@@ -139,12 +140,12 @@ async def test_a_limit_that_is_lifted_does_not_slow_the_rest_of_a_run(site: Site
 async def test_no_run_is_opened_while_a_limit_lets_nothing_in(site: Site) -> None:
     admin, bob = site.api(), await site.add_user("bob", namespaces=("text",))
     await admin.call("PATCH", "/admin/namespaces/text", {"limits": {"unfinished": 0}})
-    async with asyncio.timeout(10):
+    async with within():
         while (answer := await post_run(bob)).code == 201:
             await asyncio.sleep(0.02)
     check_limit(answer, "namespace text: unfinished")
     await admin.call("PATCH", "/admin/namespaces/text", {"limits": {"unfinished": None}})
-    async with asyncio.timeout(10):
+    async with within():
         while (answer := await post_run(bob)).code != 201:
             await asyncio.sleep(0.02)
     run = msgspec.json.decode(answer.body)["result"]

@@ -26,6 +26,7 @@ from dts.server.notify.outbox import COLLECTION as OUTBOX
 from dts.store import Store, open_store
 from dts.wire import dts_pb2, queues
 from tests.services.receivers import MailServer, Webhook, mail_server, webhook_receiver
+from tests.services.waiting import within
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Fleet:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what daemons do."""
-        async with asyncio.timeout(60):
+        async with within():
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -114,7 +115,7 @@ async def test_a_thousand_errors_are_one_mail_with_their_number(tmp_path: Path) 
         def counted(documents: list[Document]) -> int:
             return sum([signal.count for signal in signals_of(documents)])
 
-        async with asyncio.timeout(60):
+        async with within():
             while counted(await fleet.store.list_documents(SIGNALS)) < 1000:
                 await asyncio.sleep(0.01)
         async with Stethoscope(fleet.store, fleet.broker, with_quick_logs(fleet.settings)):

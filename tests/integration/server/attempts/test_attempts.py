@@ -32,6 +32,7 @@ from dts.server.publish.repair import Again
 from dts.store import Store, open_store
 from dts.store.contract.gate import Release
 from dts.wire import codec, dts_pb2, queues
+from tests.services.waiting import within
 
 JOBS = 200
 """Jobs of the run that fails and fails, on each set of back ends."""
@@ -77,14 +78,13 @@ class Bench:
     async def published(self, count: int) -> list[tuple[int, int, int]]:
         """Index, attempt and fence of so many jobs that were published."""
         found: list[tuple[int, int, int]] = []
-        async with await self.broker.consume(queues.jobs_queue(self.route), prefetch=100) as consumer:
-            async with asyncio.timeout(20):
-                while len(found) < count:
-                    deliveries = await consumer.receive(100)
-                    for each in deliveries:
-                        batch = codec.decode(dts_pb2.JobBatch, each.message.body, each.message.content_encoding)
-                        found += [(job.index, job.attempt, job.fence) for job in batch.jobs]
-                    await consumer.ack(deliveries)
+        async with await self.broker.consume(queues.jobs_queue(self.route), prefetch=100) as consumer, within():
+            while len(found) < count:
+                deliveries = await consumer.receive(100)
+                for each in deliveries:
+                    batch = codec.decode(dts_pb2.JobBatch, each.message.body, each.message.content_encoding)
+                    found += [(job.index, job.attempt, job.fence) for job in batch.jobs]
+                await consumer.ack(deliveries)
         return sorted(found)
 
 
@@ -280,7 +280,7 @@ async def test_every_job_of_a_run_is_tried_exactly_as_often_as_it_may(urls: tupl
         await bench.again.publish(outcome, outcome.unfinished)
         jobs = await stack.enter_async_context(await broker.consume(queues.jobs_queue(route), prefetch=100))
         left = 4 * JOBS - JOBS // 2
-        async with asyncio.timeout(60):
+        async with within():
             while left:
                 deliveries = await jobs.receive(100)
                 for each in deliveries:

@@ -12,11 +12,12 @@ from dts.broker import Message
 from dts.model import Function, WorkerState
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site
+from tests.services.waiting import within
 
 
 async def state_becomes(api: Api, job: str, state: str) -> Any:
     """The job as it is told once it is in a state."""
-    async with asyncio.timeout(10):
+    async with within():
         while (seen := await api.call("GET", f"/jobs/{job}"))["state"] != state:
             await asyncio.sleep(0.02)
     return seen
@@ -128,7 +129,7 @@ async def test_a_running_job_tells_how_far_it_is(site: Site) -> None:
     [batch] = await site.take_messages(1)
     await say(site, batch, running=[0], progress=[dts_pb2.Progress(index=0, done=3, total=10)])
     seen = await state_becomes(api, job, "running")
-    async with asyncio.timeout(10):
+    async with within():
         while "progress" not in seen:
             seen = await api.call("GET", f"/jobs/{job}")
     assert seen["progress"] == {"done": 3, "total": 10}
@@ -145,7 +146,7 @@ async def test_a_running_job_shows_what_it_has_yielded(site: Site) -> None:
     await say(site, batch, running=range(4), progress=progress)
     for n, job in enumerate(jobs):
         seen = await state_becomes(api, job, "running")
-        async with asyncio.timeout(10):
+        async with within():
             while "partials" not in seen:
                 seen = await api.call("GET", f"/jobs/{job}")
         assert seen["partials"] == [str(n), {"a": [1, None]}, "x" * 2000]
@@ -183,19 +184,19 @@ async def test_jobs_for_a_route_that_nobody_serves_are_seen_as_such(site: Site) 
     await site.take_messages(1, route="far")
 
     async def unserved() -> Any:
-        async with asyncio.timeout(10):
+        async with within():
             while (seen := await api.call("GET", f"/runs/{run['id']}"))["statistics"]["queued"] == 0:
                 await asyncio.sleep(0.02)
         return seen.get("unserved_route")
 
     assert await unserved() is None, "nothing is known of any worker"
     await site.store.save_heartbeats([WorkerState("w", "h", time.time(), routes=("default",))])
-    async with asyncio.timeout(10):
+    async with within():
         while await unserved() != "far":
             await asyncio.sleep(0.1)
     assert (await api.call("GET", f"/jobs/{run['id']}-0"))["unserved_route"] == "far"
     await site.store.save_heartbeats([WorkerState("v", "h", time.time(), routes=("far",))])
-    async with asyncio.timeout(10):
+    async with within():
         while await unserved() is not None:
             await asyncio.sleep(0.1)
     assert "unserved_route" not in await api.call("GET", f"/jobs/{run['id']}-0")
@@ -209,7 +210,7 @@ async def test_jobs_on_a_route_that_their_function_has_left_are_seen_as_such(sit
     job = await api.call("POST", "/jobs/", {"function": "text/upper"}, status=201)
 
     async def seen(route: str | None) -> None:
-        async with asyncio.timeout(10):
+        async with within():
             while (await api.call("GET", f"/jobs/{job}")).get("unserved_route") != route:
                 await asyncio.sleep(0.05)
 
@@ -233,6 +234,6 @@ async def test_without_any_worker_no_route_is_served(site: Site, monkeypatch: py
     monkeypatch.setattr("dts.server.lookup.fleet.ALIVE", 0.0)
     api = site.api()
     job = await api.call("POST", "/jobs/", {"function": "text/upper", "args": ["a"]}, status=201)
-    async with asyncio.timeout(10):
+    async with within():
         while (await api.call("GET", f"/jobs/{job}")).get("unserved_route") != "default":
             await asyncio.sleep(0.05)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from dts.broker import Message
 from dts.config import Settings
 from dts.server.app import Server
+from dts.server.lookup import hub
 from dts.server.lookup.hub import Hub
 from dts.wire import codec, dts_pb2, queues
 from dts.wire.dts_pb2 import FAILED, Progress, ResultBatch
 from dts.worker.worker import Worker
 from tests.integration.conftest import Site, a_run_with_jobs
-from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -24,25 +26,29 @@ NAN, INFINITE = float("nan"), float("inf")
 NONSENSE = ['{"x.0":[null,null]}', "{", '{"text/upper":[null,false]}', "\0", "[]", ":::", "²-²", "x-" + "9" * 5000]
 
 
-async def results_of(site: Site, run: str) -> float:
-    """Seconds that a request waits for the results of a run, which come after it."""
-    began = time.monotonic()
-    answer = await site.api().send("GET", f"/runs/{run}/results?wait=10")
-    assert answer.body
-    return time.monotonic() - began
+async def test_no_event_ends_what_listens_to_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hub, "SWEEP_SECONDS", 3600.0)  # only an event can wake a request
+    waits = asyncio.Event()
+    waiter = Hub.waiter
 
+    def noticed(self: Hub, run_id: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        waits.set()
+        return waiter(self, run_id)
 
-async def test_no_event_ends_what_listens_to_it(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(Hub, "waiter", noticed)
     topics = [value for name, value in vars(queues).items() if name.startswith("TOPIC_")]
     for topic in topics:
         for payload in NONSENSE:
             await site.broker.broadcast(topic, payload)
     run, _ = await a_run_with_jobs(site, "admin", "text/upper")
-    waiting = asyncio.create_task(results_of(site, run))
-    await asyncio.sleep(0.3)  # for the request to begin to wait, and the events to come
+    waiting = asyncio.create_task(site.api().send("GET", f"/runs/{run}/results?wait=30"))
+    await waits.wait()
     job = dts_pb2.Job(index=0)
     await site.finish(dts_pb2.JobBatch(block=f"{run}-0", run=run, function="text/upper", jobs=[job]))
-    assert await waiting < 0.9, "woken by an event, not by its own look once a second"
+    async with within():
+        assert b"done" in (await waiting).body, "woken by an event"
     assert "died" not in caplog.text
     assert "hub: an event is passed over: ValidationError" in caplog.text
 
@@ -55,7 +61,7 @@ async def test_results_with_nonsense_in_them_spoil_no_event_and_no_speed(site: S
     bad.results.add(index=0, status=FAILED, duration=NAN)
     far = ResultBatch(block=f"{run}-0", run=run, function="text/upper", running=[4_000_000_000])
     await site.broker.publish(queues.RESULTS, [Message(*codec.encode(batch)) for batch in (far, bad)])
-    async with asyncio.timeout(10):
+    async with within():
         while not (told := (await site.api().call("GET", f"/jobs/{job[:-1]}1")).get("progress")):
             await asyncio.sleep(0.02)
     assert told["done"] == 3
@@ -72,7 +78,7 @@ async def test_a_server_that_has_lost_a_part_says_so_and_ends(
         raise RuntimeError("no")
 
     monkeypatch.setattr(Hub, "_consume_events", die)
-    async with Server(settings) as server, asyncio.timeout(10):
+    async with Server(settings) as server, within():
         await server.failed.wait()
 
 
@@ -94,6 +100,6 @@ async def test_a_worker_hears_of_cancellations_after_a_bad_event(bench: Bench) -
         run = await bench.send("own/f", [])
         await until(lambda: bool(worker.executor.children and worker.executor.children[0].at_work))
         await bench.broker.broadcast(queues.TOPIC_CANCELLED, run)
-        async with asyncio.timeout(DEADLINE / 3):
+        async with within():
             assert value((await bench.run("own/g", []))[0]) == 1
         assert not worker.failed.is_set()

@@ -20,6 +20,7 @@ from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.wire import queues
 from tests.integration.conftest import Site
+from tests.services.waiting import within
 
 
 def a_block(run: Run, number: int = 0, count: int = 3) -> Block:
@@ -35,10 +36,10 @@ async def an_unpublished_run(store: Store, user: str = "admin") -> Run:
 
 async def test_what_was_stored_and_not_published_is_relayed(site: Site) -> None:
     run = await an_unpublished_run(site.store)
-    async with asyncio.timeout(10):
+    async with within():
         batches = await site.take_messages(3)
     assert {batch.run for batch in batches} == {run.id}
-    async with asyncio.timeout(10):
+    async with within():
         while not (block := await site.store.get_block(f"{run.id}-0")) or not block.published:
             await asyncio.sleep(0.01)
 
@@ -59,7 +60,7 @@ async def test_a_server_accepts_while_the_broker_is_away(site: Site, monkeypatch
     job = await api.call("POST", "/jobs/", {"function": "text/upper"}, status=201)
     assert (await api.call("GET", f"/jobs/{job}"))["state"] == "accepted"
     away = False
-    async with asyncio.timeout(10):
+    async with within():
         [batch] = await site.take_messages(1)
     await site.finish(batch)
     assert (await api.call("GET", f"/jobs/{job}?wait=10"))["state"] == "succeeded"
@@ -69,7 +70,7 @@ async def test_jobs_of_a_cancelled_run_are_ended_by_timekeeper(site: Site) -> No
     """As when the server that was told to cancel was killed before it got to the jobs."""
     run = await an_unpublished_run(site.store)
     await site.store.update_run(run.id, state=RunState.CANCELLED)
-    async with asyncio.timeout(15):
+    async with within():
         while (await site.store.run_statistics(run.id)).cancelled < 3:
             await asyncio.sleep(0.02)
 
@@ -81,7 +82,7 @@ async def test_a_job_that_was_cancelled_before_its_block_was_published_is_left_o
     outcome = await site.store.get_outcome(block.id)
     assert outcome is not None
     assert await cancel.cancel_job(site.store, site.broker, outcome, 1, f"{run.id}-1")
-    async with asyncio.timeout(10):
+    async with within():
         batches = await site.take_messages(2)
     assert [job.index for batch in batches for job in batch.jobs] == [0, 2]
 
@@ -93,7 +94,7 @@ async def test_what_was_cancelled_while_nobody_could_tell_is_told_by_timekeeper(
         await site.store.update_run(run.id, state=RunState.CANCELLED)
         await site.store.note_cancelled(["other-7"], now=time.time())
         told: set[str] = set()
-        async with asyncio.timeout(20):
+        async with within():
             while not {run.id, "other-7"} <= told:
                 event = await events.get()
                 assert event is not None
@@ -156,7 +157,7 @@ async def test_results_that_cannot_be_read_are_dead_letters_and_stop_nothing(sit
     [batch] = await site.take_messages(1)
     await site.finish(batch)
     assert (await api.call("GET", f"/jobs/{job}?wait=10"))["state"] == "succeeded"
-    async with asyncio.timeout(10):
+    async with within():
         while len(await site.store.list_dead_letters()) < 3:
             await asyncio.sleep(0.01)
 
@@ -166,7 +167,7 @@ async def test_speeds_are_learnt_from_results(site: Site) -> None:
     await api.call("POST", "/jobs/", [{"function": "text/upper"}] * 3, status=201)
     for batch in await site.take_messages(3):
         await site.finish(batch)
-    async with asyncio.timeout(10):
+    async with within():
         while (function := await site.store.get_function("text/upper")) and function.mean_duration is None:
             await asyncio.sleep(0.02)
     assert function is not None
@@ -182,7 +183,7 @@ async def test_two_servers_on_the_same_back_ends_behave_as_one(site: Site, setti
         waiting = asyncio.create_task(one.send("GET", f"/runs/{run['id']}/results?wait=30"))
         for batch in await site.take_messages(2):
             await site.finish(batch)
-        async with asyncio.timeout(10):
+        async with within():
             assert b'"success":true' in (await waiting).body
         closed = await two.call("PATCH", f"/runs/{run['id']}", {"state": "closed"})
         assert closed["state"] == "closed"
@@ -215,7 +216,7 @@ async def test_claims_are_given_back_when_the_broker_goes_away(site: Site, monke
     monkeypatch.setattr(type(site.broker), "publish", refuse)
     run = Run(new_id(), "admin", "text/upper", 2048, created=time.time())
     await site.store.add_blocks([a_block(run, number) for number in range(4)], run=run)
-    async with asyncio.timeout(10):
+    async with within():
         await site.take_messages(12)
     assert failures == 2
 

@@ -24,6 +24,7 @@ from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.store import Store, open_store
 from dts.store.mongo.connection import translating
 from dts.wire import dts_pb2, queues
+from tests.services.waiting import within
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Hall:
 
     async def until(self, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]) -> T:
         """What is found once it is enough."""
-        async with asyncio.timeout(20):
+        async with within():
             while not enough(found := await look()):
                 assert not any(daemon.failed.is_set() for daemon in self.daemons)
                 await asyncio.sleep(0.02)
@@ -250,7 +251,7 @@ async def test_what_is_no_fault_of_messages_ends_porter_and_they_stay_on_their_q
         await broker.publish(queues.RESULTS, [Message(batch(n).SerializeToString()) for n in range(3)])
         with monkeypatch.context() as faulty:
             faulty.setattr(store, "record", failing(error))
-            async with asyncio.timeout(20), Porter(store, broker, settings) as porter:
+            async with within(), Porter(store, broker, settings) as porter:
                 await porter.failed.wait()
         async with Porter(store, broker, settings) as porter:
             hall = Hall(store, broker, [porter])
@@ -268,7 +269,7 @@ async def test_a_dead_letter_that_cannot_be_kept_for_no_fault_of_its_own_stays_o
         await broker.publish(queues.RESULTS, [Message(b"\xff\xff")])
         with monkeypatch.context() as faulty:
             faulty.setattr(store, "add_dead_letters", failing(MemoryError()))
-            async with asyncio.timeout(20), Timekeeper(store, broker, settings) as timekeeper, porter:
+            async with within(), Timekeeper(store, broker, settings) as timekeeper, porter:
                 await timekeeper.failed.wait()
         async with Timekeeper(store, broker, settings) as timekeeper:
             hall = Hall(store, broker, [timekeeper])

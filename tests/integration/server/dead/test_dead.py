@@ -19,6 +19,7 @@ from dts.server.record.results import failed_candidate
 from dts.store import open_store
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Api, Site, a_run_with_jobs
+from tests.services.waiting import within
 
 
 async def kill(site: Site, api: Api, count: int, function: str = "text/upper") -> list[str]:
@@ -37,7 +38,7 @@ async def kill(site: Site, api: Api, count: int, function: str = "text/upper") -
 
 async def letters(api: Api, count: int, query: str = "") -> list[dict[str, object]]:
     """Dead letters once there are so many."""
-    async with asyncio.timeout(10):
+    async with within():
         while len(found := await api.call("GET", f"/admin/dead/?{query}")) < count:
             await asyncio.sleep(0.02)
     return list(found)
@@ -59,7 +60,7 @@ async def test_jobs_of_dead_letters_are_replayed_as_new_jobs_of_the_same_user(si
     for batch in await site.take_messages(6):
         assert batch.run == run
         await site.finish(batch)
-    async with asyncio.timeout(10):
+    async with within():
         while not (progress := await bob.call("GET", f"/runs/{run}"))["finished"]:
             await asyncio.sleep(0.02)
     assert progress["statistics"]["succeeded"] == 6
@@ -233,7 +234,7 @@ async def test_only_so_many_dead_letters_are_kept_and_only_for_a_time(
     daemons = structs.replace(settings.daemons, keep_dead=2, keep_dead_for=30.0)
     async with open_store(settings.store.url) as store, open_broker(settings.broker.url) as broker:
         await store.add_dead_letters(letters_)
-        async with Timekeeper(store, broker, structs.replace(settings, daemons=daemons)), asyncio.timeout(10):
+        async with Timekeeper(store, broker, structs.replace(settings, daemons=daemons)), within():
             while len(left := await store.list_dead_letters()) > 2:
                 await asyncio.sleep(0.02)
     assert [letter.id for letter in left] == ["d001", "d002"]

@@ -8,6 +8,7 @@ import pytest
 
 from dts.server.ending import cancel
 from tests.integration.conftest import Site
+from tests.services.waiting import within
 
 
 async def test_a_job_from_its_start_to_its_end(site: Site) -> None:
@@ -69,7 +70,7 @@ async def test_many_jobs_are_cancelled_by_a_mark_and_ended_by_the_sweep(
     answer = await api.call("DELETE", "/jobs/?all=true")
     assert answer == {"cancelled": 30, "runs": 30}
     assert (await api.call("DELETE", "/jobs/?all=true"))["cancelled"] == 0
-    async with asyncio.timeout(30):
+    async with within():
         while (seen := await api.call("GET", "/jobs/"))["statistics"]["cancelled"] < 30:
             await asyncio.sleep(0.05)
     assert seen["statistics"]["total"] == 30

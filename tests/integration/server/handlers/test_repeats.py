@@ -19,6 +19,7 @@ from dts.store import open_store
 from tests.integration.conftest import Api, Site, check_refusal
 from tests.services.fleet import open_sealed
 from tests.services.mongodb import MongoServer
+from tests.services.waiting import within
 
 
 @pytest.fixture(params=["words", "id"])
@@ -115,7 +116,7 @@ async def test_what_was_refused_at_first_can_be_repeated(site: Site, key: str) -
     body = msgspec.json.encode({"params": {"function": "text/later"}})
     check_refusal(await api.send("POST", "/jobs/", body, Idempotency_Key=key), 404, "function_not_found")
     await site.store.add_function(Function("text/later"))
-    async with asyncio.timeout(10):
+    async with within():
         while (await api.send("POST", "/jobs/", body, Idempotency_Key=key)).code != 201:
             await asyncio.sleep(0.1)
     assert await total(api) == 1
@@ -190,7 +191,7 @@ async def ended_quickly(site: Site, api: Api, count: int) -> list[str]:
     ids = await api.call("POST", "/jobs/", [upper(number) for number in range(count)], status=201)
     for batch in await site.take_messages(count):
         await site.finish(batch)
-    async with asyncio.timeout(30):
+    async with within():
         while (await api.call("GET", "/jobs/"))["statistics"]["succeeded"] < count:
             await asyncio.sleep(0.05)
     return list(ids)
@@ -225,7 +226,7 @@ async def test_repeats_at_two_servers_make_one_job(sites: list[Site]) -> None:
     assert await total(apis[0]) == 3
     [batch, *_] = await sites[0].take_messages(3)
     await sites[0].finish(batch)
-    async with asyncio.timeout(10):
+    async with within():
         while not (page := (await apis[1].call("GET", "/jobs/"))["retrievables"]):
             await asyncio.sleep(0.02)
     assert await apis[0].call("POST", "/jobs/collected", {"ids": page}) == {"jobs": 1}

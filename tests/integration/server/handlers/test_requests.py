@@ -16,6 +16,7 @@ from dts.config import Settings, load_settings
 from dts.errors import StoreUnavailable
 from dts.server.app import Server
 from tests.integration.conftest import Api, Site, check_refusal
+from tests.services.waiting import PATIENCE
 
 UNSIGNED = {"/health/live", "/health/ready", "/metrics"}
 
@@ -144,13 +145,13 @@ async def test_a_refused_request_is_answered_before_its_body_has_come(site: Site
     reader, writer = await asyncio.open_connection(*host.split(":"))
     try:
         writer.write(head.encode() + b"\r\n" + (b"" if early else body))
-        answer = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
+        answer = await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE)
         assert b"401 Unauthorized" in answer
         assert b"unauthorized" in answer
         if early:
             writer.write(body)
             await writer.drain()
-            assert await asyncio.wait_for(reader.read(), 10) == b""  # closed, in good order
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""  # closed, in good order
     finally:
         writer.close()
 

@@ -13,6 +13,7 @@ from dts.server.handlers import runs as handlers
 from dts.wire import codec, dts_pb2
 from dts.wire.dts_pb2 import JobBatch, ResultBatch, ResultPage
 from tests.integration.conftest import Api, Site, check_refusal
+from tests.services.waiting import within
 
 PROTOBUF = "application/x-protobuf"
 
@@ -151,7 +152,7 @@ async def test_a_wait_for_results_ends_when_they_come(site: Site) -> None:
     [batch] = await site.take_messages(1)
     assert not waiting.done()
     await site.finish(batch)
-    async with asyncio.timeout(5):
+    async with within():
         assert len(await waiting) == 1
 
 
@@ -162,7 +163,7 @@ async def test_a_paused_run_is_stored_and_goes_out_when_resumed(site: Site) -> N
     await api.send("PUT", f"/runs/{run}/blocks/0", ndjson(3))
     assert (await api.call("GET", f"/runs/{run}"))["statistics"]["accepted"] == 3
     assert (await api.call("PATCH", f"/runs/{run}", {"state": "open"}))["paused"] is False
-    async with asyncio.timeout(10):
+    async with within():
         assert sum(len(batch.jobs) for batch in await site.take_messages(3)) == 3
 
 
@@ -174,7 +175,7 @@ async def test_a_run_that_has_finished_cannot_be_cancelled(site: Site, path: str
     await api.call("PATCH", f"/runs/{run}", {"state": "closed"})
     [batch] = await site.take_messages(2)
     await site.finish(batch)
-    async with asyncio.timeout(10):
+    async with within():
         while not (await api.call("GET", f"/runs/{run}"))["finished"]:
             await asyncio.sleep(0.02)
     message = await api.refused("DELETE", f"{path}{run}", status=409, code="run_ended")
@@ -239,7 +240,7 @@ async def test_a_page_of_text_ends_after_some_bytes(site: Site, monkeypatch: pyt
     assert (await api.send("PUT", f"/runs/{run}/blocks/0", ndjson(20))).code == 201
     for batch in await site.take_messages(20):
         await site.finish(batch, value=b'"%s"' % (b"x" * 10_000))
-    async with asyncio.timeout(10):
+    async with within():
         while (await site.store.run_statistics(run)).ended < 20:
             await asyncio.sleep(0.02)
     numbers: list[int] = []

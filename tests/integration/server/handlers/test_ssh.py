@@ -11,8 +11,8 @@ from dts.management.client import AdminClient
 from dts.model import VirtualHost
 from dts.server.access.key_box import KeyBox
 from tests.integration.conftest import Site
-from tests.services.deployment import wait_until
 from tests.services.sshd import SshServer
+from tests.services.waiting import wait_until
 
 
 async def a_host(site: Site, server: SshServer, host_id: str = "w1", **fields: Any) -> None:

@@ -20,6 +20,7 @@ from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.record.results import part_results
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
+from tests.services.waiting import within
 
 TIMEKEEPERS = 3
 
@@ -44,7 +45,7 @@ class Desk:
     async def take(self, count: int, *, settle: bool = True) -> list[dts_pb2.JobBatch]:
         """The batches of messages that have `count` jobs together."""
         batches: list[dts_pb2.JobBatch] = []
-        async with asyncio.timeout(20):
+        async with within():
             while sum(len(batch.jobs) for batch in batches) < count:
                 deliveries = await self.jobs.receive(10)
                 for delivery in deliveries:
@@ -74,7 +75,7 @@ class Desk:
 
     async def outcome(self, block: Block, until: Callable[[Outcome], bool]) -> Outcome:
         """The block's outcome once it is as expected."""
-        async with asyncio.timeout(20):
+        async with within():
             while True:
                 outcome = await self.store.get_outcome(block.id)
                 assert outcome is not None
@@ -84,7 +85,7 @@ class Desk:
 
     async def waiting(self, block: Block, jobs: int) -> list[DelayedSlice]:
         """The block's delayed slices once they have so many jobs: they are added after results are recorded."""
-        async with asyncio.timeout(20):
+        async with within():
             while True:
                 slices = await self.store.list_delayed(block.id)
                 if sum(each.jobs.bit_count() for each in slices) >= jobs:
@@ -151,7 +152,7 @@ async def test_what_ended_while_it_waited_does_not_come_back(desk: Desk) -> None
     block = await desk.add(2)
     for batch in await desk.take(2):
         await desk.say(batch, results=[retry(job, 1.0) for job in batch.jobs])
-    async with asyncio.timeout(20):
+    async with within():
         while sum(each.jobs for each in await desk.store.list_delayed(block.id)) != 0b11:
             await asyncio.sleep(0.02)
     outcome = await desk.outcome(block, lambda outcome: not outcome.ended)
@@ -210,7 +211,7 @@ async def test_an_expired_lease_is_queued_once_and_the_late_result_is_void(desk:
     assert [lease.fence for lease in await desk.store.list_leases([block.id])] == [2]
     await desk.say(again, results=[success(again.jobs[0])])
     await desk.outcome(block, lambda outcome: outcome.succeeded == 2)
-    async with asyncio.timeout(10):
+    async with within():
         while await desk.store.list_leases([block.id]):
             await asyncio.sleep(0.02)
 
@@ -242,7 +243,7 @@ async def test_jobs_of_a_message_that_kills_its_workers_go_on_singly(desk: Desk)
     message = Message(*codec.encode(killer), {"block": block.id, "run": block.run, "function": block.function})
     await desk.broker.publish(queues.jobs_queue(desk.route), [message])
     for _ in range(2):
-        async with asyncio.timeout(20):
+        async with within():
             await desk.jobs.nack(await desk.jobs.receive())
     outcome = await desk.outcome(block, lambda outcome: bool(outcome.failed))
     assert outcome.ended == 0b10
@@ -260,7 +261,7 @@ async def test_a_workers_question_is_answered_with_what_was_cancelled(desk: Desk
     async with await desk.broker.subscribe([queues.TOPIC_CANCELLED]) as events:
         await desk.broker.broadcast(queues.TOPIC_CANCELLED_WHICH, "")
         told: set[str] = set()
-        async with asyncio.timeout(20):
+        async with within():
             while not {run.id, f"{block.run}-1"} <= told:
                 event = await events.get()
                 assert event is not None
@@ -278,7 +279,7 @@ async def test_all_who_ask_at_the_same_time_get_one_answer(desk: Desk, monkeypat
 
     monkeypatch.setattr(notices, "recently_cancelled", slow)
     words = [f"word{number}" for number in range(50)]
-    async with await desk.broker.subscribe([queues.TOPIC_CANCELLED]) as events, asyncio.timeout(20):
+    async with await desk.broker.subscribe([queues.TOPIC_CANCELLED]) as events, within():
         for word in words:
             await desk.broker.broadcast(queues.TOPIC_CANCELLED_WHICH, word)
         while not reads:

@@ -20,6 +20,7 @@ from dts.config import Settings
 from dts.server.app import Server
 from dts.server.listen.acceptor import Acceptor
 from tests.integration.conftest import Api, Site
+from tests.services.waiting import PATIENCE, within
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 MEBIBYTE = 1024 * 1024
@@ -54,11 +55,11 @@ def head(api: Api, method: str, path: str, size: int | None = None, *, signed: b
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-async def is_closed(reader: asyncio.StreamReader, within: float) -> bytes:
-    """What comes until the other side closes the connection, which it must do in time."""
+async def is_closed(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the other side closes the connection."""
     came = b""
     try:
-        async with asyncio.timeout(within):
+        async with within():
             while chunk := await reader.read(65536):
                 came += chunk
     except ConnectionError:
@@ -75,20 +76,22 @@ async def test_a_head_that_trickles_is_cut_off(settings: Settings) -> None:
                 await asyncio.sleep(0.2)
 
         trickling = asyncio.create_task(trickle())
-        assert await is_closed(reader, 10) == b""
+        assert await is_closed(reader) == b""
         trickling.cancel()
 
 
 async def test_who_says_nothing_is_cut_off_and_a_signed_waiter_is_not(settings: Settings) -> None:
     limits = {"head_timeout": 0.5, "body_timeout": 0.5, "idle_timeout": 0.5}
-    async with serving(settings, **limits) as api, connected(api) as (reader, writer), connected(api) as (silent, _):
+    async with serving(settings, **limits) as api:
         job = await api.call("POST", "/jobs/", {"function": "text/upper", "args": ["x"]}, status=201)
-        writer.write(head(api, "GET", f"/jobs/{job}?wait=4", 0))
-        began = time.monotonic()
-        assert await is_closed(silent, 10) == b""
-        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
-        assert time.monotonic() - began >= 3  # far longer than any of the limits
-        await is_closed(reader, 10)  # and then it is idle
+        request = head(api, "GET", f"/jobs/{job}?wait=4", 0)
+        async with connected(api) as (reader, writer), connected(api) as (silent, _):
+            writer.write(request)
+            began = time.monotonic()
+            assert await is_closed(silent) == b""
+            assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+            assert time.monotonic() - began >= 3  # far longer than any of the limits
+            await is_closed(reader)  # and then it is idle
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -102,7 +105,7 @@ async def test_a_body_that_trickles_is_cut_off(settings: Settings, *, signed: bo
                 await asyncio.sleep(0.1)
 
         trickling = asyncio.create_task(trickle())
-        answer = await is_closed(reader, 10)
+        answer = await is_closed(reader)
         assert (b"401" in answer) is not signed
         trickling.cancel()
 
@@ -120,7 +123,7 @@ async def test_an_endless_body_is_cut_off(site: Site, *, signed: bool) -> None:
                 await writer.drain()
 
         pouring = asyncio.create_task(pour())
-        answer = await is_closed(reader, 20)
+        answer = await is_closed(reader)
         assert (b"413" if signed else b"401") in answer
         with pytest.raises(ConnectionError):
             await pouring
@@ -171,7 +174,7 @@ async def test_the_oldest_unsigned_connection_of_an_address_makes_way(settings: 
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
         strangers = [await stack.enter_async_context(connected(api)) for _ in range(8)]
         for gone, _ in strangers[:3]:
-            assert await is_closed(gone, 10) == b""
+            assert await is_closed(gone) == b""
         writer.write(head(api, "GET", "/whoami", 0))  # the signed one does not count
         await reader.readuntil(b"}}")
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
@@ -217,7 +220,7 @@ async def test_without_descriptors_connections_wait_and_the_log_says_so_once(cap
         with pytest.raises(OSError, match="Too many open files"):
             spare.extend(iter(socket.socket, None))
         acceptor.start()
-        await asyncio.wait_for(done.wait(), 20)
+        await asyncio.wait_for(done.wait(), PATIENCE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         acceptor.stop()
@@ -238,7 +241,7 @@ async def test_any_content_length_is_refused_or_cut_off_without_an_error(
         writer.write(
             head(site.api(), "POST", "/jobs/", 0, signed=False).replace(b"Length: 0", f"Length: {length}".encode())
         )
-        answer = await is_closed(reader, 20)
+        answer = await is_closed(reader)
         assert not answer or answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400")), answer
     assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}]
 
@@ -250,5 +253,5 @@ async def test_no_spelling_of_a_length_has_an_unsigned_body_kept(site: Site, len
         first = head(site.api(), "GET", path, 0, signed=False).replace(b"Length: 0", f"Length: {length}".encode())
         assert length.encode() in first
         writer.write(first)
-        answer = await is_closed(reader, 20)
+        answer = await is_closed(reader)
         assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 405", b"HTTP/1.1 400")), answer

@@ -7,6 +7,7 @@ import asyncio
 from dts.broker import Message
 from dts.wire import codec, dts_pb2, queues
 from tests.integration.conftest import Site
+from tests.services.waiting import within
 
 
 async def test_what_a_running_job_has_told_is_on_record_when_it_is_cancelled(site: Site) -> None:
@@ -21,7 +22,7 @@ async def test_what_a_running_job_has_told_is_on_record_when_it_is_cancelled(sit
     news.progress.extend(progress)
     await site.broker.publish(queues.RESULTS, [Message(*codec.encode(news))])
     for job, key in ((told, "partials"), (silent, "progress")):
-        async with asyncio.timeout(10):
+        async with within():
             while key not in await api.call("GET", f"/jobs/{job}"):
                 await asyncio.sleep(0.02)
         await api.call("DELETE", f"/jobs/{job}")

@@ -22,6 +22,7 @@ from dts.server.notify.outbox import COLLECTION, LetterState, letter_of
 from dts.server.notify.secrets import webhook_secret
 from dts.store import Store, open_store
 from tests.services.receivers import MailServer, mail_server, webhook_receiver
+from tests.services.waiting import within
 
 NOTICE = Notice("event-1", "alert.began", "disk of a <b> at 97 %", "line 1\nline 2", "host a", 1e9, "https://d/x")
 KEY = "k" * 64
@@ -58,7 +59,7 @@ async def notifying(store: Store, settings: Settings) -> AsyncIterator[Notifier]
 
 async def all_are(store: Store, state: LetterState, count: int) -> list[str]:
     """Wait until there are so many letters, all in a state; their errors."""
-    async with asyncio.timeout(60):
+    async with within():
         while True:
             letters = [letter_of(document) for document in await store.list_documents(COLLECTION)]
             if len(letters) == count and {letter.state for letter in letters} == {state}:
@@ -104,7 +105,7 @@ async def test_a_mail_server_that_is_away_or_busy_gets_each_mail_once_when_it_is
     async with notifying(store, the_settings(tmp_path, mail)) as notifier:
         for number in range(3):
             await notifier.post(replace(NOTICE, id=f"event-{number}", title=f"event {number}"))
-        async with asyncio.timeout(60):
+        async with within():
             while not any(document.data["attempts"] >= 2 for document in await store.list_documents(COLLECTION)):
                 await asyncio.sleep(0.01)
         mail.answers = ["451 come back later"] * 2
@@ -122,7 +123,7 @@ async def test_what_is_refused_for_good_is_kept_as_failed_and_stops_no_other(tmp
         await notifier.post(NOTICE, ["gone@example.com"])
         [error] = await all_are(store, LetterState.FAILED, 1)
         await notifier.post(NOTICE, ["here@example.com"])
-        async with asyncio.timeout(60):
+        async with within():
             while not mail.mails:
                 await asyncio.sleep(0.01)
     assert "550" in error
@@ -134,7 +135,7 @@ async def test_a_mail_that_cannot_be_made_is_kept_as_failed_and_stops_no_other(t
         await notifier.post(NOTICE, ["\u00e4@example.org", "x\r\nBcc: y@example.com"])
         errors = await all_are(store, LetterState.FAILED, 2)
         await notifier.post(replace(NOTICE, id="event-2", title="odd \udc00 title", text="odd \udc00 text"))
-        async with asyncio.timeout(60):
+        async with within():
             while not mail.mails:
                 await asyncio.sleep(0.01)
     assert all("no mail can be made" in error for error in errors)
@@ -175,13 +176,13 @@ async def test_a_letter_whose_process_died_while_sending_is_not_sent_again_but_k
         killed._finish = never  # type: ignore[method-assign,assignment]
         dying = asyncio.create_task(killed._deliver())
         await killed._outbox.post(NOTICE)
-        async with asyncio.timeout(60):
+        async with within():
             while not mail.mails:
                 await asyncio.sleep(0.01)
         dying.cancel()
         async with notifying(store, settings) as notifier:
             await notifier.post(replace(NOTICE, id="event-2", title="after"))
-            async with asyncio.timeout(60):
+            async with within():
                 while len(await store.list_documents(COLLECTION, group="unconfirmed")) < 1 or len(mail.mails) < 2:
                     await asyncio.sleep(0.01)
     assert mail.subjects == ["[DTS] disk of a <b> at 97 %", "[DTS] after"]
@@ -205,7 +206,7 @@ async def test_a_process_that_is_stopped_ends_what_it_is_sending(tmp_path: Path,
         mail.on_mail = sending.set
         async with notifying(store, the_settings(tmp_path, mail)) as notifier:
             await notifier.post(NOTICE)
-            async with asyncio.timeout(60):
+            async with within():
                 await sending.wait()
         await all_are(store, LetterState.SENT, 1)
 

@@ -12,6 +12,7 @@ from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import RESULTS, jobs_queue
 from tests.integration.conftest import Site
+from tests.services.waiting import within
 
 
 async def stored(site: Site, user: str, function: str, *arguments: bytes) -> dts_pb2.JobBatch:
@@ -30,7 +31,7 @@ async def order(site: Site, batch: dts_pb2.JobBatch, queue: str = jobs_queue("se
 
 
 async def letter(site: Site, count: int = 1) -> DeadLetter:
-    async with asyncio.timeout(20):
+    async with within():
         while len(letters := await site.store.list_dead_letters()) < count:
             await asyncio.sleep(0.02)
     return letters[-1]

@@ -28,6 +28,7 @@ from dts.server.publish.publisher import Publisher
 from dts.server.record.blocks import decode_block
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
+from tests.services.waiting import within
 
 CLAIM = 1.0
 JOBS = 10
@@ -89,7 +90,7 @@ class Site:
 
     async def is_published(self, block: Block) -> None:
         """Wait until the store says that the block is published."""
-        async with asyncio.timeout(30):
+        async with within():
             while (found := await self.store.get_block(block.id)) is None or not found.published:
                 await asyncio.sleep(0.02)
 

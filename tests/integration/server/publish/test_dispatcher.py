@@ -21,6 +21,7 @@ from dts.server.publish.dispatcher import Dispatcher
 from dts.server.publish.repair import Again, Requeued
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2, queues
+from tests.services.waiting import within
 
 SECONDS = 0.05
 """That a job takes: the queue of a route of which no worker is known is kept at 20 of them."""
@@ -64,7 +65,7 @@ class Site:
     async def take(self, count: int) -> list[Job]:
         """The next jobs that come, by run and number, so many at least; each message takes a while."""
         found: list[Job] = []
-        async with asyncio.timeout(60):
+        async with within():
             while len(found) < count:
                 deliveries = await self.jobs.receive(1)
                 found += [job for each in deliveries for job in _jobs(each)]
@@ -79,7 +80,7 @@ class Site:
 
     async def empty(self) -> None:
         """Wait until nothing waits in the store."""
-        async with asyncio.timeout(30):
+        async with within():
             while await self.store.backlog():
                 await asyncio.sleep(0.02)
 
@@ -206,7 +207,7 @@ async def test_each_job_goes_out_once_though_leaders_come_and_go(site: Site) -> 
     leader = await site.dispatcher()
     taking = asyncio.create_task(site.take(len(jobs)))
     for _ in range(3):
-        async with asyncio.timeout(30):
+        async with within():
             before = await site.sent(run)
             while await site.sent(run) <= before and not taking.done():
                 await asyncio.sleep(0.01)

@@ -26,6 +26,7 @@ from tests.conformance.store.builders import make_run
 from tests.integration.conftest import Api, Site
 from tests.integration.server.access.test_limits import SUBJECTS
 from tests.services.fleet import open_sealed
+from tests.services.waiting import within
 
 QUEUE = queues.jobs_queue("default")
 
@@ -44,7 +45,7 @@ class Hands:
 
     async def take(self, count: int) -> None:
         """Take until there are so many jobs in hand, and see to it that no more come."""
-        async with asyncio.timeout(10):
+        async with within():
             self.held += await self._site.take_messages(count - self.jobs)
         await asyncio.sleep(0.15)  # a few times the interval at which timekeeper looks
         assert (await self._site.broker.depth(QUEUE)).ready == 0
@@ -139,7 +140,7 @@ async def test_what_is_paused_waits_and_what_is_cancelled_takes_no_room(site: Si
     await hands.take(2)
     assert {batch.run for batch in hands.held} == {runs[0]}
     await api.call("DELETE", "/jobs/?all=true")
-    async with asyncio.timeout(10):
+    async with within():
         while await site.store.gated_groups():
             await asyncio.sleep(0.02)
 
@@ -157,7 +158,7 @@ async def test_another_attempt_waits_for_its_time_and_then_for_room(site: Site) 
     hands.held.clear()
     await hands.take(1)
     assert hands.held[0].jobs[0].index == 1
-    async with asyncio.timeout(10):
+    async with within():
         while "waits_for" not in (seen := await api.call("GET", f"/jobs/{first}")):
             await asyncio.sleep(0.02)
     assert (seen["state"], seen["attempt"], seen["error"]["message"]) == ("delayed", 2, "not now")

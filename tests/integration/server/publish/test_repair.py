@@ -22,6 +22,7 @@ from dts.server.publish.repair import Again, Repair, Requeued
 from dts.store import open_store
 from dts.wire import queues
 from tests.integration.server.handlers.test_waiting import Desk, success
+from tests.services.waiting import within
 
 AFTER = 1.0
 
@@ -165,7 +166,7 @@ async def test_a_look_at_very_many_blocks_goes_on_where_the_last_one_stopped(
                 await store.mark_published([block.id])  # and no broker ever had it
                 blocks[block.id] = function
             seen, at_once = set[str](), list[int]()
-            async with asyncio.timeout(20):
+            async with within():
                 while len(seen) < len(blocks):
                     found = await looks.look()
                     at_once.append(found)

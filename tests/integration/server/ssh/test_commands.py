@@ -10,8 +10,8 @@ from dts.errors import CommandFailed, HostUnreachable, InvalidInput
 from dts.server.ssh import SshConnections
 from dts.server.ssh.connection import MAX_OUTPUT
 from tests.integration.server.ssh.conftest import Records
-from tests.services.deployment import wait_until
 from tests.services.sshd import SshServer
+from tests.services.waiting import wait_until
 
 HOSTILE = [
     "a;id",
@@ -94,7 +94,7 @@ async def test_the_host_ends_what_takes_too_long(
     async with connections.use(records.of(server)) as ssh:
         done = await ssh.run(["sleep", "3600"], timeout=0.2)
         assert done.timed_out
-    wait_until(lambda: not any(each.name() == "sleep" for each in server.processes()), "sleep to end", timeout=60)
+    wait_until(lambda: not any(each.name() == "sleep" for each in server.processes()), "sleep to end")
 
 
 async def test_many_commands_share_a_connection(

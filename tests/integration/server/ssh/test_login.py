@@ -16,6 +16,7 @@ from dts.server.ssh import HostKey, SshConnections, fetch_host_key
 from dts.server.ssh.login import read_keys
 from tests.integration.server.ssh.conftest import Records
 from tests.services.sshd import SshServer
+from tests.services.waiting import within
 
 
 async def test_the_key_that_a_host_shows(server: SshServer) -> None:
@@ -108,7 +109,7 @@ async def test_connections_are_shared_bounded_and_closed_when_idle(
             await one.run(["true"])
             assert (connections.open, third.done()) == (["worker0", "worker1"], False)
         assert await asyncio.wait_for(third, 60) == 0
-        async with asyncio.timeout(60):
+        async with within():
             while connections.open:
                 await asyncio.sleep(0)
 

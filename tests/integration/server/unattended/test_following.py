@@ -29,6 +29,7 @@ from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_RESULTS
 from tests.services.dying_store import Died, DyingStore
+from tests.services.waiting import within
 
 CLAIM = 0.1
 
@@ -241,7 +242,7 @@ async def test_the_end_of_a_run_is_heard_of_though_every_event_is_lost(site: Sit
     assert waiting is not None
     await site.store.replace_document(replace(waiting, due=site.store.now() + 600))
     finished = FinishedRuns(site.store, (follower.on_finished,))
-    async with asyncio.timeout(60):
+    async with within():
         while not await site.store.get_run(derived_id(run.id, "/on_end")):
             await finished.follow_up()
             await follower.follow()

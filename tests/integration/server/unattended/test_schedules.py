@@ -20,6 +20,7 @@ from dts.server.unattended.firing import FIRINGS, encode_work
 from dts.server.unattended.scheduler import SCHEDULES, Scheduler, wake
 from dts.store import Store, open_store
 from tests.services.dying_store import Died, DyingStore
+from tests.services.waiting import within
 
 CLAIM = 0.1
 """Seconds for which a schedule is claimed here: whoever is slower than that has others beside them, which is right."""
@@ -51,7 +52,7 @@ class Site:
 
     async def settle(self, name: str) -> Document:
         """Fire what is due until nothing of a schedule waits; its document."""
-        async with asyncio.timeout(60):
+        async with within():
             while True:
                 await self.scheduler().fire_due()
                 document = await self.store.get_document(SCHEDULES, name)
@@ -132,7 +133,7 @@ async def test_a_firing_that_broke_off_is_completed_though_the_schedule_was_paus
     [run] = await site.store.list_runs("ann")
     assert run.state is RunState.OPEN
     await site.change(made, paused=True)
-    async with asyncio.timeout(60):
+    async with within():
         while (now := await site.store.get_run(run.id)) is None or now.state is RunState.OPEN:
             await site.scheduler().fire_due()
             await asyncio.sleep(0.02)
@@ -164,7 +165,7 @@ async def test_a_firing_is_skipped_while_the_run_before_is_at_work(site: Site) -
 async def test_a_firing_waits_for_the_run_before_when_it_is_queued(site: Site) -> None:
     await site.add("queue", every=100.0, created=site.store.now() - 350, overlap="queue")
     for number in range(3):
-        async with asyncio.timeout(60):
+        async with within():
             while len(await site.history("queue")) <= number:
                 await wake(site.store, "queue")
                 await site.scheduler().fire_due()
@@ -228,7 +229,7 @@ async def test_a_limit_keeps_a_firing_waiting_for_as_long_as_it_may_be_late(site
     await site.scheduler().fire_due()
     assert await site.history("full") == []
     await site.change(made, catch_up=100.0)
-    async with asyncio.timeout(60):
+    async with within():
         while not (history := await site.history("full")):
             await wake(site.store, "full")
             await site.scheduler().fire_due()

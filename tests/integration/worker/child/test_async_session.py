@@ -8,7 +8,8 @@ import itertools
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Options
 from dts.wire.queues import TOPIC_CANCELLED
 from dts.worker.worker import Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -109,7 +110,7 @@ async def test_each_of_them_tells_that_it_runs_and_what_it_has_yielded(bench: Be
     gate = bench.functions / "gate"
     async with Worker(bench.settings(), bench.broker):
         runs = [await bench.send("own/gate", [str(gate), n]) for n in range(4)]
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while len(told := {batch.run: each.partials for batch in bench.batches for each in batch.progress}) < 4:
                 await bench.receive()
         gate.touch()

@@ -9,7 +9,8 @@ import msgspec
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, LogRecord, Options, Progress
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED
 from dts.worker.worker import Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -63,7 +64,7 @@ async def test_what_a_killed_process_had_told_is_on_record_with_the_functions_ve
     gate = bench.functions / "gate"
     async with Worker(bench.settings(poison_after=1), bench.broker):
         run = await bench.send("own/f", [str(gate)])
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while not told(bench):
                 await bench.receive()
         version = bench.batches[-1].version
@@ -107,7 +108,7 @@ async def test_progress_is_told_while_the_job_runs(bench: Bench) -> None:
     gate = bench.functions / "gate"
     async with Worker(bench.settings(), bench.broker):
         run = await bench.send("own/f", [str(gate)])
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while len(told(bench)) < 2:
                 await bench.receive()
         gate.touch()
@@ -133,7 +134,7 @@ async def test_what_is_told_of_yielded_values_while_the_job_runs_is_the_last_one
     gate = bench.functions / "gate"
     async with Worker(bench.settings(), bench.broker):
         run = await bench.send("own/f", [str(gate)])
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while not told(bench):
                 await bench.receive()
         gate.touch()
@@ -284,7 +285,7 @@ async def test_a_long_job_runs_under_a_lease_after_its_message_was_acked(bench: 
     gate = bench.functions / "gate"
     async with Worker(bench.settings(lease=1), bench.broker) as worker:
         run = await bench.send("own/f", [str(gate)], [str(gate)], lease=True)
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while sum(bool(batch.claims) for batch in bench.batches) < 3:
                 await bench.receive()
         claims = [claim for batch in bench.batches for claim in batch.claims]
@@ -312,7 +313,7 @@ async def test_a_lease_is_on_record_before_its_job_begins(bench: Bench) -> None:
     bench.broker.publish = slowly  # type: ignore[method-assign]
     async with Worker(bench.settings(), bench.broker):
         run = await bench.send("own/f", [str(mark)], lease=True, options=Options(timeout=5))
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             await asked.wait()
         assert not mark.exists()
         allowed.set()

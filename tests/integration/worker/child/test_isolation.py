@@ -9,7 +9,8 @@ import pytest
 
 from dts.wire.dts_pb2 import FAILED, LogRecord, Options
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.waiting import until
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 

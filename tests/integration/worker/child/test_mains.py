@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import msgspec
 import pytest
 
 from dts.wire.dts_pb2 import FAILED, Options
 from dts.worker.attempt.exceptions import MAX_DELAY, Retry
 from dts.worker.worker import Worker
+from tests.services.waiting import within
 from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
@@ -52,13 +50,11 @@ async def test_what_a_wrapped_coroutine_raises_and_its_time_limit_are_its_jobs_o
         f"import asyncio\n{PLAIN}"
         "@plain\nasync def main(n):\n"
         "    if n == 0: raise ValueError('no')\n"
-        "    if n == 1: await asyncio.sleep(60)\n"
+        "    if n == 1: await asyncio.sleep(3600)\n"
         "    return n\n",
     )
     async with Worker(bench.settings(), bench.broker):
-        began = time.monotonic()
         results = await bench.run("own/f", [0], [1], [2], options=Options(soft_timeout=0.3))
-        assert time.monotonic() - began < 5
     assert [result.error.type for result in results] == ["ValueError", "SoftTimeout", ""]
     assert "During handling" not in results[0].error.traceback
     assert value(results[2]) == 2
@@ -91,7 +87,6 @@ async def test_a_task_that_cancels_itself_says_so(bench: Bench) -> None:
     bench.write(
         "own/f", "import asyncio\nasync def main():\n    asyncio.current_task().cancel()\n    await asyncio.sleep(1)"
     )
-    async with Worker(bench.settings(), bench.broker):
-        async with asyncio.timeout(20):
-            [result] = await bench.run("own/f", [])
+    async with Worker(bench.settings(), bench.broker), within():
+        [result] = await bench.run("own/f", [])
     assert "the function did that itself" in result.error.message

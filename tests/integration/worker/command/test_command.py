@@ -25,7 +25,8 @@ from dts.worker.telemetry.prober import Prober
 from dts.worker.telemetry.shipping import LogShipper
 from dts.worker.telemetry.tail import Tail
 from dts.worker.worker import Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -74,7 +75,7 @@ async def read_until(process: Process, text: str) -> str:
     """What the command prints until a text is in it."""
     seen = ""
     assert process.stderr is not None
-    async with asyncio.timeout(DEADLINE):
+    async with within():
         while text not in seen:
             line = await process.stderr.readline()
             assert line, f"ended without {text!r}:\n{seen}"
@@ -84,7 +85,7 @@ async def read_until(process: Process, text: str) -> str:
 
 async def heartbeat(broker: Broker, wanted: Callable[[Heartbeat], bool]) -> Heartbeat:
     """The first heartbeat of a kind."""
-    async with await broker.consume(HEARTBEATS, prefetch=10) as consumer, asyncio.timeout(DEADLINE):
+    async with await broker.consume(HEARTBEATS, prefetch=10) as consumer, within():
         while True:
             for delivery in await consumer.receive(10):
                 await consumer.ack([delivery])
@@ -174,7 +175,7 @@ async def test_hup_changes_processes_routes_and_log_levels_and_names_what_takes_
     waiting = await bench.send("own/pid", [], route="other")
     await bench.run("own/pid", [])
     assert not any(batch.run == waiting for batch in bench.batches)
-    async with await bench.broker.consume(LOGS, prefetch=100) as logs, asyncio.timeout(DEADLINE):
+    async with await bench.broker.consume(LOGS, prefetch=100) as logs, within():
         told = ""
         while "changed: logging.level" not in told:  # the worker's own log is sent still, and at the new level
             told += "".join(LogRecord.FromString(each.message.body).message for each in await logs.receive(100))
@@ -230,7 +231,7 @@ async def test_check_says_whether_it_could_work(start: Start) -> None:
 async def test_burst_ends_when_the_queue_is_empty(bench: Bench, start: Start) -> None:
     run = await bench.send("text/upper", ["a"])
     process = await start("--burst")
-    async with asyncio.timeout(DEADLINE):
+    async with within():
         assert await process.wait() == 0
     assert value((await bench.wait(run, 1))[0]) == "A"
     beat = await heartbeat(bench.broker, lambda beat: beat.state == "ended")
@@ -244,7 +245,7 @@ async def test_the_service_manager_is_told(start: Start, tmp_path: Path) -> None
         process = await start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="100000")
         heard: list[bytes] = []
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while heard.count(b"WATCHDOG=1") < 3:
                 heard.append(await loop.sock_recv(manager, 100))
             process.terminate()
@@ -264,7 +265,7 @@ async def test_records_of_files_and_of_functions_reach_the_logs(bench: Bench, st
     with log.open("a") as file:
         file.write("INFO calm\nERROR first\n  more of it\nDEBUG calm\n")
     found: list[LogRecord] = []
-    async with await bench.broker.consume(LOGS, prefetch=100) as consumer, asyncio.timeout(DEADLINE):
+    async with await bench.broker.consume(LOGS, prefetch=100) as consumer, within():
         while len(found) < 3:
             for delivery in await consumer.receive(100):
                 found.append(LogRecord.FromString(delivery.message.body))
@@ -317,7 +318,7 @@ async def test_log_records_are_bounded_while_the_broker_is_away(
         with pytest.raises(BrokerUnavailable):
             await shipper.flush()
     await shipper.flush()
-    async with await bench.broker.consume(LOGS, prefetch=100) as consumer, asyncio.timeout(DEADLINE):
+    async with await bench.broker.consume(LOGS, prefetch=100) as consumer, within():
         found: list[str] = []
         while len(found) < 10:
             found += [LogRecord.FromString(each.message.body).message for each in await consumer.receive(100)]
@@ -390,6 +391,6 @@ async def test_a_route_may_have_a_broker_of_its_own(bench: Bench, tmp_path: Path
         run = await bench.send("own/slow", [1], [2], [3], route="far")
         bench.broker = near
         assert [value(result) for result in await bench.wait(run, 3)] == [1, 2, 3]
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while (await far.depth("dts.jobs.far")).ready:
                 await asyncio.sleep(0.01)

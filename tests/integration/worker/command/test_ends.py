@@ -25,7 +25,8 @@ from dts.worker.pool.spawner import Spawner
 from dts.worker.telemetry.agent import Agent
 from dts.worker.worker import Worker
 from tests.integration.worker.command.test_command import Start, read_until, start
-from tests.services.worker_bench import DEADLINE, Bench, bench, until
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench
 
 __all__ = ["bench", "start"]
 
@@ -96,7 +97,7 @@ async def test_a_part_that_dies_ends_the_worker_with_an_error(
             "worker": {"processes": 1, "log_files": (str(tmp_path / "log"),), "timekeeper_timeout": 0.0},
         },
     )
-    async with asyncio.timeout(DEADLINE):
+    async with within():
         code = await command.serve(settings, Shutdown(), reload=lambda: settings, signals=Signals())
     assert code == 1
 
@@ -114,7 +115,7 @@ async def test_a_burst_ends_with_an_error_when_a_broker_is_away_for_long(
         raise outcome("nobody listens there")
 
     worker.routes.depth = depth
-    async with asyncio.timeout(DEADLINE):
+    async with within():
         await command._until_empty(cast(Worker, worker), shutdown)
     assert worker.failed.is_set()
     assert not shutdown.requested.is_set()
@@ -149,7 +150,7 @@ async def test_the_service_manager_hears_of_a_reload_and_of_no_watchdog_that_is_
         manager.setblocking(False)
         process = await start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="abc")
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             assert await loop.sock_recv(manager, 100) == b"READY=1"
             process.send_signal(signal.SIGHUP)
             reloading = (await loop.sock_recv(manager, 100)).decode().split("\n")

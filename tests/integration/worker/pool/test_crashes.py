@@ -16,7 +16,8 @@ import pytest
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, Options
 from dts.wire.queues import DEAD
 from dts.worker.worker import Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, is_alive, until, value
+from tests.services.waiting import PATIENCE, until, within
+from tests.services.worker_bench import Bench, bench, is_alive, value
 
 __all__ = ["bench"]
 
@@ -126,7 +127,7 @@ async def test_a_drain_ends_when_its_time_is_up_or_somebody_is_in_a_hurry(bench:
         "own/endless",
         "import pathlib\ndef main(begun):\n    pathlib.Path(begun).touch()\n    while True: pass\n",
     )
-    for number, timeout in enumerate((0.2, DEADLINE * 2)):
+    for number, timeout in enumerate((0.2, PATIENCE * 2)):
         hurry = asyncio.Event()
         begun = bench.functions / f"begun{number}"
         worker = Worker(bench.settings(drain_timeout=timeout), bench.broker, hurry=hurry)
@@ -137,9 +138,9 @@ async def test_a_drain_ends_when_its_time_is_up_or_somebody_is_in_a_hurry(bench:
             begun = bench.functions / "begun0"
         await until(begun.exists)
         (pid,) = worker.executor.pids
-        if timeout > DEADLINE:
+        if timeout > PATIENCE:
             hurry.set()
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             await worker.stop()
         assert not is_alive(pid)
         begun.unlink()
@@ -235,7 +236,7 @@ async def test_a_signal_drains_the_command(bench: Bench, command: Process) -> No
     for child in children:  # as a service manager does that signals all processes
         child.terminate()
     command.terminate()
-    async with asyncio.timeout(DEADLINE):
+    async with within():
         assert await command.wait() == 0
     assert value((await bench.wait(run, 1))[0]) == "finished"
     await until(lambda: not any(is_alive(child.pid) for child in children))
@@ -255,7 +256,7 @@ async def test_a_second_interrupt_ends_the_command_at_once(bench: Bench, command
         async with asyncio.timeout(0.5):
             await command.wait()
     command.send_signal(signal.SIGINT)
-    async with asyncio.timeout(DEADLINE):
+    async with within():
         assert await command.wait() == 0
 
 
@@ -310,7 +311,7 @@ async def test_what_kills_its_process_before_any_job_is_a_dead_letter(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[4])]))
     async with Worker(bench.settings(), bench.broker):
         await bench.send("text/upper", ["a"])
-        async with await bench.broker.consume(DEAD, prefetch=1) as dead, asyncio.timeout(DEADLINE):
+        async with await bench.broker.consume(DEAD, prefetch=1) as dead, within():
             (letter,) = await dead.receive()
     assert "processes died" in str(letter.message.headers["x-dts-reason"])
 

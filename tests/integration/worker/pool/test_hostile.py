@@ -16,7 +16,8 @@ from dts.wire.queues import RESULTS
 from dts.worker.worker import Worker
 from tests.services import rabbitmq
 from tests.services.hostile import HOSTILE, hostile_module
-from tests.services.worker_bench import Bench, bench, is_alive, until, value
+from tests.services.waiting import until
+from tests.services.worker_bench import Bench, bench, is_alive, value
 
 __all__ = ["bench"]
 

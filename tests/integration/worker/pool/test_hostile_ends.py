@@ -10,7 +10,8 @@ import pytest
 from dts.wire.dts_pb2 import FAILED, SUCCEEDED, JobBatch, Options
 from dts.worker.queues.publisher import Publisher
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, is_alive, until, value
+from tests.services.waiting import until
+from tests.services.worker_bench import Bench, bench, is_alive, value
 
 __all__ = ["bench"]
 

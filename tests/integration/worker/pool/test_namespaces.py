@@ -16,7 +16,8 @@ from dts.wire.queues import jobs_queue
 from dts.worker.pool import executor
 from dts.worker.pool.child_process import ChildProcess
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, is_alive, until, value
+from tests.services.waiting import PATIENCE, until
+from tests.services.worker_bench import Bench, bench, is_alive, value
 
 __all__ = ["bench"]
 
@@ -191,7 +192,7 @@ async def test_a_message_whose_header_names_another_namespace_than_its_body_is_a
             await bench.broker.publish(jobs_queue("default"), [Message(*codec.encode(batch), headers)])
             await until(lambda: "another namespace or version than its body, two/f" in caplog.text)
             for name in ("one/f", "two/f", "one/f"):
-                value((await asyncio.wait_for(bench.run(name, []), 20))[0])
+                value((await asyncio.wait_for(bench.run(name, []), PATIENCE))[0])
 
 
 async def test_a_child_that_cannot_be_started_takes_the_place_of_idle_ones(
@@ -213,4 +214,4 @@ async def test_a_child_that_cannot_be_started_takes_the_place_of_idle_ones(
 
         monkeypatch.setattr(ChildProcess, "start", start_if_few_live)
         for name in [*names, *names]:
-            value((await asyncio.wait_for(bench.run(name, []), 30))[0])
+            value((await asyncio.wait_for(bench.run(name, []), PATIENCE))[0])

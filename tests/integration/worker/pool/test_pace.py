@@ -17,7 +17,8 @@ from dts.wire.dts_pb2 import Options
 from dts.wire.queues import RESULTS, TOPIC_CANCELLED_WHICH, jobs_queue
 from dts.worker.events import Events
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, value
 
 GATE = (
     "import os, pathlib, time\n"
@@ -81,7 +82,7 @@ async def finish(bench: Bench, runs: list[str]) -> None:
 
 async def hurry_up(bench: Bench, route: str, worker: Worker) -> None:
     """Have a worker do quick messages, until it looks ahead."""
-    async with asyncio.timeout(20):
+    async with within():
         while not worker.executor.looks_ahead:
             runs = [await bench.send("text/upper", ["a"], route=route) for _ in range(8 * worker.executor.processes)]
             for run in runs:
@@ -120,7 +121,7 @@ async def test_a_message_that_was_given_back_stays_in_the_queue_until_a_child_is
         runs = await send(bench, route, "first")
         await begun(bench, "first")
         runs += await send(bench, route, "second", "third")
-        async with asyncio.timeout(20):
+        async with within():
             while (await bench.broker.depth(jobs_queue(route))).ready < 2 or worker.executor.looks_ahead:
                 await asyncio.sleep(0.01)
         for _ in range(20):
@@ -178,7 +179,7 @@ async def test_a_route_with_a_prefetch_of_its_own_keeps_it(bench: Bench, route: 
     async with Worker(settings, bench.broker):
         runs = await send(bench, route, "first", "second", "third")
         await begun(bench, "first")
-        async with asyncio.timeout(20):
+        async with within():
             while (await bench.broker.depth(jobs_queue(route))).ready != 1:
                 await asyncio.sleep(0.01)
         await finish(bench, runs)

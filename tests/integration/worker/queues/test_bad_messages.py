@@ -18,7 +18,7 @@ from dts.worker.pool.recovery import Recoverer
 from dts.worker.queues import deliveries
 from dts.worker.worker import Worker
 from tests.services.rabbitmq import RabbitServer
-from tests.services.worker_bench import DEADLINE, until
+from tests.services.waiting import until, within
 
 JOBS = jobs_queue("default")
 INF, NAN = float("inf"), float("nan")
@@ -98,7 +98,7 @@ async def test_bad_messages_cost_themselves_alone(broker: Broker) -> None:
     async with Worker(WorkerSettings(processes=1, name="w"), broker) as worker:
         await broker.publish(JOBS, mixed)
         ended = 0
-        async with asyncio.timeout(2 * DEADLINE), await broker.consume(RESULTS, prefetch=100) as results:
+        async with within(), await broker.consume(RESULTS, prefetch=100) as results:
             while ended < len(BAD):
                 deliveries = await results.receive(100)
                 for each in deliveries:
@@ -140,7 +140,7 @@ async def test_a_message_at_which_the_worker_itself_fails_is_a_dead_letter_at_it
     async with Worker(WorkerSettings(processes=1, name="w", functions=str(tmp_path)), broker) as worker:
         await broker.publish(JOBS, bad)
         dead = set()
-        async with asyncio.timeout(DEADLINE), await broker.consume(DEAD, prefetch=10) as letters:
+        async with within(), await broker.consume(DEAD, prefetch=10) as letters:
             while len(dead) < len(bad):
                 for each in await letters.receive(10):
                     where = origin(each.message)

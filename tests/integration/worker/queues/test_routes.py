@@ -13,7 +13,8 @@ from dts.config import RouteSettings
 from dts.errors import ConfigError
 from dts.worker.queues import route_consumer as intake
 from dts.worker.worker import Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -40,7 +41,7 @@ async def taken_by_nobody(bench: Bench, routes: Iterable[str]) -> None:
     """Check that messages of routes can be had: no worker has fetched them."""
     for route in routes:
         await bench.send("text/upper", ["a"], route=route)
-        async with await bench.broker.consume(f"dts.jobs.{route}", prefetch=1) as consumer, asyncio.timeout(DEADLINE):
+        async with await bench.broker.consume(f"dts.jobs.{route}", prefetch=1) as consumer, within():
             await consumer.ack(await consumer.receive())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 
@@ -13,6 +12,7 @@ from dts.wire.queues import HEARTBEATS
 from dts.worker.telemetry.prober import Prober
 from dts.worker.telemetry.rights import RightsCheck
 from dts.worker.worker import Worker
+from tests.services.waiting import within
 from tests.services.worker_bench import Bench, bench
 
 __all__ = ["bench"]
@@ -31,7 +31,7 @@ async def test_a_worker_that_can_start_no_child_says_so(
     rights.note = "a note"
     clocks = WorkerClocks()
     async with (
-        asyncio.timeout(30),
+        within(),
         await bench.broker.consume(HEARTBEATS, prefetch=10) as consumer,
         Worker(settings, bench.broker) as worker,
         Prober(worker, bench.broker, rights),

@@ -11,7 +11,8 @@ from dts.wire import dts_pb2
 from dts.wire.dts_pb2 import FAILED, Options
 from dts.worker.telemetry.prober import Prober
 from dts.worker.worker import Worker
-from tests.services.worker_bench import DEADLINE, Bench, bench, until
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench
 
 __all__ = ["bench"]
 
@@ -57,7 +58,7 @@ async def test_a_replaced_child_is_counted_and_logged_with_what_it_ran(
     async with Worker(bench.settings(recycle_after=3), bench.broker) as worker:
         await bench.run("own/f", [])
         await bench.run("own/g", ["a"], ["b"])
-        async with asyncio.timeout(DEADLINE):
+        async with within():
             while "was replaced" not in caplog.text:
                 await asyncio.sleep(0.01)
         assert "it has run 3 jobs; it ran own/g (2 jobs), own/f (1 job), last of all own/g" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 
@@ -11,7 +10,8 @@ import pytest
 from dts.wire.dts_pb2 import LogRecord
 from dts.worker.child.joblog import MAX_OF_JOB, MAX_RECORDS
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -171,7 +171,7 @@ async def test_threads_of_the_default_executor_know_their_job(bench: Bench) -> N
         run = await bench.send("own/f", [0], [7], [0])
         found = await bench.wait(run, 2)
         assert [value(result) for result in found] == [[f"{run}-0"] * 2, [f"{run}-2"] * 2]
-        async with asyncio.timeout(10):
+        async with within():
             while not (told := [each for batch in bench.batches for each in batch.progress if each.done]):
                 await bench.receive()
     assert {(each.index, each.done) for each in told} == {(1, 7.0)}, "what no job is known for is told of none"

@@ -13,7 +13,8 @@ from dts.worker.telemetry import stall
 from dts.worker.telemetry.prober import Prober
 from dts.worker.telemetry.stall import StallCheck
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -38,7 +39,7 @@ async def test_it_is_noticed_reported_and_cured(
         await worker.fetch_anew()
         run = await bench.send("text/upper", ["a"])
         check = StallCheck(worker)
-        async with asyncio.timeout(10):
+        async with within():
             while not (said := await check.check(time.monotonic())):
                 await asyncio.sleep(0.01)
         assert said.startswith(f"{STALLED}: children are free, messages wait, nothing taken for ")

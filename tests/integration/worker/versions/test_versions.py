@@ -20,7 +20,8 @@ from dts.worker.link.versions import VersionFolder
 from dts.worker.versions import library
 from dts.worker.versions.folder import write_version
 from dts.worker.worker import Worker
-from tests.services.worker_bench import Bench, bench, until, value
+from tests.services.waiting import until, within
+from tests.services.worker_bench import Bench, bench, value
 
 __all__ = ["bench"]
 
@@ -201,7 +202,7 @@ async def test_a_message_whose_header_names_another_version_is_a_dead_letter(ben
     worker = Worker(bench.settings(), bench.broker, fetcher=shelf)
     async with worker, await bench.broker.consume(DEAD, prefetch=1) as dead:
         await bench.broker.publish(jobs_queue("default"), [message])
-        async with asyncio.timeout(60):
+        async with within():
             [letter] = await dead.receive(1)
         assert "another namespace or version" in str(letter.message.headers)
 

@@ -18,6 +18,7 @@ from dts.server.lookup.hub import Hub
 from dts.store.sqlite.store import SqliteStore
 from dts.wire.queues import TOPIC_RESULTS
 from tests.conformance.store.builders import make_block, make_run, succeeded
+from tests.services.waiting import within
 
 
 class CountingStore(SqliteStore):
@@ -73,7 +74,7 @@ async def test_an_event_wakes_those_who_wait_for_its_run_and_no_others(hub: Hub,
     ours, other = make_run(), make_run()
     async with hub.waiter(ours.id) as news, hub.waiter(ours.id) as also, hub.waiter(other.id) as silent:
         await broker.broadcast(TOPIC_RESULTS, f"{ours.id} {make_run().id}")
-        async with asyncio.timeout(10):
+        async with within():
             await news.wait()
             await also.wait()
         assert not silent.is_set()
@@ -81,7 +82,7 @@ async def test_an_event_wakes_those_who_wait_for_its_run_and_no_others(hub: Hub,
 
 async def test_a_result_whose_event_was_lost_wakes_once(hub: Hub, store: CountingStore) -> None:
     run, silent_run = make_run(), make_run()
-    async with hub.waiter(run.id) as news, hub.waiter(silent_run.id) as silent, asyncio.timeout(10):
+    async with hub.waiter(run.id) as news, hub.waiter(silent_run.id) as silent, within():
         await store.next_look()
         assert not news.is_set()
         await end_a_job(store, run)
@@ -97,7 +98,7 @@ async def test_a_result_whose_event_was_lost_wakes_once(hub: Hub, store: Countin
 
 async def test_the_sweep_costs_the_same_however_many_wait_and_reaches_all(hub: Hub, store: CountingStore) -> None:
     runs = [make_run() for _ in range(25)]
-    async with AsyncExitStack() as stack, asyncio.timeout(10):
+    async with AsyncExitStack() as stack, within():
         events = [await stack.enter_async_context(hub.waiter(run.id)) for run in runs for _ in range(3)]
         looks = [await store.next_look() for _ in range(6)]
         assert max(map(len, looks)) == 10
@@ -108,7 +109,7 @@ async def test_the_sweep_costs_the_same_however_many_wait_and_reaches_all(hub: H
 
 
 async def test_nobody_is_asked_while_nobody_waits(hub: Hub, store: CountingStore) -> None:
-    async with hub.waiter(make_run().id), asyncio.timeout(10):
+    async with hub.waiter(make_run().id), within():
         await store.next_look()
     asked = len(store.asked)
     for _ in range(20):  # turns of the loop in which the sweep finds that there is nothing to do
@@ -118,7 +119,7 @@ async def test_nobody_is_asked_while_nobody_waits(hub: Hub, store: CountingStore
 
 async def test_a_store_that_is_away_ends_no_sweep(hub: Hub, store: CountingStore) -> None:
     run = make_run()
-    async with hub.waiter(run.id) as news, asyncio.timeout(10):
+    async with hub.waiter(run.id) as news, within():
         store.is_away = True
         await end_a_job(store, run)
         await store.next_look()

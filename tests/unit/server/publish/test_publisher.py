@@ -27,6 +27,7 @@ from dts.server.publish.publisher import Publisher
 from dts.server.record.blocks import decode_block
 from dts.store import Store
 from dts.wire.queues import TOPIC_BUSY, TOPIC_LEFT
+from tests.services.waiting import within
 
 
 class Recorder:
@@ -177,7 +178,7 @@ async def test_an_idle_publisher_holds_nothing() -> None:
             publisher.submit(block, decode_block(block), None, await a_claim(publisher, block))
         finally:
             module.block_messages = original
-        async with asyncio.timeout(5):
+        async with within():
             while not recorder.marked:
                 await asyncio.sleep(0.01)
         gc.collect()
@@ -206,11 +207,11 @@ async def test_what_has_no_room_in_its_queue_is_left_to_the_dispatcher() -> None
         assert claims[-1] is None
         for block, claim in zip(blocks, claims, strict=True):
             publisher.submit(block, decode_block(block), None, claim)
-        async with asyncio.timeout(5):
+        async with within():
             while TOPIC_LEFT not in recorder.said:
                 await asyncio.sleep(0.01)
         recorder.waiting = 0
-        async with asyncio.timeout(5):
+        async with within():
             while await publisher.claim([(blocks[0], None)]) is None:
                 await asyncio.sleep(0.01)
     assert set(recorder.marked) == {block.id for block, claim in zip(blocks, claims, strict=True) if claim}
@@ -234,7 +235,7 @@ async def test_a_block_that_waited_is_left_to_timekeeper_when_jobs_of_it_have_en
     first, ended, late = a_small_block(), a_small_block(), a_small_block()
     async with a_publisher(recorder) as publisher:
         publisher.submit(first, decode_block(first), None, await a_claim(publisher, first))
-        async with asyncio.timeout(5):
+        async with within():
             await recorder.first.wait()  # and the others wait behind it
         assert recorder.asked == [], "a fresh block costs no read"
         for block in (ended, late):

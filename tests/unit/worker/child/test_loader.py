@@ -251,8 +251,7 @@ def test_a_file_that_is_written_in_place_is_never_loaded_half(loader: Fresh, tmp
     writer = threading.Thread(target=rewrite)
     writer.start()
     came = []
-    until = time.monotonic() + 0.4
-    while time.monotonic() < until:
+    while writer.is_alive() or came[-1] != 2:
         came.append(loader.load("own/f").main())
         time.sleep(0.001)
     writer.join()
@@ -360,11 +359,9 @@ def test_a_file_that_changes_all_the_time_is_used_after_a_while(loader: Fresh, t
 
     toucher = threading.Thread(target=touch)
     toucher.start()
-    began = time.monotonic()
-    assert loader.load("own/f").main() == 1
+    assert loader.load("own/f").main() == 1, "while it still changes"
     stop.set()
     toucher.join()
-    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize(

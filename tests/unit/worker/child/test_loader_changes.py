@@ -14,6 +14,7 @@ from dts.errors import FunctionMissing
 from dts.worker.child.code import loader as module
 from dts.worker.child.code.sources import Sources
 from tests.services.fresh_loader import Fresh
+from tests.services.waiting import PATIENCE, wait_until
 
 LAZY = "import importlib\ndef main(n): return importlib.import_module('.' + n, __package__).V\n"
 
@@ -46,7 +47,7 @@ def load_until(loader: Fresh, name: str, writer: Callable[[], None], wanted: obj
     thread = threading.Thread(target=writer)
     thread.start()
     came: list[object] = []
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while wanted not in came and time.monotonic() < until:
         value = loader.load(name).main()
         if value not in came:
@@ -117,12 +118,17 @@ def test_a_child_that_has_never_loaded_a_file_waits_for_one_that_is_being_replac
     writer.join()
 
 
-def test_a_file_that_was_not_there_for_long_is_not_waited_for(loader: Fresh, folder: Path) -> None:
+def test_a_file_that_was_not_there_for_long_is_not_waited_for(
+    loader: Fresh, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     time.sleep(1.0)
-    began = time.monotonic()
+
+    def fail(seconds: float) -> None:
+        pytest.fail(f"it waits {seconds} s")
+
+    monkeypatch.setattr(module.time, "sleep", fail)
     with pytest.raises(FunctionMissing):
         loader.load("own/f")
-    assert time.monotonic() - began < 0.2
 
 
 # files that are written in pieces, and closed between them
@@ -182,10 +188,7 @@ def test_what_changes_for_ever_is_used_as_it_is_in_the_end(
 
     thread = threading.Thread(target=write)
     thread.start()
-    until = time.monotonic() + 10
-    while loader.load("own/f").main() == 1:
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    wait_until(lambda: loader.load("own/f").main() == 2, "the file to be loaded while it changes")
     stop.set()
     thread.join()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from dts.config import RouteSettings
 from dts.worker.queues import route_consumer
 from dts.worker.queues.route_consumer import RouteConsumer
 from dts.worker.queues.settler import Settler
+from tests.services.waiting import until
 
 
 class FakeConsumer(Consumer):
@@ -81,12 +82,6 @@ class FakeTaker:
 
     def take(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
         raise AssertionError("there is nothing to take")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_pause_and_the_tidying_may_dismiss_the_same_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
