@@ -69,10 +69,14 @@ class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class FleetSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What servers, daemons and workers have in common: the file with the key that their messages are sealed with.
 
-    Unless it is named it is `fleet.key` beside the server's `key_file`.
+    Unless it is named it is `fleet.key` beside the server's `key_file`. `broker_url` is the broker's URL as those hosts
+    have it that the server brings into service; empty for the server's own. They fetch versions of functions from
+    `server_url`; empty for no server.
     """
 
     key_file: Path | None = None
+    broker_url: str = ""
+    server_url: str = ""
 
 
 class LoggingSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dts.errors import ClientError, ConfigError, InvalidInput, RequestRefused
 from dts.management.commands.records import RecordKind, commands_of
+from dts.management.commands.ssh import GROUP, show_ends, shower
 from dts.management.shell.arguments import Arguments, Flag
 from dts.management.shell.fields import Field, Kind
 from dts.management.shell.grammar import command
 from dts.management.shell.output import Column, note
 from dts.management.shell.session import Session
+from dts.model.units import parse_seconds
 
 ACCEPT = Flag("--accept-fingerprint", "the fingerprint that the host's key has, for scripts", "SHA256:…")
 
@@ -131,12 +133,100 @@ VHOSTS = RecordKind(
 )
 
 
-@command("vhosts init", "ID", words=(1, 1), examples=("vhosts init worker1",), ids="vhosts")
-async def init(session: Session, arguments: Arguments) -> None:
-    """Not there yet: prepare a host over ssh to run a worker. Until then install dts there and start its worker."""
-    raise ClientError(
-        "vhosts init is not there yet: install dts on the host and start python -m dts.worker -c etc/worker.toml"
-    )
+INIT = (
+    GROUP,
+    Field("python", Kind.TEXT, "the interpreter there; the newest that is found unless given"),
+    Field("index_url", Kind.TEXT, "the index that pip installs from; PyPI unless given"),
+    Field("pip_args", Kind.LIST, "further arguments of pip install"),
+    Field("packages", Kind.TEXT, "a folder there with the packages that DTS needs, in place of an index"),
+    Field("service", Kind.TEXT, "what keeps the worker running", choices=("auto", "systemd", "process")),
+)
+HEARTBEAT = Flag("--heartbeat-timeout", "how long the first heartbeat may take, such as 90s (default: 2m)", "TIME")
 
 
-COMMANDS = (*commands_of(VHOSTS), trust, init)
+async def _work(session: Session, arguments: Arguments, what: str) -> int:
+    output = session.output(arguments)
+    options = {name: value for name, value in arguments.values.items() if name != GROUP.name}
+    params: dict[str, object] = {"hosts": list(arguments.words), "group": arguments.values.get(GROUP.name, "")}
+    if options:
+        params["options"] = options
+    if (text := arguments.flags.get(HEARTBEAT.name)) is not None:
+        params["heartbeat_timeout"] = parse_seconds(text)
+    client = await session.client()
+    return show_ends(output, await client.ssh.work(what, params, shower(output)))
+
+
+@command(
+    "vhosts init",
+    "HOST… [group=GROUP] [FIELD=VALUE …]",
+    words=(0, 1000),
+    fields=INIT,
+    flags=(HEARTBEAT,),
+    examples=("vhosts init worker1 worker2", "vhosts init group=gpu index_url=https://pypi.example/simple"),
+    ids="vhosts",
+)
+async def init(session: Session, arguments: Arguments) -> int:
+    """Bring hosts into service over ssh: an environment with the server's DTS, settings, key, service, worker.
+
+    Reports each step and waits for the first heartbeat. What is right already is left as it is, and how a host was
+    installed the last time holds until something else is said. Exit status 1 when it failed on one host.
+    """
+    return await _work(session, arguments, "init")
+
+
+@command(
+    "vhosts upgrade",
+    "HOST… [group=GROUP] [FIELD=VALUE …]",
+    words=(0, 1000),
+    fields=INIT,
+    flags=(HEARTBEAT,),
+    examples=("vhosts upgrade group=gpu",),
+    ids="vhosts",
+)
+async def upgrade(session: Session, arguments: Arguments) -> int:
+    """Bring hosts to the server's DTS, one after the other; stops at the first that does not come back."""
+    return await _work(session, arguments, "upgrade")
+
+
+@command(
+    "vhosts status",
+    "HOST… [group=GROUP]",
+    words=(0, 1000),
+    fields=(GROUP,),
+    examples=("vhosts status group=gpu",),
+    ids="vhosts",
+)
+async def status(session: Session, arguments: Arguments) -> int:
+    """Look at hosts over ssh: what is installed, whether the worker runs, and what its last heartbeat says."""
+    return await _work(session, arguments, "status")
+
+
+@command(
+    "vhosts drain",
+    "HOST… [group=GROUP]",
+    words=(0, 1000),
+    fields=(GROUP,),
+    examples=("vhosts drain worker1",),
+    ids="vhosts",
+)
+async def drain(session: Session, arguments: Arguments) -> int:
+    """Have the workers on hosts finish what they are at, and end. `vhosts init` starts them again."""
+    return await _work(session, arguments, "drain")
+
+
+@command(
+    "vhosts remove",
+    "HOST… [group=GROUP]",
+    words=(0, 1000),
+    fields=(GROUP,),
+    examples=("vhosts remove worker1 --yes",),
+    ids="vhosts",
+)
+async def remove(session: Session, arguments: Arguments) -> int:
+    """Drain workers, and take DTS off their hosts. Asks first. The records stay: `vhosts delete` deletes one."""
+    what = ", ".join([*arguments.words, *(f"the group {group}" for group in [arguments.values.get("group")] if group)])
+    await session.confirm(arguments, f"Take DTS off {what}?")
+    return await _work(session, arguments, "remove")
+
+
+COMMANDS = (*commands_of(VHOSTS), trust, init, upgrade, status, drain, remove)

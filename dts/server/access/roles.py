@@ -91,6 +91,11 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("GET", "/admin/schedules/{id}/firings"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/ssh/host-key"): (ALL, NONE, NONE, NONE),
     ("POST", "/admin/ssh/run"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/ssh/init"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/ssh/upgrade"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/ssh/status"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/ssh/drain"): (ALL, NONE, NONE, NONE),
+    ("POST", "/admin/ssh/remove"): (ALL, NONE, NONE, NONE),
     # what everybody does                    administrator operator developer user
     ("GET", "/admin/operations/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/operations/verify"): (ALL, ALL, NONE, NONE),

@@ -35,6 +35,21 @@ async def everywhere(hosts: Sequence[VirtualHost], work: Work, report: Report, *
     return [task.result() for task in tasks]
 
 
+async def one_by_one(hosts: Sequence[VirtualHost], work: Work, report: Report) -> list[HostEvent]:
+    """Work on hosts one after the other, up to the first on which it fails; what follows is not touched."""
+    ends: list[HostEvent] = []
+    failed = ""
+    for host in hosts:
+        if failed:
+            end = HostEvent(host.id, "end", state="failed", text=f"not touched, since {failed} failed")
+        else:
+            end = await attempt(host, work)
+            failed = host.id if end.failed else ""
+        report(end)
+        ends.append(end)
+    return ends
+
+
 async def attempt(host: VirtualHost, work: Work) -> HostEvent:
     """Work on one host; what goes wrong becomes its end."""
     begun = time.monotonic()

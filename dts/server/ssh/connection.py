@@ -143,7 +143,10 @@ class SshConnection:
     async def home(self) -> str:
         """The home directory of the user on the host, an absolute path."""
         if not self._home:
-            self._home = (await self.run(["printenv", "HOME"], check=True)).text().strip()
+            home = (await self.run(["printenv", "HOME"], check=True)).text().rstrip("\n")
+            if not posixpath.isabs(home) or home == "/":
+                raise HostError(f"{self.host}: {home!r} is no home directory to work in")
+            self._home = home
         return self._home
 
     # files

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -21,7 +22,9 @@ from dts.server.handlers.errors import ApiError
 from dts.server.handlers.recorded import operation_logger
 from dts.server.hosts.command import run_command
 from dts.server.hosts.events import HostEvent, Report
-from dts.server.hosts.everywhere import PARALLEL
+from dts.server.hosts.everywhere import PARALLEL, everywhere, one_by_one
+from dts.server.hosts.install import Installer
+from dts.server.hosts.plan import InstallOptions
 from dts.server.hosts.select import MAX_NAMED, select_hosts
 from dts.server.ssh import fetch_host_key
 from dts.server.ssh.connection import command_line
@@ -150,6 +153,128 @@ class SshRunHandler(EventsHandler):
         ends = await self.events(work)
         assert self.on_record is not None
         self.on_record = {**self.on_record, "ended": {end.host: end.status for end in ends}}
+
+
+class InitParams(Hosts, kw_only=True):
+    """How hosts are brought into service; `heartbeat_timeout` is in seconds."""
+
+    options: InstallOptions = InstallOptions()
+    heartbeat_timeout: Timeout = 120.0
+    parallel: Parallel = PARALLEL
+
+
+class HostWorkHandler(EventsHandler):
+    """Base of what is done to hosts that run, or are to run, a worker."""
+
+    name: ClassVar[str]
+    fields: ClassVar[type[Hosts]] = Hosts
+
+    async def work(self, params: Any, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
+        """Do it."""
+        raise NotImplementedError
+
+    @property
+    def installer(self) -> Installer:
+        """Installs this server's DTS."""
+        return Installer(self.context.whole_settings, self.context.store, self.context.ssh)
+
+    async def serve(self, user: User) -> None:
+        """Do the work, on record, and report it."""
+        params = self.params(self.fields)
+        hosts = await self.chosen(params)
+        self.on_record = {**msgspec.to_builtins(params), "hosts": [host.id for host in hosts]}
+        await self._recorded(user, params.group or ",".join(params.hosts)[:64], (params, hosts))
+        self.finish()
+
+    @operation_logger("hosts.{name}")
+    async def _recorded(self, user: User, doc_id: str, what: tuple[Hosts, list[VirtualHost]]) -> None:
+        params, hosts = what
+        ends = await self.events(lambda report: self.work(params, hosts, report))
+        assert self.on_record is not None
+        self.on_record = {**self.on_record, "ended": {end.host: end.state for end in ends}}
+
+
+class InitHandler(HostWorkHandler):
+    """`/admin/ssh/init`: hosts are brought into service."""
+
+    name = "init"
+    fields = InitParams
+
+    @authorized
+    @declares(body=InitParams, gives=(CONTENT_NDJSON,))
+    async def post(self, user: User) -> None:
+        """Have a worker run on hosts with this server's DTS; a line of JSON a step. What is right is left as it is."""
+        await self.serve(user)
+
+    async def work(self, params: InitParams, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
+        async def init(host: VirtualHost) -> HostEvent:
+            return await self.installer.init(host, params.options, report, timeout=params.heartbeat_timeout)
+
+        return await everywhere(hosts, init, report, parallel=params.parallel)
+
+
+class UpgradeHandler(HostWorkHandler):
+    """`/admin/ssh/upgrade`: hosts get this server's DTS, one after the other."""
+
+    name = "upgrade"
+    fields = InitParams
+
+    @authorized
+    @declares(body=InitParams, gives=(CONTENT_NDJSON,))
+    async def post(self, user: User) -> None:
+        """Bring hosts to this server's DTS one at a time; the first that does not come back ends it."""
+        await self.serve(user)
+
+    async def work(self, params: InitParams, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
+        async def upgrade(host: VirtualHost) -> HostEvent:
+            return await self.installer.init(host, params.options, report, timeout=params.heartbeat_timeout)
+
+        return await one_by_one(hosts, upgrade, report)
+
+
+class HostStatusHandler(HostWorkHandler):
+    """`/admin/ssh/status`: what runs on hosts."""
+
+    @authorized
+    @declares(body=Hosts, gives=(CONTENT_NDJSON,))
+    async def post(self, user: User) -> None:
+        """Look at hosts over ssh: what is installed, what runs, and the last heartbeat. Changes nothing."""
+        hosts = await self.chosen(self.params(Hosts))
+        await self.events(lambda report: everywhere(hosts, self._status, report, parallel=PARALLEL))
+        self.finish()
+
+    async def _status(self, host: VirtualHost) -> HostEvent:
+        return await self.installer.status(host)
+
+
+class DrainHandler(HostWorkHandler):
+    """`/admin/ssh/drain`: workers finish what they are at, and end."""
+
+    name = "drain"
+
+    @authorized
+    @declares(body=Hosts, gives=(CONTENT_NDJSON,))
+    async def post(self, user: User) -> None:
+        """Have the workers on hosts finish what they are at, and end; `init` starts them again."""
+        await self.serve(user)
+
+    async def work(self, params: Hosts, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
+        return await everywhere(hosts, partial(self.installer.drain, report=report), report, parallel=PARALLEL)
+
+
+class RemoveHandler(HostWorkHandler):
+    """`/admin/ssh/remove`: what `init` has put on hosts is taken off them."""
+
+    name = "remove"
+
+    @authorized
+    @declares(body=Hosts, gives=(CONTENT_NDJSON,))
+    async def post(self, user: User) -> None:
+        """Drain workers, and take DTS off their hosts; the records of the hosts stay."""
+        await self.serve(user)
+
+    async def work(self, params: Hosts, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
+        return await everywhere(hosts, partial(self.installer.remove, report=report), report, parallel=PARALLEL)
 
 
 class _Lines:

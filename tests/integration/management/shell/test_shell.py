@@ -332,7 +332,7 @@ async def test_help_needs_no_server(dts_admin: Run, capsys: pytest.CaptureFixtur
         (["users", "add", "Alice", "secret=generate"], 1, "is not"),
         (["functions", "add", "nowhere/f"], 1, "nowhere"),
         (["functions", "deploy", "a/b", "f.py"], 2, "cannot be read"),
-        (["vhosts", "init", "w1"], 1, "not there yet"),
+        (["vhosts", "init", "w1"], 1, "there is no host w1"),
         (["users", "delete", "admin", "--yes"], 1, "last administrator"),
         (["users", "get", ".."], 2, "is not an id"),
     ],

@@ -24,6 +24,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 BODIES: dict[tuple[str, str], object] = {
     ("POST", "/admin/ssh/host-key"): {"address": "127.0.0.1", "port": 1},
     ("POST", "/admin/ssh/run"): {"hosts": ["h1"], "argv": ["true"]},
+    **{("POST", f"/admin/ssh/{what}"): {"hosts": ["h1"]} for what in ("init", "upgrade", "status", "drain", "remove")},
     ("POST", "/jobs/"): {"function": "{function}"},
     ("POST", "/jobs/collected"): {"ids": []},
     ("POST", "/runs/"): {"function": "{function}"},
