@@ -20,6 +20,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.tcpclient import TCPClient
 
+from dts.client.proxies import Proxy, ProxyError
 from dts.client.traffic import Traffic
 
 _MAX_IDLE = 15.0
@@ -62,10 +63,15 @@ class Response:
 class Connections:
     """Connections to one server, at most `most` at a time; further requests wait for one.
 
-    `origin` is `http://host:port` or https, then with `tls`. An answer of more than `max_answer` bytes is refused.
+    `origin` is `http://host:port` or https, then with `tls`. An answer of more than `max_answer` bytes is refused. All
+    of them go through a `proxy` if one is given.
     """
 
-    def __init__(self, origin: str, *, tls: ssl.SSLContext | None, most: int, max_answer: int) -> None:
+    def __init__(
+        self, origin: str, *, tls: ssl.SSLContext | None, most: int, max_answer: int, proxy: Proxy | None = None
+    ) -> None:
+        self._origin = origin
+        self._proxy = proxy
         parts = urlsplit(origin)
         self._address = parts.hostname or "", parts.port or (443 if tls else 80)
         self._netloc = parts.netloc
@@ -104,12 +110,17 @@ class Connections:
         Raises:
             TimeoutError: no byte has moved for `timeout` seconds.
             ConnectError: no connection in `connect_timeout` seconds, or none at all; NoTls if it is none of TLS.
+            ProxyError: there is none through the proxy.
             ssl.SSLCertVerificationError: the server's certificate is not trusted.
             StaleConnection: try again, on another connection.
             ConnectionLost: the server may have acted on the request or not.
         """
         traffic = traffic or Traffic()
         loop = asyncio.get_running_loop()
+        if self._proxy is not None and self._tls is None:
+            target = f"{self._origin}{target}"
+            if self._proxy.authorization:
+                headers = {**headers, "Proxy-Authorization": self._proxy.authorization}
         start = RequestStartLine(method, target, "HTTP/1.1")
         async with self._slots, asyncio.timeout(None) as deadline:
             traffic.begin(timeout, lambda: deadline.reschedule(loop.time()))
@@ -163,12 +174,12 @@ class Connections:
         stream: IOStream | None = None
         try:
             async with asyncio.timeout(timeout):
-                stream = await self._tcp.connect(*self._address, max_buffer_size=self._max_answer)
+                stream = await self._open()
                 if self._tls is not None:
                     stream = await self._start_tls(stream, self._tls)
         except TimeoutError as error:
             raise (ConnectError if stream is None else NoTls)("timeout while connecting") from error
-        except ssl.SSLCertVerificationError:
+        except (ssl.SSLCertVerificationError, ProxyError):
             raise
         except OSError as error:
             cause = error.real_error if isinstance(error, StreamClosedError) and error.real_error else error
@@ -176,6 +187,24 @@ class Connections:
             raise kind(*cause.args) from cause
         stream.set_nodelay(True)
         _keep_alive(stream)
+        return stream
+
+    async def _open(self) -> IOStream:
+        """A connection over which the server can be spoken to."""
+        proxy = self._proxy
+        if proxy is None:
+            return await self._tcp.connect(*self._address, max_buffer_size=self._max_answer)
+        try:
+            stream = await self._tcp.connect(proxy.host, proxy.port, max_buffer_size=self._max_answer)
+        except OSError as error:
+            cause = error.real_error if isinstance(error, StreamClosedError) and error.real_error else error
+            raise ProxyError(f"{proxy.name} is not reachable: {cause}") from error
+        if self._tls is not None:
+            try:
+                await proxy.connect(stream, *self._address)
+            except BaseException:
+                stream.close()
+                raise
         return stream
 
     async def _start_tls(self, stream: IOStream, tls: ssl.SSLContext) -> IOStream:

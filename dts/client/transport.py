@@ -7,7 +7,6 @@ the callers only see answers and refusals. Each try is signed anew, since a nonc
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import logging
 import math
 import re
@@ -16,14 +15,26 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from socket import gaierror
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from dts.auth import WINDOW, Credentials, KeccakAuthenticator, Request, signed_host
-from dts.client.connections import ConnectError, Connections, NoTls, Response, StaleConnection
+from dts.client import notices
+from dts.client.answers import (
+    FIRST_DELAY,
+    Answer,
+    Failure,
+    clock_hint,
+    clock_skew,
+    error_in_words,
+    parse_error,
+    parse_retry_after,
+)
+from dts.client.connections import ConnectError, Connections, Response, StaleConnection
+from dts.client.notices import Notices
+from dts.client.proxies import ProxyError, proxy_for
 from dts.client.run.pace import Turn
 from dts.client.server_url import is_local, split_url
 from dts.client.traffic import Traffic
@@ -38,37 +49,20 @@ CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 120.0
 """Seconds in which no byte of a request or its answer moves, before the try is given up."""
 
-RACE_AFTER = 5.0
-"""Seconds of the same, before the request is made over a new connection, too: the old one may have died silently."""
-
 MAX_ANSWER = 256 * 1024 * 1024  # bytes; a page of results is far smaller, a single result need not be
 
 Turns = Callable[[], AbstractAsyncContextManager[Turn]]
 """Waits for the turn of an upload, such as `pace.turn` does."""
 
-_FIRST_DELAY = 0.1  # seconds
 _MAX_DELAY = 5.0  # seconds
-_PATIENCE = 5.0  # seconds without an answer after which a person is told
-_LONG_UPLOAD = 10.0  # seconds of an upload, though it gets on, after which a person is told how fast the line is
 _LOOK_INTERVAL = 1.0  # seconds between two looks at a request
 _SHORTEST_TRY = 1.0  # seconds that a server may take to answer, however soon it is given up
-_MAX_RETRY_AFTER = 60.0  # seconds; more than this is not worth believing
-_REMINDER = 60.0  # seconds after which a person is told again which limit holds requests up
 _TRY_AGAIN = re.compile(r"[:;,]? try again in \S+ s$")
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _OVER_LIMIT = 429
 _REPEATABLE_STATUS = frozenset({408, _OVER_LIMIT})  # and 5xx
 _HOPELESS_STATUS = frozenset({501, 505})  # what answers like that never will do what a DTS server does
 _NOT_ACCEPTED_STATUS = frozenset({_OVER_LIMIT})  # 503 may come of a store that did what it was asked to, but too late
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A successful answer: its status (2xx) and its body, which took so many seconds to come once it began to."""
-
-    status: int
-    body: bytes
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +78,6 @@ class _Call:
     repeatable: bool
     turn: Turns | None
     on_data: Callable[[bytes], None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A try that may be repeated.
-
-    `taken` is whether the server may have acted on it, `silent` whether it did not answer in time, `stale` whether a
-    connection from earlier turned out to be closed, which says nothing of the server. `over` is the limit that the
-    caller is over, if that is why.
-    """
-
-    reason: str
-    retry_after: float | None = None
-    reached: bool = False
-    taken: bool = True
-    over: str = ""
-    code: str = ""
-    silent: bool = False
-    stale: bool = False
-
-    def away_since(self, began: float, wait: float) -> float:
-        """Since when the server was away, if the try began at `began`; not while it was asked to wait."""
-        if not (self.taken or self.reached):  # there was no connection
-            return began
-        now = time.monotonic()
-        return min(began + wait, now) if self.silent else now
 
 
 class Transport:
@@ -142,21 +110,16 @@ class Transport:
         self._authenticator = KeccakAuthenticator(credentials)
         self._max_clients = max_clients
         self._give_up_after = give_up_after
-        self._notify = notify
+        self._notices = Notices(self.server_url, notify)
+        self._proxy = proxy_for(self._origin)
         self._tls = _tls_context(cacert) if self._origin.startswith("https:") else None
         self._clock_skew = 0.0
         self._http: Connections | None = None
-        self._away: _Failure | None = None
-        self._heard = -math.inf
-        self._held: dict[int, str] = {}
-        self._told_of_limit = -math.inf
-        self._told_of_silence = -math.inf
-        self._told_of_pause = -math.inf
 
     @property
     def held_by(self) -> str:
         """The limit that a request waits for now, as the server puts it; empty when none does."""
-        return next(iter(self._held.values()), "")
+        return self._notices.held_by
 
     @property
     def local(self) -> bool:
@@ -233,17 +196,17 @@ class Transport:
         try:
             return await self._until_answered(call, REQUEST_TIMEOUT if timeout is None else timeout, limit)
         finally:
-            self._held.pop(id(call), None)
+            self._notices.release(id(call))
 
     async def _until_answered(self, call: _Call, timeout: float, limit: float | None) -> Answer:
         away_since: float | None = None
-        backoff = Backoff(_FIRST_DELAY, _MAX_DELAY)
+        backoff = Backoff(FIRST_DELAY, _MAX_DELAY)
         while True:
             began = time.monotonic()
             left = limit - (0.0 if away_since is None else began - away_since) if limit else timeout
             outcome = await self._try_in_turn(call, min(timeout, max(left, _SHORTEST_TRY)))
             if isinstance(outcome, Answer):
-                self._is_back()
+                self._notices.is_back()
                 return outcome
             if outcome.stale and (call.repeatable or not outcome.taken):
                 continue
@@ -257,10 +220,10 @@ class Transport:
                 left = limit - (time.monotonic() - away_since)
                 self._check_patience(outcome, pause, left, limit)
                 pause = min(pause, left)
-            self._tell(call, outcome)
+            self._notices.tell(id(call), outcome)
             await asyncio.sleep(pause)
 
-    def _check_patience(self, failure: _Failure, pause: float, left: float, limit: float) -> None:
+    def _check_patience(self, failure: Failure, pause: float, left: float, limit: float) -> None:
         """Give up when there is no time left, or when a limit is certain to hold for longer than that.
 
         Raises:
@@ -271,14 +234,14 @@ class Transport:
             message = f"{failure.over}: try again in {math.ceil(pause)} s"
             raise RequestRefused(message, status=_OVER_LIMIT, code=failure.code)
         if left <= 0:
-            raise ServerUnavailable(f"{self._describe(failure)}; gave up after {limit:g} s")
+            raise ServerUnavailable(f"{self._notices.describe(failure)}; gave up after {limit:g} s")
 
-    async def _try_in_turn(self, call: _Call, timeout: float) -> Answer | _Failure:
+    async def _try_in_turn(self, call: _Call, timeout: float) -> Answer | Failure:
         """Try a request when it is its turn."""
         async with nullcontext(None) if call.turn is None else call.turn() as upload:
             return await self._race(call, timeout, upload)
 
-    async def _race(self, call: _Call, timeout: float, upload: Turn | None) -> Answer | _Failure:
+    async def _race(self, call: _Call, timeout: float, upload: Turn | None) -> Answer | Failure:
         """Try a request; when nothing moves, over a new connection, too. The first answer counts."""
         still = asyncio.get_running_loop().create_future()
         tries = [asyncio.create_task(self._try(call, timeout, upload, still))]
@@ -294,13 +257,13 @@ class Transport:
 
     async def _try(
         self, call: _Call, timeout: float, upload: Turn | None, still: asyncio.Future[None], *, fresh: bool = False
-    ) -> Answer | _Failure:
+    ) -> Answer | Failure:
         """Make a request once; `still` is done when nothing has moved for a while."""
         traffic = Traffic(
             call.wait,
-            interval=min(_LOOK_INTERVAL, _PATIENCE, RACE_AFTER),
-            on_look=lambda traffic: self._look_at(traffic, still),
-            on_pause=self._stood_still,
+            interval=min(_LOOK_INTERVAL, notices.PATIENCE, notices.RACE_AFTER),
+            on_look=lambda traffic: self._notices.look_at(traffic, still),
+            on_pause=self._notices.stood_still,
         )
         body = b"" if call.body is None and call.method in _WITH_BODY else call.body
         target = f"{call.path}{'?' if call.query else ''}{call.query}"
@@ -324,17 +287,19 @@ class Transport:
             if upload is not None and failure.taken and not failure.stale:
                 upload.stalled()
             return failure
-        self._heard = time.monotonic()
+        self._notices.heard()
         if upload is not None:
             upload.answered(traffic.seconds)
         return self._on_response(response)
 
     def _connections(self) -> Connections:
         if self._http is None:
-            self._http = Connections(self._origin, tls=self._tls, most=self._max_clients, max_answer=MAX_ANSWER)
+            self._http = Connections(
+                self._origin, tls=self._tls, most=self._max_clients, max_answer=MAX_ANSWER, proxy=self._proxy
+            )
         return self._http
 
-    def _on_error(self, error: OSError) -> _Failure:
+    def _on_error(self, error: OSError) -> Failure:
         if isinstance(error, ssl.SSLCertVerificationError):
             raise RequestRefused(
                 f"the certificate of {self.server_url} is not trusted: {error.verify_message}; "
@@ -342,25 +307,27 @@ class Transport:
                 status=0,
                 code="certificate",
             ) from error
-        return _Failure(
-            _error_in_words(error),
-            taken=not isinstance(error, ConnectError),
+        if isinstance(error, ProxyError) and 400 <= error.status < 500:
+            raise RequestRefused(str(error), status=error.status, code="proxy") from error
+        return Failure(
+            str(error) if isinstance(error, ProxyError) else error_in_words(error),
+            taken=not isinstance(error, (ConnectError, ProxyError)),
             silent=isinstance(error, TimeoutError),
             stale=isinstance(error, StaleConnection),
         )
 
-    def _on_response(self, response: Response) -> Answer | _Failure:
+    def _on_response(self, response: Response) -> Answer | Failure:
         status = response.status
         if 200 <= status < 300:
             return Answer(status, response.body, response.seconds)
-        code, message = _parse_error(response)
+        code, message = parse_error(response)
         if status in _HOPELESS_STATUS:
             message = f"{self.server_url} answered with {message}: is it a DTS server?"
             raise RequestRefused(message, status=status, code=code)
         if status >= 500 or status in _REPEATABLE_STATUS:
-            return _Failure(
+            return Failure(
                 f"{status} {message}",
-                retry_after=_parse_retry_after(response.headers.get("Retry-After")),
+                retry_after=parse_retry_after(response.headers.get("Retry-After")),
                 reached=True,
                 taken=status not in _NOT_ACCEPTED_STATUS,
                 over=_TRY_AGAIN.sub("", message) if status == _OVER_LIMIT else "",
@@ -369,79 +336,26 @@ class Transport:
         if 300 <= status < 400:
             message = f"{self.server_url} redirects to {response.headers.get('Location')}: give that URL"
         if status == 401 and self._correct_clock(response.headers.get("Date")):
-            return _Failure(message, taken=False, stale=True)
+            return Failure(message, taken=False, stale=True)
+        if status == 407 and self._proxy is not None:
+            message = self._proxy.refusal(status, response.reason)
         if status == 401:
             message += f" User {self._authenticator.user_id}: check name and secret"
-            message += _clock_hint(response.headers.get("Date"))
+            message += clock_hint(response.headers.get("Date"))
         raise RequestRefused(message, status=status, code=code)
 
     def _correct_clock(self, date: str | None) -> bool:
         """Sign by the server's clock if this machine's differs so much that no signature is valid; whether it did."""
-        skew = _clock_skew(date)
+        skew = clock_skew(date)
         if abs(skew - self._clock_skew) <= WINDOW / 2 or self._clock_skew:
             return False
         self._clock_skew = skew
-        self._notify(f"this machine's clock differs from the server's by {abs(skew):.0f} s: signing by the server's")
+        by = f"{abs(skew):.0f} s"
+        self._notices.notify(f"this machine's clock differs from the server's by {by}: signing by the server's")
         return True
 
-    def _describe(self, failure: _Failure) -> str:
-        state = "does not answer" if failure.silent else "is not ready" if failure.reached else "is not reachable"
-        return f"server {self.server_url} {state} ({failure.reason})"
 
-    def _tell(self, call: _Call, failure: _Failure) -> None:
-        """Tell a person why a request waits: that the server is away, or over which limit it is."""
-        if not failure.over:
-            self._held.pop(id(call), None)
-            self._is_away(failure)
-            return
-        self._held[id(call)] = failure.over
-        now = time.monotonic()
-        if now - self._told_of_limit >= _REMINDER:
-            self._told_of_limit = now
-            self._notify(f"{failure.over}; waiting")
-
-    def _is_away(self, failure: _Failure) -> None:
-        """Tell that the server is away, once; and once more when first it was silent and now there is a reason."""
-        if self._away is None or (self._away.silent and not failure.silent):
-            self._notify(f"{self._describe(failure)}; waiting")
-            self._away = failure
-
-    def _is_back(self) -> None:
-        if self._away is not None:
-            self._away = None
-            self._notify("server is back")
-
-    def _look_at(self, traffic: Traffic, still: asyncio.Future[None]) -> None:
-        """See whether a request gets on, and say whose fault it is if not: the line's or the server's."""
-        quiet = traffic.quiet
-        if not still.done() and quiet >= max(RACE_AFTER, traffic.sending_took):  # a slow line has buffers on its way
-            still.set_result(None)
-        now = time.monotonic()
-        if self._away is not None or now - self._told_of_silence < _REMINDER:
-            return
-        if quiet >= _PATIENCE and now - self._heard >= _PATIENCE:  # none of the others was answered either
-            self._told_of_silence = now
-            self._away = _Failure("", silent=True)
-            self._notify(f"{self._silence(traffic)}; waiting")
-        elif not quiet and traffic.unsent and traffic.seconds >= _LONG_UPLOAD:
-            self._told_of_silence = now
-            rate = (traffic.size - traffic.unsent) / traffic.seconds / 1024
-            self._notify(f"the line to {self.server_url} is slow: it takes {rate:.0f} KiB/s of a block")
-
-    def _silence(self, traffic: Traffic) -> str:
-        if traffic.unsent:
-            return f"the line to {self.server_url} has taken nothing for {_PATIENCE:g} s"
-        return f"server {self.server_url} has not answered for {_PATIENCE:g} s"
-
-    def _stood_still(self, seconds: float) -> None:
-        """This process did not run for so long: neither the line nor the server is to blame."""
-        now = time.monotonic()
-        if now - self._told_of_pause > 1.0:  # every request under way has noticed it
-            self._notify(f"this client stood still for {seconds:.0f} s (suspended, or its machine is overloaded)")
-        self._told_of_pause = now
-
-
-async def _first_answer(tries: list[asyncio.Task[Answer | _Failure]]) -> Answer | _Failure:
+async def _first_answer(tries: list[asyncio.Task[Answer | Failure]]) -> Answer | Failure:
     """What the first of some tries of a request came to that was answered, else how the last one failed.
 
     Raises:
@@ -456,24 +370,6 @@ async def _first_answer(tries: list[asyncio.Task[Answer | _Failure]]) -> Answer 
             return answers[0] if answers else outcomes[-1]
 
 
-def _parse_error(response: Response) -> tuple[str, str]:
-    """Code and message of an error's body; the status in words when it is not one of DTS's."""
-    try:
-        error = msgspec.json.decode(response.body)["error"]
-        return str(error["code"]), str(error["message"])
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
-        return "", f"HTTP {response.status} {response.reason}"
-
-
-def _parse_retry_after(value: str | None) -> float | None:
-    """Seconds, however many the server says; the form with a date is left to the backoff."""
-    try:
-        seconds = float(value or "nan")
-    except ValueError:
-        return None
-    return None if math.isnan(seconds) else min(max(seconds, _FIRST_DELAY), _MAX_RETRY_AFTER)
-
-
 def _tls_context(cacert: str | None) -> ssl.SSLContext:
     """Checks certificates against the system's authorities, or those in the file `cacert`.
 
@@ -484,32 +380,3 @@ def _tls_context(cacert: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=cacert)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"cannot read authorities from {cacert}: {error.strerror or error}") from error
-
-
-def _clock_skew(date: str | None) -> float:
-    """By how many seconds the server's clock is ahead of this machine's; 0 when it does not say."""
-    try:
-        return email.utils.parsedate_to_datetime(date or "").timestamp() - time.time()
-    except ValueError:
-        return 0.0
-
-
-def _clock_hint(date: str | None) -> str:
-    """What to say when the clocks are so far apart that no signature can be valid."""
-    apart = abs(_clock_skew(date))
-    return f", and this machine's clock, which differs from the server's by {apart:.0f} s" if apart > WINDOW else ""
-
-
-def _error_in_words(error: OSError) -> str:
-    cause = error.__cause__ if isinstance(error, ConnectError) else error
-    if isinstance(error, NoTls):
-        return "it takes connections, but does not speak TLS: should its URL begin with http://?"
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(cause, gaierror):
-        return "its host name is not known"
-    if isinstance(cause, TimeoutError):
-        return "timeout while connecting" if isinstance(error, ConnectError) else "timeout during request"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror.lower()
-    return "it closed the connection"

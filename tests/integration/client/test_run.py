@@ -189,7 +189,7 @@ class Handler(RequestHandler):
 
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.client.transport._FIRST_DELAY", 0.001)
+    monkeypatch.setattr("dts.client.transport.FIRST_DELAY", 0.001)
     monkeypatch.setattr("dts.client.run.send.IDLE_FLUSH", 0.005)
 
 

@@ -30,7 +30,7 @@ async def test_a_run_gets_through_a_line_on_which_uploads_take_longer_than_any_d
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dts.client.transport.REQUEST_TIMEOUT", 1.5)
-    monkeypatch.setattr("dts.client.transport.RACE_AFTER", 1.2)
+    monkeypatch.setattr("dts.client.notices.RACE_AFTER", 1.2)
     lines = [f"{number} {'x' * 2000}" for number in range(300)]
     found: list[int] = []
     began = time.monotonic()
@@ -46,7 +46,7 @@ async def test_a_run_gets_through_a_line_on_which_uploads_take_longer_than_any_d
 async def test_a_connection_that_died_silently_is_replaced_within_seconds(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.client.transport.RACE_AFTER", 0.2)
+    monkeypatch.setattr("dts.client.notices.RACE_AFTER", 0.2)
     async with SlowLine(server.port).serve() as line:
         transport = Transport(line.url, Credentials("alice", "secret"))
         await transport.call("POST", "/runs/", {"function": "t/upper"})
@@ -60,7 +60,7 @@ async def test_a_connection_that_died_silently_is_replaced_within_seconds(
 async def test_a_line_that_takes_nothing_is_blamed_and_not_the_server(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.1)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.1)
     said: list[str] = []
     async with SlowLine(server.port, rate=0.001).serve() as line:
         transport = Transport(line.url, Credentials("alice", "secret"), notify=said.append)
@@ -76,7 +76,7 @@ async def test_time_in_which_the_client_stood_still_is_nobodys(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dts.client.traffic._STOOD_STILL", 0.2)
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.3)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.3)
     said: list[str] = []
     async with SlowLine(server.port, rate=0.001).serve() as line:
         transport = Transport(line.url, Credentials("alice", "secret"), notify=said.append)

@@ -21,7 +21,8 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
 from dts.auth import Credentials, KeccakAuthenticator, Request, body_digest, derive_key
-from dts.client.transport import Transport, _parse_retry_after
+from dts.client.answers import parse_retry_after
+from dts.client.transport import Transport
 from dts.errors import AuthError, ConfigError, RequestRefused, ServerUnavailable
 
 ALICE = Credentials("alice", "secret")
@@ -185,7 +186,7 @@ async def test_https_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("wait", [0.0, 0.1])
 async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.05)
     monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.05)
     sock, port = bind_unused_port(address="127.0.0.1")  # takes connections, and nobody ever reads
     said: list[str] = []
@@ -202,14 +203,14 @@ async def test_a_server_that_is_frozen_is_told_of_and_given_up(wait: float, monk
 async def test_a_server_that_is_slow_again_and_again_is_told_of_once_a_minute(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.05)
     said: list[str] = []
     transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, notify=said.append)
     site.respond = take(0.15)
     for _ in range(3):
         await transport.call("GET", "/")
     assert said == [f"server http://127.0.0.1:{site.port} has not answered for 0.05 s; waiting", "server is back"]
-    monkeypatch.setattr("dts.client.transport._REMINDER", 0.3)
+    monkeypatch.setattr("dts.client.notices._REMINDER", 0.3)
     site.respond = take(0.6)
     await transport.call("GET", "/")  # the minute is over within this request
     assert len(said) == 4
@@ -219,7 +220,7 @@ async def test_a_server_that_is_slow_again_and_again_is_told_of_once_a_minute(
 async def test_one_request_that_is_slow_while_others_are_answered_is_not_told(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.2)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.2)
     said: list[str] = []
     transport = Transport(f"http://127.0.0.1:{site.port}", ALICE, notify=said.append)
 
@@ -278,7 +279,7 @@ async def test_https_to_a_server_that_answers_in_http_says_so_too() -> None:
 
 
 async def test_why_a_server_was_silent_is_told_when_it_is_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.05)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.05)
     monkeypatch.setattr("dts.client.transport.CONNECT_TIMEOUT", 0.15)
     said: list[str] = []
     transport = Transport(f"https://127.0.0.1:{site.port}", ALICE, give_up_after=0.4, notify=said.append)
@@ -322,7 +323,7 @@ async def test_a_limit_that_holds_requests_up_is_told_once_and_then_each_minute(
     assert said == [f"{LIMIT}; waiting"]
     assert held == ["", *[LIMIT] * 5]
     assert transport.held_by == ""
-    monkeypatch.setattr("dts.client.transport._REMINDER", 0.0)
+    monkeypatch.setattr("dts.client.notices._REMINDER", 0.0)
     held.clear()
     await transport.call("GET", "/")
     assert len(said) == 6
@@ -334,7 +335,7 @@ async def test_a_limit_that_holds_requests_up_is_told_once_and_then_each_minute(
     [("3", 3.0), ("86400", 60.0), ("inf", 60.0), ("-1", 0.1), ("nan", None), ("Fri, 31 Dec 1999 23:59:59 GMT", None)],
 )
 def test_nobody_waits_for_longer_than_a_minute_before_another_try(said: str, understood: float | None) -> None:
-    assert _parse_retry_after(said) == understood
+    assert parse_retry_after(said) == understood
 
 
 async def test_a_limit_that_holds_for_longer_than_one_may_wait_is_refused_at_once(site: Site) -> None:
@@ -364,7 +365,7 @@ async def test_who_gives_up_has_waited_for_as_long_as_he_says(site: Site) -> Non
 
 
 async def test_a_server_that_was_asked_to_wait_is_not_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dts.client.transport._PATIENCE", 0.2)
+    monkeypatch.setattr("dts.client.notices.PATIENCE", 0.2)
     monkeypatch.setattr("dts.client.transport._SHORTEST_TRY", 0.2)
     site.respond = lambda handler: (time.sleep(0.3), handler.write({"result": "late"}))[1]
     said: list[str] = []
