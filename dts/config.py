@@ -106,7 +106,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     `functions` is a functions directory whose functions are registered without an administrator; empty for none.
     `daemons` names those that run inside the server, separated by spaces: `all`, `none`, or `auto` for all of them
     when the broker is embedded and none otherwise. Jobs whose timeout is over `lease_after` seconds run under a lease;
-    with `lease_unlimited` those that have no timeout, too. What is between `max_connections` and `body_memory` keeps
+    with `lease_unlimited` those that have no timeout, too. `default_timeout` is that of jobs for which neither they nor
+    their function say one; without it they have none. What is between `max_connections` and `body_memory` keeps
     clients from taking the server down: docs/security.md says how.
     """
 
@@ -134,6 +135,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     body_memory: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 64 * 1024 * 1024
     lease_after: Seconds = 1200.0
     lease_unlimited: bool = False
+    default_timeout: Seconds | None = None
 
     def __post_init__(self) -> None:
         for each in self.trusted_proxies:

@@ -32,8 +32,9 @@ class Limits:
     """What a user, a namespace or a function may take; None is no limit.
 
     `unfinished` jobs that are accepted and have not ended; `requests_per_second`; `running` jobs at work at once;
-    `priority` the highest that jobs have, whatever they ask for; `retention` is
-    for how long a run is kept after it has finished.
+    `priority` the highest that jobs have, whatever they ask for; `retention` is for how long a run is kept after it has
+    finished. Of a function alone: `starts_per_second` of its jobs; `key`, a place in their arguments, and how many with
+    the same value there may run at once and start a second.
     """
 
     unfinished: int | None = None
@@ -41,6 +42,20 @@ class Limits:
     running: int | None = None
     priority: int | None = None
     retention: float | None = None
+    starts_per_second: float | None = None
+    key: str | None = None
+    key_running: int | None = None
+    key_starts_per_second: float | None = None
+
+    @property
+    def metered(self) -> bool:
+        """Whether jobs may have to wait for others before they begin."""
+        return self.running is not None or self.starts_per_second is not None or self.keyed
+
+    @property
+    def keyed(self) -> bool:
+        """Whether they may have to wait for others with the same key."""
+        return self.key is not None and (self.key_running is not None or self.key_starts_per_second is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ FUNCTIONS = RecordKind(
         Field("priority", Kind.INTEGER, "of jobs that ask for none: 0 to 9, and 9 goes first"),
         *(Field(option.name, _kind_of(option), option.meaning, optional=True) for option in ATTEMPT_OPTIONS),
         *LIMIT_FIELDS,
+        Field("limits.starts_per_second", Kind.NUMBER, "jobs that begin in a second, at most", optional=True),
+        Field("limits.key", Kind.TEXT, "what the next two count by, such as kwargs.customer", optional=True),
+        Field("limits.key_running", Kind.INTEGER, "jobs at work at once with the same key, at most", optional=True),
+        Field("limits.key_starts_per_second", Kind.NUMBER, "that begin in a second, by key", optional=True),
     ),
     columns=(
         Column("id", "function"),

@@ -12,11 +12,12 @@ ROUTES = RecordKind(
     fields=(
         Field("description", Kind.TEXT, "what it is for"),
         Field("paused", Kind.BOOLEAN, "nothing more is sent to its workers"),
+        Field("limits.running", Kind.INTEGER, "jobs at work at once, at most", optional=True),
     ),
-    columns=(Column("id", "route"), Column("description"), Column("paused"), Column("modified")),
+    columns=(Column("id", "route"), Column("description"), Column("paused"), Column("limits"), Column("modified")),
     filters=(Field("paused", Kind.BOOLEAN, "whether paused"),),
     example="far-east description='hosts in Tokyo'",
-    change="far-east paused=yes",
+    change="far-east limits.running=100",
     selection="paused=yes",
 )
 

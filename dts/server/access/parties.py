@@ -62,8 +62,8 @@ class Parties:
 
     @property
     def limited(self) -> list[Subject]:
-        """Those whose jobs may not all run at once."""
-        return [subject for subject, _ in self._subjects() if subject.limits.running is not None]
+        """Those whose jobs may not all begin at once."""
+        return [subject for subject, _ in self._subjects() if subject.limits.metered]
 
     def priority(self, asked: int | None) -> int:
         """The priority of jobs that ask for `asked`: no higher than any of them may have."""

@@ -414,7 +414,7 @@ class JobHandler(WorkHandler):
                 result["unserved_route"] = route
             if result["state"] != JobState.RUNNING.value:
                 run, due = await self.context.store.get_run(block.run), cast("float", result.get("due", 0.0))
-                waiting = WaitingJob(block, index, run, due)
+                waiting = WaitingJob(block, index, run, due, gated="waits_for" in result)
                 result["waiting"] = await self.context.why_waiting.of_job(waiting, route)
         return description | result
 

@@ -17,6 +17,7 @@ ROUTE = r"^[a-z][a-z0-9_.-]{0,63}$(?!\n)"
 GROUP = r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)"
 SSH_USER = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 VERSION = r"^([0-9a-f]{64})?$(?!\n)"
+KEY = r"^(args|kwargs)(\.[A-Za-z0-9_-]{1,64}){1,8}$(?!\n)"
 FOLDER = r"^([^\x00-\x1f\x7f-\x9f-][^\x00-\x1f\x7f-\x9f]*)?$(?!\n)"
 
 PATTERNS = {
@@ -27,6 +28,7 @@ PATTERNS = {
     GROUP: "the name of a group: small letters, digits, and any of _.-; 64 characters at most",
     SSH_USER: "the name of a user on the host",
     VERSION: "the whole hash of a version, 64 hexadecimal digits, or empty",
+    KEY: "a place in the arguments, such as kwargs.customer or args.0",
     FOLDER: "a path that does not start with a hyphen and has no control characters",
 }
 """What a value that must match a pattern is."""

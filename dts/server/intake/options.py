@@ -62,9 +62,17 @@ def own_options(params: AttemptParams, *, now: float, place: str = "params") -> 
     return options if options.ByteSize() else None
 
 
-def merged_options(function: Function | None, own: dts_pb2.Options) -> dts_pb2.Options:
-    """The options of a message: what the function's record says and what the block asks for; the lower limit holds."""
-    return merge(to_wire(function), own)
+def merged_options(
+    function: Function | None, own: dts_pb2.Options, default_timeout: float | None = None
+) -> dts_pb2.Options:
+    """The options of a message: what the function's record says and what the block asks for; the lower limit holds.
+
+    `default_timeout` is for where neither says a timeout.
+    """
+    merged = merge(to_wire(function), own)
+    if default_timeout is not None and not merged.HasField("timeout"):
+        merged.timeout = default_timeout
+    return merged
 
 
 def put_options(batch: dts_pb2.JobBatch, asked: Iterable[dts_pb2.Options | None]) -> None:

@@ -1,9 +1,10 @@
-"""Keeps the limits `running`: as many jobs of a user, a namespace, a function are under way as it may have, no more.
+"""Keeps the limits of jobs at work: as many of a user, namespace, function, route or key as it may have, no more.
 
 Jobs of those without such a limit never come here. Others are not published when they are accepted, or due for another
 attempt: they wait in the store as a gated slice. One timekeeper of all, who holds the gate, lets as many go as there
-is room for: the limit less what is in flight, which is what was published and has neither ended nor waits. It looks
-whenever results were recorded.
+is room for: the limit less what is in flight, which is what was published and has neither ended nor waits; and of a
+function with a rate, as many as there are tokens in its bucket. It looks whenever results were recorded, and when there
+is another token.
 
 A release is three steps: the slice notes which of its jobs are let go, their messages are published, and the note is
 struck out. Whoever takes the gate over publishes what such notes name, so a crash may have a job published twice.
@@ -25,7 +26,10 @@ from dts.errors import RouteUnavailable
 from dts.model import DelayedSlice, Function, Unsent, bitmap
 from dts.server.access.parties import PartiesOf, Subject
 from dts.server.lookup.catalogue import Catalogue
+from dts.server.publish.buckets import TokenBucket
 from dts.server.publish.decoded import DecodedBlocks
+from dts.server.publish.in_flight import in_flight
+from dts.server.publish.keys import KeyLimits, KeyRooms
 from dts.server.publish.leader import Leader
 from dts.server.publish.slices import delayed_messages
 from dts.server.record.blocks import outcomes_of
@@ -38,6 +42,8 @@ logger = logging.getLogger(__name__)
 _NAME = "gate"
 _LOOK = 1.0  # seconds after which to look whether somebody new waits, however much there is to do
 _SLICES = 50  # read at once
+_KEYED_SLICES = 2000  # read at once where jobs of later ones may go before those of the first
+_UNLIMITED = 10**9
 _SPREAD = 16
 """Messages that the room of a limit is spread over at least: jobs in one message run one after the other."""
 
@@ -87,8 +93,11 @@ class Gate:
         self._look_at = -math.inf
         self._flying: dict[tuple[str, str], tuple[float, set[str]]] = {}
         self._rest = 0.0
+        self._next_token = math.inf
+        self._buckets: dict[str, TokenBucket] = {}
         self._news = asyncio.Event()
         self._blocks = DecodedBlocks(store)
+        self._keys = KeyLimits(store, self._blocks)
 
     def on_event(self, event: Event) -> None:
         """Take in that results were recorded, or that jobs have come to the gate."""
@@ -102,9 +111,10 @@ class Gate:
         # Looks in vain, at every result of somebody else, take half of the time at most.
         await asyncio.sleep(self._rest)
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            await asyncio.wait_for(self._news.wait(), min(seconds, self._next_token))
         except TimeoutError:
-            self._look_at = -math.inf
+            if seconds <= self._next_token:
+                self._look_at = -math.inf
 
     async def close(self) -> None:
         """Leave the gate to others.
@@ -122,6 +132,7 @@ class Gate:
             StoreUnavailable: the store does not answer; likewise.
         """
         self._news.clear()
+        self._next_token = math.inf
         begun = time.monotonic()
         if begun >= self._look_at:
             self._groups = await self._store.gated_groups()
@@ -175,26 +186,63 @@ class Gate:
         if parties.paused:
             return 0
         function, subjects = parties.function, parties.limited
-        for subject in subjects:
-            if (subject.kind, subject.id) not in rooms:
-                rooms[subject.kind, subject.id] = (subject.limits.running or 0) - await self._in_flight(subject)
-        most = max(1, min((subject.limits.running or 0 for subject in subjects), default=10**9) // _SPREAD)
+        await self._look_for_rooms(subjects, rooms)
+        bucket, keys = self._bucket(function), await self._key_rooms(function)
+        limits = (subject.limits.running or _UNLIMITED for subject in subjects)
+        most = max(1, min(limits, default=_UNLIMITED) // _SPREAD)
         released = 0
         while await self._is_mine() and term == self._term:
-            room = min((rooms[subject.kind, subject.id] for subject in subjects), default=10**9)
+            room = min((rooms[subject.kind, subject.id] for subject in subjects), default=_UNLIMITED)
+            room = min(room, bucket.available(time.monotonic())) if bucket is not None else room
             if room <= 0:
                 break
-            slices = await self._store.list_gated(user, function_name, limit=min(room, _SLICES))
+            limit = _KEYED_SLICES if keys is not None else min(room, _SLICES)
+            slices = await self._store.list_gated(user, function_name, limit=limit)
             for subject in subjects:
                 self._flying[subject.kind, subject.id][1].update(each.block for each in slices)
-            count = await self._release(slices, room, function, most)
+            count = await self._release(slices, room, function, most, keys)
             released += count
             for subject in subjects:
                 rooms[subject.kind, subject.id] -= count
+            if bucket is not None:
+                bucket.take(count)
             if not slices:
                 self._groups.remove(group)
+            if not slices or (keys is not None and not count):
                 break
+        self._wake_for(bucket, keys)
         return released
+
+    async def _look_for_rooms(self, subjects: Sequence[Subject], rooms: dict[tuple[str, str], int]) -> None:
+        """How many more jobs may run of those of whom that is not known yet."""
+        for subject in subjects:
+            if (subject.kind, subject.id) not in rooms:
+                at_work, most = await self._in_flight(subject), subject.limits.running
+                rooms[subject.kind, subject.id] = _UNLIMITED if most is None else most - at_work
+
+    def _bucket(self, function: Function | None) -> TokenBucket | None:
+        """The bucket of a function that has a rate."""
+        rate = function.limits.starts_per_second if function is not None else None
+        if function is None or rate is None:
+            return None
+        known = self._buckets.get(function.name)
+        if known is None or known.rate != rate:
+            known = self._buckets[function.name] = TokenBucket(rate)
+        return known
+
+    async def _key_rooms(self, function: Function | None) -> KeyRooms | None:
+        """Room by key, of a function that has limits by key."""
+        if function is None or not function.limits.keyed:
+            return None
+        blocks = self._flying["function", function.name][1]
+        return await self._keys.rooms(function.name, function.limits, blocks)
+
+    def _wake_for(self, bucket: TokenBucket | None, keys: KeyRooms | None) -> None:
+        """Have the next look when there is another token."""
+        if bucket is not None and not bucket.available(time.monotonic()):
+            self._next_token = min(self._next_token, bucket.wait)
+        if keys is not None:
+            self._next_token = min(self._next_token, keys.wait)
 
     async def _in_flight(self, subject: Subject) -> int:
         """How many jobs of a subject are under way.
@@ -205,18 +253,23 @@ class Gate:
         key, now = (subject.kind, subject.id), time.monotonic()
         look_at, blocks = self._flying.get(key, (-math.inf, set[str]()))
         everywhere = now >= look_at or len(blocks) > _NAMED
-        found = await self._store.jobs_in_flight(
-            **{subject.kind: subject.id}, blocks=None if everywhere else list(blocks)
-        )
+        found = await in_flight(self._store, subject, None if everywhere else list(blocks))
         self._flying[key] = now + _LOOK if everywhere else look_at, set(found)
         return sum(found.values())
 
-    async def _release(self, slices: Sequence[DelayedSlice], room: int, function: Function | None, most: int) -> int:
-        """Let go up to `room` jobs of slices, the first ones first; returns how many."""
+    async def _release(
+        self, slices: Sequence[DelayedSlice], room: int, function: Function | None, most: int, keys: KeyRooms | None
+    ) -> int:
+        """Let go up to `room` jobs of slices, the first ones first, that their keys allow; returns how many."""
         releases: list[Release] = []
         for each, unfinished in await self._unfinished(slices):
             waiting = each.jobs & unfinished
-            jobs = bitmap.from_indices(islice(bitmap.indices(waiting), room))
+            if keys is not None and function is not None:
+                jobs = keys.choose(await self._keys.of_block(each.block, function.limits), waiting, room)
+                if waiting and not jobs:
+                    continue
+            else:
+                jobs = bitmap.from_indices(islice(bitmap.indices(waiting), room))
             room -= jobs.bit_count()
             releases.append(Release(each, jobs, waiting & ~jobs))
             if room <= 0:

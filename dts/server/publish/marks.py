@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dts.broker import Broker
 from dts.config import ServerSettings
 from dts.model import DEFAULT_ROUTE, Function
-from dts.server.intake.options import is_long
+from dts.server.intake.options import is_long, merged_options
 from dts.server.lookup.fleet import Fleet
 from dts.server.publish.slices import slice_size
 from dts.wire import dts_pb2
@@ -67,7 +67,7 @@ class Marks:
 
     def _slice_size(self, function: Function | None) -> int:
         long = is_long(
-            dts_pb2.Options(timeout=function.timeout) if function and function.timeout else dts_pb2.Options(),
+            merged_options(function, dts_pb2.Options(), self._settings.default_timeout),
             function,
             lease_after=self._settings.lease_after,
             lease_unlimited=self._settings.lease_unlimited,

@@ -110,7 +110,7 @@ def _terms(
     batch: dts_pb2.JobBatch, function: Function | None, settings: ServerSettings
 ) -> tuple[dts_pb2.Options, bool]:
     """What the messages of a block say of its attempts, and whether these need a lease."""
-    options = merged_options(function, batch.options)
+    options = merged_options(function, batch.options, settings.default_timeout)
     lease = batch.lease or is_long(
         options, function, lease_after=settings.lease_after, lease_unlimited=settings.lease_unlimited
     )

@@ -16,6 +16,7 @@ from dts.errors import BrokerUnavailable
 from dts.model import Backlog, Block, Run, Statistics
 from dts.server.access.parties import Parties, PartiesOf, Subject
 from dts.server.lookup.fleet import Fleet
+from dts.server.publish.in_flight import in_flight
 from dts.server.publish.marks import Marks
 from dts.store import Store
 
@@ -38,7 +39,7 @@ class Waiting(msgspec.Struct, omit_defaults=True, kw_only=True):
     due: float | msgspec.UnsetType = msgspec.UNSET
     route: str | msgspec.UnsetType = msgspec.UNSET
     limit: str | msgspec.UnsetType = msgspec.UNSET
-    allowed: int | msgspec.UnsetType = msgspec.UNSET
+    allowed: float | msgspec.UnsetType = msgspec.UNSET
     running: int | msgspec.UnsetType = msgspec.UNSET
     jobs: int | msgspec.UnsetType = msgspec.UNSET
     messages: int | msgspec.UnsetType = msgspec.UNSET
@@ -64,12 +65,16 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WaitingJob:
-    """A job by its block and its index there, its run, and when it is published, if it has a time."""
+    """A job by its block and its index there, and its run.
+
+    `due` is when it is published, if it has a time; `gated` says that it waits for a limit.
+    """
 
     block: Block
     index: int
     run: Run | None
     due: float
+    gated: bool = False
 
 
 class WhyWaiting:
@@ -117,6 +122,8 @@ class WhyWaiting:
         parties = await self._parties_of(block.user, block.function)
         if (held := await self._held(parties, unserved)) is not None:
             return held
+        if job.gated:
+            return _metered(parties)
         if run is None or block.published or index < block.sent:
             return await self._queued(parties, 1)
         for each in await self._backlog():
@@ -132,9 +139,10 @@ class WhyWaiting:
             text = f"no live worker serves the route {unserved}, which {parties.name} goes to"
             return Waiting(reason="no_worker", text=text, route=unserved)
         for subject in parties.limited:
-            running = sum((await self._store.jobs_in_flight(**{subject.kind: subject.id})).values())
-            if running >= (subject.limits.running or 0):
-                return _limited(subject, running)
+            if subject.limits.running is not None:
+                running = sum((await in_flight(self._store, subject)).values())
+                if running >= subject.limits.running:
+                    return _limited(subject, running)
         return None
 
     async def _backlog(self) -> list[_Row]:
@@ -253,6 +261,16 @@ def _limited(subject: Subject, running: int) -> Waiting:
     allowed = subject.limits.running or 0
     text = f"the {subject} may have {allowed} jobs at work at once, and has {running}"
     return Waiting(reason="limit", text=text, limit=f"{subject}: running", allowed=allowed, running=running)
+
+
+def _metered(parties: Parties) -> Waiting:
+    """What a job waits for that may not begin yet, while fewer are at work than may be at once."""
+    for subject in parties.limited:
+        for name in ("key_running", "key_starts_per_second", "starts_per_second"):
+            if (allowed := getattr(subject.limits, name)) is not None:
+                text = f"the {subject} has a limit {name} of {allowed:g}"
+                return Waiting(reason="limit", text=text, limit=f"{subject}: {name}", allowed=allowed)
+    return Waiting(reason="limit", text="it is about to be published: a limit has just let it go")
 
 
 def _span(seconds: float) -> str:

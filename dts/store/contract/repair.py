@@ -30,8 +30,9 @@ class RepairStore(ABC):
         """
 
     @abstractmethod
-    async def waiting_jobs(self, block_ids: Sequence[str]) -> dict[str, int]:
+    async def waiting_jobs(self, block_ids: Sequence[str], *, leased: bool = True) -> dict[str, int]:
         """The jobs of these blocks, bitmaps by block, that need no message: in a slice that has not fired, or leased.
 
+        Without `leased` only those in slices that were not let go.
         A job whose lease has no expiry is queued again, and is not among them. Blocks without such jobs are left out.
         """

@@ -64,14 +64,16 @@ class MongoRepairStore(Store):
         return [document["_id"] async for document in outcomes.find(mine, {"_id": 1})]
 
     @translating
-    async def waiting_jobs(self, block_ids: Sequence[str]) -> dict[str, int]:
+    async def waiting_jobs(self, block_ids: Sequence[str], *, leased: bool = True) -> dict[str, int]:
         among = {"block": {"$in": [storable(each) for each in block_ids]}}
         found: defaultdict[str, int] = defaultdict(int)
         slices = self._connection.collection("delayed")
         async for document in slices.find({**among, "waits": True}, {"block": 1, "jobs": 1, "released": 1}):
-            waiting = bitmap.from_bytes(document["jobs"]) | bitmap.from_bytes(document.get("released", b""))
-            found[document["block"]] |= waiting
+            released = bitmap.from_bytes(document.get("released", b"")) if leased else 0
+            found[document["block"]] |= bitmap.from_bytes(document["jobs"]) | released
         leases = self._connection.collection("leases")
+        if not leased:
+            return dict(found)
         async for document in leases.find({**among, "expires": {"$gt": 0}}, {"block": 1, "job": 1}):
             found[document["block"]] |= 1 << document["job"]
         return dict(found)

@@ -42,8 +42,8 @@ class SqliteRepairStore(Store):
     async def claim_published(self, seconds: Mapping[str, float], holder: str) -> list[str]:
         return await self._writer.submit(lambda db: _claim(db, seconds, holder), durable=False) if seconds else []
 
-    async def waiting_jobs(self, block_ids: Sequence[str]) -> dict[str, int]:
-        return await self._reader.submit(lambda db: _waiting(db, listed(block_ids)))
+    async def waiting_jobs(self, block_ids: Sequence[str], *, leased: bool = True) -> dict[str, int]:
+        return await self._reader.submit(lambda db: _waiting(db, listed(block_ids), leased=leased))
 
 
 def _claim(db: Connection, seconds: Mapping[str, float], holder: str) -> list[str]:
@@ -55,10 +55,10 @@ def _claim(db: Connection, seconds: Mapping[str, float], holder: str) -> list[st
     ]
 
 
-def _waiting(db: Connection, blocks: str) -> dict[str, int]:
+def _waiting(db: Connection, blocks: str, *, leased: bool) -> dict[str, int]:
     found: defaultdict[str, int] = defaultdict(int)
     for block, jobs, released in db.execute(_DELAYED, (blocks,)):
-        found[block] |= bitmap.from_bytes(jobs) | bitmap.from_bytes(released)
-    for block, job in db.execute(_LEASED, (blocks,)):
+        found[block] |= bitmap.from_bytes(jobs) | (bitmap.from_bytes(released) if leased else 0)
+    for block, job in db.execute(_LEASED, (blocks,)) if leased else ():
         found[block] |= 1 << job
     return dict(found)

@@ -27,6 +27,8 @@ NamespaceChoice = Annotated[str, Meta(pattern=validation_messages.NAMESPACE_CHOI
 RouteName = Annotated[str, Meta(pattern=validation_messages.ROUTE)]
 GroupName = Annotated[str, Meta(pattern=validation_messages.GROUP)]
 Secret = Annotated[str, Meta(min_length=8, max_length=1024)]
+Rate = Annotated[float, Meta(ge=RATE.low, le=RATE.high)]
+Running = Annotated[int, Meta(ge=int(RUNNING.low), le=int(RUNNING.high))]
 KeyText = Annotated[str, Meta(min_length=1, max_length=20_000)]
 
 
@@ -34,10 +36,25 @@ class LimitsFields(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a user, a namespace or a function may take; a limit that is absent or null is none."""
 
     unfinished: Annotated[int, Meta(ge=int(JOBS.low), le=int(JOBS.high))] | UnsetType | None = UNSET
-    requests_per_second: Annotated[float, Meta(ge=RATE.low, le=RATE.high)] | UnsetType | None = UNSET
-    running: Annotated[int, Meta(ge=int(RUNNING.low), le=int(RUNNING.high))] | UnsetType | None = UNSET
+    requests_per_second: Rate | UnsetType | None = UNSET
+    running: Running | UnsetType | None = UNSET
     priority: Priority | UnsetType | None = UNSET
     retention: Seconds | UnsetType | None = UNSET
+
+
+class FunctionLimits(LimitsFields, kw_only=True):
+    """What a function may take: starts a second, and so many jobs at once, and starts, for each value of a key."""
+
+    starts_per_second: Rate | UnsetType | None = UNSET
+    key: Annotated[str, Meta(pattern=validation_messages.KEY)] | UnsetType | None = UNSET
+    key_running: Running | UnsetType | None = UNSET
+    key_starts_per_second: Rate | UnsetType | None = UNSET
+
+
+class RouteLimits(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a route may take."""
+
+    running: Running | UnsetType | None = UNSET
 
 
 class Limited(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from dts.errors import InvalidName
 from dts.model import (
@@ -24,6 +24,7 @@ from dts.server.handlers import validation_messages
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
 from dts.server.handlers.admin.fields import (
     ForceQuery,
+    FunctionLimits,
     Limited,
     RouteName,
     Text,
@@ -54,6 +55,7 @@ class FunctionFields(Limited, kw_only=True):
     pinned: VersionHash = ""
     paused: bool = False
     priority: Priority = DEFAULT_PRIORITY
+    limits: FunctionLimits = field(default_factory=FunctionLimits)
 
 
 FunctionView = view(
@@ -97,6 +99,9 @@ class Functions(Resource[Function]):
         return {} if ANY_NAMESPACE in user.namespaces else {"namespace": user.namespaces}
 
     async def check_allowed(self, record: Function, before: Function | None) -> None:
+        by_key = record.limits.key_running, record.limits.key_starts_per_second
+        if record.limits.key is None and by_key != (None, None):
+            raise ApiError(ErrorCode.ARGUMENT_INVALID, "limits: key_running and the like need a key")
         if record.soft_timeout is not None and record.timeout is not None and record.soft_timeout >= record.timeout:
             raise ApiError(ErrorCode.ARGUMENT_INVALID, "soft_timeout must be less than timeout")
         if record.route == plugins.ROUTE:

@@ -1,4 +1,4 @@
-"""`/admin/routes/`: which routes are paused."""
+"""`/admin/routes/`: which routes are paused, and how many of their jobs may run at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from dts.errors import DuplicateKey
 from dts.model import Route, User, check_route_id
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
-from dts.server.handlers.admin.fields import Text, changes, filters, initial, view
+from dts.server.handlers.admin.fields import RouteLimits, Text, changes, filters, initial, view
 
 
 class RouteFields(Struct, forbid_unknown_fields=True, kw_only=True):
     """What can be written and read of a route."""
 
     description: Text = ""
+    limits: RouteLimits = field(default_factory=RouteLimits)
     paused: bool = False
 
 

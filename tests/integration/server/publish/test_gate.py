@@ -110,6 +110,51 @@ async def test_the_limit_is_changed_while_jobs_wait(site: Site) -> None:
     )
 
 
+async def test_a_limit_of_a_route_is_for_all_its_functions(site: Site) -> None:
+    api, hands = site.api(), Hands(site)
+    await limited(site, "routes/default", 3)
+    for function in ("text/upper", "text/reverse"):
+        await api.call("POST", "/jobs/", [{"function": function}] * 4, status=201)
+    await hands.take(3)
+    await hands.finish(2)
+    await hands.take(3)
+    await limited(site, "routes/default", None)
+    await hands.take(6)
+
+
+async def test_jobs_of_one_key_wait_for_each_other_and_for_no_others(site: Site) -> None:
+    api, hands = site.api(), Hands(site)
+    limits = {"limits": {"key": "kwargs.customer", "key_running": 1}}
+    await api.call("PATCH", "/admin/functions/text%2Fupper", limits)
+    customers = ["a"] * 5 + ["b", "b", "c"]
+    jobs = [{"function": "text/upper", "kwargs": {"customer": each}} for each in customers]
+    ids = await api.call("POST", "/jobs/", [*jobs, {"function": "text/upper"}], status=201)
+    await hands.take(4)
+    assert sorted(job.index for batch in hands.held for job in batch.jobs) == [0, 5, 7, 8]
+    waiting = (await api.call("GET", f"/jobs/{ids[1]}"))["waiting"]
+    assert (waiting["reason"], waiting["limit"]) == ("limit", "function text/upper: key_running")
+    first = next(batch for batch in hands.held if 0 in [job.index for job in batch.jobs])
+    ended = {job.index for job in first.jobs}
+    hands.held.remove(first)
+    await site.finish(first)
+    await hands.take(4 - len(ended) + 1 + (5 in ended))  # the next of customer a, and of b if it was in that message
+    assert 1 in [job.index for batch in hands.held for job in batch.jobs]
+    await api.refused(
+        "PATCH", "/admin/functions/text%2Fupper", {"limits": {"key": None}}, status=400, code="argument_invalid"
+    )
+
+
+async def test_no_more_jobs_begin_in_a_second_than_a_function_may(site: Site) -> None:
+    api = site.api()
+    await api.call("PATCH", "/admin/functions/text%2Fupper", {"limits": {"starts_per_second": 4}})
+    began = time.monotonic()
+    await api.call("POST", "/jobs/", [{"function": "text/upper"}] * 10, status=201)
+    await api.call("POST", "/jobs/", [{"function": "text/reverse"}] * 3, status=201)
+    batches = await site.take_messages(13)
+    assert sum(len(batch.jobs) for batch in batches) == 13
+    assert time.monotonic() - began > (10 - 4 - 1) / 4, "it had at most a second's worth, and what came since"
+
+
 async def test_the_tightest_limit_counts_and_nobody_else_waits(site: Site) -> None:
     bob, hands = await site.add_user("bob", namespaces=("text",)), Hands(site)
     await limited(site, "users/bob", 3)
