@@ -62,5 +62,5 @@ def test_what_a_list_is_filtered_by(kind: RecordKind, handler: Any) -> None:
 
 def test_roles_and_limits() -> None:
     assert set(ROLES) == set(roles.ROLES)
-    offered = {field.name.partition(".")[2] for field in USERS.fields_of_limits}
+    offered = {field.name.partition(".")[2] for kind in (USERS, FUNCTIONS) for field in kind.fields_of_limits}
     assert offered == set(Limits.__dataclass_fields__)
