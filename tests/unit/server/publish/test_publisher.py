@@ -72,9 +72,6 @@ class Recorder:
     async def get_record(self, kind: object, record: str) -> None:
         return None
 
-    async def list_records(self, kind: object, **_: Any) -> list[Any]:
-        return []
-
     async def broadcast(self, topic: str, payload: str) -> bool:
         self.said.append(topic)
         return True
