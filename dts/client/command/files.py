@@ -50,6 +50,7 @@ ATTEMPT_OPTIONS = (
     "deadline",
     "priority",
     "weight",
+    "notify",
 )
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -131,6 +131,7 @@ def build_parser(*, full: bool = False) -> Parser:
     add("--changed", action="store_true", help="run lines that are new or differ, and keep the rows of the others")
     add("--retry-failed", action="store_true", help="run again what has failed, and keep the other rows")
     add("--detach", action="store_true", help="end when all lines are accepted, print the run's id")
+    add("--notify", action="append", metavar="WHERE", help="me, a mail address or a URL that hears of the run's end")
     add("--dry-run", action="store_true", help="show the first jobs, and send nothing")
     add("--cancel-on-interrupt", rare=True, action="store_true", help="when interrupted, cancel the run")
     _add_progress_options(parser)
