@@ -103,6 +103,16 @@ class AdminClient:
         params: dict[str, Any] = {"secret": secret} if grace is None else {"secret": secret, "grace": grace}
         return cast(Record, await self._transport.call("PATCH", "/whoami", params, repeatable=False))
 
+    async def statistics(self, function: str, **query: object) -> Record:
+        """What became of a function's attempts: `step` and `rows`; `since`, `until` (epoch) and `step` in seconds.
+
+        Raises:
+            RequestRefused: an argument is wrong (400), or the caller may not see it (403).
+        """
+        plain = {name: str(value) for name, value in query.items() if value is not None}
+        found = await self._transport.call("GET", "/admin/statistics/", query={"function": function, **plain})
+        return cast(Record, found)
+
     async def diagnose(self) -> Record:
         """What the server finds when it looks at its store, broker, queues and functions.
 

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
+from urllib.parse import quote
 
 from dts.client.transport import Transport
 from dts.errors import InvalidInput, RequestRefused
@@ -259,6 +260,16 @@ class Hosts:
         """All rows at once; filters are `host` and `since` (seconds since the epoch)."""
         query = {name: _in_query(value) for name, value in filters.items() if value is not None}
         yield cast(list[Record], await self._transport.call("GET", "/admin/hosts/", query=query))
+
+    async def history(self, host: str, **query: object) -> Record:
+        """How a host was: `resolution` and `rows`; `since` and `until` in seconds since the epoch, `resolution`.
+
+        Raises:
+            RequestRefused: an argument is wrong (400), or the caller may not see it (403).
+        """
+        plain = {name: _in_query(value) for name, value in query.items() if value is not None}
+        path = f"/admin/hosts/{quote(host, safe='')}/history"
+        return cast(Record, await self._transport.call("GET", path, query=plain))
 
     async def list(self, **filters: object) -> AsyncIterator[Record]:
         """The rows one by one, see `pages`."""

@@ -7,6 +7,7 @@ from dts.management.commands import (
     alerts,
     diagnosis,
     functions,
+    history,
     log,
     namespaces,
     routes,
@@ -28,6 +29,7 @@ ALL_COMMANDS = (
     *ssh.COMMANDS,
     *work.COMMANDS,
     *alerts.COMMANDS,
+    *history.COMMANDS,
     *log.COMMANDS,
     *diagnosis.COMMANDS,
 )

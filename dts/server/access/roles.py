@@ -110,6 +110,8 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("GET", "/admin/dead/"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/dead/replay"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/hosts/"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/hosts/{id}/history"): (ALL, ALL, NONE, NONE),
+    ("GET", "/admin/statistics/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/logs/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/alerts/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/alerts/rules/"): (ALL, ALL, NONE, NONE),

@@ -7,7 +7,7 @@ import logging
 import shutil
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from cryptography import x509
 from dts.broker import Broker
 from dts.errors import BrokerUnavailable
 from dts.model import DEFAULT_ROUTE, AlertRule, VirtualHost, WorkerState
-from dts.server.alerts.observe import Snapshot
+from dts.server.alerts.observe import Snapshot, Traffic
+from dts.server.history.functions import recent_traffic
 from dts.store import Store
 from dts.wire.queues import jobs_queue
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 _CERTIFICATES_FOR = 3600.0
 """Seconds for which a certificate counts as known: it runs out over days."""
+
+_TRAFFIC_FOR = 300.0
+"""Seconds of a function's results that its failure rate is made of."""
 
 _CONNECT = 10.0  # seconds to fetch a certificate
 
@@ -36,6 +40,7 @@ class Looker:
         self._store = store
         self._broker = broker
         self._broker_failed: float | None = None
+        self._stuck: dict[str, float] = {}
         self._certificates: TTLCache[str, float | None] = TTLCache(1000, _CERTIFICATES_FOR)
 
     async def look(self, rules: Iterable[AlertRule]) -> Snapshot:
@@ -47,11 +52,15 @@ class Looker:
         rules = [rule for rule in rules if rule.enabled]
         kinds = {rule.kind for rule in rules}
         workers = await self._store.list_heartbeats()
+        queues = await self._queues(workers) if kinds & {"queue", "queue_age"} else {}
+        traffic = await recent_traffic(self._store, seconds=_TRAFFIC_FOR) if kinds & {"failures", "queue_age"} else {}
         return Snapshot(
             now=self._store.now(),
             workers=tuple(workers),
             vhosts={host.id: host for host in await self._store.list_records(VirtualHost, limit=None)},
-            queues=await self._queues(workers) if kinds & {"queue", "queue_age"} else {},
+            queues=queues,
+            ages=await self._ages(queues, traffic) if "queue_age" in kinds else {},
+            traffic={name: Traffic(count, failed) for name, (count, failed, _) in traffic.items()},
             broker_away=await self._broker_away(),
             targets=await self._targets(rules),
         )
@@ -76,6 +85,20 @@ class Looker:
             except BrokerUnavailable:
                 continue  # that is an alert of its own
         return depths
+
+    async def _ages(self, queues: Mapping[str, int], traffic: Mapping[str, tuple[int, int, float]]) -> dict[str, float]:
+        """For how long jobs of a route wait: those that were started last, or since when none is while some wait."""
+        waits: dict[str, float] = {}
+        for function in await self._store.list_functions():
+            if function.name in traffic:
+                waits[function.route] = max(waits.get(function.route, 0.0), traffic[function.name][2])
+        now = time.monotonic()
+        stuck = {route: now for route, waiting in queues.items() if waiting and route not in waits}
+        self._stuck = {route: self._stuck.get(route, since) for route, since in stuck.items()}
+        return {
+            route: (waits.get(route, 0.0) or now - self._stuck.get(route, now)) if waiting else 0.0
+            for route, waiting in queues.items()
+        }
 
     async def _targets(self, rules: Iterable[AlertRule]) -> dict[tuple[str, str], float]:
         found: dict[tuple[str, str], float] = {}

@@ -20,6 +20,7 @@ from dts.server.attempts.plan import Attempts, Reading
 from dts.server.attempts.poison import poisoned_jobs
 from dts.server.daemons._base import Daemon
 from dts.server.ending.notices import announce_results
+from dts.server.history.functions import FunctionHistory
 from dts.server.record.job_metrics import observe_results
 from dts.server.record.values import fail_what_is_not_json, is_json_array
 from dts.wire import codec, dts_pb2, sanitize
@@ -28,6 +29,7 @@ from dts.wire.queues import RESULTS, TOPIC_PROGRESS, TOPIC_RESULTS, TOPIC_SPEEDS
 logger = logging.getLogger(__name__)
 
 _PREFETCH = 256
+_HISTORY_INTERVAL = 10.0  # seconds; what a process has not written by then is lost if it is killed
 _MAX_MESSAGES = 64
 """Messages recorded in one go: enough to share a write, few enough that the loop is not blocked decoding them."""
 
@@ -57,6 +59,8 @@ class Porter(Daemon):
         consumer = await self._broker.consume(RESULTS, prefetch=_PREFETCH)
         self._stack.push_async_callback(consumer.close)
         self._spawn(self._carry(consumer), "porter")
+        self._history = FunctionHistory(self._store)
+        self._spawn(self._every(_HISTORY_INTERVAL, self._history.flush, "note statistics"), "porter-history")
         self._spawn(self._every(2.0, self._save_speeds, "note the speeds of functions"), "porter-speeds")
 
     async def _carry(self, consumer: Consumer) -> None:
@@ -70,6 +74,7 @@ class Porter(Daemon):
             for reading in recorded:
                 runs.add(reading.run)
                 self._learn(reading.batch, news)
+                self._note(reading)
                 observe_results(reading.batch, reading.queued, retried=bool(reading.retried))
                 if reading.batch.progress:
                     progress.update(_progress_of(reading.batch))
@@ -97,6 +102,14 @@ class Porter(Daemon):
         if told is None or not 0.8 < mean / max(told, 1e-9) < 1.25:
             self._told[batch.function] = mean
             news[batch.function] = (mean, batch.concurrent)
+
+    def _note(self, reading: Reading) -> None:
+        """Take a message of results into the statistics of its function."""
+        batch = reading.batch
+        if batch.results:
+            wait = max(0.0, batch.started - reading.queued) if reading.queued is not None else None
+            failed = reading.candidate.failed | reading.retried
+            self._history.note(batch.function, [result.duration for result in batch.results], failed.bit_count(), wait)
 
     async def _save_speeds(self) -> None:
         unsaved, self._unsaved = self._unsaved, set()

@@ -14,6 +14,7 @@ from dts.errors import StoreUnavailable, WireError
 from dts.model import WorkerState
 from dts.server.alerts.engine import Engine
 from dts.server.daemons._base import Daemon
+from dts.server.history.hosts import HostHistory
 from dts.server.notify.notifier import Notifier
 from dts.wire import codec, dts_pb2, sanitize
 from dts.wire.queues import HEARTBEATS
@@ -28,6 +29,7 @@ _MAX_LOAD = 1e6
 _MAX_WORKERS = 10_000
 _MAX_TIME = 1e12  # seconds
 _FORGET_INTERVAL = 60.0
+_HISTORY_INTERVAL = 30.0  # seconds; what a process has not written by then is lost if it is killed
 
 
 class Stethoscope(Daemon):
@@ -37,19 +39,21 @@ class Stethoscope(Daemon):
         self._notifier = Notifier(self._store, self._settings)
         await self._stack.enter_async_context(self._notifier)
         self._clocks = WorkerClocks()
+        self._history = HostHistory(self._store)
         self._engine = Engine(self._store, self._broker, self._settings, self._notifier)
         self._stack.push_async_callback(self._engine.close)
         self._interval = min(self._settings.daemons.alert_interval, self._settings.daemons.silence / 4)
         consumer = await self._broker.consume(HEARTBEATS, prefetch=2 * _MAX_MESSAGES)
         self._stack.push_async_callback(consumer.close)
         self._spawn(self._listen(consumer), "stethoscope")
+        self._spawn(self._every(_HISTORY_INTERVAL, self._history.flush, "note how hosts are"), "stethoscope-history")
         self._spawn(self._evaluate(), "stethoscope-alerts")
         self._spawn(self._every(_FORGET_INTERVAL, self._forget_hosts, "forget hosts"), "stethoscope-forget")
 
     async def _listen(self, consumer: Consumer) -> None:
         while deliveries := await consumer.receive(_MAX_MESSAGES):
             read = await self._read(consumer, deliveries, self._read_heartbeat)
-            await self._record(consumer, read, self._save, "save heartbeats")
+            self._history.note(await self._record(consumer, read, self._save, "save heartbeats"))
 
     def _read_heartbeat(self, delivery: Delivery) -> WorkerState:
         return read_heartbeat(delivery, self._store.now(), self._clocks)
@@ -72,6 +76,7 @@ class Stethoscope(Daemon):
 
     async def _forget_hosts(self) -> None:
         await self._store.drop_heartbeats(self._store.now() - self._settings.daemons.forget_hosts)
+        self._history.forget({state.host for state in await self._store.list_heartbeats()})
 
 
 class WorkerClocks:

@@ -60,6 +60,8 @@ _NAMED = 100  # runs that are named in one event
 _OVERDUE_INTERVAL = 2.0
 _ADOPT_INTERVAL = 60.0
 _FORGET_INTERVAL = 600.0
+_EXPIRED_INTERVAL = 60.0
+_EXPIRED_LIMIT = 1000  # documents that are deleted in one step
 _FINISH_INTERVAL = 5.0
 _FOLLOW_INTERVAL = 5.0  # where no event tells of results
 _FOLLOW_PAUSE = 0.2  # seconds from one look to the next, however many events there are
@@ -107,6 +109,7 @@ class Timekeeper(Daemon):
             ("finish", _FINISH_INTERVAL, self._finish_left, "look for runs that have finished"),
             ("retention", self._settings.daemons.retention_interval, self._delete_old, "delete old runs"),
             ("count", _COUNT_INTERVAL, self._keep_counts, "keep the counts of jobs"),
+            ("expired", _EXPIRED_INTERVAL, self._drop_expired, "delete expired documents"),
             ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
@@ -202,6 +205,11 @@ class Timekeeper(Daemon):
                 return
             if not await self._store.keep_counts():
                 return
+
+    async def _drop_expired(self) -> None:
+        dropped = _EXPIRED_LIMIT
+        while dropped == _EXPIRED_LIMIT:
+            dropped = await self._store.drop_expired_documents(limit=_EXPIRED_LIMIT)
 
     async def _forget(self) -> None:
         await self._store.recheck_holds()

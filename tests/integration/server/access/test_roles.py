@@ -103,6 +103,7 @@ class World:
             "versions": VERSION,
             "schedules": "s1",
             "rules": "r1",
+            "admin": "h1",
             "routes": "near",
             "silences": "s1",
         }
@@ -160,6 +161,7 @@ BLOCK = "/runs/{id}/blocks/{number}"
 QUERIES = {
     ("DELETE", "/jobs/"): "?function=no/body",
     ("DELETE", "/admin/jobs/"): "?user=nobody",
+    ("GET", "/admin/statistics/"): "?function=text/upper",
     ("GET", "/webhooks/secret"): "?url=https://example.com/",
     ("GET", "/admin/alerts/secret"): "?url=https://example.com/",
 }
