@@ -33,6 +33,7 @@ from dts.server.context import Context
 from dts.server.daemons import DAEMONS, Daemon, Presence, check_files
 from dts.server.handlers._base import DtsHandler, NotFoundHandler
 from dts.server.handlers._metrics import observe_request
+from dts.server.hosts.deployer import Deployer
 from dts.server.listen.acceptor import Acceptor, allowed_connections
 from dts.server.listen.body_memory import BodyMemory
 from dts.server.listen.http import MAX_HEAD, PeerServer
@@ -118,7 +119,14 @@ class Server(Service):
             seal,
             WhyWaiting(store, parties_of, fleet, marks),
         )
-        for service in (hub, claims, publisher, context.ssh, PluginRunner(context)):
+        for service in (
+            hub,
+            claims,
+            publisher,
+            context.ssh,
+            PluginRunner(context),
+            Deployer(store, context.ssh, catalogue),
+        ):
             service.failed = self.failed  # the server cannot do without any of them
             await service.start()
             self._stack.push_async_callback(service.stop)

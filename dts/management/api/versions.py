@@ -52,6 +52,18 @@ class Versions:
         )
         return cast(Record, msgspec.json.decode(answer.body)["result"])
 
+    async def roll_out(self, function: str, version: str, **where: object) -> Record:
+        """Have a version on hosts: `hosts`, a `group` or `all` of them, a `canary` first; returns how far that is.
+
+        New jobs run the version when it is on all hosts that can be reached.
+        """
+        params = {"version": version, **where}
+        return cast(Record, await self._transport.call("POST", _rollout(function), params, repeatable=False))
+
+    async def rollout(self, function: str) -> Record:
+        """How far the latest rollout of a function is. Raises RequestRefused (404) if there was none."""
+        return cast(Record, await self._transport.call("GET", _rollout(function)))
+
     async def source(self, function: str, version: str) -> bytes:
         """The source of a version, a zip archive."""
         answer = await self._transport.request("GET", _path(function, version) + "/source")
@@ -68,3 +80,7 @@ def _path(function: str, version: str = "") -> str:
     if version and not is_version_prefix(version):
         raise InvalidInput(f"{version[:80]!r} is not a version: give its hash, or at least four of its first digits")
     return f"/admin/functions/{quote(str(parse_function_name(function)))}/versions/{version}"
+
+
+def _rollout(function: str) -> str:
+    return f"/admin/functions/{quote(str(parse_function_name(function)))}/rollout"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +14,29 @@ from dts.management.deployment.folder import read_source
 from dts.management.deployment.self_test import try_out
 from dts.management.shell.arguments import Arguments, Flag
 from dts.management.shell.grammar import command
-from dts.management.shell.output import Column, note, patience
+from dts.management.shell.output import Column, Output, note, patience
 from dts.management.shell.session import Session
 from dts.management.utils import printable
 from dts.model import parse_function_name
-from dts.wire.archive import Source, pack, unpack
+from dts.wire.archive import SHORT, Source, pack, unpack
 
 MESSAGE = Flag("--message", "why, for the list of versions", "TEXT", short="-m")
 NO_TEST = Flag("--no-test", "do not import it and run its self_test() on this machine first")
+TO = Flag("--to", "push it to hosts over ssh: group=NAME, host=NAME,… or all", "HOSTS")
+CANARY = Flag("--canary", "push it to this host first, and to the others when it has passed there", "HOST")
 OFF = Flag("--off", "run what was deployed last again")
 
 _NOT_FOUND = 404
+
+_POLL = 0.3  # seconds between two questions how far the hosts are
+
+_HOST_COLUMNS = (
+    Column("host", id=True),
+    Column("short", "version", id=True),
+    Column("state"),
+    Column("attempts", right=True),
+    Column("error", "why"),
+)
 
 _COLUMNS = (
     Column("short", "version", id=True),
@@ -40,15 +53,20 @@ _COLUMNS = (
     "functions deploy",
     "ID PATH",
     words=(2, 2),
-    flags=(MESSAGE, NO_TEST),
-    examples=("functions deploy text/stats ./stats -m 'counts words, too'", "functions deploy text/upper upper.py"),
+    flags=(MESSAGE, TO, CANARY, NO_TEST),
+    examples=(
+        "functions deploy text/stats ./stats -m 'counts words, too'",
+        "functions deploy text/upper upper.py --to group=gpu --canary worker1",
+    ),
     ids="functions",
 )
 async def deploy(session: Session, arguments: Arguments) -> None:
     """Deploy a function: a module, or a folder with helpers and a requirements.txt. New jobs run it from then on.
 
     It is imported on this machine first, and its self_test() is run if it has one. Runs that are under way keep their
-    version. The function, and its namespace, are registered if they are not yet.
+    version. The function, and its namespace, are registered if they are not yet. Workers fetch it from the server where
+    they may; with --to it is pushed to hosts, which try it out, too, and new jobs run it when it is on all that can be
+    reached. Those that are down get it when they are back.
     """
     name = str(parse_function_name(arguments.word(0)))
     source = read_source(_path(arguments.word(1)), name)
@@ -57,14 +75,61 @@ async def deploy(session: Session, arguments: Arguments) -> None:
             note(await try_out(source, name))
     client = await session.client()
     await _register(client, name)
+    where = _where(arguments)
     with patience("sending it to the server"):
-        version = await client.versions.deploy(name, pack(source), message=arguments.flags.get(MESSAGE.name, ""))
+        version = await client.versions.deploy(
+            name, pack(source), message=arguments.flags.get(MESSAGE.name, ""), activate=not where
+        )
     output = session.output(arguments)
+    if where:
+        await _roll_out(client, name, version, where, output)
+        version = await client.versions.get(name, version["version"])
     output.say(f"{name} is deployed: version {version['short']}, {_files(version)}")
     if not version["active"]:
         note(f"new jobs go on with the pinned version: functions pin {name} --off has them run this one")
     if output.as_json:
         output.record(version)
+
+
+def _where(arguments: Arguments) -> dict[str, object]:
+    """The hosts that a version is to be pushed to; nothing for none.
+
+    Raises:
+        InvalidInput: it is said in another way than can be understood.
+    """
+    text, canary = arguments.flags.get(TO.name, ""), arguments.flags.get(CANARY.name, "")
+    kind, equals, names = text.partition("=")
+    if text == "all":
+        where: dict[str, object] = {"all": True}
+    elif equals and names and kind in ("group", "host"):
+        where = {"group": names} if kind == "group" else {"hosts": names.split(",")}
+    elif text or canary:
+        raise InvalidInput("write --to group=NAME, --to host=NAME,NAME or --to all; --canary HOST goes with it")
+    else:
+        return {}
+    return where | ({"canary": canary} if canary else {})
+
+
+async def _roll_out(client: AdminClient, name: str, version: Record, where: dict[str, object], output: Output) -> None:
+    """Push a version to hosts, and show how that goes until it is active.
+
+    Raises:
+        ClientError: a host has refused it; new jobs go on with what was active before.
+    """
+    rollout = await client.versions.roll_out(name, version["version"], **where)
+    told: dict[str, str] = {}
+    while True:
+        for row in rollout["hosts"]:
+            if told.get(row["host"]) != row["state"] and row["state"] not in ("due", "held"):
+                note(f"{row['host']}: {row['state']}{': ' if row['error'] else ''}{row['error']}")
+            told[row["host"]] = row["state"]
+        if rollout["state"] != "running" or rollout["version"] != version["version"]:
+            break
+        await asyncio.sleep(_POLL)
+        rollout = await client.versions.rollout(name)
+    output.table([row | {"short": row["version"][:SHORT]} for row in rollout["hosts"]], _HOST_COLUMNS)
+    if rollout["state"] != "active":
+        raise ClientError(f"version {version['short']} of {name} is not active: new jobs run what they ran before")
 
 
 @command("functions versions", "ID", words=(1, 1), examples=("functions versions text/stats",), ids="functions")
@@ -221,4 +286,13 @@ def _lines(data: bytes) -> list[str] | None:
         return None
 
 
-COMMANDS = (deploy, versions, diff, rollback, undeploy, pin)
+@command("functions hosts", "ID", words=(1, 1), examples=("functions hosts text/stats",), ids="functions")
+async def hosts(session: Session, arguments: Arguments) -> None:
+    """Show which version is on which host, and why it is not: the latest that was pushed to them."""
+    client = await session.client()
+    rollout = await client.versions.rollout(arguments.word(0))
+    rows = [row | {"short": row["version"][:SHORT]} for row in rollout["hosts"]]
+    session.output(arguments).table(rows, _HOST_COLUMNS)
+
+
+COMMANDS = (deploy, versions, hosts, diff, rollback, undeploy, pin)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dts.wire.archive import Source
 from dts.worker.link.versions import VersionFolder
 
 
-def write_version(folder: VersionFolder, namespace: str, source: Source, environment: Path | None) -> None:
-    """Have the files of a version in its folder, and a link to its environment. Raises OSError."""
+def write_version(
+    folder: VersionFolder,
+    namespace: str,
+    source: Source,
+    environment: Path | None,
+    check: Callable[[Path], None] = lambda functions: None,
+) -> None:
+    """Have the files of a version in its folder, and a link to its environment.
+
+    `check` may refuse them, by raising, when they are on disk and before they are the version. Raises OSError.
+    """
     versions = folder.path.parent
     temporary = versions / f".{folder.path.name}.{secrets.token_hex(8)}.tmp"
     place = temporary / folder.functions.name / namespace
@@ -26,6 +35,7 @@ def write_version(folder: VersionFolder, namespace: str, source: Source, environ
         if environment is not None:
             (temporary / "environment").symlink_to(os.path.relpath(environment, temporary))
         _sync_folders(path for path, _, _ in os.walk(temporary))
+        check(temporary / folder.functions.name)
         try:
             temporary.rename(folder.path)
         except OSError:

@@ -46,7 +46,7 @@ class VersionView(Struct, kw_only=True):
     active: bool
 
 
-class _VersionsHandler(DtsHandler):
+class VersionHandler(DtsHandler):
     """What requests about versions have in common."""
 
     async def function(self, user: User, name: str) -> Function:
@@ -69,7 +69,7 @@ class _VersionsHandler(DtsHandler):
         return await library.resolve(self.context.store, function.name, text)
 
 
-class FunctionVersionsHandler(_VersionsHandler):
+class FunctionVersionsHandler(VersionHandler):
     """`/admin/functions/NS/FUNC/versions/`: list them, deploy another one."""
 
     def body_limit(self) -> int:
@@ -118,7 +118,7 @@ class FunctionVersionsHandler(_VersionsHandler):
         return function
 
 
-class FunctionVersionHandler(_VersionsHandler):
+class FunctionVersionHandler(VersionHandler):
     """`/admin/functions/NS/FUNC/versions/VERSION`: one."""
 
     @authorized
@@ -129,7 +129,7 @@ class FunctionVersionHandler(_VersionsHandler):
         self.answer(version_view(await self.version(function, version), function))
 
 
-class FunctionSourceHandler(_VersionsHandler):
+class FunctionSourceHandler(VersionHandler):
     """`/admin/functions/NS/FUNC/versions/VERSION/source`: its files."""
 
     @authorized

@@ -13,6 +13,7 @@ from dts.model import AlertRule, Function, Limits, Namespace, Route, Schedule, S
 from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin.function_versions import CONTENT_ZIP
+from dts.server.hosts.rollouts import Rollout, start_rollout
 from dts.server.routes import ROUTES
 from dts.server.versions.library import add_version, new_version
 from dts.wire.archive import SourceFile, pack, version_of
@@ -37,6 +38,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("PATCH", "/admin/namespaces/{id}"): {"description": "x"},
     ("POST", "/admin/functions/"): {"id": "{namespace}/added"},
     ("PATCH", "/admin/functions/{function}"): {"description": "x"},
+    ("POST", "/admin/functions/{namespaced}/rollout"): {"version": "{version}", "hosts": ["h1"]},
     ("POST", "/admin/vhosts/"): {"id": "h2"},
     ("PATCH", "/admin/vhosts/{id}"): {"port": 23},
     ("POST", "/admin/alerts/test"): {},
@@ -131,6 +133,7 @@ class World:
         return (
             text.replace("{function}", "mine/func" if own else "text/upper")
             .replace("{namespace}", namespace)
+            .replace("{version}", VERSION)
             .replace("{caller}", self.caller.credentials.user_id)
             .encode()
         )
@@ -143,6 +146,7 @@ async def a_world(site: Site, role: str) -> World:
     await site.store.add_record(VirtualHost("h1"))
     for function in ("mine/func", "text/upper"):
         await add_version(site.store, new_version(function, SOURCE, user="other", message=""), SOURCE)
+        await start_rollout(site.store, Rollout(function, VERSION, (), "", "other", 0.0))
     await site.store.add_record(Schedule("s1", "admin", "mine/func", every=60.0))
     await site.store.add_record(AlertRule("r1", "disk"))
     await site.store.add_record(Route("near"))
@@ -176,7 +180,7 @@ def expected(scope: Scope, method: str, template: str, *, own: bool) -> set[int]
     if (method, template) == NOBODY_THERE:
         return {424}
     if own or scope is Scope.ALL:
-        return {200, 409} if (method, template) in IN_USE else {200, 201}
+        return {200, 409} if (method, template) in IN_USE else {200, 201, 202}
     if scope is Scope.MEMBER:
         return {200} if method == "GET" and template.endswith("/") and "{" not in template else {403}
     return {404} if "{" in template else {200}
