@@ -118,6 +118,8 @@ class Function(AttemptOptions):
     `priority` is that of jobs which ask for none; while it is `paused`, its jobs are accepted and not published.
     `left_routes` are those that it had before, the latest first: what was queued there stays there. `deployed` is the
     hash of the version that was deployed last, `pinned` of one that runs whatever is deployed; empty for none.
+    For `memo` seconds, what a job gave is the result of every job with the same arguments, which is not run. For
+    `unique` seconds, a user's job with the same arguments is the same job.
     """
 
     name: str
@@ -135,6 +137,8 @@ class Function(AttemptOptions):
     left_routes: tuple[str, ...] = ()
     deployed: str = ""
     pinned: str = ""
+    memo: float | None = None
+    unique: float | None = None
 
     @property
     def active_version(self) -> str:

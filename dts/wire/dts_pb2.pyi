@@ -119,7 +119,7 @@ class Result(_message.Message):
     def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., value: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., duration: _Optional[float] = ..., offset: _Optional[float] = ..., attempt: _Optional[int] = ..., delay: _Optional[float] = ..., kills: _Optional[int] = ..., fence: _Optional[int] = ..., partials: _Optional[bytes] = ...) -> None: ...
 
 class ResultBatch(_message.Message):
-    __slots__ = ("block", "run", "function", "worker", "version", "started", "results", "running", "concurrent", "claims", "progress")
+    __slots__ = ("block", "run", "function", "worker", "version", "started", "results", "running", "concurrent", "claims", "progress", "memo")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class ResultBatch(_message.Message):
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
     CLAIMS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    MEMO_FIELD_NUMBER: _ClassVar[int]
     block: str
     run: str
     function: str
@@ -142,7 +143,8 @@ class ResultBatch(_message.Message):
     concurrent: bool
     claims: _containers.RepeatedCompositeFieldContainer[Claim]
     progress: _containers.RepeatedCompositeFieldContainer[Progress]
-    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ..., concurrent: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ...) -> None: ...
+    memo: bool
+    def __init__(self, block: _Optional[str] = ..., run: _Optional[str] = ..., function: _Optional[str] = ..., worker: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[float] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., running: _Optional[_Iterable[int]] = ..., concurrent: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., memo: _Optional[bool] = ...) -> None: ...
 
 class Claim(_message.Message):
     __slots__ = ("index", "fence", "seconds")

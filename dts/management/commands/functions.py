@@ -28,6 +28,8 @@ FUNCTIONS = RecordKind(
         Field("pinned", Kind.TEXT, "the version that runs whatever is deployed; see functions pin"),
         Field("paused", Kind.BOOLEAN, "its jobs are accepted and wait"),
         Field("priority", Kind.INTEGER, "of jobs that ask for none: 0 to 9, and 9 goes first"),
+        Field("memo", Kind.SECONDS, "how long a result is given to jobs with the same arguments", optional=True),
+        Field("unique", Kind.SECONDS, "how long a job with the same arguments is the same job", optional=True),
         *(Field(option.name, _kind_of(option), option.meaning, optional=True) for option in ATTEMPT_OPTIONS),
         *LIMIT_FIELDS,
         Field("limits.starts_per_second", Kind.NUMBER, "jobs that begin in a second, at most", optional=True),

@@ -21,6 +21,8 @@ from dts.server.attempts.poison import poisoned_jobs
 from dts.server.daemons._base import Daemon
 from dts.server.ending.notices import announce_results
 from dts.server.history.functions import FunctionHistory
+from dts.server.intake.memo import MemoWriter
+from dts.server.lookup.catalogue import Catalogue
 from dts.server.record.job_metrics import observe_results
 from dts.server.record.values import fail_what_is_not_json, is_json_array
 from dts.wire import codec, dts_pb2, sanitize
@@ -65,6 +67,7 @@ class Porter(Daemon):
 
     async def _carry(self, consumer: Consumer) -> None:
         attempts = Attempts(self._store)
+        memo = MemoWriter(self._store, Catalogue(self._store))
         while deliveries := await consumer.receive(_MAX_MESSAGES):
             readings = await self._read(consumer, deliveries, read_results)
             recorded = await self._record(consumer, readings, attempts.record, "record results")
@@ -85,6 +88,7 @@ class Porter(Daemon):
                 await self._broker.broadcast(TOPIC_SPEEDS, msgspec.json.encode(news).decode())
             for part in _portions(progress):
                 await self._broker.broadcast(TOPIC_PROGRESS, part)
+            await self._try(partial(memo.remember, [reading.batch for reading in recorded]), "remember results")
 
     def _learn(self, batch: dts_pb2.ResultBatch, news: dict[str, tuple[float, bool]]) -> None:
         """Take a batch into its function's mean duration; tell the servers when that changes what they would do."""

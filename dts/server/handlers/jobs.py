@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, cast
@@ -14,15 +15,19 @@ import msgspec
 
 from dts.errors import BlockConflict, BlockTooLate, InvalidInput
 from dts.model import (
+    Block,
+    Candidate,
     JobState,
     KeyedRequest,
     User,
+    bitmap,
     block_id,
     derived_id,
     id_time,
     is_id,
     job_id,
     new_id,
+    new_outcome,
     split_job_id,
 )
 from dts.server.access.limits import OverLimit
@@ -35,11 +40,13 @@ from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobstate import waiting_fields
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import follow
+from dts.server.intake.memo import answer_from_memo
 from dts.server.intake.submission import JobParams, Submission
+from dts.server.intake.unique import UniqueJobs
 from dts.server.lookup.hub import ProgressReport
 from dts.server.publish.waiting import Waiting, WaitingJob
 from dts.server.record.blocks import decode_block
-from dts.server.record.results import STATES, part_results, result_fields
+from dts.server.record.results import STATES, cancelled_candidate, part_results, result_fields
 from dts.store.contract.results import BlockRecord
 
 _KEY = re.compile(r"[\x20-\x7e]{1,64}")
@@ -94,6 +101,7 @@ class JobView(msgspec.Struct, omit_defaults=True, kw_only=True):
     version: str | msgspec.UnsetType = msgspec.UNSET
     started: float | msgspec.UnsetType = msgspec.UNSET
     partials: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    memo: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatisticsView(msgspec.Struct):
@@ -158,6 +166,9 @@ class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
 class JobsHandler(WorkHandler):
     """`/jobs/`: submit jobs, and see what is there to fetch."""
 
+    _unique: UniqueJobs | None = None
+    _places: list[int]
+
     @authorized
     @declares(
         answer=str | list[str],
@@ -181,13 +192,26 @@ class JobsHandler(WorkHandler):
         if not 0 < len(jobs) <= size:
             code = ErrorCode.TOO_LARGE if jobs else ErrorCode.ARGUMENT_INVALID
             raise ApiError(code, f"params holds {len(jobs)} jobs: send 1 to {size}")
+        ids = await self._ids_of(user, jobs)
+        self.answer(ids if isinstance(params, list) else ids[0], 201)
+
+    async def _ids_of(self, user: User, jobs: list[JobParams]) -> list[str]:
+        """The ids of jobs, those that there were, too, where a function is `unique`; the others are made."""
+        functions = {name: await self.usable_function(user, name) for name in {job.function for job in jobs}}
+        if all(function.unique is None for function in functions.values()):
+            return (await self._submit(user, jobs)).ids
+        self._unique = unique = UniqueJobs(self.context.store, user, jobs, functions)
+        self._places = places = await unique.find()
+        made = (await self._submit(user, [jobs[place] for place in places])).ids if places else []
+        return unique.ids(places, made)
+
+    async def _submit(self, user: User, jobs: list[JobParams]) -> Submission:
         key, now = self._idempotency_key(), time.time()
-        if key is None:
-            submission = Submission(jobs, user, now, size)
-            await self._accept(user, submission)
-        else:
-            submission = await self._accept_once(user, jobs, key, now)
-        self.answer(submission.ids if isinstance(params, list) else submission.ids[0], 201)
+        if key is not None:
+            return await self._accept_once(user, jobs, key, now)
+        submission = Submission(jobs, user, now, self.context.settings.block_size)
+        await self._accept(user, submission)
+        return submission
 
     def _idempotency_key(self) -> str | None:
         key = self.request.headers.get("Idempotency-Key")
@@ -270,18 +294,23 @@ class JobsHandler(WorkHandler):
         blocks = submission.blocks(self.context.settings, versions)
         counted = [(functions[block.function], block.count) for block, _ in blocks]
         new = [block for block, _ in blocks]
+        store = self.context.store
+        answers = [await answer_from_memo(store, functions[block.function], block, batch) for block, batch in blocks]
         try:
             async with self.context.limiter.jobs(user, counted):
                 if request is not None:
                     await self._remember(request)
                 await follow(self.context.store, submission.run.id, submission.following)
+                lost = await self._unique.take(self._places, submission.ids) if self._unique else set()
                 claim = await self.context.publisher.claim((block, functions[block.function]) for block in new)
                 added = await add_blocks(self.context.store, new, run=submission.run, claim=claim)
         except BlockTooLate as error:
             raise ApiError(ErrorCode.RUN_NOT_OPEN, "these jobs were cancelled while they were accepted") from error
-        for (block, batch), is_new in zip(blocks, added, strict=True):
+        for stored, is_new, answer in zip(blocks, added, answers, strict=True):
             if is_new:
-                self.context.publisher.submit(block, batch, functions[block.function], claim)
+                ended = [answer] if answer else []
+                ended += cancelled_jobs(stored[0], lost)
+                await self.publish(stored, functions[stored[0].function], claim, ended)
         await asyncio.sleep(0)  # the jobs are on their way before the answer is
         return all(added)
 
@@ -417,6 +446,18 @@ class JobHandler(WorkHandler):
                 waiting = WaitingJob(block, index, run, due, gated="waits_for" in result)
                 result["waiting"] = await self.context.why_waiting.of_job(waiting, route)
         return description | result
+
+
+def cancelled_jobs(block: Block, ids: Collection[str]) -> list[Candidate]:
+    """What ends those jobs of a new block as cancelled that have these ids: another request has made the same."""
+    indices = [number - block.first for run, number in map(_place_of, ids) if run == block.run]
+    jobs = bitmap.from_indices(index for index in indices if 0 <= index < block.count)
+    return [cancelled_candidate(new_outcome(block), jobs)] if jobs else []
+
+
+def _place_of(job: str) -> tuple[str, int]:
+    run, _, number = job.partition("-")
+    return run, int(number)
 
 
 def _has_job(record: BlockRecord | None, number: int) -> bool:

@@ -29,6 +29,7 @@ from dts.server.handlers.jobs import StatisticsView, wait_for_news
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import FollowParams, follow, following_of, run_ids, what_follows
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
+from dts.server.intake.memo import answer_from_memo
 from dts.server.intake.options import own_options
 from dts.server.notify.runs import notify_at_end, own_recipients
 from dts.server.publish.waiting import Waiting
@@ -339,6 +340,7 @@ class BlockHandler(WorkHandler):
             if run.state is not RunState.OPEN or not run.function:
                 raise ApiError(ErrorCode.RUN_NOT_OPEN, f"run {run.id} is {run.state}: it takes no more blocks")
             function = await self.usable_function(user, run.function)
+            answer = await answer_from_memo(self.context.store, function, block, batch)
             async with self.context.limiter.jobs(user, [(function, block.count)], divisible=False):
                 claim = None if run.paused else await self.context.publisher.claim([(block, function)])
                 [added] = await add_blocks(self.context.store, [block], claim=claim)
@@ -350,8 +352,8 @@ class BlockHandler(WorkHandler):
             if repeated is None or repeated.digest != block.digest:
                 raise
             return False
-        if added and not run.paused:
-            self.context.publisher.submit(block, batch, function, claim)
+        if added and (answer is not None or not run.paused):
+            await self.publish((block, batch), function, claim, [answer] if answer else [])
         return added
 
     def _batch(self, run: Run) -> dts_pb2.JobBatch:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dts.model import RESERVED_NAMESPACE, Function, Run, User, is_id, parse_function_name
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+
+from dts.model import RESERVED_NAMESPACE, Block, Candidate, Claim, Function, Run, User, is_id, parse_function_name
 from dts.server.consts import ErrorCode
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.rights import not_for
+from dts.server.intake.memo import record_answers, without
+from dts.wire import dts_pb2
+from dts.wire.queues import TOPIC_RESULTS
+
+Stored = tuple[Block, dts_pb2.JobBatch]
+"""A block that was stored, and its jobs."""
 
 
 class WorkHandler(DtsHandler):
@@ -61,6 +71,27 @@ class WorkHandler(DtsHandler):
             if not await serves(route) and await self.context.left_routes.has_jobs(self.context.broker, route):
                 return route
         return None
+
+    async def publish(
+        self,
+        stored: tuple[Block, dts_pb2.JobBatch],
+        function: Function,
+        claim: Claim | None,
+        ended: Sequence[Candidate],
+    ) -> None:
+        """Record those jobs of a block as `ended` that need not be run, and have the others published.
+
+        It was stored just now, under `claim`.
+        """
+        context = self.context
+        block, batch = stored
+        if ended:
+            await record_answers(context.store, ended)
+            context.hub.wake(block.run)
+            await context.broker.broadcast(TOPIC_RESULTS, block.run)
+            batch = without(batch, reduce(or_, (each.ended for each in ended)))
+        if batch.jobs:
+            context.publisher.submit(block, batch, function, claim)
 
     def may_see(self, user: User, owner: str) -> bool:
         """Whether the caller may know of the runs and jobs of their owner."""

@@ -13,6 +13,7 @@ from dts.store import Store
 from dts.wire import dts_pb2
 
 _JOBS = Counter("dts_jobs", "Jobs that have ended, as recorded by this process.", ["namespace", "function", "state"])
+_MEMO = Counter("dts_memo", "Jobs that got the result of an earlier one and were not run.", ["namespace", "function"])
 _DURATIONS = BulkHistogram("dts_job_duration_seconds", "How long attempts ran.", ["namespace", "function"], JOB_SECONDS)
 _WAITS = BulkHistogram(
     "dts_job_wait_seconds",
@@ -65,6 +66,11 @@ def observe_results(batch: dts_pb2.ResultBatch, queued: float | None, *, retried
         if result.status == dts_pb2.RETRY:
             reason = result.error.reason
             _ATTEMPTS.labels(reason if reason in _REASONS else "exception").inc()
+
+
+def count_memo(function: str, jobs: int) -> None:
+    """Count jobs that got the results of earlier ones."""
+    _MEMO.labels(*_labels(function)).inc(jobs)
 
 
 def count_dead_letter(reason: str) -> None:

@@ -76,6 +76,8 @@ def result_fields(batch: dts_pb2.ResultBatch, result: dts_pb2.Result) -> dict[st
     fields["attempt"] = result.attempt or 1
     fields["worker"] = batch.worker
     fields["version"] = batch.version
+    if batch.memo:
+        fields["memo"] = True
     if result.partials:
         fields["partials"] = msgspec.Raw(result.partials)
     fields["started"] = round(batch.started + result.offset, 6)

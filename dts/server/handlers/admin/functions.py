@@ -37,7 +37,7 @@ from dts.server.handlers.errors import ApiError
 from dts.server.intake.options import with_attempt_options
 from dts.server.versions import library
 from dts.store.contract.records import Scalar
-from dts.wire.numbers import Priority
+from dts.wire.numbers import Priority, Seconds
 
 VersionHash = Annotated[str, Meta(pattern=validation_messages.VERSION)]
 
@@ -56,6 +56,8 @@ class FunctionFields(Limited, kw_only=True):
     paused: bool = False
     priority: Priority = DEFAULT_PRIORITY
     limits: FunctionLimits = field(default_factory=FunctionLimits)
+    memo: Seconds | None = None
+    unique: Seconds | None = None
 
 
 FunctionView = view(
