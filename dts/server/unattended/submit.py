@@ -16,6 +16,7 @@ from dts.server.access.limits import Limiter, OverLimit
 from dts.server.access.reach import why_not
 from dts.server.ending.late_blocks import add_blocks
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.intake.memo import answer_from_memo, record_answers
 from dts.server.lookup.catalogue import Catalogue
 from dts.store import Store
 from dts.wire import dts_pb2
@@ -102,10 +103,15 @@ class Submitter:
     async def _add(self, run: Run, number: int, batch: dts_pb2.JobBatch) -> None:
         if run.options:
             batch.options.MergeFromString(run.options)
+        block = new_block(run, number, run.function, batch)
+        function = await self._catalogue.get(run.function)
+        answer = None if function is None else await answer_from_memo(self._store, function, block, batch)
         try:
-            await add_blocks(self._store, [new_block(run, number, run.function, batch)])
+            [added] = await add_blocks(self._store, [block])
         except (BlockConflict, BlockTooLate):
             return  # it was stored before, as it was then; or the run is cancelled, and the block's jobs have ended
+        if added and answer is not None:
+            await record_answers(self._store, [answer])
 
     async def _fill(self, run: Run, jobs: Sequence[Arguments]) -> None:
         for number, start in enumerate(range(0, len(jobs), MAX_BLOCK_SIZE)):

@@ -147,7 +147,6 @@ async def test_the_same_arguments_are_the_same_job(site: Site) -> None:
     for each in (first, other, third):
         assert (await api.call("GET", f"/jobs/{each}?wait=20"))["state"] == "succeeded"
     assert (await api.call("GET", "/jobs/"))["statistics"]["total"] == 3
-    await set_function(site, enabled=True)
     ann = await site.add_user("ann", namespaces=("text",))
     assert await ann.call("POST", "/jobs/", job, status=201) != first, "a job is its user's"
 
