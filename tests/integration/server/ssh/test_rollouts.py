@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -235,3 +236,22 @@ async def test_a_deleted_host_holds_nothing_up_for_ever(site: Site) -> None:
         states = await site.until("failed")
     assert "deleted" in states["h1"].error
     assert replace(states["h0"], modified=0.0).state == "done"
+
+
+async def test_a_host_that_dies_in_the_middle_of_a_copy_has_nothing_of_the_version(
+    site: Site, hosts: list[sshd.SshServer]
+) -> None:
+    noise = random.Random(1).randbytes(9 * 1024 * 1024)
+    version = await site.version(GOOD, noise=noise)
+    await site.start(version)
+    async with site.server():
+        async with asyncio.timeout(120):
+            while not [path for path in versions(hosts[1]).glob(".*.tmp") if path.stat().st_size]:
+                await asyncio.sleep(0.001)
+        hosts[1].kill()
+        await site.until_host("h1", "unreachable")
+        assert content(hosts[1], version) is None
+        hosts[1].start()
+        await site.until_host("h1", "done")
+        await site.until("active")
+    assert (versions(hosts[1]) / version / "functions/text/noise.txt").read_bytes() == noise
