@@ -93,7 +93,7 @@ class Firing:
         elif any(each.jobs & outcome.unfinished for each in slices):
             parties = await self._parties_of(block.user, block.function)
             if parties.limited or parties.paused:
-                await hold_back(self._store, self._broker, slices)
+                await hold_back(self._store, self._broker, slices, parties.priority(block.priority))
                 return
             batch = await jobs_of(self._store, block)
             for each in slices:

@@ -32,6 +32,7 @@ from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_prot
 from dts.server.intake.memo import answer_from_memo
 from dts.server.intake.options import own_options
 from dts.server.notify.runs import notify_at_end, own_recipients
+from dts.server.publish.gate import place_at_gate
 from dts.server.publish.waiting import Waiting
 from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.pages import result_page, result_rows
@@ -277,6 +278,8 @@ class RunHandler(AnyRunHandler):
         params = self.params(RunChanges)
         if (turns := _turns(run, params)) is not None:
             run = await self.context.store.update_run(run.id, turns=turns) or run
+            parties = await self.context.publisher.parties_of(run.user, run.function)
+            await self.context.store.reorder_gated(run.id, due=place_at_gate(parties.priority(run.priority)))
             self.context.publisher.leave()
         await self._answer_with(run if params.state is msgspec.UNSET else await self._move(run, params.state))
 

@@ -223,7 +223,7 @@ class Dispatcher(Service):
         if not blocks:
             model.remove(turn)
         if leaf.parties.limited:
-            await hold_back(self._store, self._broker, [gated(each) for each in blocks])
+            await hold_back(self._store, self._broker, [gated(each, turn.priority) for each in blocks], turn.priority)
             return
         left, done = leaf.share, 0
         for each in blocks:

@@ -24,6 +24,7 @@ from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.errors import RouteUnavailable
 from dts.model import DelayedSlice, Function, Unsent, bitmap
+from dts.model.ranges import PRIORITY
 from dts.server.access.parties import PartiesOf, Subject
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish.buckets import TokenBucket
@@ -34,7 +35,7 @@ from dts.server.publish.leader import Leader
 from dts.server.publish.slices import delayed_messages
 from dts.server.record.blocks import outcomes_of
 from dts.store import Store
-from dts.store.contract.gate import Release
+from dts.store.contract.gate import GatedGroup, Release
 from dts.wire.queues import TOPIC_GATED
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _LOOK = 1.0  # seconds after which to look whether somebody new waits, however m
 _SLICES = 50  # read at once
 _KEYED_SLICES = 2000  # read at once where jobs of later ones may go before those of the first
 _UNLIMITED = 10**9
+_LEVEL = 1e10  # between the places of two priorities: more seconds than any clock has counted
 _SPREAD = 16
 """Messages that the room of a limit is spread over at least: jobs in one message run one after the other."""
 
@@ -54,17 +56,22 @@ _NAMED = 10_000
 """Blocks that the store is asked about by name; of more it is cheaper to have a look at all."""
 
 
-def gated(each: Unsent) -> DelayedSlice:
+def place_at_gate(priority: int) -> float:
+    """Where jobs of a priority that come now stand among those that wait: the lowest goes first."""
+    return (PRIORITY.high + 1 - priority) * _LEVEL + time.time()
+
+
+def gated(each: Unsent, priority: int) -> DelayedSlice:
     """How a block waits at the gate: the jobs that are not published, for their first attempt."""
-    block, now = each.outcome, time.time()
+    block, place = each.outcome, place_at_gate(priority)
     jobs = block.unfinished >> each.sent << each.sent
     return DelayedSlice(
-        f"{block.block}.gate", block.block, block.run, block.user, block.function, now, jobs=jobs, gated=True
+        f"{block.block}.gate", block.block, block.run, block.user, block.function, place, jobs=jobs, gated=True
     )
 
 
-async def hold_back(store: Store, broker: Broker, slices: Sequence[DelayedSlice]) -> None:
-    """Have slices wait at the gate: new ones of accepted blocks, and those in the store that are due.
+async def hold_back(store: Store, broker: Broker, slices: Sequence[DelayedSlice], priority: int) -> None:
+    """Have slices wait at the gate: new ones of accepted blocks, and those in the store that are due, of a priority.
 
     Raises:
         StoreUnavailable: some may wait there; the same again is harmless.
@@ -73,7 +80,7 @@ async def hold_back(store: Store, broker: Broker, slices: Sequence[DelayedSlice]
         await store.add_delayed(new)
         await store.mark_published([each.block for each in new])
     if due := [each.id for each in slices if not each.gated]:
-        await store.gate_delayed(due)
+        await store.gate_delayed(due, due=place_at_gate(priority))
     await broker.broadcast(TOPIC_GATED, "new")
 
 
@@ -89,7 +96,7 @@ class Gate:
         self._leader = Leader(store, _NAME)
         self._term = 0
         self._unsure = True
-        self._groups: list[tuple[str, str]] = []
+        self._groups: list[GatedGroup] = []
         self._look_at = -math.inf
         self._flying: dict[tuple[str, str], tuple[float, set[str]]] = {}
         self._rest = 0.0
@@ -139,7 +146,8 @@ class Gate:
             self._look_at = begun + _LOOK
         released = 0
         if self._groups and await self._is_mine():
-            self._groups.append(self._groups.pop(0))  # who share a limit are first in turn
+            self._groups.append(self._groups.pop(0))  # who share a limit are first in turn, within a priority
+            self._groups.sort(key=lambda group: int(group.first // _LEVEL))
             await self._finish_releases()
             term, rooms = self._term, dict[tuple[str, str], int]()
             for group in list(self._groups):
@@ -148,7 +156,7 @@ class Gate:
                 try:
                     released += await self._release_group(group, rooms, term)
                 except RouteUnavailable as error:
-                    _put_off(group[1], error)
+                    _put_off(group.function, error)
         self._rest = 0.0 if released else min(time.monotonic() - begun, _LOOK)
         return released
 
@@ -179,9 +187,9 @@ class Gate:
             if away:
                 break
 
-    async def _release_group(self, group: tuple[str, str], rooms: dict[tuple[str, str], int], term: int) -> int:
+    async def _release_group(self, group: GatedGroup, rooms: dict[tuple[str, str], int], term: int) -> int:
         """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
-        user, function_name = group
+        user, function_name, _ = group
         parties = await self._parties_of(user, function_name)
         if parties.paused:
             return 0

@@ -82,7 +82,7 @@ class Publisher(Service):
         marks: Marks,
     ) -> None:
         super().__init__()
-        self._parties_of = parties_of
+        self.parties_of = parties_of
         self._claims = claims
         self._marks = marks
         self._store = store
@@ -126,7 +126,7 @@ class Publisher(Service):
             route = route_of(function)
             if block.not_before or self._is_busy(route):
                 return None
-            parties = await self._parties_of(block.user, block.function)
+            parties = await self.parties_of(block.user, block.function)
             if parties.paused or parties.limited:
                 return None
             fits = self._marks.fits(function, block.count)

@@ -17,18 +17,33 @@ class Release(NamedTuple):
     left: int
 
 
+class GatedGroup(NamedTuple):
+    """Gated slices of a user and a function, and the `due` of the one that comes first."""
+
+    user: str
+    function: str
+    first: float
+
+
 class GateStore(ABC):
     """What a store keeps for limits."""
 
     # the gate
 
     @abstractmethod
-    async def gate_delayed(self, ids: Sequence[str]) -> None:
-        """Make waiting slices gated ones, durably: `claim_delayed` passes them over from now on."""
+    async def gate_delayed(self, ids: Sequence[str], *, due: float) -> None:
+        """Make waiting slices gated ones, durably: `claim_delayed` passes them over from now on.
+
+        `due` is their place among the others: those with the lowest come first.
+        """
 
     @abstractmethod
-    async def gated_groups(self) -> list[tuple[str, str]]:
-        """User and function of all gated slices that have not fired, each pair once."""
+    async def reorder_gated(self, run_id: str, *, due: float) -> None:
+        """Give the gated slices of a run another place among the others. Need not be durable."""
+
+    @abstractmethod
+    async def gated_groups(self) -> list[GatedGroup]:
+        """All gated slices that have not fired, by user and function."""
 
     @abstractmethod
     async def list_gated(self, user: str, function: str, *, limit: int) -> list[DelayedSlice]:

@@ -13,7 +13,7 @@ from pymongo.errors import DuplicateKeyError
 
 from dts.model import DelayedSlice
 from dts.store.abc import Store
-from dts.store.contract.gate import Release
+from dts.store.contract.gate import GatedGroup, Release
 from dts.store.contract.shared import spacing, storable
 from dts.store.mongo.connection import Collection, MongoConnection, translating
 from dts.store.mongo.documents import Document
@@ -37,18 +37,24 @@ class MongoGateStore(Store):
     # the gate
 
     @translating
-    async def gate_delayed(self, ids: Sequence[str]) -> None:
+    async def gate_delayed(self, ids: Sequence[str], *, due: float) -> None:
         await self._connection.collection("delayed").update_many(
-            {"_id": {"$in": list(ids)}, "waits": True, "due": {"$exists": True}}, {"$rename": {"due": "since"}}
+            {"_id": {"$in": list(ids)}, "waits": True, "due": {"$exists": True}},
+            {"$set": {"since": due}, "$unset": {"due": ""}},
         )
 
     @translating
-    async def gated_groups(self) -> list[tuple[str, str]]:
-        group = {"_id": {"user": "$user", "function": "$function"}}
+    async def reorder_gated(self, run_id: str, *, due: float) -> None:
+        mine = {"run": storable(run_id), "waits": True, "since": {"$exists": True}}
+        await self._connection.quick("delayed").update_many(mine, {"$set": {"since": due}})
+
+    @translating
+    async def gated_groups(self) -> list[GatedGroup]:
+        group = {"_id": {"user": "$user", "function": "$function"}, "first": {"$min": "$since"}}
         found = self._connection.collection("delayed").aggregate(
             [{"$match": _GATED}, {"$group": group}], hint="at_gate"
         )
-        return [(document["_id"]["user"], document["_id"]["function"]) async for document in found]
+        return [GatedGroup(**document["_id"], first=document["first"]) async for document in found]
 
     @translating
     async def list_gated(self, user: str, function: str, *, limit: int) -> list[DelayedSlice]:

@@ -9,7 +9,7 @@ from sqlite3 import Connection
 from dts.embedded.thread import DatabaseThread
 from dts.model import DelayedSlice
 from dts.store.abc import Store
-from dts.store.contract.gate import Release
+from dts.store.contract.gate import GatedGroup, Release
 from dts.store.contract.shared import storable, turn
 from dts.store.sqlite.rows import AMONG, Row, listed
 from dts.store.sqlite.waiting import DELAYED, FINISH, bitmap_bytes, slice_from
@@ -21,6 +21,9 @@ CREATE INDEX turns_by_time ON turns (due);
 
 _GATED = "fired IS NULL AND gated"
 
+_GROUPS = f"""
+    SELECT user, function, min(due) FROM delayed INDEXED BY delayed_gated WHERE {_GATED} GROUP BY user, function
+"""
 _LIST = f"""
     SELECT {DELAYED} FROM delayed INDEXED BY delayed_gated
     WHERE {_GATED} AND user = ? AND function = ? AND held = 0 ORDER BY due LIMIT ?
@@ -49,14 +52,18 @@ class SqliteGateStore(Store):
     _reader: DatabaseThread
     _nonces: DatabaseThread
 
-    async def gate_delayed(self, ids: Sequence[str]) -> None:
-        rows = [(each,) for each in ids]
-        update = "UPDATE delayed SET gated = 1 WHERE id = ? AND fired IS NULL"
+    async def gate_delayed(self, ids: Sequence[str], *, due: float) -> None:
+        rows = [(due, each) for each in ids]
+        update = "UPDATE delayed SET gated = 1, due = ? WHERE id = ? AND fired IS NULL"
         await self._writer.submit(lambda db: _execute_each(db, update, rows))
 
-    async def gated_groups(self) -> list[tuple[str, str]]:
-        select = f"SELECT DISTINCT user, function FROM delayed INDEXED BY delayed_gated WHERE {_GATED}"
-        return await self._reader.submit(lambda db: db.execute(select).fetchall())
+    async def reorder_gated(self, run_id: str, *, due: float) -> None:
+        update, row = f"UPDATE delayed SET due = ? WHERE run = ? AND {_GATED}", (due, storable(run_id))
+        await self._writer.submit(lambda db: _execute_each(db, update, [row]), durable=False)
+
+    async def gated_groups(self) -> list[GatedGroup]:
+        rows = await self._reader.submit(lambda db: db.execute(_GROUPS).fetchall())
+        return [GatedGroup(*row) for row in rows]
 
     async def list_gated(self, user: str, function: str, *, limit: int) -> list[DelayedSlice]:
         values = (storable(user), storable(function), limit)

@@ -59,7 +59,7 @@ async def test_what_was_planned_is_remembered_until_a_slice_that_has_fired_is_fo
     await store.release_jobs({block.id: jobs(1, 5)})  # they have ended
     assert await store.planned_attempts({block.id: 0, other.id: 0, "none": 0}) == planned
     await store.finish_delayed([each.id for each in slices[:2]], now=100.0)
-    await store.gate_delayed([slices[2].id])
+    await store.gate_delayed([slices[2].id], due=1.0)
     await store.confirm_released([slices[2].id], now=100.0)
     assert await store.planned_attempts({block.id: 0}) == {block.id: planned[block.id]}
     assert await store.forget_delayed(101.0) == 3

@@ -48,11 +48,15 @@ async def test_gated_slices_come_by_user_and_function_and_never_by_themselves(st
     apart = make_slice(lower, "apart", 3, function="text/lower", gated=True)
     free = make_slice(block, "free", 4, due=25.0)
     await store.add_delayed([late, early, apart, free])
-    assert sorted(await store.gated_groups()) == [("ann", "text/lower"), ("ann", "text/upper")]
+    groups = sorted(await store.gated_groups())
+    assert groups == [("ann", "text/lower", apart.due), ("ann", "text/upper", 20.0)]
     assert await store.list_gated("ann", "text/upper", limit=10) == [early, late]
     assert await store.list_delayed(block.id) == [free, late]
     assert await store.claim_delayed(now=100.0, limit=10, lease=60) == [free]
-    await store.gate_delayed([free.id])
+    await store.gate_delayed([free.id], due=25.0)
+    assert await names(store) == ["early", "free", "late"]
+    await store.reorder_gated(lower.run, due=40.0)
+    assert sorted(await store.gated_groups()) == [("ann", "text/lower", 40.0), ("ann", "text/upper", 20.0)]
     assert await names(store) == ["early", "free", "late"]
     assert await names(store, limit=1) == ["early"]
     assert await store.claim_delayed(now=1000.0, limit=10, lease=60) == []

@@ -202,7 +202,7 @@ async def test_an_attempt_that_fails_before_the_gate_has_noted_its_release_goes_
     block = await bench.add(2)
     await bench.report(block, 0, 1, attempt=1)
     [due] = await bench.store.claim_delayed(now=time.time(), limit=9, lease=60)
-    await bench.store.gate_delayed([due.id])
+    await bench.store.gate_delayed([due.id], due=1.0)
     await bench.report(block, 0, 1, attempt=1, worker="late")
     [gated] = await bench.store.list_gated("ann", block.function, limit=9)
     assert await bench.store.release_gated([Release(gated, 0b01, 0b10)]) == [True]

@@ -133,18 +133,20 @@ async def test_the_highest_priority_goes_first_also_when_it_is_changed(site: Sit
     usual = await site.accept("ann", 600)
     low, urgent = await site.accept("ann", 300, priority=2), await site.accept("bob", 100, priority=9)
     await site.dispatcher()
-    assert Counter(run for run, _ in await site.take(100))[urgent.id] == 100
+    assert Counter(run for run, _ in await site.take(100))[urgent.id] > 80, "what waits for long gets a little"
     await site.store.update_run(low.id, turns=Turns(8, 1.0))
-    changed = await site.take(500)
-    assert Counter(run for run, _ in changed)[low.id] == 300, "it went before the rest of the usual ones"
-    assert Counter(run for run, _ in await site.take(400)) == {usual.id: 400}
+    rest = [run for run, _ in await site.take(900)]
+    after = rest[len(rest) - rest[::-1].index(low.id) :]
+    assert after.count(usual.id) > 100, "it went before the rest of the usual ones, but for those in the queue"
 
 
 async def test_no_job_has_a_higher_priority_than_its_user_may_have(site: Site) -> None:
     await site.store.add_user(User("ann", b"", limits=Limits(priority=3)))
     held, usual = await site.accept("ann", 40, priority=9), await site.accept("bob", 40)
     await site.dispatcher()
-    assert [run for run, _ in await site.take(80)] == [usual.id] * 40 + [held.id] * 40
+    taken = [run for run, _ in await site.take(80)]
+    assert taken[:30] == [usual.id] * 30
+    assert Counter(taken) == {usual.id: 40, held.id: 40}
 
 
 async def test_work_is_shared_by_weight(site: Site) -> None:

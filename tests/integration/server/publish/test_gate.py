@@ -155,6 +155,29 @@ async def test_no_more_jobs_begin_in_a_second_than_a_function_may(site: Site) ->
     assert time.monotonic() - began > (10 - 4 - 1) / 4, "it had at most a second's worth, and what came since"
 
 
+async def test_the_highest_priority_is_let_go_first_also_when_it_is_changed(site: Site) -> None:
+    api, hands = site.api(), Hands(site)
+    await limited(site, "functions/text%2Fupper", 1)
+    runs = {}
+    for name, priority in (("first", 5), ("second", 5), ("urgent", 9)):
+        asked = {"function": "text/upper", "priority": priority}
+        runs[name] = (await api.call("POST", "/runs/", asked, status=201))["id"]
+        assert (await api.send("PUT", f"/runs/{runs[name]}/blocks/0", b"{}\n" * 2)).code == 201
+        if name == "first":
+            await hands.take(1)
+    async with within():
+        while len([group for run in runs.values() for group in await site.store.list_delayed(f"{run}-0")]) < 3:
+            await asyncio.sleep(0.02)
+    order = [runs["first"]]
+    for _ in range(5):
+        if len(order) == 3:
+            await api.call("PATCH", f"/runs/{runs['second']}", {"priority": 8})
+        await hands.finish(1)
+        await hands.take(1)
+        order.append(hands.held[0].run)
+    assert order == [runs[name] for name in ("first", "urgent", "urgent", "second", "second", "first")]
+
+
 async def test_the_tightest_limit_counts_and_nobody_else_waits(site: Site) -> None:
     bob, hands = await site.add_user("bob", namespaces=("text",)), Hands(site)
     await limited(site, "users/bob", 3)
@@ -226,8 +249,8 @@ async def waiting(site: Site) -> DelayedSlice:
     run = replace(make_run("ann"), function="text/upper")
     block = new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[]", b"")] * 4))
     await store.add_blocks([block], run=run)
-    await hold_back(store, site.broker, [gated(Unsent(new_outcome(block), 0))])
-    return gated(Unsent(new_outcome(block), 0))
+    await hold_back(store, site.broker, [gated(Unsent(new_outcome(block), 0), 5)], 5)
+    return gated(Unsent(new_outcome(block), 0), 5)
 
 
 @pytest.fixture
@@ -310,7 +333,7 @@ async def test_single_jobs_are_asked_about_together(
         run = replace(make_run("ann", single=True), function="text/upper")
         block = new_block(run, 0, "text/upper", batch_from_arguments([Arguments(b"[]", b"")]))
         await site.store.add_blocks([block], run=run)
-        await hold_back(site.store, site.broker, [gated(Unsent(new_outcome(block), 0))])
+        await hold_back(site.store, site.broker, [gated(Unsent(new_outcome(block), 0), 5)], 5)
     rounds = {
         name: counting_rounds(monkeypatch, site.store, name)
         for name in ("get_outcome", "get_block", "release_gated", "confirm_released")
