@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from dts.client.client import DtsClient, Summary
-from dts.client.command import exits, rerun, subcommands
+from dts.client.command import exits, subcommands
 from dts.client.command.attach import attach_spec
 from dts.client.command.conclude import conclude
 from dts.client.command.dry_run import dry_run
@@ -116,6 +116,8 @@ async def _do(
             return exits.of_signal(shutdown)
         files = opening.result()
         if options.changed or options.retry_failed:
+            from dts.client.command import rerun  # what is rarely needed takes no time to import
+
             files = await rerun.prepare(files, options)
         elif files.complete and files.resumed is not None:
             tell(f"dts-client: every line has its row in {files.out.name} already")

@@ -6,11 +6,11 @@ https goes through it after a CONNECT (RFC 9110, section 9.3.6).
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment
 
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
@@ -77,11 +77,15 @@ def proxy_for(origin: str) -> Proxy | None:
         ConfigError: it is none that can be used.
     """
     parts = urlsplit(origin)
-    proxies = getproxies_environment()
-    url = proxies.get(parts.scheme) or proxies.get("all")
-    if not url or is_local(origin) or is_excepted(parts.hostname or "", parts.port, proxies.get("no", "")):
+    url = _variable(f"{parts.scheme}_proxy") or _variable("all_proxy")
+    if not url or is_local(origin) or is_excepted(parts.hostname or "", parts.port, _variable("no_proxy")):
         return None
     return parse_proxy(url)
+
+
+def _variable(name: str) -> str:
+    """A variable of the environment, in small letters, else in capitals: http_proxy means what HTTP_PROXY does."""
+    return os.environ.get(name) or os.environ.get(name.upper(), "")
 
 
 def is_excepted(host: str, port: int | None, exceptions: str) -> bool:
