@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dts.client.rows import FIELDS, Results, RowFormat, Rows
+from dts.client.rows import CUSTOM_ID, FIELDS, Results, RowFormat, Rows
 from dts.client.run.ledger_state import Held
 from dts.errors import InvalidInput
 
@@ -46,22 +46,23 @@ class TemplateFormat(_DecodedFormat):
         InvalidInput: the template is not one, or names a field that there is not.
     """
 
-    def __init__(self, template: str) -> None:
+    def __init__(self, template: str, *, id_field: str = "") -> None:
         self._template = template
         try:
             parts = [name for _, name, _, _ in string.Formatter().parse(template) if name]
         except ValueError as error:
             raise InvalidInput(f"{template!r} is not a format: {error}") from error
         names = {name.partition(".")[0].partition("[")[0] for name in parts}
-        known = {*_COLUMNS, *FIELDS}
+        known = {*_COLUMNS, *FIELDS, CUSTOM_ID}
         if unknown := sorted(names - known):
             raise InvalidInput(f"there is no field {unknown[0]!r}: choose from {', '.join(sorted(known))}")
-        super().__init__(name for name in FIELDS if name in names)
+        super().__init__((name for name in FIELDS if name in names), id_field=id_field)
+        self._names = [*_COLUMNS, *dict.fromkeys((*self.fields, CUSTOM_ID))]
 
     def row(self, fields: dict[str, Any]) -> bytes:
         """The line of text."""
         try:
-            text = self._template.format_map({name: _text(fields.get(name)) for name in (*_COLUMNS, *self.fields)})
+            text = self._template.format_map({name: _text(fields.get(name)) for name in self._names})
         except (ValueError, LookupError, AttributeError) as error:
             raise InvalidInput(f"{self._template!r} cannot be filled in: {error}") from error
         return text.encode() + b"\n"
@@ -70,8 +71,8 @@ class TemplateFormat(_DecodedFormat):
 class TableFormat(_DecodedFormat):
     """Columns separated by `delimiter`, with a row of their names first."""
 
-    def __init__(self, fields: Iterable[str] = (), *, delimiter: str = ",") -> None:
-        super().__init__(fields)
+    def __init__(self, fields: Iterable[str] = (), *, delimiter: str = ",", id_field: str = "") -> None:
+        super().__init__(fields, id_field=id_field)
         self._buffer = io.StringIO()
         self._writer = csv.writer(self._buffer, delimiter=delimiter, lineterminator="\n")
         self.header = self._line([*_COLUMNS, *self.fields])

@@ -24,6 +24,7 @@ from dts.model import job_id
 from dts.wire import dts_pb2
 
 _encode = msgspec.json.Encoder().encode
+_decode_arguments = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ def _kwargs(results: Results, result: dts_pb2.Result) -> bytes:
     return kwargs[result.index] or b"{}" if kwargs else b"{}"
 
 
+def _argument(results: Results, result: dts_pb2.Result, name: str) -> bytes:
+    """A keyword argument, as it is in the input; null if the line has none of that name."""
+    return bytes(_decode_arguments(_kwargs(results, result)).get(name, b"null"))
+
+
 _EXTRAS: dict[str, tuple[bytes, Extra]] = {
     "id": (b"%b", _id),
     "args": (b"%b", _args),
@@ -125,7 +131,10 @@ _EXTRAS: dict[str, tuple[bytes, Extra]] = {
 FIELDS = tuple(_EXTRAS)
 """What a row can have beside line, success, result or error, and duration."""
 
-KEPT_FIELDS = frozenset({"args", "kwargs"})
+CUSTOM_ID = "custom_id"
+"""What the input itself calls a line: the field of a row that `--id-field` adds."""
+
+KEPT_FIELDS = frozenset({"args", "kwargs", CUSTOM_ID})
 """Fields that need the arguments to be remembered until the result comes."""
 
 _SUCCEEDED = b'{"line": %d, "success": true, "result": %b, "duration": %.6f'
@@ -135,19 +144,26 @@ _FAILED = b'{"line": %d, "success": false, "error": %b, "duration": %.6f'
 class RowFormat:
     """How rows look: the usual fields and those named in `fields`. `header` comes before the first.
 
+    With `id_field` the keyword argument of that name is in each row, as its custom_id.
+
     Raises:
         InvalidInput: there is no such field.
     """
 
     header = b""
 
-    def __init__(self, fields: Iterable[str] = ()) -> None:
+    def __init__(self, fields: Iterable[str] = (), *, id_field: str = "") -> None:
         self.fields = tuple(dict.fromkeys(fields))
         for name in self.fields:
             if name not in _EXTRAS:
                 raise InvalidInput(f"there is no field {name!r}: choose from {', '.join(FIELDS)}")
         self._extras = [_EXTRAS[name][1] for name in self.fields]
-        end = b"".join(b', "%b": %b' % (name.encode(), _EXTRAS[name][0]) for name in self.fields) + b"}\n"
+        end = b"".join(b', "%b": %b' % (name.encode(), _EXTRAS[name][0]) for name in self.fields)
+        if id_field:
+            self.fields = (*self.fields, CUSTOM_ID)
+            self._extras.append(lambda results, result: _argument(results, result, id_field))
+            end += b', "custom_id": %b'
+        end += b"}\n"
         self._succeeded = _SUCCEEDED + end
         self._failed = _FAILED + end
 

@@ -69,6 +69,7 @@ _SETTINGS = (
     "null",
     "infile_start_position",
     "args",
+    "id_field",
 )
 """Options that are what a run is made of: it can only be resumed with the same."""
 
@@ -102,6 +103,7 @@ class RunFiles:
             outputs=self.outputs,
             rereadable=self.source.identity is not None,
             detach=options.detach,
+            id_field=options.id_field,
         )
 
     def with_state(self, state: LedgerState, writer: RowWriter) -> RunFiles:
@@ -182,6 +184,8 @@ def make_source(options: argparse.Namespace) -> FileComponent:
         raise ConfigError(
             "csv and tsv are read from the first row of one file: not with -0, --infile or a start position"
         )
+    if options.id_field and options.input_format in ("text", "word"):
+        raise ConfigError("--id-field names a column of csv or tsv, or a name in JSON objects: give --input-format")
     kind = COMPONENTS[options.input_format]
     separator = b"\0" if options.null else b"\n"
     return kind(options.infile, more=options.more_infiles, separator=separator, start=options.infile_start_position)
@@ -208,11 +212,12 @@ def _check_apart(files: Sequence[Output]) -> None:
 
 
 def _row_format(options: argparse.Namespace) -> RowFormat:
+    id_field = getattr(options, "id_field", "")
     if options.format is not None:
-        return TemplateFormat(options.format)
+        return TemplateFormat(options.format, id_field=id_field)
     if options.output_format == "json":
-        return RowFormat(options.fields)
-    return TableFormat(options.fields, delimiter=DELIMITERS[options.output_format])
+        return RowFormat(options.fields, id_field=id_field)
+    return TableFormat(options.fields, delimiter=DELIMITERS[options.output_format], id_field=id_field)
 
 
 def _find_ledger(

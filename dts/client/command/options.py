@@ -223,6 +223,13 @@ def _add_input_options(parser: Parser) -> None:
         help="a file to be read after INFILE; several times",
     )
     add(
+        "--id-field",
+        rare=True,
+        default="",
+        metavar="NAME",
+        help="a column that rows have as custom_id; it is not passed on",
+    )
+    add(
         "--infile-start-position",
         rare=True,
         type=values.position,

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import msgspec
+
 from dts.client.components import Batch
 from dts.client.run.ledger import hash_lines, line_hashes
 from dts.client.run.ledger_state import KnownBlock
@@ -23,6 +25,8 @@ FIRST_BLOCK = 64
 So the server learns early how fast the function is, and a small file is spread over the workers.
 """
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _JOB_OVERHEAD = 24  # bytes of a job in a JobBatch at most, beside its arguments
 
 
@@ -83,8 +87,8 @@ class CutBlock:
         """A hash of each line."""
         return hash_lines(self.args, self.kwargs)
 
-    def to_message(self) -> dts_pb2.JobBatch:
-        """The block as it is sent."""
+    def to_message(self, without: str = "") -> dts_pb2.JobBatch:
+        """The block as it is sent, without the keyword argument of that name."""
         batch = dts_pb2.JobBatch()
         add = batch.jobs.add
         for index, args in enumerate(self.args):
@@ -92,7 +96,7 @@ class CutBlock:
             job.index = index
             job.args = args
         for index, kwargs in enumerate(self.kwargs or ()):
-            batch.jobs[index].kwargs = kwargs
+            batch.jobs[index].kwargs = _drop(without, kwargs) if without else kwargs
         lines = self.lines
         batch.first_line = lines[0]
         if lines[-1] - lines[0] + 1 != len(lines):
@@ -113,6 +117,13 @@ class CutBlock:
             kwargs=self.kwargs if keep else None,
             kept=self.size if keep else 0,
         )
+
+
+def _drop(name: str, kwargs: bytes) -> bytes:
+    """Keyword arguments without the one of that name."""
+    arguments = _decode(kwargs) if kwargs else {}
+    arguments.pop(name, None)
+    return _encode(arguments) if arguments else b""
 
 
 class _Lines:

@@ -23,7 +23,8 @@ IDLE_FLUSH = 0.2  # seconds after which lines that wait for their block to fill 
 class Sender:
     """Reads lines from `source` and sends them in blocks, `coroutines` of which are uploaded at once.
 
-    With `keep_open` the run is not closed at the end; with `forget` the results of its blocks are not expected.
+    With `keep_open` the run is not closed at the end; with `forget` the results of its blocks are not expected. The
+    keyword argument `id_field` is not sent.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Sender:
         coroutines: int,
         keep_open: bool = False,
         forget: bool = False,
+        id_field: str = "",
     ) -> None:
+        self._id_field = id_field
         self._state = state
         self._keep_open = keep_open
         self._forget = forget
@@ -217,7 +220,7 @@ class Sender:
 
     def _encode(self, cut: CutBlock) -> codec.Encoded:
         """A block's body. Within one machine compressing it, a third of all the work here, would save nothing."""
-        message = cut.to_message()
+        message = cut.to_message(self._id_field)
         return codec.Encoded(message.SerializeToString(), "") if self._remote.local else codec.encode(message)
 
     async def _report_bad(self, bad: list[tuple[int, str]]) -> None:

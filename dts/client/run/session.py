@@ -47,7 +47,8 @@ class RunSpec:
     that is `attached` to is another client's: it is not closed; with `again` what was collected before is read, too;
     with `rereads` what another client collects meanwhile.
     One to `keep` is not cancelled, whatever happens. With `watch` the server is asked now and then how far it is, and
-    why when no results come. A `recorder` takes what results say of time.
+    why when no results come. A `recorder` takes what results say of time. The keyword argument
+    `id_field` is the line's own name, which the function does not get.
     """
 
     function: str
@@ -66,6 +67,7 @@ class RunSpec:
     keep: bool = False
     watch: bool = False
     recorder: Recorder | None = None
+    id_field: str = ""
 
 
 class RunSession:
@@ -132,7 +134,14 @@ class RunSession:
     async def _work(self, state: RunState) -> Collector:
         spec = self._spec
         keep_open, forget = spec.attached, spec.detach
-        sender = Sender(state, spec.source, coroutines=self._coroutines, keep_open=keep_open, forget=forget)
+        sender = Sender(
+            state,
+            spec.source,
+            coroutines=self._coroutines,
+            keep_open=keep_open,
+            forget=forget,
+            id_field=spec.id_field,
+        )
         needless = spec.attached or not (spec.rereadable or state.processor.keep_arguments)
         if state.resumed is not None and state.resumed.all_stored and needless:
             sender.skip_input()

@@ -11,6 +11,7 @@ import pytest
 
 from dts.client import cli
 from dts.client.run.ledger_state import load_ledger
+from dts.errors import ConfigError
 from dts.runtime.process import Shutdown
 from tests.integration.client.test_run import FakeServer, Handler
 
@@ -60,6 +61,31 @@ async def test_a_line_of_text_or_columns_for_each_row(server: FakeServer) -> Non
         '1,true,"A ""B""",,0.0004,1\n'
         '2,false,,"ValueError: a ""bad"" line",0.0004,1\n'
     )
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--output-format", "csv"), ("--format", "{custom_id} {line}")])
+async def test_a_column_of_the_input_is_the_name_of_its_row(flags: tuple[str, ...], server: FakeServer) -> None:
+    table = "no,text\n7,a\nx y,b\n8\n"
+    flags = ("--input-format", "csv", "--id-field", "no", "-k", *flags)
+    if "--resume" not in flags:
+        assert await run(server, table, *flags) == 1
+    else:
+        assert await run(server, table, *flags[:-1], "--detach") == 0
+        assert await run(server, table, *flags) == 1
+    assert [json.loads(job.kwargs) for job in server.blocks[0].jobs] == [{"text": "a"}, {"text": "b"}]
+    rows = read().splitlines()
+    if "--format" in flags:
+        assert rows == ["7 1", "x y 2", " 3"]
+    elif "--output-format" in flags:
+        assert rows[0].endswith(",custom_id")
+        assert [row.rpartition(",")[2] for row in rows[1:]] == ["7", "x y", ""]
+    else:
+        assert [json.loads(row)["custom_id"] for row in rows] == ["7", "x y", None]
+
+
+async def test_a_line_of_text_has_no_columns(server: FakeServer) -> None:
+    with pytest.raises(ConfigError, match="--id-field names a column"):
+        await run(server, "a\n", "--id-field", "no")
 
 
 async def test_a_format_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
