@@ -92,6 +92,7 @@ ROUTES: list[Route] = [
     Route("/admin/runs/", work.RunsAdminHandler),
     Route("/admin/runs/{id}", work.RunAdminHandler),
     Route("/admin/runs/{id}/requeue", work.RequeueAdminHandler),
+    Route("/admin/runs/{id}/retry", work.RetryAdminHandler),
     Route("/admin/jobs/", work.JobsAdminHandler),
     Route("/admin/jobs/{id}", work.JobAdminHandler),
     Route("/admin/dead/", dead.DeadAdminHandler),

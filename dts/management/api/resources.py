@@ -225,6 +225,15 @@ class Runs(Gettable):
         path = _place("/admin/runs/", run_id) + "/requeue"
         return cast(Record, await self._transport.call("POST", path))
 
+    async def retry(self, run_id: str, *, version: str = "") -> Record:
+        """Run the failed jobs of anybody's run again; `run` is the id of the new run, `jobs` how many they are.
+
+        Raises:
+            RequestRefused: there is no such run (404), or none of its jobs has failed (409).
+        """
+        path = _place("/admin/runs/", run_id) + "/retry"
+        return cast(Record, await self._transport.call("POST", path, {"version": version}))
+
 
 class Jobs:
     """Single jobs of everybody; or the caller's own. They are found by their ids alone."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
+
 from dts.errors import InvalidInput
-from dts.management.api.resources import Jobs, Runs
+from dts.management.api.resources import Jobs, Record, Runs
 from dts.management.shell.arguments import LIMIT, Arguments, Flag
 from dts.management.shell.fields import Field, Kind
 from dts.management.shell.grammar import command
@@ -17,6 +20,10 @@ ALL = Flag("--all", "every one there is")
 WHERE = Flag("--where", "what to replay: id, queue, reason, function or run, several by commas", "FIELD=VALUE,…")
 
 
+FAILED = Flag("--failed", "those that failed; nothing else can be run again")
+VERSION = Flag("--version", "the version of the function, by the first digits of its hash", "HASH")
+
+
 def _percent(value: float) -> str:
     return f"{value:.0f} %"
 
@@ -28,10 +35,13 @@ def _hundredths(value: float) -> str:
 _RUNS = (
     Column("id", "run"),
     Column("state"),
+    Column("done", right=True),
+    Column("failed", right=True),
+    Column("total", right=True),
+    Column("percent", "%", right=True),
     Column("function", id=True),
     Column("user", id=True),
-    Column("created"),
-    Column("paused"),
+    Column("age"),
     Column("single"),
 )
 _DEAD = (
@@ -103,10 +113,27 @@ async def list_runs(session: Session, arguments: Arguments) -> None:
     output = session.output(arguments)
     limit = limit_of(arguments.number(LIMIT), as_json=output.as_json)
     everything = True if arguments.has(SINGLES) else None
-    pages = (await _runs(session, arguments)).pages(limit=limit, all=everything, **arguments.values)
+    pages = (await _runs(session, arguments)).pages(limit=limit, all=everything, counts=True, **arguments.values)
+    if not output.as_json:
+        pages = _with_progress(pages)
     hidden = {"user": arguments.has(OWN), "single": not everything}
     columns = [column for column in _RUNS if not hidden.get(column.field)]
     await output.rows(pages, columns, limit=limit, what="runs")
+
+
+async def _with_progress(pages: AsyncIterator[list[Record]]) -> AsyncIterator[list[Record]]:
+    """Runs with what is told of them at a glance: how much is done, and how old they are."""
+    async for page in pages:
+        yield [_at_a_glance(run) for run in page]
+
+
+def _at_a_glance(run: Record) -> Record:
+    counts = run["counts"]
+    done = counts["succeeded"] + counts["failed"] + counts["cancelled"]
+    percent = f"{100 * done // counts['total']}" if counts["total"] else "–"
+    state = "paused" if run["paused"] else "finished" if "finished_at" in run else run["state"]
+    told = {"done": done, "failed": counts["failed"], "total": counts["total"], "percent": percent}
+    return {**run, **told, "state": state, "age": max(0.0, time.time() - run["created"])}
 
 
 @command("runs get", "RUN", words=(1, 1), flags=(OWN,), examples=("runs get 01jd3v…",), ids="runs")
@@ -134,6 +161,23 @@ async def requeue_run(session: Session, arguments: Arguments) -> None:
     )
     done = await runs.requeue(run_id)
     _show(session, arguments, f"{counted(done['jobs'], 'job')} of run {run_id} published again", done)
+
+
+@command(
+    "runs retry",
+    "RUN",
+    words=(1, 1),
+    flags=(FAILED, VERSION),
+    examples=("runs retry 01jd3v… --failed", "runs retry 01jd3v… --version 3f2a --yes"),
+    ids="runs",
+)
+async def retry_run(session: Session, arguments: Arguments) -> None:
+    """Run what failed in a run again, in a new run of the same user; the run keeps what it has. Asks first."""
+    run_id = arguments.word(0)
+    runs = (await session.client()).runs
+    await session.confirm(arguments, f"Run the failed jobs of the run {run_id} again?")
+    done = await runs.retry(run_id, version=arguments.flags.get(VERSION.name, ""))
+    _show(session, arguments, f"{counted(done['jobs'], 'job')} of run {run_id} in the new run {done['run']}", done)
 
 
 @command("jobs get", "JOB", words=(1, 1), flags=(OWN,), examples=("jobs get 01jd3v…-0",))
@@ -247,4 +291,4 @@ def _show(session: Session, arguments: Arguments, sentence: str, record: object)
         output.record(record)
 
 
-COMMANDS = (list_runs, get_run, cancel_run, requeue_run, get_job, cancel_job, list_dead, replay, hosts, logs)
+COMMANDS = (list_runs, get_run, cancel_run, requeue_run, retry_run, get_job, cancel_job, list_dead, replay, hosts, logs)

@@ -106,6 +106,7 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("GET", "/admin/runs/{id}"): (ALL, ALL, NONE, NONE),
     ("DELETE", "/admin/runs/{id}"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/runs/{id}/requeue"): (ALL, ALL, NONE, NONE),
+    ("POST", "/admin/runs/{id}/retry"): (ALL, ALL, NONE, NONE),
     ("DELETE", "/admin/jobs/"): (ALL, ALL, NONE, NONE),
     ("GET", "/admin/jobs/{id}"): (ALL, ALL, NONE, NONE),
     ("DELETE", "/admin/jobs/{id}"): (ALL, ALL, NONE, NONE),

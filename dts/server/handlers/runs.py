@@ -37,6 +37,7 @@ from dts.server.publish.waiting import Waiting
 from dts.server.record.lines import MAX_LINE, lines_of_parts
 from dts.server.record.pages import result_page, result_rows
 from dts.server.versions import library
+from dts.store import Store
 from dts.wire import codec, dts_pb2
 from dts.wire.numbers import Priority, Weight
 from dts.wire.queues import TOPIC_RESULTS
@@ -116,9 +117,13 @@ class RunView(msgspec.Struct, kw_only=True):
 
 
 class RunsQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
-    """Which runs: those that were opened as such, or `all`, with those of `POST /jobs/`."""
+    """Which runs: those that were opened as such, or `all`, with those of `POST /jobs/`.
+
+    With `counts` those that have not finished say how many of their jobs are in which state, too.
+    """
 
     all: bool = False
+    counts: bool = False
 
 
 class RunProgress(RunView, kw_only=True):
@@ -223,7 +228,7 @@ class RunsHandler(WorkHandler):
         """The caller's runs, newest first; with `all` also those that `POST /jobs/` made."""
         query = self.query(RunsQuery)
         runs = await self.context.store.list_runs(user.id, limit=query.limit, after=query.after, single=query.all)
-        self.answer([run_fields(run) for run in runs])
+        self.answer(await run_rows(self.context.store, runs, counts=query.counts))
 
 
 class AnyRunHandler(WorkHandler):
@@ -464,6 +469,17 @@ def run_fields(run: Run) -> dict[str, object]:
         **({"priority": run.priority} if run.priority is not None else {}),
         **({"weight": run.weight} if run.weight != 1.0 else {}),
     }
+
+
+async def run_rows(store: Store, runs: Sequence[Run], *, counts: bool) -> list[dict[str, object]]:
+    """Runs as a list shows them; with `counts` of all of them, also of those that have not finished."""
+    rows = [run_fields(run) for run in runs]
+    left = [row for row, run in zip(rows, runs, strict=True) if counts and run.finished is None]
+    for row, statistics in zip(
+        left, await asyncio.gather(*(store.run_statistics(str(row["id"])) for row in left)), strict=True
+    ):
+        row["counts"] = statistics.as_dict()
+    return rows
 
 
 def _end_fields(end: Finished | None) -> dict[str, object]:

@@ -8,15 +8,17 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dts.model import Run, RunState, User
 from dts.server.consts import ErrorCode
+from dts.server.dead.rerun import Rerun
 from dts.server.ending.cancel import cancel_unfinished
 from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import CancelledView, JobHandler, JobView
 from dts.server.handlers.recorded import operation_logger
-from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunsQuery, RunView, run_fields
+from dts.server.handlers.runs import AnyRunHandler, RunProgress, RunsQuery, RunView, run_rows
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.publish.repair import Again, Requeued
+from dts.server.versions import library
 
 
 class AnyonesRunsQuery(RunsQuery, forbid_unknown_fields=True, kw_only=True):
@@ -39,7 +41,8 @@ class RunsAdminHandler(DtsHandler):
         query = self.query(AnyonesRunsQuery)
         of = None if isinstance(query.user, UnsetType) else query.user
         runs = await self.context.store.list_runs(of, limit=query.limit, after=query.after, single=query.all)
-        self.answer([{**run_fields(run), "user": run.user} for run in runs])
+        rows = await run_rows(self.context.store, runs, counts=query.counts)
+        self.answer([{**row, "user": run.user} for row, run in zip(rows, runs, strict=True)])
 
 
 class RunAdminHandler(AnyRunHandler):
@@ -86,6 +89,43 @@ class RequeueAdminHandler(WorkHandler):
         context = self.context
         again = Again(context.store, context.broker, context.catalogue, context.settings)
         return await again.requeue_run(run_id)
+
+
+class RetryParams(Struct, forbid_unknown_fields=True):
+    """Which version of the function shall run: the first digits of its hash, or empty for the one that is active."""
+
+    version: str = ""
+
+
+class RetriedView(Struct):
+    """The new run that the failed jobs are in, and how many they are."""
+
+    run: str
+    jobs: int
+
+
+class RetryAdminHandler(WorkHandler):
+    """`/admin/runs/ID/retry`: the failed jobs of anybody's run, once more."""
+
+    everybodys = True
+
+    @authorized
+    @declares(answer=RetriedView, body=RetryParams, statuses=(201,), errors=(ErrorCode.RUN_ENDED,))
+    async def post(self, user: User, run_id: str) -> None:
+        """Run what failed again, in a new run of the same user; the run keeps what it has."""
+        run, params = await self.own_run(user, run_id), self.params(RetryParams)
+        version = params.version and (await library.resolve(self.context.store, run.function, params.version)).hash
+        new, jobs = await self._retry_on_record(user, run.id, RetryParams(version))
+        self.answer(RetriedView(new, jobs), 201)
+
+    @operation_logger("runs.retry")
+    async def _retry_on_record(self, user: User, run_id: str, ops: RetryParams) -> tuple[str, int]:
+        context = self.context
+        rerun = Rerun(context.store, context.catalogue, context.publisher)
+        done = await rerun.rerun(await self.own_run(user, run_id), version=ops.version)
+        if done is None:
+            raise ApiError(ErrorCode.RUN_ENDED, f"no job of run {run_id} has failed: there is nothing to run again")
+        return done[0].id, done[1]
 
 
 class Whose(Struct, forbid_unknown_fields=True):
