@@ -147,7 +147,7 @@ def run_a_job(terminal: Terminal, started: Deployment, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert sorted(row["result"] for row in rows(tmp_path / "out.json")) == ["ONE", "TWO"]
-    terminal.do("runs list user=alice", "closed", "text/upper", "alice")
+    terminal.do("runs list user=alice", "finished", "text/upper", "alice")
 
 
 def cancel_a_run(terminal: Terminal, started: Deployment, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("PATCH", "/admin/alerts/rules/{id}"): {"threshold": 5},
     ("POST", "/admin/alerts/silences/"): {"id": "s2", "ends": 5},
     ("PATCH", "/admin/alerts/silences/{id}"): {"ends": 6},
+    ("POST", "/admin/runs/{id}/retry"): {},
     ("POST", "/admin/dead/replay"): {"where": {"function": "none/such"}},
 }
 
@@ -160,6 +161,7 @@ async def a_world(site: Site, role: str) -> World:
 
 
 IN_USE = {("DELETE", f"/admin/{kind}") for kind in ("users/{id}", "namespaces/{id}", "functions/{function}")}
+IN_USE.add(("POST", "/admin/runs/{id}/retry"))  # no job of it has failed
 NOBODY_THERE = ("POST", "/admin/ssh/host-key")
 BLOCK = "/runs/{id}/blocks/{number}"
 QUERIES = {
