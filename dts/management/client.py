@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 from dts.auth import Credentials
 from dts.management.api.alerts import Alerts
+from dts.management.api.backup import backup, restore
 from dts.management.api.confidential import ConfidentialTransport
 from dts.management.api.resources import Dead, Hosts, Jobs, Listing, Operations, Record, Records, Runs, Schedules
 from dts.management.api.ssh import Ssh
@@ -112,6 +114,14 @@ class AdminClient:
         plain = {name: str(value) for name, value in query.items() if value is not None}
         found = await self._transport.call("GET", "/admin/statistics/", query={"function": function, **plain})
         return cast(Record, found)
+
+    async def backup(self, path: Path, *, runs: bool = False) -> int:
+        """Write all that administrators keep to a file, see `api.backup`; returns how many rows it has."""
+        return await backup(self._transport, path, runs=runs)
+
+    async def restore(self, path: Path) -> Record:
+        """Put a backup into the server's store, see `api.backup`; returns how much of each kind was put there."""
+        return await restore(self._transport, path)
 
     async def diagnose(self) -> Record:
         """What the server finds when it looks at its store, broker, queues and functions.

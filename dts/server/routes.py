@@ -11,6 +11,7 @@ from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin import (
     alert_rules,
     alerts,
+    backup,
     dead,
     diagnosis,
     fleet,
@@ -98,6 +99,9 @@ ROUTES: list[Route] = [
     Route("/admin/dead/", dead.DeadAdminHandler),
     Route("/admin/dead/replay", dead.ReplayAdminHandler),
     Route("/admin/diagnosis", diagnosis.DiagnosisAdminHandler),
+    Route("/admin/backup", backup.BackupAdminHandler),
+    Route("/admin/restore", backup.RestoreAdminHandler),
+    Route("/admin/restore/{number}", backup.RestorePageAdminHandler),
     Route("/admin/hosts/{id}/history", history.HostHistoryAdminHandler),
     Route("/admin/statistics/", history.StatisticsAdminHandler),
     Route("/admin/hosts/", fleet.HostsAdminHandler),

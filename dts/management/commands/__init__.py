@@ -5,6 +5,7 @@ from __future__ import annotations
 from dts.management.commands import (
     account,
     alerts,
+    backup,
     diagnosis,
     functions,
     history,
@@ -30,6 +31,7 @@ ALL_COMMANDS = (
     *work.COMMANDS,
     *alerts.COMMANDS,
     *history.COMMANDS,
+    *backup.COMMANDS,
     *log.COMMANDS,
     *diagnosis.COMMANDS,
 )

@@ -42,6 +42,8 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/admin/vhosts/"): {"id": "h2"},
     ("PATCH", "/admin/vhosts/{id}"): {"port": 23},
     ("POST", "/admin/alerts/test"): {},
+    ("PUT", "/admin/restore/{number}"): {"session": "0123456789", "rows": []},
+    ("POST", "/admin/restore"): {"session": "0123456789", "pages": 1},
     ("POST", "/admin/routes/"): {"id": "far"},
     ("PATCH", "/admin/routes/{id}"): {"description": "x"},
     ("POST", "/admin/schedules/"): {"id": "s2", "function": "mine/func", "every": 60},
@@ -122,7 +124,7 @@ class World:
 
     def body(self, method: str, template: str, *, own: bool) -> bytes | None:
         """A body that fits."""
-        if method == "PUT":
+        if method == "PUT" and (method, template) not in BODIES:
             return b"{}"
         if method == "POST" and template.endswith("/versions/"):
             return pack(SOURCE)
@@ -177,8 +179,9 @@ def expected(scope: Scope, method: str, template: str, *, own: bool) -> set[int]
     """The statuses that the table allows."""
     if scope is Scope.NONE:
         return {403}
-    if template == BLOCK and not own:
-        return {404}  # whose run it is counts before what its function is
+    if template == "/admin/restore" or (template == BLOCK and not own):
+        # Into a store that has an operation log of its own; and whose run it is counts before what its function is.
+        return {400} if template == "/admin/restore" else {404}
     if (method, template) == NOBODY_THERE:
         return {424}
     if own or scope is Scope.ALL:

@@ -1,0 +1,1 @@
+"""Backup and restore of all that administrators keep, and of unfinished work, over either back end."""
