@@ -210,7 +210,7 @@ async def test_a_copy_by_pages_is_equal_in_everything_and_done_twice_changes_not
     async with open_store(f"sqlite:///{tmp_path}/source.db") as source, open_store(target_url) as target:
         await a_full_store(source)
         await target.add_record(Function("n/extra"))
-        assert await copy(source, target) >= 3
+        assert await copy(source, target) == 2
         expected = await everything(source)
         assert await everything(target) == expected
         await copy(source, target)
