@@ -51,6 +51,7 @@ ATTEMPT_OPTIONS = (
     "priority",
     "weight",
     "notify",
+    "version",
 )
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -273,6 +273,7 @@ def _add_attempt_options(parser: Parser) -> None:
     add("--timeout", type=values.seconds, metavar="SECONDS", help="how long an attempt at a line may take")
     add("--max-attempts", type=values.positive_int, metavar="N", help="how often a line is tried")
     add("--priority", type=values.priority, metavar="0-9", help="9 goes first")
+    add("--code", rare=True, dest="version", metavar="VERSION", help="run this deployed version of the function")
     add("--weight", rare=True, type=values.weight, metavar="NUMBER", help="share beside your other runs (1)")
     add("--soft-timeout", rare=True, type=values.seconds, metavar="SECONDS", help="when SoftTimeout is raised in it")
     add("--retry-on", rare=True, type=values.name_list, metavar="NAME,...", help="exceptions worth another try")

@@ -8,6 +8,7 @@ VERSIONS/environments/<key>/                a virtual environment, shared by ver
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,11 @@ class VersionFolder:
         """The virtual environment that the version needs; None if it needs none."""
         link = self.path / "environment"
         return link.resolve() if link.is_symlink() else None
+
+    def note_use(self) -> None:
+        """Note that the version is in use, so that it stays."""
+        with suppress(OSError):  # it may be another user's
+            os.utime(self.path)
 
     def read_error(self) -> str:
         """Why the version could not be had; empty if nobody has noted that."""

@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dts.wire.archive import Source
-from dts.worker.link.versions import VersionFolder
+from dts.wire.archive import Source, is_version
+from dts.worker.link.versions import ENVIRONMENTS, VersionFolder
+
+KEPT_VERSIONS = 20
+"""Versions that stay on a host, however long they were not used."""
+
+UNUSED_FOR = 30 * 86400.0
+"""Seconds without use after which others go; a run that still wants one has it fetched again."""
+
+_LEFT_BEHIND = 86400.0
+"""Seconds after which what is half-written is nobody's any more."""
 
 
 def write_version(
@@ -44,6 +54,31 @@ def write_version(
         _sync_folders([str(versions)])
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def prune_versions(versions: Path) -> None:
+    """Remove what has not been used for long: versions, environments that none of those left needs, half-written ones.
+
+    A version goes under another name before its files go, so it is never there in part.
+    """
+    now = time.time()
+    found = sorted((path for path in versions.iterdir() if is_version(path.name)), key=_age_of)
+    for path in found[KEPT_VERSIONS:]:
+        if now - path.stat().st_mtime > UNUSED_FOR:
+            gone = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+            path.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+    for path in versions.glob(".*.tmp"):
+        if now - path.lstat().st_mtime > _LEFT_BEHIND:
+            shutil.rmtree(path, ignore_errors=True)
+    needed = {VersionFolder(versions, path.name).environment for path in versions.iterdir() if is_version(path.name)}
+    for path in (versions / ENVIRONMENTS).glob("*/"):
+        if path.resolve() not in needed and now - path.stat().st_mtime > UNUSED_FOR:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _age_of(path: Path) -> float:
+    return -path.stat().st_mtime
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -24,7 +24,7 @@ from dts.wire.archive import Source, is_version, unpack, version_of
 from dts.wire.function_source import check_function_source, requirements_of
 from dts.worker.link.versions import ENVIRONMENTS, VersionFolder
 from dts.worker.versions.environment import ensure_environment
-from dts.worker.versions.folder import write_version
+from dts.worker.versions.folder import prune_versions, write_version
 
 _TEST_TIMEOUT = 120.0
 """Seconds for the import and `self_test()` together."""
@@ -60,6 +60,7 @@ def install(versions: Path, function: str, version: str, archive: Path, options:
         namespace = function.partition("/")[0]
         write_version(folder, namespace, source, environment, lambda place: _try_out(place, function, environment))
         folder.note_error("")
+        prune_versions(folder.path.parent)
     _link(versions.absolute() / "current" / function, folder.path)
 
 

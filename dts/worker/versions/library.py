@@ -16,7 +16,7 @@ from dts.wire.archive import Source
 from dts.wire.function_source import requirements_of
 from dts.worker.link.versions import ENVIRONMENTS, VersionFolder
 from dts.worker.versions.environment import ensure_environment
-from dts.worker.versions.folder import write_version
+from dts.worker.versions.folder import prune_versions, write_version
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ class VersionLibrary(Service):
         self._fetcher = fetcher
         self._arguments = installer_arguments
         self._coming: dict[str, asyncio.Task[None]] = {}
-        self._there: set[str] = set()
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._cancel_all)
@@ -55,9 +54,7 @@ class VersionLibrary(Service):
 
     def has(self, version: str) -> bool:
         """Whether a version is here, so that a child can run it."""
-        if version not in self._there and VersionFolder(self._folder, version).is_there:
-            self._there.add(version)
-        return version in self._there
+        return VersionFolder(self._folder, version).is_there
 
     def prepare(self, function: str, version: str, then: Callable[[], None]) -> None:
         """Call `then` when a version is here, or it is known why it cannot be: its folder tells which."""
@@ -96,6 +93,7 @@ class VersionLibrary(Service):
         self._folder.mkdir(parents=True, exist_ok=True)
         namespace = function.partition("/")[0]
         await asyncio.to_thread(write_version, folder, namespace, source, environment)
+        await asyncio.to_thread(prune_versions, self._folder)
 
     async def _wait_for(self, folder: VersionFolder, function: str, version: str) -> Source | None:
         """The source of a version; None when it has been pushed to this host meanwhile.

@@ -86,10 +86,10 @@ async def test_what_a_run_asks_of_its_attempts_is_said_when_it_is_opened(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ("--timeout", "5", "--max-attempts", "2", "--retry-on", "OSError,KeyError", "--not-before", "1000")
-    flags += ("--priority", "9", "--weight", "0.5", "--notify", "me", "--notify", "https://h/x")
+    flags += ("--code", "3f2a91", "--priority", "9", "--weight", "0.5", "--notify", "me", "--notify", "https://h/x")
     assert await run(server, "a\n", *flags) == 0
     asked = {"timeout": 5.0, "max_attempts": 2, "retry_on": ["OSError", "KeyError"], "not_before": 1000.0}
-    asked |= {"priority": 9, "weight": 0.5, "notify": ["me", "https://h/x"]}
+    asked |= {"version": "3f2a91", "priority": 9, "weight": 0.5, "notify": ["me", "https://h/x"]}
     assert server.opened == {"function": "text/upper", **asked}
 
 

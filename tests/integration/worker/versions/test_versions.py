@@ -18,7 +18,7 @@ from dts.wire.function_source import check_requirements
 from dts.wire.queues import DEAD, jobs_queue
 from dts.worker.link.versions import VersionFolder
 from dts.worker.versions import library
-from dts.worker.versions.folder import write_version
+from dts.worker.versions.folder import KEPT_VERSIONS, prune_versions, write_version
 from dts.worker.worker import Worker
 from tests.services.waiting import until, within
 from tests.services.worker_bench import Bench, bench, value
@@ -294,3 +294,22 @@ def test_a_version_that_is_half_written_is_none(tmp_path: Path, monkeypatch: pyt
     write_version(folder, "text", made, None)
     write_version(folder, "text", made, None)  # as another worker of the host may do at the same time
     assert sorted(path.name for path in (folder.functions / "text").iterdir()) == ["data.txt", "stats.py"]
+
+
+def test_what_was_not_used_for_long_goes_and_the_latest_stay(tmp_path: Path) -> None:
+    made = [source(f"def main(): return {number}") for number in range(KEPT_VERSIONS + 3)]
+    folders = [VersionFolder(tmp_path, version_of(each)) for each in made]
+    environments = [tmp_path / "environments" / name for name in ("needed", "unneeded", "young")]
+    for path in environments:
+        path.mkdir(parents=True)
+    for number, (folder, each) in enumerate(zip(folders, made, strict=True)):
+        write_version(folder, "text", each, environments[0] if number == 5 else None)
+        os.utime(folder.path, (1e9 + number, 1e9 + number))
+    (tmp_path / ".half.tmp").mkdir()
+    for path in (*environments[:2], tmp_path / ".half.tmp"):
+        os.utime(path, (1e9, 1e9))
+    folders[0].note_use()
+    prune_versions(tmp_path)
+    assert [folder.is_there for folder in folders] == [True, *[False] * 3, *[True] * (KEPT_VERSIONS - 1)]
+    assert [path.exists() for path in environments] == [True, False, True]
+    assert not (tmp_path / ".half.tmp").exists()
