@@ -206,14 +206,7 @@ class Worker(Service):
             self.deliveries.close(held)
         else:
             self.deliveries.count_received(held)
-            whole = Assignment(
-                message.body,
-                message.content_encoding,
-                held,
-                number=held.number,
-                function=held.function,
-                version=held.version,
-            )
+            whole = held.assignment()
             if held.version and not self.versions.has(held.version):
                 self.versions.prepare(held.function, held.version, partial(self._submit, whole))
             else:

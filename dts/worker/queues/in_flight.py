@@ -53,6 +53,18 @@ class InFlight:
             version=str(headers["version"]) if is_version(headers.get("version")) else "",
         )
 
+    def assignment(self) -> Assignment:
+        """All its jobs, for a child."""
+        message = self.delivery.message
+        return Assignment(
+            message.body,
+            message.content_encoding,
+            self,
+            number=self.number,
+            function=self.function,
+            version=self.version,
+        )
+
     @property
     def count(self) -> int:
         """How many jobs it has, as far as its headers say."""
