@@ -22,6 +22,7 @@ from dts.client.components import (
 )
 from dts.client.descriptors import shared_descriptor
 from dts.client.formats import TableFormat, TemplateFormat
+from dts.client.input.parquet import ParquetFileIOComponent
 from dts.client.input.shaping import ShapedSource
 from dts.client.input.tables import TabFileIOComponent, TableFileIOComponent
 from dts.client.output import DailyRotatingOutputFile, Output, OutputFile
@@ -38,6 +39,7 @@ COMPONENTS: dict[str, type[FileComponent]] = {
     "json": JsonFileIOComponent,
     "csv": TableFileIOComponent,
     "tsv": TabFileIOComponent,
+    "parquet": ParquetFileIOComponent,
 }
 
 ATTEMPT_OPTIONS = (
@@ -180,10 +182,10 @@ def make_source(options: argparse.Namespace) -> FileComponent:
     Raises:
         ConfigError: options that do not go together.
     """
-    table = options.input_format in DELIMITERS
+    table = options.input_format in (*DELIMITERS, "parquet")
     if table and (options.null or options.infile_start_position or options.more_infiles):
         raise ConfigError(
-            "csv and tsv are read from the first row of one file: not with -0, --infile or a start position"
+            "csv, tsv and parquet are read from the first row of one file: not with -0, --infile or a start position"
         )
     if options.id_field and options.input_format in ("text", "word"):
         raise ConfigError("--id-field names a column of csv or tsv, or a name in JSON objects: give --input-format")

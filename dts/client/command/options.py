@@ -208,7 +208,7 @@ def _add_input_options(parser: Parser) -> None:
         choices=sorted(COMPONENTS),
         default="text",
         metavar="FORMAT",
-        help="text: a line is one argument; word, json, csv, tsv: see docs/client.md",
+        help="text: a line is one argument; word, json, csv, tsv, parquet: see docs/client.md",
     )
     add("-0", "--null", action="store_true", help="lines end with a null byte")
     add("--args", type=values.json_object, default={}, metavar="JSON", help="keyword arguments of every line")

@@ -29,6 +29,8 @@ _MARKS = {
 }
 """Byte order marks of encodings that have two or four bytes a character; a longer mark goes before its beginning."""
 
+_PARQUET = b"PAR1"
+
 _UNREADABLE = "dts.unreadable"
 
 
@@ -205,6 +207,8 @@ class _Unpacked:
         if self._make is not None:
             self._rest = data
             data = self._unpack(size)
+        if data.startswith(_PARQUET):
+            raise ClientError(f"{self._name} is a Parquet file: give --input-format parquet")
         mark = next((mark for mark in _MARKS if data.startswith(mark)), None)
         if mark is not None:
             self._decoder = codecs.getincrementaldecoder(_MARKS[mark])(errors=_UNREADABLE)

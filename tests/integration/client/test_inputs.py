@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import datetime
 import gzip
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from dts.client import cli
 from dts.errors import ClientError, ConfigError
+from dts.runtime.process import Shutdown
 from tests.integration.client.test_run import FakeServer
 from tests.integration.client.test_shapes import read, run, server, write
 
@@ -108,6 +111,30 @@ async def test_what_a_run_asks_of_its_attempts_is_said_when_it_is_opened(
 def test_a_value_that_is_none_is_refused(flags: list[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["text/upper", "in", "out", "http://127.0.0.1:1", *flags])
+
+
+async def test_parquet_says_what_it_needs(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClientError, match=r"in.txt is a Parquet file: give --input-format parquet"):
+        await run(server, b"PAR1" + b"\0" * 100)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dts-scheduler\[parquet\]'"):
+        await run(server, b"PAR1", "--input-format", "parquet", "--overwrite")
+
+
+async def test_a_parquet_file_is_keyword_arguments(server: FakeServer) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    arrow = pytest.importorskip("pyarrow")
+    when = datetime.datetime(2026, 11, 28, 17, 0)
+    columns = {"no": [*range(700)], "text": ["\u00fc", None] * 350, "at": [when] * 700, "raw": [b"\xff"] * 700}
+    parquet.write_table(arrow.table(columns), "table")
+    argv = ["text/upper", "table", "out", server.url, "--input-format", "parquet"]
+    assert await cli.run(cli.build_parser().parse_args(argv), Shutdown()) == 0
+    given = [kwargs for _, kwargs in arguments(server)]
+    assert given[1] == {"no": 1, "text": None, "at": "2026-11-28T17:00:00", "raw": "/w=="}
+    assert [each["no"] for each in given] == [*range(700)]
+    with pytest.raises(ClientError, match=r"cannot read in.txt as Parquet"):
+        await run(server, b"not parquet", "--input-format", "parquet", "--overwrite")
 
 
 async def test_what_does_not_go_together_is_refused(server: FakeServer) -> None:
