@@ -132,22 +132,32 @@ def main() -> int:
 
 
 async def _greet(settings: Settings, functions: str) -> None:
-    """When the server listens, keep the administrator's credentials and say what to type next."""
+    """When the server is ready, keep the administrator's credentials and say what to type next."""
     server = settings.server
     host = "127.0.0.1" if server.host in ("", "0.0.0.0") else "[::1]" if server.host == "::" else server.host
     backoff = Backoff(0.1, 1.0)
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(host.strip("[]"), server.port)
-            break
-        except OSError:
-            await asyncio.sleep(backoff.next_pause())
-    writer.close()
+    while not await _is_ready(host.strip("[]"), server.port, server.base_path):
+        await backoff.wait()
     url, secret = f"http://{host}:{server.port}{server.base_path}", server.admin_secret_file
     flags = f"--username {ADMINISTRATOR} --secret-file {secret}"
     if not secret.exists() or keep_credentials(ADMINISTRATOR, secret, url):
         flags = ""
     sys.stderr.write(next_steps(url, Path(functions) if functions else None, flags) + "\n")
+
+
+async def _is_ready(host: str, port: int, base_path: str) -> bool:
+    """Whether the server has all that it needs: its port is open before it has made the first administrator."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    try:
+        writer.write(f"GET {base_path}/health/ready HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        return b" 200 " in await reader.readline()
+    except OSError:
+        return False
+    finally:
+        writer.close()
 
 
 def _register_functions_of(folder: str) -> None:
