@@ -169,6 +169,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     routes: tuple[Route, ...] = ("default",)
     route: tuple[RouteSettings, ...] = ()
     concurrency: Count = 100
+    batch: Annotated[int, Meta(ge=1, le=256)] = 256
     drain_timeout: Seconds = 30.0
     max_result: Annotated[int, Meta(ge=1024, le=12 * 1024 * 1024)] = 8 * 1024 * 1024
     soft_timeout: SecondsOrNone = 0.0

@@ -22,7 +22,7 @@
     ├── LoadError              a function cannot be run: its job fails and says why
     │   ├── FunctionMissing    there is no such module
     │   ├── ImportFailed       the module is there and raised while it was imported
-    │   └── MainMissing        the module has no callable `main`
+    │   └── MainMissing        the module has no callable `main` or `main_many`
     ├── HostError              a host of the fleet cannot be worked on over ssh: said of that host, the others go on
     │   ├── HostUnreachable    it does not answer, or the connection was lost: can be tried again later
     │   ├── HostKeyChanged     it shows another host key than the one on record: nothing is sent to it
@@ -143,7 +143,7 @@ class ImportFailed(LoadError):
 
 
 class MainMissing(LoadError):
-    """The function's module has no callable named `main`."""
+    """The function's module has no callable named `main` or `main_many`."""
 
 
 class HostError(DtsError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dts.model.ranges import ATTEMPTS, BYTES, CONCURRENCY, SECONDS, Range
+from dts.model.ranges import ATTEMPTS, BATCH, BYTES, CONCURRENCY, SECONDS, Range
 
 _OPTION = "option"
 
@@ -46,6 +46,7 @@ class AttemptOptions:
     retry_on: tuple[str, ...] | None = _option(str, None, "names of exceptions after which a job is tried again")
     memory_limit: int | None = _option(int, BYTES, "bytes of memory that a job may take")
     concurrency: int | None = _option(int, CONCURRENCY, "jobs of an async function that a child runs at a time")
+    batch: int | None = _option(int, BATCH, "jobs that one call of main_many gets, at most")
 
 
 ATTEMPT_OPTIONS = tuple(AttemptOption(each.name, *each.metadata[_OPTION]) for each in fields(AttemptOptions))

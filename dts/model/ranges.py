@@ -69,3 +69,6 @@ PORT = Range(1, 65535)
 
 CONCURRENCY = Range(1, 100_000)
 """Jobs that a child runs at a time."""
+
+BATCH = Range(1, 256)
+"""Jobs that one call of `main_many` gets: no more than a message has."""

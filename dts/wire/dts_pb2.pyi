@@ -39,7 +39,7 @@ class Job(_message.Message):
     def __init__(self, index: _Optional[int] = ..., args: _Optional[bytes] = ..., kwargs: _Optional[bytes] = ..., attempt: _Optional[int] = ..., kills: _Optional[int] = ..., fence: _Optional[int] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
 
 class Options(_message.Message):
-    __slots__ = ("soft_timeout", "timeout", "max_attempts", "retry_on", "memory_limit", "concurrency", "deadline", "recycle_after", "version")
+    __slots__ = ("soft_timeout", "timeout", "max_attempts", "retry_on", "memory_limit", "concurrency", "deadline", "recycle_after", "version", "batch")
     SOFT_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class Options(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     RECYCLE_AFTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
     soft_timeout: float
     timeout: float
     max_attempts: int
@@ -58,7 +59,8 @@ class Options(_message.Message):
     deadline: float
     recycle_after: int
     version: str
-    def __init__(self, soft_timeout: _Optional[float] = ..., timeout: _Optional[float] = ..., max_attempts: _Optional[int] = ..., retry_on: _Optional[_Iterable[str]] = ..., memory_limit: _Optional[int] = ..., concurrency: _Optional[int] = ..., deadline: _Optional[float] = ..., recycle_after: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    batch: int
+    def __init__(self, soft_timeout: _Optional[float] = ..., timeout: _Optional[float] = ..., max_attempts: _Optional[int] = ..., retry_on: _Optional[_Iterable[str]] = ..., memory_limit: _Optional[int] = ..., concurrency: _Optional[int] = ..., deadline: _Optional[float] = ..., recycle_after: _Optional[int] = ..., version: _Optional[str] = ..., batch: _Optional[int] = ...) -> None: ...
 
 class JobBatch(_message.Message):
     __slots__ = ("block", "run", "function", "jobs", "options", "lease", "first_line", "skipped")

@@ -86,6 +86,7 @@ def slice_size(function: Function | None, *, seconds: float, max_slice: int) -> 
     size = int(seconds / max(function.mean_duration, 1e-9))
     if function.concurrent:
         size = max(size, CONCURRENT_SLICE)
+    size = max(size, function.batch or 1)  # they are one call of main_many, however long that takes
     return max(1, min(size, max_slice))
 
 

@@ -24,11 +24,12 @@ from dts.wire.dts_pb2 import Error, Job
 from dts.worker.attempt.exceptions import MAX_DELAY, Fail, Retry, SoftTimeout, TimedOut
 from dts.worker.attempt.failure import clip, describe, describe_ours
 from dts.worker.attempt.introspection import is_a, name_of
+from dts.worker.attempt.many import WrongResults
 from dts.worker.attempt.matching import is_named, leaves_of
 from dts.worker.attempt.result_json import ResultNotJSON, ResultTooLarge
 from dts.worker.attempt.terms import Terms
 
-_OURS = FunctionMissing, ImportFailed, InvalidName, MainMissing, ResultNotJSON, ResultTooLarge
+_OURS = FunctionMissing, ImportFailed, InvalidName, MainMissing, ResultNotJSON, ResultTooLarge, WrongResults
 """Errors that the worker raises, not the function; all but ImportFailed are final."""
 
 REASON_TIMEOUT, REASON_MEMORY, REASON_DEADLINE = "timeout", "memory", "deadline"

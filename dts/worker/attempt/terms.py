@@ -19,6 +19,7 @@ class Terms:
     retry_on: tuple[str, ...]
     memory_limit: int
     concurrency: int
+    batch: int
     deadline: float
     recycle_after: int
 
@@ -32,6 +33,7 @@ def default_terms(settings: WorkerSettings) -> Terms:
         retry_on=settings.retry_on,
         memory_limit=settings.memory_limit,
         concurrency=settings.concurrency,
+        batch=settings.batch,
         deadline=0.0,
         recycle_after=settings.recycle_after,
     )
@@ -51,6 +53,7 @@ def _over(base: Terms, options: Options) -> Terms:
         retry_on=tuple(options.retry_on) or base.retry_on,
         memory_limit=int(pick("memory_limit")),
         concurrency=max(int(pick("concurrency")), 1),
+        batch=max(int(pick("batch")), 1),
         deadline=pick("deadline"),
         recycle_after=int(pick("recycle_after")),
     )

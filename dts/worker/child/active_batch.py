@@ -46,6 +46,10 @@ class ActiveBatch:
         self.terms = TermsOf(batch, defaults)
         self.number = number
         self.waiting = deque(range(len(self.jobs)))
+        self.at_once = 1
+        """How many of its plain jobs one call runs."""
+        self.together: Sequence[int] = ()
+        """Positions of the jobs that a call of `main_many` is at."""
         self.began = time.monotonic()
         self.cancel: Callable[[ActiveBatch, int, BaseException], None] | None = None
         """Any thread: has the event loop cancel the async job at a position and report the exception; None when its

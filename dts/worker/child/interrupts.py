@@ -49,16 +49,16 @@ class SoftLimits:
 
     def __init__(self, batch: ActiveBatch, runner: Runner, interrupter: Interrupter) -> None:
         self._batch, self._runner, self._interrupter = batch, runner, interrupter
-        self._done = -1
+        self._done = -1, 0.0
 
     def look(self, now: float) -> None:
         """Helper thread: interrupt a job that has passed its limit, once."""
         position, began = self._runner.current, self._runner.began
-        if position < 0 or position == self._done or position != self._runner.current:
+        if position < 0 or (position, began) == self._done or position != self._runner.current:
             return
         limit = self._batch.terms.of(self._batch.jobs[position]).soft_timeout
         if limit and now - began >= limit:
-            self._done = position
+            self._done = position, began
             self._interrupter.interrupt(position, soft_timeout_error(limit))
 
 
@@ -88,9 +88,13 @@ class Stops:
             if batch.states[position] == STARTED:
                 batch.cancelled.add(position)
                 batch.cancel(batch, position, cancelled_error())
-        elif position == self._runner.current:
+        elif position == self._runner.current and not batch.together:
             batch.cancelled.add(position)
             self._interrupter.interrupt(position, cancelled_error())
+        elif position in batch.together:
+            batch.cancelled.add(position)
+            if batch.cancelled.issuperset(batch.together):  # else the call goes on for the others
+                self._interrupter.interrupt(self._runner.current, cancelled_error())
 
 
 class Watchdog:

@@ -38,6 +38,7 @@ from dts.worker.child.interrupts import NUMBER as INTERRUPT
 from dts.worker.child.interrupts import Interrupter, SoftLimits, Stops, Watchdog
 from dts.worker.child.joblog import JobLog
 from dts.worker.child.leases import Leases
+from dts.worker.child.many import ManyRunner
 from dts.worker.child.outbox import Outbox
 from dts.worker.child.partials import Partials
 from dts.worker.child.runner import Runner
@@ -69,6 +70,7 @@ class Child:
         self._memory = MemoryLimit()
         self._alarms = Alarms()
         self._runner = Runner(board, options.settings, self._partials, self._memory, self._alarms)
+        self._many = ManyRunner(self._runner, board, self._partials)
         self._interrupter = Interrupter(self._runner)
         self._joblog = JobLog(options, channel.send)
         self._helper = Helper(board)
@@ -196,7 +198,10 @@ class Child:
         self._board.phase = Phase.RUNNING
         if function.is_async:
             return self._run_session(function, entry, alone=alone or any([job.kills for job in active.jobs]))
+        if function.many is not None:
+            return self._many.run(function, function.many, active, outbox)
         self._runner.run(function, active, outbox)
+        return None
 
     def _load(self, active: ActiveBatch, outbox: Outbox) -> Loaded | None:
         """The function of a message; None when it cannot be loaded, and the jobs have failed of that. The error, with

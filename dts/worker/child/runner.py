@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from time import perf_counter
@@ -76,7 +77,7 @@ class Runner:
         call = self.begin(function, batch)
         while True:
             try:
-                self._run_plain(call, batch, outbox)
+                self.run_plain(call, batch, outbox, batch.waiting)
                 break
             except BaseException as error:
                 self._memory.spare = None
@@ -96,10 +97,11 @@ class Runner:
             failure = self._policy.decide(error, job, batch.terms.of(job))
             outbox.ended.append((position, job, b"", failure, 0.0, 0.0, b""))
 
-    def _run_plain(self, main: Callable[..., Any], batch: ActiveBatch, outbox: Outbox) -> None:
-        popleft, jobs, strict, yielded = batch.waiting.popleft, batch.jobs, batch.terms.strict, batch.yielded
+    def run_plain(self, main: Callable[..., Any], batch: ActiveBatch, outbox: Outbox, positions: deque[int]) -> None:
+        """Run the jobs at these positions one after another, and take each off when it begins."""
+        popleft, jobs, strict, yielded = positions.popleft, batch.jobs, batch.terms.strict, batch.yielded
         states, append, armed, memory = batch.states, outbox.ended.append, self.alarms.armed, self._memory
-        started, pending = perf_counter(), 0
+        started, pending = batch.began, 0
         while True:
             try:
                 position = popleft()
@@ -165,15 +167,19 @@ class Runner:
         The exception lets go of its frames, and whoever handles it shall let go of it before the job counts as ended:
         what is in them may run a user's code when it goes, and that takes of the job's own time.
         """
-        self._memory.spare = None
-        if self.alarms.armed:
-            self.alarms.disarm(batch, position)
+        self.clear(position, batch)
         failure, job = None, batch.jobs[position]
         if position not in batch.cancelled:
             with self._memory.relaxed():
                 failure = self._policy.decide(error, job, batch.terms.of(job))
         forget_traceback(error)
         return failure
+
+    def clear(self, position: int, batch: ActiveBatch) -> None:
+        """After an exception: make some memory free, and cancel the timers of the job."""
+        self._memory.spare = None
+        if self.alarms.armed:
+            self.alarms.disarm(batch, position)
 
     def fail(
         self,

@@ -30,7 +30,7 @@ class Splitter:
         if len(waiting) == len(self._batch.jobs):
             return  # it still imports the function's module, as everybody else would have to
         stuck = now - max(self._progress, began) >= self._after
-        slots = self._batch.terms.common.concurrency if self._batch.is_async else 1
+        slots = self._batch.terms.common.concurrency if self._batch.is_async else self._batch.at_once
         size = max(slots, int(self._slice * ended / (now - began)))
         # One that goes on well keeps a message's worth for itself, and does not bother for less than another one.
         keep = 0 if stuck or not ended else size

@@ -53,6 +53,7 @@ RECORDS: list[Record] = [
         retry_on=("OSError",),
         memory_limit=2**33,
         concurrency=4,
+        batch=64,
     ),
     VirtualHost("h-1", "10.0.0.1", 2222, "root", b"\xffkey", b"cert", host_key="ssh-ed25519 A", routes=("a", "b")),
     Schedule(

@@ -36,6 +36,7 @@ import dts.worker
 from dts.errors import FunctionMissing, ImportFailed, LoadError, MainMissing
 from dts.model import parse_function_name
 from dts.worker.attempt.introspection import is_a, name_of, text_of
+from dts.worker.attempt.many import main_of_many
 from dts.worker.child.code.importers import BytesLoader, FolderLoader
 from dts.worker.child.code.sources import PACKAGE, Source, Sources, find_namespace
 from dts.worker.child.code.writers import is_open_for_writing
@@ -60,7 +61,8 @@ class Loaded:
     """A function that can be called.
 
     `is_async` tells whether it runs on an event loop, `is_generator` whether it yields partial values. `version` is a
-    hash over its module and all that this imports from the namespace.
+    hash over its module and all that this imports from the namespace. `many` is its `main_many`, if it has one: jobs
+    are run by that, and by `main` one that must run by itself.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Loaded:
     is_async: bool
     version: str
     is_generator: bool = False
+    many: Callable[..., Any] | None = None
 
 
 def dynamic_load(name: str, directory: str | os.PathLike[str] | None = None) -> Loaded:
@@ -131,7 +134,7 @@ class Loader:
             FunctionMissing: there is no such file.
             ImportFailed: the module raised while it was imported, and the cause is what it raised; or a file that it
                 needs cannot be read.
-            MainMissing: the module has no callable `main`.
+            MainMissing: the module has no callable `main` or `main_many`.
         """
         namespace, function = parse_function_name(name)
         self._current = f"{PACKAGE}.{namespace}.{function}"
@@ -183,13 +186,13 @@ class Loader:
         self._sources.merge(self._settle(name, module_name))
         self.on_settled()
         try:
-            main = _main_of(name, module_name)
+            main, many = _callables_of(name, module_name)
         except LoadError:  # it is tried again, with its files as they are then
             sys.modules.pop(module_name, None)
             self._sources.forget([each for each in self._sources.names if each not in sys.modules])
             raise
-        is_async, is_generator = _kind(main)
-        loaded = self._loaded[name] = Loaded(name, main, is_async, self._version(name), is_generator)
+        is_async, is_generator = _kind(main) if many is None else (False, False)
+        loaded = self._loaded[name] = Loaded(name, main, is_async, self._version(name), is_generator, many)
         return loaded
 
     def _settle(self, name: str, module: str) -> Sources:
@@ -301,16 +304,23 @@ def _may_be_mended(source: Source) -> bool:
     return not source.compiles and source.is_younger(_MENDED_NS)
 
 
-def _main_of(name: str, module_name: str) -> Callable[..., Any]:
+def _callables_of(name: str, module_name: str) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """What runs one job, and what runs many at once, if there is that."""
     try:
         module = importlib.import_module(module_name)
     except BaseException as error:  # a user's code runs here, and may call sys.exit as well
         said = f"{name_of(type(error))}: {text_of(error)}"
         raise ImportFailed(f"the module of {name} raised {said}") from error
-    main: Callable[..., Any] | None = getattr(module, "main", None)
-    if not callable(main):
-        raise MainMissing(f"{name} has no main: write `def main(…)` or `async def main(…)` in {module.__file__}")
-    return main
+    main, many = getattr(module, "main", None), getattr(module, "main_many", None)
+    many = many if callable(many) else None
+    if callable(main):
+        return main, many
+    if many is None:
+        raise MainMissing(
+            f"{name} has no main: write `def main(…)`, `async def main(…)` or `def main_many(items)`"
+            f" in {module.__file__}"
+        )
+    return main_of_many(many), many
 
 
 def _kind(main: Any) -> tuple[bool, bool]:
