@@ -53,7 +53,7 @@ def check_function_source(source: Source, function: str) -> None:
     except (ValueError, RecursionError, MemoryError) as error:
         raise InvalidInput(f"{entry} is not valid Python: {error or type(error).__name__}") from error
     if not _binds(tree.body):
-        raise InvalidInput(f"{entry} has no main: write a function main(…), or main_many(items), which workers call")
+        raise InvalidInput(f"{entry} has no main: write a function main(…), which workers call")
     check_requirements(source)
 
 

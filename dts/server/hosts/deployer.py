@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 16
 """Hosts that one server works on at a time."""
 
-_CLAIM = 30.0
-"""Seconds until another server takes over from one that has died."""
+_CLAIM = 10.0
+"""Seconds until another server takes over from one that has died. One that was only slow pushes twice, which changes
+nothing."""
 
-_RENEW_EVERY = 10.0
+_RENEW_EVERY = 3.0
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 60.0  # seconds until a host that is down is tried again
 _POLL = 1.0
 """Seconds between looks for hosts that are due: one read of an index."""
