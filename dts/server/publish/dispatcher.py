@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 
+from cachetools import TTLCache
+
 from dts.broker import Broker, Event, Message
 from dts.config import ServerSettings
 from dts.errors import BrokerUnavailable, StoreUnavailable
@@ -28,6 +30,7 @@ from dts.server.access.parties import Parties, PartiesOf
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.lookup.fleet import Fleet
 from dts.server.publish.decoded import DecodedBlocks
+from dts.server.publish.fair import Path
 from dts.server.publish.gate import gated, hold_back
 from dts.server.publish.leader import Leader
 from dts.server.publish.levels import Turn
@@ -47,6 +50,8 @@ has to be renewed in between."""
 _SAY = 1.0  # seconds after which servers are told again which routes have a backlog
 _BLOCKS = 200  # blocks of a leaf that are read at once
 _BYTES = 16 * 1024 * 1024  # of messages that are published at once
+_BROKEN = 60.0  # seconds until jobs are tried again that could not be made into messages
+_MOST_BROKEN = 10_000  # runs of which that is remembered
 _TIMEOUT = 30.0  # seconds that a publish may take
 _PAUSES = 0.5, 5.0  # seconds before another try, the first time and at most
 
@@ -100,6 +105,7 @@ class Dispatcher(Service):
         self._leader = Leader(store, "dispatcher")
         self._marks = Marks(broker, Fleet(store), settings)
         self._blocks = DecodedBlocks(store)
+        self._broken: TTLCache[Path, bool] = TTLCache(_MOST_BROKEN, _BROKEN)
         self._routes: dict[str, RouteBacklog] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
@@ -141,6 +147,9 @@ class Dispatcher(Service):
                 if not pause:
                     logger.warning("what waits to be published cannot be read now, trying again: %s", error)
                 pause = _PAUSES[1] if pause else _PAUSES[0]
+            except Exception:  # nor must a fault in what is read of one run
+                logger.exception("what waits to be published cannot be read now, trying again")
+                pause = _PAUSES[1]
             took = time.monotonic() - began if self._routes else 0.0
             await asyncio.sleep(pause or min(9 * took, _LONGEST))
             with suppress(TimeoutError):
@@ -160,7 +169,7 @@ class Dispatcher(Service):
             by_route.setdefault(route_of(parties.function), []).append((row, parties))
         for route in self._routes.keys() | by_route.keys():
             model = self._routes.setdefault(route, RouteBacklog())
-            model.update(by_route.get(route, []), time.monotonic())
+            model.update(by_route.get(route, []), time.monotonic(), without=self._broken)
             task = self._tasks.get(route)
             if model.leaves and (task is None or task.done()):
                 self._tasks[route] = asyncio.create_task(self._serve(route), name=f"dispatcher-{route}")
@@ -178,8 +187,10 @@ class Dispatcher(Service):
             except (StoreUnavailable, BrokerUnavailable) as error:
                 if not pause:
                     logger.warning("what waits for route %s is not published now, trying again: %s", route, error)
-                pause = min(2 * pause or _PAUSES[0], _PAUSES[1])
-                filled = True
+                pause, filled = min(2 * pause or _PAUSES[0], _PAUSES[1]), True
+            except Exception:  # a fault here must stop neither other routes nor the rest of timekeeper
+                logger.exception("what waits for route %s is not published now, trying again", route)
+                pause, filled = _PAUSES[1], True
             if filled and model.leaves:
                 await asyncio.sleep(pause or _LOOK)
         if not model.leaves:
@@ -207,11 +218,30 @@ class Dispatcher(Service):
         found = await self._store.backlog_blocks([(leaf.row, min(_BLOCKS, leaf.share_blocks)) for _, leaf in shares])
         portion = _Portion()
         for (turn, leaf), blocks in zip(shares, found, strict=True):
-            await self._add(portion, model, turn, leaf, blocks)
+            await self._add_unless_broken(portion, model, turn, leaf, blocks)
         await self._publish(route, portion)
         if model.leaves:
             self._marks.filled(route)
-        return portion.work >= room
+        return portion.work >= room or not shares
+
+    async def _add_unless_broken(
+        self, portion: _Portion, model: RouteBacklog, turn: Turn, leaf: Leaf, blocks: Sequence[Unsent]
+    ) -> None:
+        """Add a share to a portion; what cannot be made into messages waits for a while, and keeps nobody else."""
+        try:
+            await self._add(portion, model, turn, leaf, blocks)
+        except (StoreUnavailable, BrokerUnavailable):
+            raise
+        except Exception:  # whatever is in its blocks, jobs of other runs must go out
+            self._broken[turn.path] = True
+            model.remove(turn)
+            logger.exception(
+                "jobs of %s of user %s cannot be published (run %s): other jobs go on, these are tried again in %.0f s",
+                leaf.row.function,
+                leaf.row.user,
+                leaf.row.run or "of single jobs",
+                _BROKEN,
+            )
 
     def _message_of(self, leaf: Leaf) -> tuple[int, float]:
         return self._marks.slice(leaf.parties.function, leaf.row.jobs)

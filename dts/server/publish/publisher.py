@@ -234,16 +234,19 @@ class Publisher(Service):
             await self._is_wanted.wait()
             self._is_wanted.clear()
             routes, self._wanted = self._wanted, set()
-            for route in routes:
-                try:
-                    if await self._marks.look(route) <= 0:
-                        self._wanted.add(route)
-                except (BrokerUnavailable, StoreUnavailable) as error:
-                    logger.info("room in the queue of route %s is not known now: %s", route, error)
-                    self._wanted.add(route)
+            full = await asyncio.gather(*map(self._is_full, routes))  # a broker of its own may be away for one of them
+            self._wanted |= {route for route, is_full in zip(routes, full, strict=True) if is_full}
             await asyncio.sleep(_LOOK)
             if self._wanted:
                 self._is_wanted.set()
+
+    async def _is_full(self, route: str) -> bool:
+        """Whether a queue has no room, as far as known."""
+        try:
+            return await self._marks.look(route) <= 0
+        except (BrokerUnavailable, StoreUnavailable) as error:
+            logger.info("room in the queue of route %s is not known now: %s", route, error)
+            return True
 
     async def _without_ended(self, entries: list[_Entry]) -> list[_Entry]:
         """Leave those to the dispatcher that have waited, and of which jobs have ended meanwhile; the others."""

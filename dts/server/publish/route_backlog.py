@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
 from dts.model import Backlog
@@ -34,13 +34,13 @@ class RouteBacklog:
         self.leaves: dict[Turn, Leaf] = {}
         self._levels = Levels()
 
-    def update(self, rows: Iterable[tuple[Backlog, Parties]], now: float) -> None:
-        """Take in what the store says; what is paused takes no part."""
+    def update(self, rows: Iterable[tuple[Backlog, Parties]], now: float, *, without: Container[Path] = ()) -> None:
+        """Take in what the store says; what is paused takes no part, nor what is at the paths `without`."""
         found: dict[Turn, Leaf] = {}
         for row, parties in rows:
-            if parties.paused:
-                continue
             turn = Turn(parties.priority(row.priority), _path(row))
+            if parties.paused or turn.path in without:
+                continue
             leaf = found.setdefault(turn, Leaf(row, parties))
             if leaf.row is not row:  # its weight has just been changed
                 more = leaf.row.jobs + row.jobs, leaf.row.blocks + row.blocks

@@ -184,7 +184,9 @@ async def test_a_run_keeps_what_it_asks_of_attempts(store: Store) -> None:
     run = replace(make_run(), not_before=12.5, options=b"\x08\x01")
     await store.add_run(run)
     assert await store.get_run(run.id) == run
-    assert await store.update_run(run.id, state=RunState.CLOSED) == replace(run, state=RunState.CLOSED)
+    closed = await store.update_run(run.id, state=RunState.CLOSED)
+    assert closed is not None
+    assert replace(closed, finished=None) == replace(run, state=RunState.CLOSED)
 
 
 async def test_overdue_blocks_are_those_with_unfinished_jobs(store: Store) -> None:
