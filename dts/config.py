@@ -237,13 +237,17 @@ class DaemonsSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MailSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where mails go: a mail server, who sends, and who is told. With no `host` or nobody in `to` they are logged."""
+    """Where mails go: a mail server, who sends, and who is notified. `ca_file` has the certificates, in
+    PEM, that the server's is checked by, if not by those of the system. With no `host`, or nobody in `to`, mails are
+    log messages.
+    """
 
     host: str = ""
     port: Port = 25
     security: Literal["none", "starttls", "tls"] = "none"
     username: str = ""
     password_file: Path | None = None
+    ca_file: Path | None = None
     sender: MailAddress = "dts@localhost"
     to: tuple[MailAddress, ...] = ()
 

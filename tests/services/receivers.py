@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class MailServer:
     answers: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     login: tuple[str, str] | None = None
+    starttls: ssl.SSLContext | None = None
     on_mail: Callable[[], None] = lambda: None
     _server: asyncio.Server | None = None
     _sessions: list[SMTP] = field(default_factory=list)
@@ -49,8 +51,10 @@ class MailServer:
 
     def _session(self) -> SMTP:
         options: dict[str, Any] = {}
+        if self.starttls:
+            options |= {"tls_context": self.starttls, "require_starttls": True}
         if self.login:
-            options = {"authenticator": self._check, "auth_required": True, "auth_require_tls": False}
+            options |= {"authenticator": self._check, "auth_required": True, "auth_require_tls": False}
         self._sessions.append(SMTP(self, hostname="localhost", loop=asyncio.get_running_loop(), **options))
         return self._sessions[-1]
 

@@ -51,6 +51,7 @@ class SmtpSender:
             password=self._password,
             use_tls=settings.security == "tls",
             start_tls=settings.security == "starttls",
+            cert_bundle=str(settings.ca_file) if settings.ca_file else None,
             timeout=_TIMEOUT,
         )
         try:

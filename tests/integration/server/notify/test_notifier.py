@@ -6,13 +6,19 @@ import asyncio
 import base64
 import hmac
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dts.config import Settings, load_settings
 from dts.model import User
@@ -158,6 +164,36 @@ async def test_a_login_is_used(tmp_path: Path, store: Store) -> None:
             await notifier.post(NOTICE)
             await all_are(store, LetterState.SENT, 1)
     assert len(mail.mails) == 1
+
+
+def a_certificate(folder: Path) -> ssl.SSLContext:
+    """What a server of the name localhost speaks TLS with; its certificate, which nobody has signed, is in `ca.pem`."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=9))
+    made = made.add_extension(names, critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    (folder / "ca.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
+    return context
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_starttls_checks_the_certificate_of_the_mail_server(tmp_path: Path, store: Store, trusted: bool) -> None:
+    async with mail_server(starttls=a_certificate(tmp_path)) as mail:
+        section = {"host": "localhost", "port": mail.port, "to": ["a@example.com"], "security": "starttls"}
+        if trusted:
+            section["ca_file"] = str(tmp_path / "ca.pem")
+        sections = {"mail": section, "notify": {"give_up_after": 0.01}}
+        async with notifying(store, load_settings(None, environment={}, flags=sections)) as notifier:
+            await notifier.post(NOTICE)
+            errors = await all_are(store, LetterState.SENT if trusted else LetterState.FAILED, 1)
+    assert len(mail.mails) == trusted
+    assert trusted or "certificate" in errors[0].lower()
 
 
 async def test_a_letter_whose_process_died_while_sending_is_not_sent_again_but_kept_and_logged(

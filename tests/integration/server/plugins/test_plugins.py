@@ -33,6 +33,16 @@ async def test_a_plugin_that_fails_fails_its_job(site: Site) -> None:
     await api.refused("POST", "/jobs/", {"function": "server/none"}, status=404, code="function_not_found")
 
 
+async def test_a_notice_is_sent_by_a_job(site: Site) -> None:
+    api = site.api()
+    kwargs = {"to": ["ann@example.com", "https://example.com/"], "title": "done", "event": "import-7"}
+    for new in (2, 0):
+        job = await api.call("POST", "/jobs/", {"function": "server/notify", "kwargs": kwargs}, status=201)
+        assert (await api.call("GET", f"/jobs/{job}?wait=30"))["result"] == new
+    notices = await api.call("GET", "/admin/alerts/notices/")
+    assert [(each["kind"], each["title"]) for each in notices] == [("message", "done")] * 2
+
+
 async def test_plugins_are_for_administrators(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     for role in ("user", "developer", "operator"):
         caller = await site.add_user(role, roles={role}, namespaces=("server", "*"))
