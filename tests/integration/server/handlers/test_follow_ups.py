@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -68,3 +70,37 @@ async def test_what_the_caller_may_not_run_cannot_follow(
         await api.refused("POST", path, {"function": "text/upper", **wants}, status=status, code=code)
     assert await site.store.list_runs("ann") == []
     assert await site.store.list_documents(FOLLOWING) == []
+
+
+async def test_a_chain_goes_on_by_the_servers_own_daemons(site: Site) -> None:
+    api = site.api()
+    wants = {"then": "text/lower", "reduce": "text/upper", "on_success": "text/lower"}
+    run = await api.call("POST", "/runs/", {"function": "text/upper", **wants}, status=201)
+    await api.send("PUT", f"/runs/{run['id']}/blocks/0", b'{"args": ["a"]}\n{"args": ["b"]}')
+    await api.call("PATCH", f"/runs/{run['id']}", {"state": "closed"})
+    runs = {}
+    async with asyncio.timeout(200):
+        while len(runs) < 4:
+            for batch in await site.take_messages(1):
+                runs[batch.run] = [job.args for job in batch.jobs]
+                await site.finish(batch, value=b'"%s"' % batch.function.encode())
+        while "on_success_run" not in (seen := await api.call("GET", f"/runs/{run['id']}")):
+            await asyncio.sleep(0.05)
+    assert runs[run["id"]] == [b'["a"]', b'["b"]']
+    assert runs[run["then_run"]] == [b'["text/upper"]'] * 2
+    assert runs[run["reduce_run"]] == [b'[["text/lower","text/lower"]]']
+    assert b'"success":true' in runs[seen["on_success_run"]][0]
+
+
+async def test_a_schedule_fires_by_the_servers_own_daemons(site: Site) -> None:
+    api = site.api()
+    at = round(time.time() + 0.5, 3)
+    made = {"id": "once", "function": "text/upper", "at": at, "lines": "one\ntwo"}
+    assert (await api.call("POST", "/admin/schedules/", made, status=201))["next"] == [at]
+    async with asyncio.timeout(200):
+        [batch] = await site.take_messages(2)
+        while not (firings := await api.call("GET", "/admin/schedules/once/firings")):
+            await asyncio.sleep(0.05)
+    assert [job.args for job in batch.jobs] == [b'["one"]', b'["two"]']
+    assert [(each["state"], each["run"], each["time"]) for each in firings] == [("started", batch.run, at)]
+    assert (await api.call("GET", "/admin/schedules/once"))["next"] == []
