@@ -36,7 +36,13 @@ class Caller:
 
     async def __call__(self, method: str, path: str, params: object = None) -> Any:
         body = msgspec.json.encode({"params": params}) if params is not None else None
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        return await self._send(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
+
+    async def put(self, path: str, lines: str) -> Any:
+        """Send a block in NDJSON."""
+        return await self._send("PUT", path, lines.encode(), {"Content-Type": "application/x-ndjson"})
+
+    async def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
         head = Request.to(method, self._url + path, headers)
         headers["Authorization"] = KeccakAuthenticator(self._credentials).sign(head, body or b"")
         request = HTTPRequest(self._url + path, method=method, body=body, headers=headers, request_timeout=60)
