@@ -23,6 +23,9 @@ __all__ = ["server"]  # a fixture
 
 FULL = Path("/dev/full")
 
+CLIENT = "dts.client.cli", "text/upper", "--progress", "none"
+"""A run that says nothing of how far it is, however slow the machine."""
+
 
 @pytest.fixture
 def nobody() -> Iterator[int]:
@@ -96,7 +99,7 @@ async def test_what_cannot_be_written_is_one_sentence() -> None:
 async def test_rows_that_nobody_reads_end_a_run_quietly(server: FakeServer, nobody: int, tmp_path: Path) -> None:
     infile = tmp_path / "in.txt"
     infile.write_text("a\nb\n")
-    ended, said = await run("dts.client.cli", "text/upper", str(infile), "-", server.url, stdout=nobody)
+    ended, said = await run(*CLIENT, str(infile), "-", server.url, stdout=nobody)
     assert (ended, said) == (141, "")
     assert any(request.startswith("DELETE ") for request in server.requests)
 
@@ -107,7 +110,7 @@ async def test_rows_of_a_run_that_has_finished_need_no_word_either(
     server.faults["DELETE /runs/ID"].append(lambda handler: handler.error(409, "run_ended", "it has finished already"))
     infile = tmp_path / "in.txt"
     infile.write_text("a\nb\n")
-    assert await run("dts.client.cli", "text/upper", str(infile), "-", server.url, stdout=nobody) == (141, "")
+    assert await run(*CLIENT, str(infile), "-", server.url, stdout=nobody) == (141, "")
 
 
 # streams that were closed from the start
@@ -117,7 +120,7 @@ async def test_rows_of_a_run_that_has_finished_need_no_word_either(
 async def test_a_run_needs_no_streams_that_it_does_not_use(closed: str, server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a\nb\n")
     files = str(tmp_path / "in.txt"), str(tmp_path / "out.json")
-    ended, said = await run("dts.client.cli", "text/upper", *files, server.url, closed=closed)
+    ended, said = await run(*CLIENT, *files, server.url, closed=closed)
     assert ended == 0, said
     assert said.startswith("2 lines: 2 succeeded") or "2>" in closed
     assert len((tmp_path / "out.json").read_text().splitlines()) == 2

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.client.test_run import FakeServer, server
 from tests.integration.conftest import Site
-from tests.integration.test_closed_streams import FULL, run, start
+from tests.integration.test_closed_streams import CLIENT, FULL, run, start
 
 __all__ = ["server"]  # a fixture
 
@@ -65,7 +65,7 @@ async def test_rows_and_messages_in_one_file_do_not_overwrite_one_another(
     infile, log = tmp_path / "in.txt", tmp_path / "log"
     infile.write_text("a\nb\n")
     log.write_text("before\n")
-    status, _ = await run("dts.client.cli", "text/upper", str(infile), outfile, server.url, closed=f"{how}{log} 2>&1")
+    status, _ = await run(*CLIENT, str(infile), outfile, server.url, closed=f"{how}{log} 2>&1")
     assert status == 0
     lines = log.read_text().splitlines()
     before = ["before"] if how == ">>" else []

@@ -33,6 +33,8 @@ def _alice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DTS_SECRET_FILE", raising=False)
     monkeypatch.delenv("DTS_SERVER_URL", raising=False)
     monkeypatch.setattr("dts.client.run.send.IDLE_FLUSH", 0.005)
+    monkeypatch.setattr("dts.client.run.watch.LOOK_INTERVAL", 3600.0)  # a slow machine says nothing of its own accord
+    monkeypatch.setattr("dts.client.command.screen.LINE_INTERVAL", 3600.0)
     monkeypatch.chdir(tmp_path)
     write("in.txt", "a\nb\n")
 
@@ -256,7 +258,8 @@ async def test_each_try_over_tls_that_fails_is_not_a_line_of_its_own() -> None:
     http = await asyncio.start_server(refuse, "127.0.0.1", 0)
     url = f"https://127.0.0.1:{http.sockets[0].getsockname()[1]}"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dts.client.cli", "text/upper", "in.txt", "out.json", url, "--give-up-after", "3"),
+        *(sys.executable, "-m", "dts.client.cli", "text/upper", "in.txt", "out.json", url),
+        *("--give-up-after", "3", "--progress", "none"),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )

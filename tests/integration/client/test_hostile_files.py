@@ -14,6 +14,7 @@ from dts.errors import ClientError, ConfigError
 from dts.runtime.process import Shutdown
 from tests.integration.client.test_run import FakeServer
 from tests.integration.client.test_shapes import run, server, write
+from tests.integration.test_closed_streams import CLIENT
 from tests.integration.test_closed_streams import run as run_process
 
 __all__ = ["server"]  # a fixture
@@ -123,10 +124,10 @@ def test_options_that_are_not_utf8_are_refused(
 
 async def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(server: FakeServer) -> None:
     write("in.txt", b"".join(b"line %0100d\n" % number for number in range(1500)))
-    argv = ["dts.client.cli", "text/upper", "in.txt", "out", server.url]
+    argv = [*CLIENT, "in.txt", "out", server.url]
     status, said = await run_process(*argv, before="ulimit -f 40;")  # blocks of 512 bytes, or of 1024
     assert status == 255
-    assert "go on with: dts-client text/upper in.txt out " in said
+    assert "go on with: dts-client text/upper --progress none in.txt out " in said
     assert "File too large" in said
     assert content().endswith(b"\n") or not content(), "no half row"
     status, said = await run_process(*argv, "--resume")

@@ -51,7 +51,7 @@ class Stall:
 
 
 async def test_why_nothing_comes_is_said_once(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    stall = Stall(server, capsys, "no results for 0 s: its next line waits: no worker serves the route gpu; 3 lines")
+    stall = Stall(server, capsys, " s: its next line waits: no worker serves the route gpu; 3 lines are at work")
     assert await run(server, "a\nb\n") == 0
     assert (stall.said + capsys.readouterr().err).count("no results for") == 1
 

@@ -15,9 +15,13 @@ from dts.client.run.progress import Progress
 from dts.errors import ConfigError
 
 
+@pytest.fixture(autouse=True)
+def _after_100_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Progress, "seconds", 100.0)
+
+
 def progress(**fields: Any) -> Progress:
-    began = time.monotonic() - 100.0
-    return Progress(run="r", lines=1000, succeeded=480, failed=20, started=began, **fields)
+    return Progress(run="r", lines=1000, succeeded=480, failed=20, **fields)
 
 
 def half_read() -> IterableComponent:
