@@ -108,7 +108,7 @@ class DtsClient:
     `function`, `data_source` and `result_processor` may be given here or to `run`. A data source is a component, or
     any iterable of arguments, asynchronous or not. A result processor is a `ResultProcessor`, or a function that
     takes one result as a dict. `give_up_after` is for how many seconds an unreachable server is waited for; None is
-    for ever. `notify` is told in a sentence when the server goes away and comes back, and when a limit holds
+    for ever. `notify` gets a sentence when the server goes away and comes back, and when a limit holds
     requests up. With `detach` a run that is
     interrupted goes on at the server. `cacert` is a file with the authorities that the server's certificate may be of.
 

@@ -1,4 +1,4 @@
-"""What a person is told of requests that take long: the server, the line, a limit or this machine is slow."""
+"""Messages about requests that take long: the server, the line, a limit or this machine is slow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dts.client.answers import Failure
 from dts.client.traffic import Traffic
 
 PATIENCE = 5.0
-"""Seconds without an answer after which a person is told."""
+"""Seconds without an answer after which a message says so."""
 
 RACE_AFTER = 5.0
 """Seconds in which nothing moves, before a request is made over a new connection, too."""
 
-_LONG_UPLOAD = 10.0  # seconds of an upload, though it gets on, after which a person is told how fast the line is
-_REMINDER = 60.0  # seconds after which a person is told again which limit holds requests up
+_LONG_UPLOAD = 10.0  # seconds of an upload that makes progress, after which a message says how fast the line is
+_REMINDER = 60.0  # seconds after which a message names again the limit that holds requests up
 
 
 class Notices:
@@ -56,7 +56,7 @@ class Notices:
         return f"server {self.url} {state} ({failure.reason})"
 
     def tell(self, request: int, failure: Failure) -> None:
-        """Tell a person why a request waits: that the server is away, or over which limit it is."""
+        """Report why a request waits: the server is away, or a limit holds it up."""
         if not failure.over:
             self._held.pop(request, None)
             self._is_away(failure)
@@ -68,7 +68,7 @@ class Notices:
             self.notify(f"{failure.over}; waiting")
 
     def _is_away(self, failure: Failure) -> None:
-        """Tell that the server is away, once; and once more when first it was silent and now there is a reason."""
+        """Report once that the server is away; and again when it was silent first and there is a reason now."""
         if self._away is None or (self._away.silent and not failure.silent):
             self.notify(f"{self.describe(failure)}; waiting")
             self._away = failure
@@ -80,7 +80,7 @@ class Notices:
             self.notify("server is back")
 
     def look_at(self, traffic: Traffic, still: asyncio.Future[None]) -> None:
-        """See whether a request gets on, and say whose fault it is if not: the line's or the server's."""
+        """Check whether a request makes progress; if not, report whether the line or the server is to blame."""
         quiet = traffic.quiet
         if not still.done() and quiet >= max(RACE_AFTER, traffic.sending_took):  # a slow line has buffers on its way
             still.set_result(None)

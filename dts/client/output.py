@@ -119,7 +119,7 @@ class OutputFile:
         """Keep others from writing it at the same time; nobody is kept from writing standard output or a device.
 
         Raises:
-            ClientError: somebody writes it, or it cannot be written.
+            ClientError: another client writes it, or it cannot be written.
         """
         self.open()
         if not self.regular:
@@ -140,7 +140,7 @@ class OutputFile:
         """Lock the file and empty it but for the first `size` bytes, or go to its end when it is appended to.
 
         Raises:
-            ClientError: it cannot be written, or somebody else writes it.
+            ClientError: it cannot be written, or another client writes it.
         """
         self.lock()
         self._is_new = False
@@ -275,7 +275,7 @@ class DailyRotatingOutputFile:
     """Files whose names carry the day: rows for `out.json` go to `out-2024-02-29.json`, and after midnight to the next.
 
     The day is the local one. A day's file that exists already is appended to, so that two runs on one day are both
-    kept, one after the other. While somebody else writes the next day's file, rows still go to the last one's. `today`
+    kept, one after the other. While another client writes the next day's file, rows still go to the last one's. `today`
     is the clock.
     """
 
@@ -309,7 +309,7 @@ class DailyRotatingOutputFile:
         """Keep others from writing today's file at the same time, and from then on that of each day.
 
         Raises:
-            ClientError: somebody writes it, or it cannot be written.
+            ClientError: another client writes it, or it cannot be written.
         """
         self._rotate().lock()
 
@@ -317,7 +317,7 @@ class DailyRotatingOutputFile:
         """Nothing is emptied: rows are added to the day's file.
 
         Raises:
-            ClientError: it cannot be written, or somebody else writes it.
+            ClientError: it cannot be written, or another client writes it.
         """
         self._rotate().begin()
 

@@ -85,9 +85,9 @@ class Transport:
 
     `server_url` is http or https, with or without a path prefix. Certificates are checked against the system's
     authorities, or those in the file that SSL_CERT_FILE names. `give_up_after` is how many seconds a request is
-    tried again; None is for ever, 0 for one try that may take its time. `notify` is told in a sentence when the
-    server goes away and when it is back, and each minute when a limit holds requests up; that it says nothing is told
-    once a minute at most, since a busy machine is slow again and again. A Transport belongs to the
+    tried again; None is for ever, 0 for one try that may take its time. `notify` gets a sentence when the
+    server goes away and when it is back, each minute while a limit holds requests up, and once a minute at most when
+    the server is silent, since a busy machine is slow again and again. A Transport belongs to the
     event loop that it is first used in.
 
     Raises:
