@@ -22,6 +22,11 @@ class Leaf:
     share: int = 0
 
     @property
+    def weights(self) -> tuple[float, float, float]:
+        """The weights of its namespace, its user and its run."""
+        return *self.parties.weights, self.row.weight
+
+    @property
     def share_blocks(self) -> int:
         """In how many blocks its share is, about."""
         return -(-self.share * self.row.blocks // max(1, self.row.jobs)) + 1
@@ -37,10 +42,16 @@ class RouteBacklog:
     def update(self, rows: Iterable[tuple[Backlog, Parties]], now: float, *, without: Container[Path] = ()) -> None:
         """Take in what the store says; what is paused takes no part, nor what is at the paths `without`."""
         found: dict[Turn, Leaf] = {}
+        rows = list(rows)
+        priorities: dict[tuple[int, int | None], int | None] = {}  # many rows are of the same parties
         for row, parties in rows:
-            turn = Turn(parties.priority(row.priority), _path(row))
-            if parties.paused or turn.path in without:
+            key = id(parties), row.priority
+            if key not in priorities:
+                priorities[key] = None if parties.paused else parties.priority(row.priority)
+            priority, path = priorities[key], _path(row)
+            if priority is None or path in without:
                 continue
+            turn = Turn(priority, path)
             leaf = found.setdefault(turn, Leaf(row, parties))
             if leaf.row is not row:  # its weight has just been changed
                 more = leaf.row.jobs + row.jobs, leaf.row.blocks + row.blocks
@@ -48,7 +59,9 @@ class RouteBacklog:
         for turn in self.leaves.keys() - found.keys():
             self.remove(turn)
         for turn, leaf in found.items():
-            self._levels.add(turn, (*leaf.parties.weights, leaf.row.weight), now)
+            known = self.leaves.get(turn)
+            if known is None or known.weights != leaf.weights:  # most are there already, as they were
+                self._levels.add(turn, leaf.weights, now)
         self.leaves = found
 
     def remove(self, turn: Turn) -> None:
