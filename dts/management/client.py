@@ -41,7 +41,8 @@ class AdminClient:
     what they log; `alerts` has notices and a test. A secret is sent to another machine over https only, unless the
     client is `insecure`.
 
-    `ssh` works on hosts: commands, and bringing them into service.
+    `secrets` are records that are written and not read back. `ssh` works on hosts: commands, and bringing
+    them into service.
 
     Raises:
         ConfigError: `server_url` is not the URL of a server.
@@ -74,6 +75,7 @@ class AdminClient:
         self.vhosts = Records(transport, "/admin/vhosts/")
         self.schedules = Schedules(transport)
         self.routes = Records(transport, "/admin/routes/")
+        self.secrets = Records(transport, "/admin/secrets/")
         self.ssh = Ssh(transport)
         self.versions = Versions(transport)
         self.operations = Operations(transport)

@@ -13,6 +13,7 @@ from typing import Any
 
 from dts.model.alerts import AlertRule, Silence
 from dts.model.attempts import AttemptOptions
+from dts.model.secrets import Secret
 
 DEFAULT_ROUTE = "default"
 """Where a function's jobs go unless its record says otherwise."""
@@ -120,6 +121,7 @@ class Function(AttemptOptions):
     hash of the version that was deployed last, `pinned` of one that runs whatever is deployed; empty for none.
     For `memo` seconds, what a job gave is the result of every job with the same arguments, which is not run. For
     `unique` seconds, a user's job with the same arguments is the same job.
+    `secrets` are those of its namespace, encrypted for workers; what is looked up has them, not what is stored.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Function(AttemptOptions):
     pinned: str = ""
     memo: float | None = None
     unique: float | None = None
+    secrets: str = ""
 
     @property
     def active_version(self) -> str:
@@ -226,7 +229,7 @@ class Route:
     version: int = 1
 
 
-Record = User | Namespace | Function | VirtualHost | Schedule | Route | AlertRule | Silence
+Record = User | Namespace | Function | VirtualHost | Schedule | Route | AlertRule | Silence | Secret
 
 
 @dataclass(frozen=True, slots=True)

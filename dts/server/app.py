@@ -26,6 +26,7 @@ from dts.server.access.key_box import KeyBox
 from dts.server.access.limits import Limiter
 from dts.server.access.names import Names
 from dts.server.access.parties import PartiesOf
+from dts.server.access.secret_sets import refresh_all
 from dts.server.alerts.dead import watch_dead_letters
 from dts.server.audit.checkpoint import LogCheckpoint
 from dts.server.audit.log import OperationLog
@@ -220,6 +221,7 @@ class Server(Service):
                 await context.store.start()
                 await context.accounts.ensure_administrator(self._settings.server.admin_secret_file)
                 await context.accounts.check_key_file()
+                await refresh_all(context.store, context.accounts.keys, context.seal)
                 await context.catalogue.register_folders()
                 await context.operations.check_end()
             except StoreUnavailable as error:

@@ -16,9 +16,11 @@ import math
 from typing import Any
 
 from dts.worker.child import current_job
+from dts.worker.child import secrets as held
 from dts.worker.child.current_job import logger
+from dts.worker.child.secrets import Secrets
 
-__all__ = ["attempt", "function", "job_id", "logger", "progress", "run"]
+__all__ = ["attempt", "function", "job_id", "logger", "progress", "run", "secrets"]
 
 job_id: str
 """`<run>-<number>`; empty when the number is not known."""
@@ -27,6 +29,8 @@ function: str
 """`ns/func`."""
 attempt: int
 """From 1."""
+secrets: Secrets
+"""Those of the function's namespace: `context.secrets.TOKEN`, or `context.secrets["TOKEN"]`."""
 
 
 def progress(done: float, total: float = 0) -> None:
@@ -53,6 +57,8 @@ def __getattr__(name: str) -> Any:
         return current_job.current_id()
     if name in ("run", "function"):
         return getattr(batch.batch, name) if batch is not None else ""
+    if name == "secrets":
+        return held.current()
     if name == "attempt":
         return (batch.jobs[at].attempt or 1) if batch is not None and 0 <= at < len(batch.jobs) else 1
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

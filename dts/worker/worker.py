@@ -23,6 +23,7 @@ from dts.config import WorkerSettings
 from dts.errors import ConfigError
 from dts.runtime.service import Service
 from dts.runtime.tasks import end_tasks, wait_first
+from dts.wire.seal import Seal
 from dts.worker.events import EventCounter, Events
 from dts.worker.link.frames import Frame, Kind, knows_encoding
 from dts.worker.link.options import ChildOptions
@@ -40,6 +41,7 @@ from dts.worker.queues.isolate import isolate
 from dts.worker.queues.pacer import Pacer
 from dts.worker.queues.publisher import Publisher
 from dts.worker.queues.routes import Routes
+from dts.worker.queues.secrets import SecretOpener
 from dts.worker.queues.settler import Settler
 from dts.worker.versions.library import Fetcher, VersionLibrary
 
@@ -72,6 +74,7 @@ class Worker(Service):
         hurry: asyncio.Event | None = None,
         open_broker: Callable[[str], Broker] = open_broker,
         fetcher: Fetcher | None = None,
+        seal: Seal | None = None,
     ) -> None:
         super().__init__()
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
@@ -87,6 +90,7 @@ class Worker(Service):
         self.executor.keep_warm(settings)
         self.routes = Routes(settings, broker, open_broker)
         self._hurry = hurry or asyncio.Event()
+        self._secrets = SecretOpener(seal)
         self._sync = CancellationSync(broker, settings.timekeeper_timeout, self._on_cancelled, self._follow_halt)
         self._cancelled = self._sync.known
         self._consumers = Consumers(self.routes, processes, self, paused=True)
@@ -206,7 +210,7 @@ class Worker(Service):
             self.deliveries.close(held)
         else:
             self.deliveries.count_received(held)
-            whole = held.assignment()
+            whole = held.assignment(self._secrets.of(held.delivery, held.function))
             if held.version and not self.versions.has(held.version):
                 self.versions.prepare(held.function, held.version, partial(self._submit, whole))
             else:

@@ -28,7 +28,7 @@ FOLDER = "dts"
 """Where DTS is, below the home of the user that is logged in as."""
 
 _LOOK_EVERY = 0.25  # seconds between two looks for a heartbeat, which comes through the broker and a daemon
-_START_TIMEOUT = 60.0  # seconds until a worker that was started must be a process
+_START_TIMEOUT = 300.0  # seconds until a worker that was started must be a process
 
 State = Literal["done", "unchanged"]
 

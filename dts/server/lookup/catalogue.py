@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 import dts
 from dts.errors import DuplicateKey, InvalidName
 from dts.model import RESERVED_NAMESPACE, Function, Namespace, parse_function_name
+from dts.model.secrets import COLLECTION
 from dts.server import plugins
 from dts.server.lookup.cache import Cache
 from dts.store import Store
@@ -25,6 +27,12 @@ BUNDLED = Path(dts.__file__).parent / "worker" / "functions"
 """The functions that come with DTS. Read as text: the server never imports a function."""
 
 _CACHE_SECONDS = 2.0
+
+
+class _Secrets(NamedTuple):
+    """The secrets of a namespace, encrypted for workers; empty for none, which is remembered as well."""
+
+    text: str
 
 
 class Catalogue:
@@ -39,6 +47,7 @@ class Catalogue:
         self._folder = folder
         self._functions: Cache[Function] = Cache(self._load_function, _CACHE_SECONDS)
         self._namespaces: Cache[Namespace] = Cache(self._load_namespace, _CACHE_SECONDS)
+        self._secrets: Cache[_Secrets] = Cache(self._load_secrets, _CACHE_SECONDS)
         self._speeds: dict[str, tuple[float, bool]] = {}
 
     async def get(self, name: str) -> Function | None:
@@ -48,6 +57,8 @@ class Catalogue:
         function = await self._functions.get(name)
         if function is not None and (speed := self._speeds.get(name)) is not None:
             function = replace(function, mean_duration=speed[0], concurrent=speed[1])
+        if function is not None and (secrets := await self._secrets.get(function.namespace)):
+            function = replace(function, secrets=secrets.text)
         return function
 
     async def namespace(self, name: str) -> Namespace | None:
@@ -65,6 +76,14 @@ class Catalogue:
 
     async def _load_namespace(self, name: str) -> Namespace | None:
         return await self._store.get_record(Namespace, name)
+
+    async def _load_secrets(self, namespace: str) -> _Secrets:
+        found = await self._store.get_document(COLLECTION, namespace, body=True)
+        return _Secrets(found.body.decode() if found is not None else "")
+
+    def forget_secrets(self, namespace: str) -> None:
+        """Read the secrets of a namespace anew: somebody has changed them just now."""
+        self._secrets.forget(namespace)
 
     def forget(self, record_id: str) -> None:
         """Read a function, or a namespace, anew: somebody has changed it just now."""

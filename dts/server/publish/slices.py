@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dts.broker import Message
 from dts.config import ServerSettings
 from dts.model import DEFAULT_ROUTE, MAX_BLOCK_SIZE, Block, DelayedSlice, Function, bitmap
+from dts.model.secrets import HEADER
 from dts.server.intake.options import is_long, merged_options
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import jobs_queue
@@ -76,7 +77,9 @@ def single_messages(
 ) -> Post:
     """A message for each of some jobs of a block, as they are."""
     options, lease = _terms(batch, function, settings)
-    return Post(_queue(function), [_message(block, [job], options, lease=lease) for job in jobs])
+    return _with_secrets(
+        Post(_queue(function), [_message(block, [job], options, lease=lease) for job in jobs]), function
+    )
 
 
 def slice_size(function: Function | None, *, seconds: float, max_slice: int) -> int:
@@ -104,7 +107,15 @@ def _post(
     size = 1 if lease else slice_size(function, seconds=settings.slice_seconds, max_slice=settings.max_slice)
     mean_bytes = max(1, batch.ByteSize() // block.count)
     size = max(1, min(size, most, MAX_MESSAGE // mean_bytes))
-    return Post(_queue(function), list(_slices(block, jobs, size, options, lease=lease)))
+    return _with_secrets(Post(_queue(function), list(_slices(block, jobs, size, options, lease=lease))), function)
+
+
+def _with_secrets(post: Post, function: Function | None) -> Post:
+    """The messages with the secrets of their function's namespace, encrypted for workers."""
+    if function is None or not function.secrets:
+        return post
+    with_them = [replace(message, headers={**message.headers, HEADER: function.secrets}) for message in post.messages]
+    return Post(post.queue, with_them)
 
 
 def _terms(

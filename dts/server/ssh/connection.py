@@ -90,7 +90,7 @@ class SshConnection:
         self,
         argv: Sequence[str],
         *,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
         stdin: bytes = b"",
         on_output: Output | None = None,
         check: bool = False,

@@ -26,7 +26,7 @@ MAX_CONNECTIONS = 64
 IDLE = 60.0
 """Seconds after which a connection that nothing uses is closed."""
 
-CONNECT_TIMEOUT = 15.0
+CONNECT_TIMEOUT = 30.0
 """Seconds until a host must have answered with its ssh version and host key, and again until the login is done."""
 
 _KEEPALIVE = 15

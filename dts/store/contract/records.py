@@ -24,9 +24,10 @@ from dts.model import (
     User,
     VirtualHost,
 )
+from dts.model.secrets import Secret
 from dts.store.contract.shared import storable_value
 
-R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route, AlertRule, Silence)
+R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route, AlertRule, Silence, Secret)
 
 Scalar = str | int | float | bool
 Where = Mapping[str, Scalar | tuple[Scalar, ...]]
@@ -41,6 +42,7 @@ TABLES: dict[type[Record], str] = {
     Schedule: "schedules",
     AlertRule: "alert_rules",
     Silence: "silences",
+    Secret: "secrets",
 }
 """The table, or collection, of each kind of record."""
 
@@ -53,6 +55,7 @@ TITLES: dict[type[Record], str] = {
     Schedule: "a schedule",
     AlertRule: "an alert rule",
     Silence: "a silence",
+    Secret: "a secret",
 }
 
 LISTS = frozenset({"roles", "namespaces", "routes", "groups", "retry_on", "hosts", "functions", "rules", "notify"})

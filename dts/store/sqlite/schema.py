@@ -20,7 +20,7 @@ from dts.errors import ConfigError
 from dts.store.sqlite.counts import COUNT_WHAT_IS_THERE
 from dts.store.sqlite.finishing import FINISH_WHAT_IS_THERE
 
-SCHEMA_VERSION = 16
+SCHEMA_VERSION = 17
 """What `PRAGMA user_version` says of a file with these tables."""
 
 _UPGRADES = {
@@ -103,6 +103,7 @@ _UPGRADES = {
         "run_notes": "DROP TABLE run_notes",
     },
     15: {"alerts": "DROP TABLE alerts"},
+    16: {},
 }
 """What to do with a table of a version to make it one of the next; missing tables and indexes are made after that."""
 
@@ -116,6 +117,7 @@ CREATE TABLE vhosts (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NO
 CREATE TABLE routes (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE schedules (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE alert_rules (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
+CREATE TABLE secrets (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 CREATE TABLE silences (id TEXT PRIMARY KEY, version INTEGER NOT NULL, data TEXT NOT NULL) STRICT;
 
 CREATE TABLE operations (

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dts.wire import sanitize
 from dts.wire.dts_pb2 import LogRecord
 from dts.worker.attempt.failure import clip, record_text
-from dts.worker.child import current_job
+from dts.worker.child import current_job, secrets
 from dts.worker.link.frames import Frame, Kind
 from dts.worker.link.options import ChildOptions
 
@@ -104,7 +104,7 @@ class JobLog(logging.Handler):
             time=sanitize.moment(record.created, time.time()),
             level=sanitize.level(record.levelno),
             logger=sanitize.name(record.name),
-            message=clip(record_text(record), MAX_TEXT),
+            message=secrets.masker().text(clip(record_text(record), MAX_TEXT)),
             job=job,
         )
         self._send(Frame(Kind.LOG, 0, told.SerializeToString()))

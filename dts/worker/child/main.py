@@ -26,7 +26,7 @@ from dts.wire import codec
 from dts.wire.archive import is_version
 from dts.wire.dts_pb2 import JobBatch, Progress
 from dts.worker.attempt.terms import Terms, default_terms
-from dts.worker.child import current_job
+from dts.worker.child import current_job, secrets
 from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.async_session import Session, SessionBatch
 from dts.worker.child.channel import Channel
@@ -92,6 +92,8 @@ class Child:
         upkeep = Upkeep([INTERRUPT, signal.SIGUSR1])
         self._send(Frame(Kind.READY, 0))
         while (frame := self._channel.receive()) is not None:
+            if frame.kind == Kind.SECRETS:
+                secrets.adopt(frame.body)
             if frame.kind not in _RUNS or self._board.is_recalled(frame.ticket):
                 continue
             if why := self._loader.change():
@@ -239,6 +241,8 @@ class Child:
         while (frame := self._channel.peek()) is not None:
             if frame.kind in _RUNS and not self._board.is_recalled(frame.ticket):
                 break
+            if frame.kind == Kind.SECRETS:
+                secrets.adopt(frame.body)
             self._channel.receive()
         if frame is None or frame.kind != Kind.RUN:
             return None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dts.wire import codec
 from dts.wire.dts_pb2 import FAILED, RETRY, SUCCEEDED, Claim, Job, Progress, ResultBatch
 from dts.worker.attempt.retry_policy import Failure
+from dts.worker.child import secrets
 from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.link.board import GIVEN, SENT, STARTED, find_state
 from dts.worker.link.frames import Frame, Kind
@@ -131,6 +132,8 @@ class Outbox:
                 result.partials = partials
             if leased:
                 result.fence = job.fence
+        if secrets.current():
+            _mask(part)
         return part, failed
 
     def _report_running(self) -> None:
@@ -156,3 +159,16 @@ class Outbox:
     def _send_part(self, kind: Kind, part: ResultBatch, jobs: int) -> None:
         body, encoding = codec.encode(part)
         self._send(Frame(kind, self._batch.ticket, body, encoding, jobs))
+
+
+def _mask(part: ResultBatch) -> None:
+    """Take the secrets of the namespace out of results and errors."""
+    masker = secrets.masker()
+    for result in part.results:
+        if result.value:
+            result.value = masker.json(result.value)
+        if result.partials:
+            result.partials = masker.json(result.partials)
+        if result.HasField("error"):
+            result.error.message = masker.text(result.error.message)
+            result.error.traceback = masker.text(result.error.traceback)

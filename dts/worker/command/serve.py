@@ -101,7 +101,9 @@ async def serve(
         time_calls(broker, "broker", BROKER_CALLS)
         await stack.enter_async_context(broker)
         fetcher = _fetcher(stack, settings.worker, seal)
-        worker = Worker(settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed, fetcher=fetcher)
+        worker = Worker(
+            settings.worker, broker, hurry=shutdown.hurry, open_broker=open_sealed, fetcher=fetcher, seal=seal
+        )
         shipper, notifier, rights = LogShipper(broker), Notifier(), RightsCheck(broker)
         prober = Prober(worker, broker, rights)
         await _start_monitor(stack, settings, worker, broker)

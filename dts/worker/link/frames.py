@@ -8,6 +8,8 @@ carry, the child sends
 - any number of RESULTS, RUNNING, GIVEN and CLAIM; the worker answers a CLAIM with GO, and the first GO is waited for,
 - then one DONE, which may carry the last results; or one DEAD and nothing else, when the body is not a batch of jobs.
 
+SECRETS goes before a RUN whose namespace has other secrets than the child was given last.
+
 LOG and BYE belong to no RUN. With BYE the child ends: what it has begun is done, and the rest it will not begin.
 
 A function can write to any descriptor of its process, the socket too. So every header begins with a mark, and what is
@@ -64,6 +66,9 @@ class Kind(IntEnum):
     BEGUN = 12
     """Child: it has begun that RUN of an async function, and could run others concurrently; `jobs` is how many it has,
     and the body is the place of the first one on the board, in decimal."""
+
+    SECRETS = 13
+    """Worker: the secrets for the RUNs that follow, as a JSON object; an empty body for none."""
 
 
 _LAST_KIND = max(Kind)

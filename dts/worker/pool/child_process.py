@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -65,6 +66,7 @@ class Assignment:
     passed_over: int = 0
     submitted: float = 0.0
     version: str = ""
+    secrets: bytes = field(default=b"", repr=False)
 
     @property
     def scope(self) -> str:
@@ -127,6 +129,7 @@ class ChildProcess:
         self.beside = 0
         """How many of `given` are messages of an async function that it has begun."""
         self.output: Output | None = None
+        self._secrets = b""
         self.on_hold = 0
         """How many of its leases are on their way, which it may wait for."""
         self.main_mark: tuple[float, float] | None = None
@@ -189,7 +192,20 @@ class ChildProcess:
         if not self.given:
             self.pace.began(assignment.given)
         self.given.append(assignment)
+        self._give_secrets(assignment.secrets)
         self._stream.send(header, assignment.body)
+
+    def _give_secrets(self, secrets: bytes) -> None:
+        """Hand the secrets for the next assignment over, unless the child has them; its output is masked from now on.
+
+        What it has printed before and is still in the pipe is masked, too: a namespace keeps its child for itself.
+        """
+        if secrets == self._secrets:
+            return
+        self._secrets = secrets
+        self._stream.send(pack_header(Frame(Kind.SECRETS, 0, secrets)), secrets)
+        if self.output is not None:
+            self.output.mask(json.loads(secrets).values() if secrets else ())
 
     def go(self, ticket: int) -> None:
         """Let the child begin with an assignment whose lease is on record."""

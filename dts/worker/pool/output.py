@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+
+from dts.worker.link.masking import Masker
 
 MAX_TAIL = 4 * 1024
 """Bytes that are kept."""
@@ -27,6 +30,7 @@ class Output:
         self._fd = fd
         self._loop = asyncio.get_running_loop()
         self._tail = b""
+        self._masker = Masker()
         self._second, self._read_now, self._passed, self._left_out = 0, 0, 0, 0
         self._paused: asyncio.TimerHandle | None = None
         os.set_blocking(fd, False)
@@ -39,6 +43,11 @@ class Output:
                 break
         return self._tail.decode(errors="replace")
 
+    def mask(self, secrets: Iterable[str]) -> None:
+        """Take these out of what is read from here on, too."""
+        self._keep(self._masker.end())
+        self._masker = self._masker.with_more(secrets)
+
     def forget(self) -> None:
         """Keep nothing of what was printed so far."""
         if self._paused is None:
@@ -48,6 +57,7 @@ class Output:
     def close(self) -> None:
         """Stop listening."""
         self.tail()
+        self._keep(self._masker.end())
         self._loop.remove_reader(self._fd)
         if self._paused is not None:
             self._paused.cancel()
@@ -74,13 +84,17 @@ class Output:
         if not data:
             self._loop.remove_reader(self._fd)
             return False
-        self._tail = (self._tail + data)[-MAX_TAIL:]
         second = int(self._loop.time())
         if second != self._second:
             self._second, self._read_now, self._passed = second, 0, 0
         self._read_now += len(data)
-        self._pass_on(data)
+        self._keep(self._masker.stream(data))
         return True
+
+    def _keep(self, data: bytes) -> None:
+        """Keep the last of some output, and pass it on."""
+        self._tail = (self._tail + data)[-MAX_TAIL:]
+        self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:
         room = PASS_RATE - self._passed

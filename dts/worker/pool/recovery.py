@@ -116,6 +116,7 @@ class Recoverer:
             body, encoding = codec.encode(slice_batch(batch, group))
             again = Assignment(body, encoding, assignment.owner, deaths=deaths, number=assignment.number)
             again.function, again.version = assignment.function, assignment.version
+            again.secrets = assignment.secrets
             again.alone = deaths > 0 or group[0] in alone
             recovery.again.append(again)
             recovery.rerun += len(group)

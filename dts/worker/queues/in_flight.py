@@ -53,8 +53,8 @@ class InFlight:
             version=str(headers["version"]) if is_version(headers.get("version")) else "",
         )
 
-    def assignment(self) -> Assignment:
-        """All its jobs, for a child."""
+    def assignment(self, secrets: bytes = b"") -> Assignment:
+        """All its jobs, for a child, with the secrets that its function gets."""
         message = self.delivery.message
         return Assignment(
             message.body,
@@ -63,6 +63,7 @@ class InFlight:
             number=self.number,
             function=self.function,
             version=self.version,
+            secrets=secrets,
         )
 
     @property

@@ -30,12 +30,14 @@ from dts.model import (
     User,
     VirtualHost,
 )
+from dts.model.secrets import Secret
 from dts.store import Store
 from tests.conformance.store.builders import make_block, make_run, succeeded
 
 LIMITS = Limits(unfinished=5, requests_per_second=0.5, retention=3600.0)
 RECORDS: list[Record] = [
     User("ann", b"\x00key\xff", frozenset({"user", "developer"}), 1.0, ("text", "*"), "a@b", True, LIMITS, b"old", 2.5),
+    Secret("text/TOKEN", "text", b"\xffsealed", "ü", 1.0, 2.0, 3),
     Namespace("text", "ü", LIMITS, 1.5, paused=True, created=2.5, modified=7),
     Route("far", "ü", LIMITS, paused=True),
     AlertRule("r", "log", 1.0, 2.0, 3.0, 4.0, ("a*",), ("gpu",), ("n/*",), 30, "x|y", "", ("a@b",), "critical", False),

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from dts.model import AlertRule, Function, Namespace, Record, Route, Schedule, Silence, User, VirtualHost
 from dts.model.ranges import RATE
+from dts.model.secrets import Secret
 from dts.server.access.roles import FIELDS, Scope, may_write, roles_for_field
 from dts.server.consts import ErrorCode
 from dts.server.context import Context
@@ -24,7 +25,7 @@ from dts.server.handlers.validation_messages import in_words
 from dts.server.handlers.versions import check_version, etag
 from dts.store.contract.records import Scalar, fields_of, record_from
 
-R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route, AlertRule, Silence)
+R = TypeVar("R", User, Namespace, Function, VirtualHost, Schedule, Route, AlertRule, Silence, Secret)
 
 
 class Deleted(Struct):

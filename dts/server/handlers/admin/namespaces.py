@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from dts.model import ANY_NAMESPACE, Function, Namespace, Record, User, check_namespace
+from dts.model.secrets import Secret
 from dts.server.consts import ErrorCode
 from dts.server.handlers.admin._base import AdminHandler, AdminListHandler, Resource
-from dts.server.handlers.admin.fields import Limited, Text, changes, filters, initial, view
+from dts.server.handlers.admin.fields import ForceQuery, Limited, Text, changes, filters, initial, view
 from dts.server.handlers.admin.functions import Functions
+from dts.server.handlers.admin.secrets import Secrets
 from dts.server.handlers.errors import ApiError
 from dts.store.contract.records import Scalar
 from dts.wire.numbers import Weight
@@ -61,6 +63,14 @@ class Namespaces(Resource[Namespace]):
                 "(--force)",
             )
 
+        if secrets := await self.context.store.list_records(Secret, where={"namespace": record.id}, limit=10):
+            some = ", ".join(secret.id for secret in secrets)
+            raise ApiError(
+                ErrorCode.IN_USE,
+                f"the namespace {record.id} has secrets ({some}): delete them first, or with it by ?force=true "
+                "(--force)",
+            )
+
     async def check_new(self, record_id: str, query: Any) -> None:
         """Nobody belongs to a namespace that is made anew because they belonged to one of that name before."""
         context = self.context
@@ -76,16 +86,24 @@ class Namespaces(Resource[Namespace]):
                     logger.warning("user %s is not a member of the new namespace %s, as of the old", user.id, record_id)
 
     async def dependents(self, record: Namespace) -> Sequence[tuple[Resource[Any], Record]]:
-        """Its functions go with it."""
-        functions = await self.context.store.list_records(Function, where={"namespace": record.id}, limit=None)
-        resource = Functions(self.context)
-        return [(resource, function) for function in functions]
+        """Its functions and secrets go with it."""
+        store, own = self.context.store, {"namespace": record.id}
+        functions, secrets = Functions(self.context), Secrets(self.context)
+        return [
+            *((functions, function) for function in await store.list_records(Function, where=own, limit=None)),
+            *((secrets, secret) for secret in await store.list_records(Secret, where=own, limit=None)),
+        ]
 
 
 class NamespaceAdminHandler(AdminHandler[Namespace]):
     """`/admin/namespaces/ID`: one namespace."""
 
     resource = Namespaces
+
+    async def _delete(self, user: User, record_id: str, query: ForceQuery) -> str:
+        deleted = await super()._delete(user, record_id, query)
+        await Secrets(self.context).written(f"{deleted}/")  # its secrets have gone with it
+        return deleted
 
 
 class NamespacesAdminHandler(AdminListHandler[Namespace]):

@@ -10,6 +10,8 @@ import pytest
 from tornado.web import RequestHandler
 
 from dts.model import AlertRule, Function, Limits, Namespace, Route, Schedule, Silence, VirtualHost
+from dts.model.secrets import Secret
+from dts.server.access.key_box import KeyBox
 from dts.server.access.roles import FIELDS, PUBLIC, ROLES, TABLE, Scope, scope_of
 from dts.server.handlers._base import DtsHandler
 from dts.server.handlers.admin.function_versions import CONTENT_ZIP
@@ -23,6 +25,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 # What is asked for at each route, so that the answer depends on the role alone: {} stands for what the test fills in.
 BODIES: dict[tuple[str, str], object] = {
+    ("POST", "/admin/secrets/"): {"id": "{namespace}/NEW", "secret": "long enough"},
+    ("PATCH", "/admin/secrets/{function}"): {"description": "x"},
     ("POST", "/admin/ssh/host-key"): {"address": "127.0.0.1", "port": 1},
     ("POST", "/admin/ssh/run"): {"hosts": ["h1"], "argv": ["true"]},
     **{("POST", f"/admin/ssh/{what}"): {"hosts": ["h1"]} for what in ("init", "upgrade", "status", "drain", "remove")},
@@ -147,6 +151,10 @@ async def a_world(site: Site, role: str) -> World:
     await site.store.add_record(Namespace("mine", limits=Limits()))
     await site.store.add_record(Function("mine/func"))
     await site.store.add_record(VirtualHost("h1"))
+    box = KeyBox.open(site.settings.server.key_file)
+    for namespace, name in (("mine", "func"), ("text", "upper")):
+        sealed = box.seal(b"a secret", f"secrets/{namespace}/{name}")
+        await site.store.add_record(Secret(f"{namespace}/{name}", namespace, sealed))
     for function in ("mine/func", "text/upper"):
         await add_version(site.store, new_version(function, SOURCE, user="other", message=""), SOURCE)
         await start_rollout(site.store, Rollout(function, VERSION, (), "", "other", 0.0))

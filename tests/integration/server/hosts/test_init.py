@@ -21,7 +21,7 @@ from tests.services.sshd import SshServer
 OPTIONS = {"python": sys.executable, "packages": sysconfig.get_path("purelib"), "service": "process"}
 """No index, and no unit of the systemd of the machine that runs the tests."""
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def steps(events: list[dict[str, Any]], host: str) -> dict[str, str]:
     return {each["step"]: each["state"] for each in events if each["event"] == "step" and each["host"] == host}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_three_hosts_from_bare_to_serving_and_back(site: Site, servers: list[SshServer]) -> None:
     hosts = [f"w{number}" for number in range(3)]
     async with admin(site) as client:
@@ -105,7 +105,7 @@ async def test_three_hosts_from_bare_to_serving_and_back(site: Site, servers: li
         wait_until(lambda server=server: not server.processes(), "nothing to run there", timeout=120)  # type: ignore[misc]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_a_worker_that_dies_is_started_again(site: Site, servers: list[SshServer]) -> None:
     async with admin(site) as client:
         await add(client, servers[0], "w0")
