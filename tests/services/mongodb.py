@@ -22,8 +22,9 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from tests.services.base import Managed, free_port, freeze
+from tests.services.waiting import PATIENCE
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = PATIENCE
 """Seconds until a server must answer; it takes about one on an idle machine."""
 
 _PR_SET_PDEATHSIG = 1

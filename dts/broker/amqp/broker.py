@@ -122,8 +122,8 @@ class AmqpBroker(Broker):
     async def _publish_once(self, queue: str, messages: list[Message]) -> list[Message]:
         """Publish and return the messages that are not known to be stored.
 
-        When the caller gives up, the channel stays. A connection that is truly dead falls to the heartbeats, while one
-        that is only blocked would be replaced by another that is blocked as well.
+        When the caller gives up, the connection stays. One that is truly dead falls to the heartbeats, while one that
+        is only blocked would be replaced by another that is blocked as well.
         """
         connection = await self._outward.connection()
         batch = Batch(messages)
@@ -135,6 +135,11 @@ class AmqpBroker(Broker):
                 self._queues.answered(queue)
             elif channel.lost.is_set():
                 self._refusal = channel.why
+            elif not batch.returned:
+                # When the node of a queue's leader is lost, RabbitMQ (seen with 3.10) may refuse all that an older
+                # channel brings for that queue from then on, although the queue has had another leader long since.
+                log.info("%s refuses messages for %s: trying again on another channel", self._url, queue)
+                self._confirmed.replace(channel)
         except AMQP_ERRORS as error:
             log.info("cannot publish to %s now: %r", queue, error)
         finally:
@@ -233,6 +238,7 @@ class SharedChannel:
     def __init__(self, prepare: Callable[[Channel], Awaitable[object]]) -> None:
         self._prepare = prepare
         self._channel: Channel | None = None
+        self._replaced: list[Channel] = []  # messages of others may wait for confirms on these
         self._lock = asyncio.Lock()
 
     async def get(self, connection: Connection) -> Channel:
@@ -250,7 +256,20 @@ class SharedChannel:
                 opened: Channel = await connection.channel()
                 await self._prepare(opened)
             self._channel = opened
+            self._discard_replaced()
             return opened
+
+    def replace(self, channel: Channel) -> None:
+        """Give this channel to nobody any more; what waits on it goes on waiting."""
+        if channel is self._channel:
+            self._replaced.append(channel)
+            self._channel = None
+
+    def _discard_replaced(self) -> None:
+        for channel in self._replaced:
+            if channel.idle:
+                channel.discard()
+        self._replaced = [channel for channel in self._replaced if not channel.lost.is_set()]
 
     def _usable(self, connection: Connection) -> Channel | None:
         channel = self._channel

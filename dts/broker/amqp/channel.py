@@ -183,6 +183,11 @@ class Channel(aioamqp.channel.Channel):  # type: ignore[misc]
             self._write(pamqp.frame.marshal(_commands.Channel.Close(0, "done", 0, 0), self.channel_id))
             self._lose("closed")
 
+    @property
+    def idle(self) -> bool:
+        """Whether no message waits for a confirm."""
+        return not self._batches
+
     # Writing
 
     async def send(self, exchange: str, routing_key: str, message: Message) -> None:

@@ -32,7 +32,6 @@ def cluster() -> Iterator[list[RabbitServer]]:
             each.spawn()
         for each in others:
             each.wait_ready()
-            each.join()
         yield [first, *others]
 
 

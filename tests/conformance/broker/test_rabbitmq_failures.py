@@ -11,11 +11,12 @@ import pytest
 
 from dts.broker import Broker, Event, Message, open_broker
 from dts.broker.amqp import link as amqp_link
+from dts.broker.amqp.broker import AmqpBroker
 from dts.errors import BrokerUnavailable
 from tests.conformance.broker.helpers import bodies, depth_becomes, messages, nothing_comes, numbered, take
 from tests.services.base import free_port
 from tests.services.rabbitmq import RabbitServer
-from tests.services.waiting import PATIENCE, within
+from tests.services.waiting import PATIENCE, until, within
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ async def test_a_queue_without_a_leader_is_told_of_once(
     other = f"{queue}.other"
     await broker.declare([queue, other])
     leader = f'quorum_queues, {{binary_to_atom(<<"%2F_{queue}">>), node()}}'
-    await asyncio.to_thread(own.control, "eval", f"ok = ra:stop_server({leader}).")
+    await asyncio.to_thread(own.evaluate, f"ok = ra:stop_server({leader}).")
 
     for _ in range(6):
         with pytest.raises(BrokerUnavailable):
@@ -136,8 +137,29 @@ async def test_a_queue_without_a_leader_is_told_of_once(
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(told) == 1
     assert f"rabbitmqctl delete_queue {queue})" in told[0]
-    await asyncio.to_thread(own.control, "eval", f"ok = ra:restart_server({leader}).")
+    await asyncio.to_thread(own.evaluate, f"ok = ra:restart_server({leader}).")
     await broker.publish(queue, messages("again"), timeout=PATIENCE)
+
+
+async def test_what_is_refused_is_published_again_on_another_channel(
+    own: RabbitServer, broker: AmqpBroker, queue: str
+) -> None:
+    """RabbitMQ may refuse all that a channel brings for a queue whose leader it has not found again."""
+    name = f'{{resource, <<"/">>, queue, <<"{queue}">>}}'
+    full = '[{<<"x-max-length">>, long, 1}, {<<"x-overflow">>, longstr, <<"reject-publish">>}]'
+    own.evaluate(f'{{new, _}} = rabbit_amqqueue:declare({name}, true, false, {full}, none, <<"tests">>).')
+    await broker.publish(queue, messages("first"))
+    old = broker._confirmed._channel
+    publishing = asyncio.create_task(broker.publish(queue, messages("second"), timeout=PATIENCE))
+    await until(lambda: broker._confirmed._channel not in (old, None), "another channel")
+    assert old is not None
+    assert old.lost.is_set(), "nothing waits on it"
+    async with await broker.consume(queue, prefetch=1) as consumer:
+        for word in ("first", "second"):
+            deliveries = await take(consumer, 1)
+            assert bodies(deliveries) == [word]
+            await consumer.ack(deliveries)
+    await publishing
 
 
 async def test_consumers_and_subscriptions_resume_after_a_restart(
@@ -304,9 +326,9 @@ async def test_a_queue_with_other_arguments_is_used_as_it_is(own: RabbitServer, 
 
 
 async def test_user_password_and_vhost_may_have_any_characters(own: RabbitServer, queue: str) -> None:
-    own.control("add_vhost", "a/b c")
-    own.control("add_user", "us@er", "p:a/s%s")
-    own.control("set_permissions", "-p", "a/b c", "us@er", ".*", ".*", ".*")
+    own.add_vhost("a/b c")
+    own.add_user("us@er", "p:a/s%s")
+    own.permit("us@er", "a/b c")
 
     async with open_broker(f"amqp://us%40er:p%3Aa%2Fs%25s@127.0.0.1:{own.port}/a%2Fb%20c") as broker:
         await broker.publish(queue, messages("in"))

@@ -26,13 +26,12 @@ def permissions(role: str) -> list[str]:
 def urls(rabbit: RabbitServer) -> dict[str, str]:
     """URLs by role, in a vhost of its own."""
     found = {}
-    rabbit.control("add_vhost", "rights")
+    rabbit.add_vhost("rights")
     for name, role in (("server", "servers and daemons"), ("worker", "workers of the route `default`")):
         configure, write, read = permissions(role)
-        rabbit.control("add_user", name, "secret")
-        rabbit.control("set_permissions", "-p", "rights", name, configure, write, read)
+        rabbit.add_user(name, "secret")
+        rabbit.permit(name, "rights", configure, write, read)
         found[name] = f"amqp://{name}:secret@127.0.0.1:{rabbit.port}/rights"
-    rabbit.control("set_permissions", "-p", "rights", "guest", ".*", ".*", ".*")
     found["guest"] = f"amqp://guest:guest@127.0.0.1:{rabbit.port}/rights"
     return found
 
