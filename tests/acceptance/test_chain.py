@@ -10,7 +10,7 @@ from typing import Any
 from tests.acceptance.test_delayed_jobs import Caller
 from tests.services.deployment import Deployment
 
-LINES = int(os.environ.get("CHAIN_LINES", "6000"))
+LINES = int(os.environ.get("CHAIN_LINES", "4000"))
 """Lines of the run; by hand also 100,000."""
 
 BLOCK = 2048
