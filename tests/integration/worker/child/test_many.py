@@ -70,8 +70,8 @@ async def test_a_call_that_raises_dies_or_hangs_costs_the_job_at_fault_alone(ben
             ("raises", Options(), "KeyError"),
             ("exits", Options(), "SystemExit"),
             ("dies", Options(), "ProcessDied"),
-            ("hangs", Options(timeout=1), "Timeout"),
-            ("hangs", Options(soft_timeout=1), "SoftTimeout"),
+            ("hangs", Options(timeout=3), "Timeout"),
+            ("hangs", Options(soft_timeout=3), "SoftTimeout"),
         ]:
             results = await bench.run("own/f", [0], [1], [given], [3], options=options)
             assert [result.error.type for result in results] == ["", "", kind, ""], given
