@@ -136,7 +136,7 @@ class KnownQueues:
         self._silent[queue] = first, connection, times
 
 
-async def connect(url: AmqpUrl, node: Node, purpose: str, timeout: float) -> Connection:
+async def connect(url: AmqpUrl, node: Node, purpose: str, timeout: float = CONNECT_TIMEOUT) -> Connection:
     """Open a connection to a node, within `timeout` seconds.
 
     Raises:
