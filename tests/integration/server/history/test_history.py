@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dts.config import Settings
 from dts.model import WorkerState
 from dts.server.history import functions, hosts
 from dts.server.history.functions import FunctionHistory, class_of, function_history, percentile, recent_traffic
@@ -27,6 +28,12 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield store
 
 
+@pytest.fixture
+def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr("dts.server.daemons.porter._HISTORY_INTERVAL", 0.05)
+    return settings
+
+
 def state(time: float, host: str = "a", **figures: float) -> WorkerState:
     return WorkerState(f"{host}-1", host, time, **figures)  # type: ignore[arg-type]
 
@@ -36,7 +43,7 @@ async def test_a_host_is_known_by_seconds_minutes_and_hours_whoever_heard_it(sto
     for second in range(0, 7200, 5):
         history = one if second % 10 else other
         history.note([state(NOON + second, cpu=10.0 if second < 3600 else 50.0), state(NOON + second, "b", cpu=1.0)])
-        if second % 600 == 0:
+        if second % 2400 == 0:
             await one.flush()
             await other.flush()
     one.note([state(NOON + 7199, cpu=90.0)])
@@ -61,7 +68,8 @@ async def test_what_is_kept_is_bounded_by_time(store: Store) -> None:
     for hour in range(24 * 10):
         for minute in (0, 30):
             history.note([state(NOON + 3600 * hour + 60 * minute, cpu=1.0)])
-        await history.flush()
+        if hour % 24 == 23:
+            await history.flush()
     now = NOON + 3600 * 24 * 10
     documents = await store.list_documents(hosts.COLLECTION, limit=10_000)
     alive = [document for document in documents if document.expires is not None and document.expires > now]
@@ -102,8 +110,9 @@ async def test_attempts_are_counted_by_the_minute_over_all_porters(
         one.note("a/b", [0.1] * 256, 6, 0.5)
         other.note("a/b", [0.2, 0.2], 0, None)
         other.note("a/c", [1.0], 1, 7.0)
-        await one.flush()
-        await other.flush()
+        if minute % 30 == 29:
+            await one.flush()
+            await other.flush()
     rows = await function_history(store, "a/b", since=NOON, until=now)
     assert len(rows) == 90
     assert (rows[0].time, rows[0].count, rows[0].failed, rows[0].wait) == (NOON, 258, 6, 0.5)

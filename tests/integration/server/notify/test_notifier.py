@@ -6,19 +6,13 @@ import asyncio
 import base64
 import hmac
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dts.config import Settings, load_settings
 from dts.model import User
@@ -27,7 +21,7 @@ from dts.server.notify.notifier import Notifier
 from dts.server.notify.outbox import COLLECTION, LetterState, letter_of
 from dts.server.notify.secrets import webhook_secret
 from dts.store import Store, open_store
-from tests.services.receivers import MailServer, mail_server, webhook_receiver
+from tests.services.receivers import MailServer, a_certificate, mail_server, webhook_receiver
 from tests.services.waiting import within
 
 NOTICE = Notice("event-1", "alert.began", "disk of a <b> at 97 %", "line 1\nline 2", "host a", 1e9, "https://d/x")
@@ -164,22 +158,6 @@ async def test_a_login_is_used(tmp_path: Path, store: Store) -> None:
             await notifier.post(NOTICE)
             await all_are(store, LetterState.SENT, 1)
     assert len(mail.mails) == 1
-
-
-def a_certificate(folder: Path) -> ssl.SSLContext:
-    """What a server of the name localhost speaks TLS with; its certificate, which nobody has signed, is in `ca.pem`."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=9))
-    made = made.add_extension(names, critical=False)
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    (folder / "ca.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (folder / "key.pem").write_bytes(secret)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
-    return context
 
 
 @pytest.mark.parametrize("trusted", [True, False])
