@@ -64,7 +64,7 @@ _SILENCED = (
 
 RULES = RecordKind(
     noun="alerts rules",
-    one="alert rule",
+    one="rule",
     fields=(
         Field("kind", Kind.TEXT, "what it looks at", choices=KINDS, updatable=False),
         Field("threshold", Kind.NUMBER, "the figure at which it is the matter", optional=True),

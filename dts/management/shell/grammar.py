@@ -115,7 +115,7 @@ class Grammar:
 
     def verbs(self, noun: str) -> list[str]:
         """The second words that may follow a first one."""
-        return [name.partition(" ")[2] for name in self.commands if name.startswith(f"{noun} ")]
+        return [name.removeprefix(f"{noun} ") for name in self.commands if name.startswith(f"{noun} ")]
 
     def find(self, words: Sequence[str]) -> tuple[Command, Sequence[str]]:
         """The command that words begin with, and the words after its name.

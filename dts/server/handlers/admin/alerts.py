@@ -151,11 +151,11 @@ class AlertTestAdminHandler(DtsHandler):
         """Send a notice to the recipients that are named, or else to those of `[mail] to`."""
         names = [check_recipient(name) for name in self.params(TestParams).to]
         notice_id = new_id()
-        count = await self._send(user, notice_id, names)
+        count = await self._send(user, notice_id, {"to": names})
         self.answer(TestView(notice_id, count), 201)
 
     @operation_logger("alerts.test")
-    async def _send(self, user: User, notice_id: str, names: list[str]) -> int:
+    async def _send(self, user: User, notice_id: str, asked: dict[str, list[str]]) -> int:
         notice = Notice(
             notice_id,
             "test",
@@ -163,7 +163,7 @@ class AlertTestAdminHandler(DtsHandler):
             f"{user.id} has asked for it. Nothing is the matter.",
             link=self.context.whole_settings.notify.url,
         )
-        return await self.context.outbox.post(notice, names)
+        return await self.context.outbox.post(notice, asked["to"])
 
 
 class WebhookSecretAdminHandler(DtsHandler):

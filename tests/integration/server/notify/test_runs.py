@@ -110,3 +110,13 @@ async def test_a_dead_letter_is_notified_by_the_rules_of_its_function(site: Site
         await consumer.reject(await consumer.receive(), "nobody could read it")
     await until(lambda: bool(mail.mails))
     assert mail.subjects == ["[DTS] text/upper: nobody could read it"]
+
+
+async def test_a_test_of_the_way_of_notices_is_on_record_and_the_log_stays_whole(site: Site, mail: MailServer) -> None:
+    api = site.api()
+    begun = await api.call("POST", "/admin/alerts/test", {"to": ["ann@example.com"]}, status=201)
+    await until(lambda: bool(mail.mails))
+    assert begun["notices"] == 1
+    [entry, _] = await api.call("GET", "/admin/operations/?op_type=alerts.test")
+    assert entry["ops"] == {"to": ["ann@example.com"]}
+    assert (await api.call("GET", "/admin/operations/verify"))["faults"] == []

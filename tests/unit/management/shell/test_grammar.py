@@ -223,3 +223,23 @@ def test_nothing_near_is_nothing_suggested() -> None:
 
 def test_what_would_steer_a_terminal_is_shown_as_it_is_written() -> None:
     assert printable("a\x1b[2Jb\x07ü\n") == "a\\x1b[2Jb\\x07ü\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("alerts", "alerts list"),
+        ("alerts rules", "alerts rules get"),
+        ("alerts rules kind=disk", "alerts rules get"),
+        ("alerts rules add x kind=disk", "alerts rules add"),
+        ("alerts silences delete x", "alerts silences delete"),
+        ("alerts silence during=2h", "alerts silence"),
+    ],
+)
+def test_a_noun_may_have_two_words(line: str, name: str, grammar: Grammar) -> None:
+    assert parse(grammar, line)[0] == name
+
+
+def test_a_verb_that_a_noun_of_two_words_has_not_is_told_with_those_that_it_has(grammar: Grammar) -> None:
+    with pytest.raises(InvalidInput, match="there are add, get, update, delete"):
+        parse(grammar, "alerts rules frobnicate")
