@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from tornado.iostream import StreamClosedError
 
 from dts.errors import BlockTooLate
-from dts.model import Block, Finished, Function, Part, Run, RunState, Turns, User, new_id
+from dts.model import Block, Finished, Function, Part, Run, RunState, User, new_id
 from dts.server.access.limits import OverLimit
 from dts.server.consts import (
     CONTENT_NDJSON,
@@ -27,6 +27,7 @@ from dts.server.handlers._base import PageQuery, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.errors import ApiError
 from dts.server.handlers.jobs import StatisticsView, wait_for_news
+from dts.server.handlers.run_changes import RunChanges, turns_of
 from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import FollowParams, follow, following_of, run_ids, what_follows
 from dts.server.intake.ingest import JobLine, batch_from_ndjson, batch_from_protobuf, new_block
@@ -40,7 +41,7 @@ from dts.server.record.pages import result_page, result_rows
 from dts.server.versions import library
 from dts.store import Store
 from dts.wire import codec, dts_pb2
-from dts.wire.numbers import Priority, Weight
+from dts.wire.numbers import Weight
 from dts.wire.queues import TOPIC_RESULTS
 
 _MAX_PAGE_BYTES = 32 * 1024 * 1024
@@ -64,18 +65,6 @@ class RunParams(FollowParams, forbid_unknown_fields=True, kw_only=True):
     version: VersionText = ""
     weight: Weight = 1.0
     notify: Annotated[tuple[str, ...], msgspec.Meta(max_length=10)] = ()
-
-
-class RunChanges(msgspec.Struct, forbid_unknown_fields=True):
-    """What may be changed of a run.
-
-    `state` moves it: `closed`, when all its blocks are sent; `paused`, and `open` to resume. `priority` (null for the
-    function's) and `weight` hold for all that waits in the store.
-    """
-
-    state: Literal["open", "closed", "paused"] | msgspec.UnsetType = msgspec.UNSET
-    priority: Priority | msgspec.UnsetType | None = msgspec.UNSET
-    weight: Weight | msgspec.UnsetType = msgspec.UNSET
 
 
 class Receipts(msgspec.Struct, forbid_unknown_fields=True):
@@ -282,7 +271,7 @@ class RunHandler(AnyRunHandler):
         """Close, pause or resume the run, or change its priority or weight."""
         run = await self.own_run(user, run_id)
         params = self.params(RunChanges)
-        if (turns := _turns(run, params)) is not None:
+        if (turns := turns_of(run, params)) is not None:
             run = await self.context.store.update_run(run.id, turns=turns) or run
             parties = await self.context.publisher.parties_of(run.user, run.function)
             await self.context.store.reorder_gated(run.id, due=place_at_gate(parties.priority(run.priority)))
@@ -488,19 +477,3 @@ def _end_fields(end: Finished | None) -> dict[str, object]:
         return {}
     counts = {"total": end.total, "succeeded": end.succeeded, "failed": end.failed, "cancelled": end.cancelled}
     return {"finished_at": round(end.time, 6), "counts": counts}
-
-
-def _turns(run: Run, params: RunChanges) -> Turns | None:
-    """The priority and weight that a run is to have; None if neither is asked for.
-
-    Raises:
-        ApiError: the request asks for nothing at all, or for a weight of single jobs.
-    """
-    if params == RunChanges():
-        raise ApiError(ErrorCode.ARGUMENT_MISSING, "params names no field: give state, priority or weight")
-    if params.weight is not msgspec.UNSET and run.single:
-        raise ApiError(ErrorCode.ARGUMENT_INVALID, "weight is for runs of files: single jobs share as one, see users")
-    if params.priority is msgspec.UNSET and params.weight is msgspec.UNSET:
-        return None
-    priority = run.priority if isinstance(params.priority, msgspec.UnsetType) else params.priority
-    return Turns(priority, run.weight if isinstance(params.weight, msgspec.UnsetType) else params.weight)
