@@ -175,7 +175,9 @@ def complain(sentence: str) -> None:
     note(f"dts-admin: {sentence}")
 
 
-_TIMES = frozenset({"created", "modified", "timestamp", "started", "died", "secret_expires", "time"})
+_TIMES = frozenset(
+    {"created", "modified", "timestamp", "started", "died", "secret_expires", "time", "since", "starts", "ends"}
+)
 
 
 _UNITS: dict[str, Callable[[float], str]] = {
