@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-TEARDOWN = 60.0
+TEARDOWN = 120.0
 """Seconds that the fixtures of a test have to end after it failed."""
 
 

@@ -163,7 +163,6 @@ async def rabbit() -> AsyncIterator[RabbitServer]:
         await asyncio.to_thread(server.stop)
 
 
-@pytest.mark.timeout(120)
 async def test_what_is_cancelled_while_rabbitmq_is_away_does_not_begin_when_it_is_back(
     rabbit: RabbitServer, tmp_path: Path
 ) -> None:
