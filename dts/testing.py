@@ -15,8 +15,6 @@ attempts, such as `timeout`. The next attempt follows at once, however long it w
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,18 +23,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dts.broker import Broker, Consumer, Message, open_broker
 from dts.client.jsonvalue import encode_args, encode_kwargs
-from dts.config import WorkerSettings
-from dts.errors import DtsError, InvalidInput, JobFailed
-from dts.model import DEFAULT_ROUTE, new_id, parse_function_name
+from dts.errors import InvalidInput, JobFailed
+from dts.local.worker import open_local_worker
+from dts.model import new_id, parse_function_name
 from dts.model.attempts import ATTEMPT_OPTIONS
-from dts.runtime.tasks import wait_first
-from dts.wire import codec
-from dts.wire.dts_pb2 import RETRY, SUCCEEDED, JobBatch, Options, Result, ResultBatch
-from dts.wire.queues import RESULTS, jobs_queue
+from dts.wire.dts_pb2 import SUCCEEDED, JobBatch, Options, Result
 from dts.worker.link.board import MAX_JOBS
-from dts.worker.worker import Worker
 
 __all__ = ["Outcome", "outcome", "run", "run_many"]
 
@@ -131,59 +124,9 @@ def _wait(work: Coroutine[Any, Any, T]) -> T:
 
 async def _work(functions: Path, batch: JobBatch) -> list[Outcome]:
     """Have a worker of its own run the jobs of a batch."""
-    with tempfile.TemporaryDirectory(prefix="dts-testing-") as folder:
-        settings = WorkerSettings(
-            name="testing",
-            processes=1,
-            functions=str(functions),
-            versions=os.path.join(folder, "versions"),
-            timekeeper_timeout=0.0,  # there is none
-        )
-        async with (
-            open_broker(f"sqlite:///{folder}/queue.db") as broker,
-            await broker.consume(RESULTS, prefetch=1000) as results,
-            Worker(settings, broker) as worker,
-        ):
-            await _publish(broker, batch)
-            collecting = asyncio.create_task(_collect(broker, results, batch))
-            await wait_first(collecting, worker.failed)
-            if not collecting.done():
-                collecting.cancel()
-                raise DtsError("the worker that runs the function has failed: its log says why")
-            ended = collecting.result()
+    async with open_local_worker(functions) as worker:
+        ended = {result.index: result for _, results in await worker.run([(0, batch)]) for result in results}
     return [_outcome_of(ended[job.index]) for job in batch.jobs]
-
-
-async def _publish(broker: Broker, batch: JobBatch) -> None:
-    headers: dict[str, str | int] = {
-        "block": batch.block,
-        "run": batch.run,
-        "function": batch.function,
-        "count": len(batch.jobs),
-        "number": 0,
-    }
-    await broker.publish(jobs_queue(DEFAULT_ROUTE), [Message(*codec.encode(batch), headers)])
-
-
-async def _collect(broker: Broker, results: Consumer, batch: JobBatch) -> dict[int, Result]:
-    """The last result of each job, by index; those that are worth another attempt get it at once."""
-    ended: dict[int, Result] = {}
-    while len(ended) < len(batch.jobs):
-        deliveries = await results.receive(100)
-        for delivery in deliveries:
-            part = codec.decode(ResultBatch, delivery.message.body, delivery.message.content_encoding)
-            again = JobBatch(block=batch.block, run=batch.run, function=batch.function, options=batch.options)
-            for result in part.results:
-                if result.status != RETRY:
-                    ended.setdefault(result.index, result)
-                    continue
-                job = again.jobs.add()
-                job.CopyFrom(batch.jobs[result.index])
-                job.attempt, job.kills = (result.attempt or 1) + 1, result.kills
-            if again.jobs:
-                await _publish(broker, again)
-        await results.ack(deliveries)
-    return ended
 
 
 def _outcome_of(result: Result) -> Outcome:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from dts.client.client import DtsClient, Summary
@@ -52,20 +53,34 @@ def _main(argv: Sequence[str] | None, closed: frozenset[int]) -> int:
     else:
         parser, main_of = build_parser(), run
         options = parser.parse_intermixed_args(words)
-        main_of = dry_run if options.dry_run else run
+        main_of = dry_run if options.dry_run else _find_local() if options.local else run
     options.argv = words
     try:
         options.server_url = options.server_url or load_server_url()
         parse_function_name(options.function or "none/none")
     except (InvalidInput, ConfigError) as error:
         parser.error(error.message)
-    if not options.server_url and main_of is not dry_run:
+    if not options.server_url and main_of is not dry_run and not getattr(options, "local", False):
         parser.error("SERVER_URL is missing: give it as the last of them, or set DTS_SERVER_URL")
     if options.infile == STANDARD_STREAM and 0 in closed:  # by a mistake; an empty input would empty OUTFILE
         tell("dts-client: cannot read standard input: it is closed")
         return exits.COULD_NOT_RUN
     could_not_run = exits.COULD_NOT_RUN
     return process.run(partial(main_of, options), signals=(signal.SIGHUP,), usage=could_not_run, failed=could_not_run)
+
+
+def _find_local() -> Callable[[argparse.Namespace, process.Shutdown], Awaitable[int]]:
+    """What runs a function on this machine, which takes a worker: the client alone may be installed without one."""
+
+    async def run_local(options: argparse.Namespace, shutdown: process.Shutdown) -> int:
+        try:
+            local = import_module("dts.local.command")
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"--local needs the whole of DTS on this machine: {error}") from error
+        status: int = await local.run_local(options, shutdown)
+        return status
+
+    return run_local
 
 
 async def run(options: argparse.Namespace, shutdown: process.Shutdown) -> int:

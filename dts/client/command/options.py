@@ -133,6 +133,12 @@ def build_parser(*, full: bool = False) -> Parser:
     add("--detach", action="store_true", help="end when all lines are accepted, print the run's id")
     add("--notify", action="append", metavar="WHERE", help="me, a mail address or a URL that hears of the run's end")
     add("--dry-run", action="store_true", help="show the first jobs, and send nothing")
+    add(
+        "--local",
+        rare=True,
+        action="store_true",
+        help="run the function here, from the folder functions, without a server",
+    )
     add("--cancel-on-interrupt", rare=True, action="store_true", help="when interrupted, cancel the run")
     _add_progress_options(parser)
     _add_attempt_options(parser)
