@@ -15,11 +15,15 @@ CALLABLES = frozenset({"main", "main_many"})
 """What a worker calls."""
 
 _REQUIREMENT = re.compile(
-    r"(?!.*\s-(?!-hash=))[A-Za-z0-9][A-Za-z0-9._-]*\s*"
-    r"(\[[A-Za-z0-9._, -]*\])?\s*(\(?[<>=!~][^@;#/\\()]*\)?)?\s*(;[^@#]*)?"
-    r"(\s+--hash=[a-z0-9]+:[0-9a-f]+)*"
+    r"(?!.*\s-)[A-Za-z0-9][A-Za-z0-9._-]*\s*"
+    r"(\[[A-Za-z0-9._, -]*\])?\s*(\(?[<>=!~][^@;#/\\()$]*\)?)?\s*(;[^@#\\$]*)?"
 )
-"""The name of a package, versions, markers and hashes: PEP 508 without URLs, as in pip's requirements files."""
+"""The name of a package, versions and markers: PEP 508 without URLs."""
+
+_HASH = re.compile(r"[a-z0-9]+:[0-9a-f]+")
+
+_MAX_REQUIREMENT = 20_000
+"""Characters of one requirement; with the hashes of all files of a large package it has some thousands."""
 
 _MAX_MODULE = 1024 * 1024
 """Bytes of a module that is parsed; larger ones are data in disguise."""
@@ -58,9 +62,12 @@ def check_function_source(source: Source, function: str) -> None:
 
 
 def requirements_of(source: Source) -> bytes:
-    """The packages that a source needs, as the text of its requirements file; empty if it needs none."""
-    text = source[REQUIREMENTS].data if REQUIREMENTS in source else b""
-    return text if any(_lines(text)) else b""
+    """The packages that a source needs, one a line, as `check_requirements` reads them; empty if it needs none.
+
+    An installer is to have these lines, and not the file, which it may read in another way: what it sees was checked.
+    """
+    lines = _lines(source[REQUIREMENTS].data) if REQUIREMENTS in source else []
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def check_requirements(source: Source) -> None:
@@ -69,18 +76,28 @@ def check_requirements(source: Source) -> None:
     Raises:
         InvalidInput: one is an option, a path or a URL.
     """
-    for line in _lines(requirements_of(source)):
-        if not _REQUIREMENT.fullmatch(line):
+    for line in requirements_of(source).decode().splitlines():
+        if not _is_requirement(line):
             raise InvalidInput(
                 f"{REQUIREMENTS}: {line[:80]!r}: only packages of an index can be required, such as pandas>=2: "
                 "options, paths and URLs would have the hosts run what nobody has seen"
             )
 
 
+def _is_requirement(line: str) -> bool:
+    """Whether a line of a requirements file is a package of an index, with hashes of its files or without."""
+    if len(line) > _MAX_REQUIREMENT or not line.isascii():
+        return False
+    package, *hashes = line.split(" --hash=")
+    return _REQUIREMENT.fullmatch(package) is not None and all(map(_HASH.fullmatch, hashes))
+
+
 def _lines(text: bytes) -> list[str]:
-    """The requirements in a file, without comments, each as one line."""
-    joined = text.decode(errors="replace").replace("\\\r\n", " ").replace("\\\n", " ")
-    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
+    """The requirements in a file, without comments, each as one line with single spaces."""
+    physical = text.decode(errors="replace").splitlines()
+    # Comments first: a backslash at the end of one continues nothing.
+    kept = "\n".join("" if line.lstrip().startswith("#") else line for line in physical)
+    lines = (" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in kept.replace("\\\n", " ").split("\n"))
     return [line for line in lines if line]
 
 

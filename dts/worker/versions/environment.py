@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _TIMEOUT = 1200.0
 """Seconds for all packages: the largest wheels there are take minutes on a slow line."""
 
+_LOCK_EVERY = 0.2
+"""Seconds between looks whether the lock is free: flock can be waited for in a thread only."""
+
 _COMPLETE = ".dts-complete"
 """The file that an environment has when all is installed."""
 
@@ -55,7 +58,7 @@ async def ensure_environment(folder: Path, requirements: bytes, arguments: Seque
     if (place / _COMPLETE).exists():
         return place
     try:
-        with await asyncio.to_thread(_lock, place):
+        with await _lock(place):
             if not (place / _COMPLETE).exists():
                 await _make(place, requirements, arguments)
     except OSError as error:
@@ -110,9 +113,21 @@ async def _run(command: Sequence[str]) -> str:
     return output.decode()
 
 
-def _lock(place: Path) -> BinaryIO:
-    """A file that is locked until it is closed: no other process of this host makes the same environment meanwhile."""
+async def _lock(place: Path) -> BinaryIO:
+    """A file that is locked until it is closed: nobody else on this host makes the same environment meanwhile.
+
+    Who waits holds no thread: whoever has the lock may need one to go on.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     file = place.with_suffix(".lock").open("ab")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_EVERY)
+            else:
+                return file
+    except BaseException:
+        file.close()
+        raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,10 @@ from dts.errors import FunctionMissing, InvalidInput, ServerUnavailable
 from dts.wire import codec
 from dts.wire.archive import SHORT, Source, SourceFile, version_of
 from dts.wire.dts_pb2 import FAILED, JobBatch, Options
-from dts.wire.function_source import check_requirements
+from dts.wire.function_source import check_requirements, requirements_of
 from dts.wire.queues import DEAD, jobs_queue
 from dts.worker.link.versions import VersionFolder
-from dts.worker.versions import library
+from dts.worker.versions import environment, library
 from dts.worker.versions.folder import KEPT_VERSIONS, prune_versions, write_version
 from dts.worker.worker import Worker
 from tests.services.waiting import until, within
@@ -254,7 +256,16 @@ async def test_requirements_that_differ_are_met_side_by_side(bench: Bench, tmp_p
 
 
 @pytest.mark.parametrize(
-    "line", ["pandas", "pandas>=2,<3", "a[b,c]==1.0 ; python_version < '3.12'", "# x", "", "a  # b"]
+    "line",
+    [
+        "pandas",
+        "pandas>=2,<3",
+        "a[b,c]==1.0 ; python_version < '3.12'",
+        "# x",
+        "",
+        "a  # b",
+        "a==1 --hash=sha256:0a \\\n  --hash=sha256:1b",
+    ],
 )
 def test_packages_may_be_required(line: str) -> None:
     check_requirements({"requirements.txt": SourceFile(line.encode())})
@@ -265,11 +276,50 @@ def test_packages_may_be_required(line: str) -> None:
     [
         *("--index-url http://evil", "-e .", "./local", "a @ http://evil/a.zip", "git+https://evil/x", "-r other"),
         *("a==1 \\\n --no-binary :all:", "file:///etc", "a; b @ c", "$(id)", "a`id`"),
+        *("# x \\\n--index-url https://evil/simple", "a\r\n# x \\\r\na @ https://evil/a.tar.gz\r\n# y"),
+        *(
+            "a==${SECRET}",
+            "a; b \\",
+            "a --hash=sha256:0a -r b",
+            "a>1\u0145--index-url=evil",
+            "a" + " " * 30_000 + "@",
+            "a" + " <" * 10_000,
+        ),
     ],
 )
 def test_what_would_run_code_of_its_own_may_not(line: str) -> None:
     with pytest.raises(InvalidInput, match="only packages of an index"):
         check_requirements({"requirements.txt": SourceFile(line.encode())})
+
+
+def test_an_installer_gets_what_was_checked_and_nothing_else() -> None:
+    text = b"# coding: utf-7\na >= 1 \\\n  ; python_version > '3'  # why \\\nb\n# x \\\nc\\\n# y\n\n"
+    made = {"requirements.txt": SourceFile(text)}
+    check_requirements(made)
+    assert requirements_of(made) == b"a >= 1 ; python_version > '3'\nc\n"
+    assert requirements_of({"requirements.txt": SourceFile(b"# nothing\n")}) == b""
+
+
+async def test_environments_that_are_waited_for_take_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    begun, go, made = asyncio.Event(), asyncio.Event(), []
+
+    async def make(place: Path, requirements: bytes, arguments: Sequence[str]) -> None:
+        begun.set()
+        await go.wait()
+        await asyncio.to_thread(place.mkdir)
+        await asyncio.to_thread((place / ".dts-complete").touch)
+        made.append(requirements)
+
+    monkeypatch.setattr(environment, "_make", make)
+    async with within():
+        first = asyncio.create_task(environment.ensure_environment(tmp_path, b"a\n", ()))
+        await begun.wait()
+        others = [asyncio.create_task(environment.ensure_environment(tmp_path, b"a\n", ())) for _ in range(3)]
+        await asyncio.to_thread(tmp_path.stat)  # behind all that they have asked of the one thread
+        go.set()
+        assert len({await first, *(await asyncio.gather(*others))}) == 1
+    assert made == [b"a\n"]
 
 
 def test_a_version_that_is_half_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
