@@ -66,8 +66,7 @@ class Engine:
         await self._store_is_back()
         if not leads:
             return
-        documents = {each.id: each for each in await self._all(COLLECTION, _MOST)}
-        documents = await self._settle(documents)
+        documents = await self._settle(await self._alerts())
         rules = self._rules = await self.rules()
         silences = await self._store.list_records(Silence, limit=None)
         events = await self._all(SIGNALS, _SIGNALS)
@@ -106,6 +105,22 @@ class Engine:
             await self._leader.close()
         except StoreUnavailable:
             logger.debug("the lead of alerts runs out by itself")
+
+    async def _alerts(self) -> dict[str, Document]:
+        """The alerts that there are, without those that cannot be read: one such must not end all alerting."""
+        documents = {}
+        for document in await self._all(COLLECTION, _MOST):
+            try:
+                state_of(document)
+            except msgspec.ValidationError as error:
+                logger.error(
+                    "the alert %s cannot be read and is deleted; it begins anew if there is reason: %s",
+                    *(document.id, error),
+                )
+                await self._store.delete_document(document)
+            else:
+                documents[document.id] = document
+        return documents
 
     async def _all(self, collection: str, most: int) -> list[Document]:
         found: list[Document] = []

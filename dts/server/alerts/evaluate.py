@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +16,9 @@ from dts.server.alerts.state import AlertState, Phase, alert_id, step, step_even
 
 _WORTH = 0.1
 """Share by which a figure must change for an alert to be written again for that alone."""
+
+_PLENTY = 1e9
+"""A figure that is well for any rule for which a low one is bad. JSON has no infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def _unseen(given: Given, live: Mapping[str, AlertState]) -> Iterable[Observatio
         kind = KINDS.get(state.kind)
         if kind is None or kind.events or kind.about == "host" or (state.kind, state.subject) in seen:
             continue
-        value = math.inf if kind.low else 0.0
+        value = _PLENTY if kind.low else 0.0
         yield Observation(
             state.kind, state.subject, value, state.began, state.ended, host=state.host, function=state.function
         )

@@ -1,9 +1,13 @@
-"""Notices of finished runs by rules: each run that has finished is looked at once for each rule, whoever evaluates."""
+"""Notices of finished runs by rules: one for each run and rule, whoever evaluates. Single jobs are no runs here: a
+notice for each that fails could be thousands, and a rule about the share of failures says the same in one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 from dts.model import AlertRule, Document, Run
 from dts.server.alerts.rules import rules_for
@@ -18,6 +22,9 @@ _LATE = 60.0
 """Seconds for which runs are looked at again: one may be listed late. Their notices are known by their ids."""
 
 _AT_ONCE = 500
+
+_REMEMBERED = 50_000
+"""Notices that a process knows to be posted, so that it does not post them at every look for _LATE seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class FinishedRunRules:
         self._store = store
         self._notifier = notifier
         self._url = url
+        self._posted: LRUCache[tuple[str, str], bool] = LRUCache(_REMEMBERED)
 
     async def look(self, rules: Sequence[AlertRule]) -> None:
         """Post what is due; a run that finished before there was any such rule is none.
@@ -62,9 +70,10 @@ class FinishedRunRules:
 
     async def _notify(self, run: Run, rules: Sequence[AlertRule]) -> None:
         assert run.finished is not None
-        kinds = ["run_failed"] if run.finished.failed else []
-        if not run.single:
-            kinds.append("run_finished")
-        for kind in kinds:
+        if run.single:
+            return
+        for kind in ("run_finished", "run_failed") if run.finished.failed else ("run_finished",):
             for rule in rules_for(rules, kind, kind, _Place(run.function)):
-                await self._notifier.post(notice_of(run, rule.id, self._url), rule.notify or (DEFAULT,))
+                if (run.id, rule.id) not in self._posted:
+                    await self._notifier.post(notice_of(run, rule.id, self._url), rule.notify or (DEFAULT,))
+                    self._posted[run.id, rule.id] = True

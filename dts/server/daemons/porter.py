@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -111,14 +112,29 @@ class Porter(Daemon):
         """Take a message of results into the statistics of its function."""
         batch = reading.batch
         if batch.results:
-            wait = max(0.0, batch.started - reading.queued) if reading.queued is not None else None
             failed = reading.candidate.failed | reading.retried
-            self._history.note(batch.function, [result.duration for result in batch.results], failed.bit_count(), wait)
+            durations = [result.duration for result in batch.results]
+            self._history.note(batch.function, durations, failed.bit_count(), wait_of(reading, time.time()))
 
     async def _save_speeds(self) -> None:
         unsaved, self._unsaved = self._unsaved, set()
         if unsaved:
             await self._store.set_speeds({name: self._speeds[name] for name in unsaved})
+
+
+def wait_of(reading: Reading, now: float) -> float | None:
+    """How long jobs that have ended waited for their start; None if nobody knows.
+
+    The start is by the clock of the worker's host, and is said by the process in which functions run. So the time until
+    now by the server's clock, less what the jobs took, is the most that it can be.
+    """
+    batch = reading.batch
+    if reading.queued is None:
+        return None
+    last = batch.results[-1]
+    most = now - reading.queued - max(0.0, last.offset + last.duration)
+    wait = min(batch.started - reading.queued, most)
+    return max(0.0, wait) if math.isfinite(wait) else None
 
 
 def read_results(delivery: Delivery) -> Reading:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dts.broker import Broker, Message, open_broker
@@ -19,7 +20,7 @@ from dts.model import AlertRule, Document, VirtualHost, WorkerState
 from dts.server.alerts.engine import Engine
 from dts.server.alerts.signals import COLLECTION as SIGNALS
 from dts.server.alerts.signals import Signal, Signals, signals_of
-from dts.server.alerts.state import COLLECTION
+from dts.server.alerts.state import COLLECTION, AlertState, Phase, alert_id
 from dts.server.daemons import Daemon, Logtracer, Stethoscope
 from dts.server.notify.notifier import Notifier
 from dts.server.notify.outbox import COLLECTION as OUTBOX
@@ -247,3 +248,27 @@ async def test_the_groups_of_a_host_are_those_of_its_record(tmp_path: Path) -> N
         )
         await evaluate(fleet)
         assert [each.id for each in await fleet.store.list_documents(COLLECTION)] == ["gpu/a"]
+
+
+async def test_an_alert_of_a_target_that_is_gone_ends_and_one_that_cannot_be_read_is_deleted(tmp_path: Path) -> None:
+    async with a_fleet(tmp_path) as fleet:
+        store = fleet.store
+        rule = AlertRule("tls", "certificate", 14.0, lasting=0.0, target=str(tmp_path / "no.pem"))
+        await store.add_record(rule)
+        firing = AlertState(
+            rule="tls",
+            kind="certificate",
+            subject=rule.target,
+            phase=Phase.FIRING,
+            since=1.0,
+            began="runs out",
+            ended="is valid",
+            notified=1.0,
+        )
+        key = alert_id("tls", rule.target)
+        bad = Document(COLLECTION, "x/y", {"rule": None}, group="firing")
+        await store.put_documents([Document(COLLECTION, key, msgspec.to_builtins(firing), group="firing"), bad])
+        await evaluate(fleet)
+        assert await store.count_documents(COLLECTION) == 0
+        titles = [each.data["notice"]["title"] for each in await store.list_documents(OUTBOX)]
+    assert titles == ["is valid"]

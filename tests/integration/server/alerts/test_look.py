@@ -13,10 +13,12 @@ from dts.broker import Broker, Message, open_broker
 from dts.model import AlertRule, Function
 from dts.server.alerts.look import Looker
 from dts.server.alerts.observe import Traffic
+from dts.server.alerts.targets import Targets
 from dts.server.history.functions import FunctionHistory
 from dts.store import Store, open_store
 from dts.wire.queues import jobs_queue
 from tests.services.receivers import a_certificate
+from tests.services.waiting import within
 
 Place = tuple[Store, Broker]
 
@@ -64,3 +66,21 @@ async def test_certificates_in_files_and_of_servers_and_the_disk_of_a_folder(tmp
     assert 8 < found["certificate", targets[0]] < 9.1
     assert found["certificate", targets[0]] == pytest.approx(found["certificate", address], abs=0.1)
     assert 0 <= found["space", str(tmp_path)] <= 100
+
+
+async def test_a_target_that_does_not_answer_keeps_no_other_waiting_and_is_asked_once(tmp_path: Path) -> None:
+    asked: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: asked.append(writer), "127.0.0.1", 0)
+    mute = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    rules = [AlertRule("c", "certificate", target=mute), AlertRule("s", "space", target=str(tmp_path))]
+    targets = Targets(patience=0.01)
+    async with server, within():
+        while not (await targets.look(rules) and asked):
+            await asyncio.sleep(0.01)
+        assert set(await targets.look(rules)) == {("space", str(tmp_path))}
+        assert len(asked) == 1
+        asked[0].close()
+
+
+async def test_a_device_is_not_read_as_a_certificate() -> None:
+    assert await Targets().look([AlertRule("c", "certificate", target="/dev/zero")]) == {}

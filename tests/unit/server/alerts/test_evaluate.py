@@ -321,3 +321,14 @@ def test_the_shell_knows_every_kind() -> None:
 
 def test_every_built_in_rule_is_of_a_kind() -> None:
     assert {rule.kind for rule in built_in_rules(DaemonsSettings())} <= set(KINDS)
+
+
+def test_a_certificate_that_is_not_looked_at_any_more_is_well_with_a_figure_that_json_can_write() -> None:
+    life = Life([AlertRule("tls", "certificate", 14.0, lasting=60.0, target="a:1")])
+    assert life.tick(targets={("certificate", "a:1"): 3.0}) == []
+    assert life.tick(60.0, targets={("certificate", "a:1"): 3.0}) == ["alert.began"]
+    assert life.tick(targets={}) == []
+    [state] = life.states.values()
+    assert state.calm == life.now
+    assert msgspec.json.decode(msgspec.json.encode(state), type=AlertState) == state
+    assert life.tick(60.0) == ["alert.ended"]
