@@ -73,7 +73,7 @@ TABLE: dict[tuple[str, str], tuple[Scope, Scope, Scope, Scope]] = {
     ("GET", "/admin/functions/{namespaced}/versions/{id}"): (ALL, ALL, MEMBER, MEMBER),
     ("GET", "/admin/functions/{namespaced}/versions/{id}/source"): (ALL, ALL, MEMBER, NONE),
     ("GET", "/admin/functions/{namespaced}/rollout"): (ALL, ALL, MEMBER, NONE),
-    ("POST", "/admin/functions/{namespaced}/rollout"): (ALL, NONE, MEMBER, NONE),
+    ("POST", "/admin/functions/{namespaced}/rollout"): (ALL, NONE, NONE, NONE),
     ("GET", "/admin/vhosts/"): (ALL, ALL, NONE, NONE),
     ("POST", "/admin/vhosts/"): (ALL, NONE, NONE, NONE),
     ("GET", "/admin/vhosts/{id}"): (ALL, ALL, NONE, NONE),

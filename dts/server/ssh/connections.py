@@ -133,7 +133,7 @@ class SshConnections(Service):
 
     async def _connect(self, host: VirtualHost) -> SshConnection:
         key = _pinned(host)
-        keys = keys_of(host, self._box)
+        keys = await asyncio.to_thread(keys_of, host, self._box)  # a passphrase costs bcrypt
         self._make_room()
         await self._free.acquire()
         try:

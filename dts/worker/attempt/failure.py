@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 from dts.errors import DtsError
@@ -22,22 +23,28 @@ _IMPORT_SYSTEM = (importlib.__file__, "<frozen importlib")
 """Beginnings of the names of files whose frames lie between the worker and a module that it imports."""
 
 
-def describe(error: BaseException) -> Error:
+def unmasked(text: str) -> str:
+    """A text as it is: for those who know no secrets."""
+    return text
+
+
+def describe(error: BaseException, mask: Callable[[str], str] = unmasked) -> Error:
     """The Error message for an exception that a function raised, whatever the exception's own code does meanwhile.
 
-    The traceback begins in the function: the frames of the worker are left out.
+    The traceback begins in the function: the frames of the worker are left out. Secrets are masked before a text is
+    cut, since nobody would know half of one.
     """
     try:
         return Error(
             type=type_name(error),
-            message=clip(_message(error), MAX_MESSAGE),
-            traceback=clip(format_traceback(error, _in_function(error)), MAX_TRACEBACK),
+            message=clip(mask(_message(error)), MAX_MESSAGE),
+            traceback=clip(mask(format_traceback(error, _in_function(error))), MAX_TRACEBACK),
         )
     except BaseException as broken:  # noqa: BLE001 - the exception's own code runs here, and can do anything
         return Error(type=type_name(error), message=f"its description raised {name_of(type(broken))}")
 
 
-def describe_ours(error: DtsError) -> Error:
+def describe_ours(error: DtsError, mask: Callable[[str], str] = unmasked) -> Error:
     """The Error message when DTS itself ended a job; the traceback is that of the cause in the user's code, if any."""
     cause = error.__cause__
     text = ""
@@ -45,8 +52,8 @@ def describe_ours(error: DtsError) -> Error:
         text = format_traceback(cause, _after_import_system(traceback_of(cause)))
     return Error(
         type=type(error).__name__,
-        message=clip(text_of(error), MAX_MESSAGE),
-        traceback=clip(text, MAX_TRACEBACK),
+        message=clip(mask(text_of(error)), MAX_MESSAGE),
+        traceback=clip(mask(text), MAX_TRACEBACK),
     )
 
 

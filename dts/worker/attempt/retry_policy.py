@@ -15,14 +15,14 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeGuard
 
 from dts.config import WorkerSettings
 from dts.errors import DtsError, FunctionMissing, ImportFailed, InvalidName, MainMissing
 from dts.wire.dts_pb2 import Error, Job
 from dts.worker.attempt.exceptions import MAX_DELAY, Fail, Retry, SoftTimeout, TimedOut
-from dts.worker.attempt.failure import clip, describe, describe_ours
+from dts.worker.attempt.failure import clip, describe, describe_ours, unmasked
 from dts.worker.attempt.introspection import is_a, name_of
 from dts.worker.attempt.many import WrongResults
 from dts.worker.attempt.matching import is_named, leaves_of
@@ -44,15 +44,16 @@ class Failure(NamedTuple):
 
 
 class RetryPolicy:
-    """Decides what is reported of a failed attempt, and whether there is another one."""
+    """Decides what is reported of a failed attempt, and whether there is another one. `mask` takes secrets out."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, mask: Callable[[str], str] = unmasked) -> None:
+        self._mask = mask
         self._base, self._cap = settings.backoff_base, settings.backoff_cap
         self._retry_limit = settings.retry_limit
 
     def decide(self, error: BaseException, job: Job, terms: Terms) -> Failure:
         """The failure of an attempt that ended by an exception."""
-        report, leaves = report_of(error, terms), leaves_of(error)
+        report, leaves = report_of(error, terms, self._mask), leaves_of(error)
         if any(is_a(each, Fail) or _is_final(each) for each in leaves):
             return Failure(report, None, job.kills)
         if asking := [each for each in leaves if is_a(each, Retry)]:
@@ -81,11 +82,11 @@ class RetryPolicy:
         return random.uniform(0, min(bound, self._cap))
 
 
-def report_of(error: BaseException, terms: Terms) -> Error:
+def report_of(error: BaseException, terms: Terms, mask: Callable[[str], str]) -> Error:
     """The error that the caller gets for an exception that ended an attempt."""
     if _is_ours(error):
-        return describe_ours(error)
-    report = describe(error)
+        return describe_ours(error, mask)
+    report = describe(error, mask)
     if is_a(error, SoftTimeout):
         report.type, report.reason = "SoftTimeout", REASON_TIMEOUT
     elif is_a(error, TimedOut):

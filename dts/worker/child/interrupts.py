@@ -40,7 +40,7 @@ class Interrupter:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         aim, self._aim = self._aim, None
-        if aim is not None and aim[0] == self._runner.current:
+        if aim is not None and aim[0] >= 0 and aim[0] == self._runner.current:  # -1 is aimed at no job
             raise aim[1]
 
 

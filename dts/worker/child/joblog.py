@@ -104,7 +104,7 @@ class JobLog(logging.Handler):
             time=sanitize.moment(record.created, time.time()),
             level=sanitize.level(record.levelno),
             logger=sanitize.name(record.name),
-            message=secrets.masker().text(clip(record_text(record), MAX_TEXT)),
+            message=clip(secrets.mask(record_text(record)), MAX_TEXT),
             job=job,
         )
         self._send(Frame(Kind.LOG, 0, told.SerializeToString()))

@@ -86,6 +86,7 @@ class ManyRunner:
         began = self._runner.began = perf_counter()
         group = self._admit(taken, batch, outbox, began)
         if not group:
+            self._board.blocker = None
             return
         batch.together = group
         try:

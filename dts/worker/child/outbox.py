@@ -132,8 +132,7 @@ class Outbox:
                 result.partials = partials
             if leased:
                 result.fence = job.fence
-        if secrets.current():
-            _mask(part)
+        _mask(part)
         return part, failed
 
     def _report_running(self) -> None:
@@ -147,6 +146,7 @@ class Outbox:
             part = self._part()
             part.running.extend(self._batch.jobs[position].index for position in positions)
             part.progress.extend(progress)
+            _mask(part)
             self._send_part(Kind.RUNNING, part, len(positions))
 
     def _part(self) -> ResultBatch:
@@ -162,13 +162,22 @@ class Outbox:
 
 
 def _mask(part: ResultBatch) -> None:
-    """Take the secrets of the namespace out of results and errors."""
+    """Take the secrets that the namespace has or had out of results, errors and what jobs yield."""
     masker = secrets.masker()
+    if not masker.secrets:
+        return
+    for progress in part.progress:
+        progress.partials = _without_secrets(progress.partials)
     for result in part.results:
         if result.value:
             result.value = masker.json(result.value)
-        if result.partials:
-            result.partials = masker.json(result.partials)
+        result.partials = _without_secrets(result.partials)
         if result.HasField("error"):
             result.error.message = masker.text(result.error.message)
             result.error.traceback = masker.text(result.error.traceback)
+
+
+def _without_secrets(partials: bytes) -> bytes:
+    """The JSON array of yielded values with secrets masked: an array whatever was masked, for nothing else is taken."""
+    masked = secrets.masker().json(partials)
+    return masked if masked.startswith(b"[") or not masked else b"[%s]" % masked

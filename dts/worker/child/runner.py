@@ -17,6 +17,7 @@ from dts.worker.attempt.exceptions import Cancelled, SoftTimeout, TimedOut
 from dts.worker.attempt.introspection import forget_traceback
 from dts.worker.attempt.result_json import ResultNotJSON, encode_value
 from dts.worker.attempt.retry_policy import REASON_DEADLINE, Failure, RetryPolicy
+from dts.worker.child import secrets
 from dts.worker.child.active_batch import ActiveBatch
 from dts.worker.child.code.loader import Loaded
 from dts.worker.child.outbox import MAX_PENDING, Ended, Outbox
@@ -48,7 +49,7 @@ class Runner:
         """Bytes of a result, at most."""
         self._board = board
         self._grace = settings.cancel_grace
-        self._policy = RetryPolicy(settings)
+        self._policy = RetryPolicy(settings, secrets.mask)
         self._memory = memory
         self._partials = partials
 

@@ -66,3 +66,8 @@ def current() -> Secrets:
 def masker() -> Masker:
     """What takes them out of what leaves this process."""
     return _Held.masker
+
+
+def mask(text: str) -> str:
+    """A text without the secrets that the namespace has now, or had."""
+    return _Held.masker.text(text)

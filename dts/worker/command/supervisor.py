@@ -111,6 +111,7 @@ class Supervisor:
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._ending = False
+        self._lost = 0
         self._process: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
@@ -149,7 +150,7 @@ class Supervisor:
         assert process.stdout is not None
         if self._asked_to_end():  # asked to in between
             process.terminate()
-        self._place.worker.write_text(str(process.pid))
+        self._note_worker(process.pid)
         output = process.stdout.fileno()
         while process.poll() is None:
             ready, _, _ = select.select([output, self._wake], [], [])
@@ -160,7 +161,7 @@ class Supervisor:
             pass
         process.stdout.close()
         self._process = None
-        self._place.worker.write_text("0")
+        self._note_worker(0)
         return process.returncode
 
     def _copy(self, output: int) -> bool:
@@ -170,12 +171,25 @@ class Supervisor:
         return bool(data)
 
     def _write(self, data: bytes) -> None:
+        """Add to the log. On a full disk the worker goes on without one; how much is missing is logged later."""
         log = self._place.log
-        with log.open("ab") as file:
-            file.write(data)
-            size = file.tell()
-        if size > MAX_LOG:
-            log.replace(log.with_suffix(".log.1"))
+        missing = b"supervisor: %d bytes could not be written here\n" % self._lost if self._lost else b""
+        try:
+            with log.open("ab") as file:
+                file.write(missing + data)
+                size = file.tell()
+            self._lost = 0
+            if size > MAX_LOG:
+                log.replace(log.with_suffix(".log.1"))
+        except OSError:
+            self._lost += len(data)
+
+    def _note_worker(self, pid: int) -> None:
+        """Note the worker's process id, if the disk has room for it."""
+        try:
+            self._place.worker.write_text(str(pid))
+        except OSError as error:
+            self._note(f"the worker's process id {pid} cannot be noted in {self._place.worker}: {error}")
 
     def _note(self, text: str) -> None:
         self._write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {text}\n".encode())

@@ -21,6 +21,7 @@ class Masker:
             forms |= {line for line in secret.splitlines() if len(line) >= _LEAST_LINE}
         longest_first = sorted(forms, key=len, reverse=True)
         self._forms = [form.encode() for form in longest_first]
+        self._longest = max(map(len, self._forms), default=0)
         self._text = re.compile("|".join(map(re.escape, longest_first))) if forms else None
         self._bytes = re.compile(b"|".join(map(re.escape, self._forms))) if forms else None
         self._rest = b""
@@ -45,18 +46,32 @@ class Masker:
         return masked
 
     def stream(self, data: bytes) -> bytes:
-        """The next part of a stream without secrets. What may be the beginning of one is kept back until the next."""
+        """The next part of a stream without secrets. What may be the beginning of one is kept back until the next.
+
+        So is a whole secret that may turn out to be the beginning of a longer one.
+        """
         if self._bytes is None:
             return data
-        whole = self._bytes.sub(_MASK, self._rest + data)
-        kept = max((_overlap(whole, form) for form in self._forms), default=0)
-        self._rest = whole[len(whole) - kept :] if kept else b""
-        return whole[: len(whole) - kept] if kept else whole
+        whole, at, parts = self._rest + data, 0, list[bytes]()
+        kept = self._first_begun(whole, at)
+        while (found := self._bytes.search(whole, at)) is not None and found.start() < kept:
+            parts += whole[at : found.start()], _MASK
+            at = found.end()
+            if at > kept:
+                kept = self._first_begun(whole, at)
+        parts.append(whole[at:kept])
+        self._rest = whole[kept:]
+        return b"".join(parts)
 
     def end(self) -> bytes:
         """What was kept back."""
         rest, self._rest = self._rest, b""
-        return rest
+        return self._bytes.sub(_MASK, rest) if self._bytes is not None else rest
+
+    def _first_begun(self, data: bytes, at: int) -> int:
+        """The first place from `at` on where a form begins that the end of the data cuts off; that end for none."""
+        tail = data[max(at, len(data) - self._longest) :]
+        return len(data) - max(_overlap(tail, form) for form in self._forms)
 
 
 _LEAST_LINE = 8

@@ -55,3 +55,11 @@ def test_secrets_say_what_is_missing_and_show_nothing() -> None:
         _ = secrets.NOPE
     with pytest.raises(AttributeError, match="it has none"):
         _ = Secrets({}).NOPE
+
+
+@pytest.mark.parametrize("size", range(1, 20))
+def test_a_secret_that_begins_or_ends_another_is_masked_as_a_whole(size: int) -> None:
+    masker = Masker(["abcd1234", "abcd1234efgh", "d123", "ghij", "xx"])
+    data = b"abcd1234efghij abcd1234 abcd1234efg ghij xxx abcd12 bcd1234ef abcd1234"
+    parts = [masker.stream(data[at : at + size]) for at in range(0, len(data), size)]
+    assert b"".join([*parts, masker.end()]).decode() == masker.text(data.decode())
