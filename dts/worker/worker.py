@@ -211,7 +211,7 @@ class Worker(Service):
         else:
             self.deliveries.count_received(held)
             whole = held.assignment(self._secrets.of(held.delivery, held.function))
-            if held.version and not self.versions.has(held.version):
+            if held.version and not self.versions.use(held.function, held.version):
                 self.versions.prepare(held.function, held.version, partial(self._submit, whole))
             else:
                 self._submit(whole)

@@ -14,7 +14,7 @@ from dts.model.documents import Document
 from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.server.hosts.push import push
-from dts.server.hosts.rollouts import HOSTS, HostState, advance, note, state_of
+from dts.server.hosts.rollouts import HOSTS, HostState, advance, list_running, note, state_of
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.ssh import SshConnections
 from dts.server.versions.library import get_archive
@@ -35,6 +35,9 @@ _FIRST_RETRY, _LONGEST_RETRY = 5.0, 60.0  # seconds until a host that is down is
 _POLL = 1.0
 """Seconds between looks for hosts that are due: one read of an index."""
 
+_LOOK_EVERY = 10.0
+"""Seconds between looks for rollouts that nobody has brought further: a server died between two writes."""
+
 _MOST_ERROR = 2000  # characters of what went wrong on a host
 
 
@@ -51,6 +54,7 @@ class Deployer(Service):
     async def _start(self) -> None:
         self._stack.push_async_callback(self._cancel_all)
         self._spawn(self._run(), "deployer")
+        self._spawn(self._advance_all(), "rollouts")
 
     async def _run(self) -> None:
         while True:
@@ -62,6 +66,20 @@ class Deployer(Service):
                 found = False
             if not found:
                 await asyncio.sleep(_POLL)
+
+    async def _advance_all(self) -> None:
+        """Do what was left undone after a host's state was noted. A rollout that is being started is left alone."""
+        before: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            try:
+                running = await list_running(self._store)
+                for function, revision in running.items():
+                    if before.get(function) == revision:
+                        await self._advance(function)
+                before = running
+            except StoreUnavailable as error:
+                self._outage.failed("rollouts are not brought further until the store answers: %s", error)
 
     async def _claim(self) -> bool:
         """Begin with hosts that are due, as many as there is room for; whether there were any."""
@@ -116,12 +134,15 @@ class Deployer(Service):
         logger.log(level, "version %s of %s on %s: %s", *_named(state), state.error or state.state)
         try:
             if await note(self._store, claimed, state, due=due):
-                ended = await advance(self._store, state.function)
-                self._catalogue.forget(state.function)
-                if ended is not None:
-                    logger.info("the rollout of %s, version %s: %s", state.function, ended.version[:SHORT], ended.state)
+                await self._advance(state.function)
         except StoreUnavailable as error:
             self._outage.failed("how far hosts are cannot be noted, and is found again later: %s", error)
+
+    async def _advance(self, function: str) -> None:
+        ended = await advance(self._store, function)
+        self._catalogue.forget(function)
+        if ended is not None:
+            logger.info("the rollout of %s, version %s: %s", function, ended.version[:SHORT], ended.state)
 
     async def _cancel_all(self) -> None:
         tasks = list(self._tasks)

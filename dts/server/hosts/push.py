@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dts.errors import HostError
 from dts.server.hosts.install import FOLDER
-from dts.server.hosts.plan import Folders
+from dts.server.hosts.plan import Folders, read_options
 from dts.server.ssh import SshConnection
 from dts.wire.archive import SHORT
 
@@ -27,11 +27,13 @@ async def push(ssh: SshConnection, function: str, version: str, archive: bytes) 
     path = f"{versions}/.{version}.zip"
     await ssh.put(archive, path)
     command = [f"{folders.current}/bin/python", "-m", "dts.worker.versions.install", versions, function, version, path]
+    if index := read_options(await ssh.read(folders.options)).index_url:  # the host may reach no other
+        command += ["--index-url", index]
     done = await ssh.run(command, timeout=INSTALL_TIMEOUT)
+    await ssh.run(["rm", "-f", path])
     if done.status == _NO_PYTHON:
         raise HostError(f"there is no DTS in {folders.root}: dts-admin vhosts init brings the host into service")
     if done.timed_out:
         raise HostError(f"the installation of version {version[:SHORT]} took more than {INSTALL_TIMEOUT:g} s")
     if done.status:
         raise HostError(done.complaint() or f"the installation ended with status {done.status}")
-    await ssh.run(["rm", "-f", path])

@@ -80,7 +80,20 @@ async def get_rollout(store: Store, function: str) -> Rollout | None:
 
 async def list_hosts(store: Store, function: str) -> list[HostState]:
     """How far the hosts of a function are, by name."""
-    return [state_of(each) for each in await store.list_documents(HOSTS, group=function)]
+    return [state_of(each) for each in await _list_all(store, HOSTS, group=function)]
+
+
+async def list_running(store: Store) -> dict[str, int]:
+    """The functions whose rollouts run, with the revisions of those."""
+    rollouts = await _list_all(store, ROLLOUTS)
+    return {each.id: each.revision for each in rollouts if each.data["state"] == "running"}
+
+
+async def _list_all(store: Store, collection: str, *, group: str | None = None) -> list[Document]:
+    found: list[Document] = []
+    while page := await store.list_documents(collection, group=group, after=found[-1].id if found else None):
+        found += page
+    return found
 
 
 async def note(store: Store, claimed: Document, state: HostState, *, due: float | None) -> bool:

@@ -51,7 +51,7 @@ from dts.worker.link.board import MAX_JOBS, Board, Phase
 from dts.worker.link.frames import Frame, Kind, scope_mark
 from dts.worker.link.options import ChildOptions, Descriptors
 from dts.worker.link.procfs import resident_size
-from dts.worker.link.versions import VersionFolder, scope_of
+from dts.worker.link.versions import VersionFolder, namespace_of, scope_of
 
 _RUNS = (Kind.RUN, Kind.RUN_ALONE)
 _MEASURE_EVERY = 0.5  # seconds between looks at the process's memory
@@ -153,11 +153,12 @@ class Child:
             self._why_no_version = f"{version[:80]!r} is not a version"
             return
         folder = VersionFolder(Path(self._settings.versions), version)
-        if not folder.is_there:
+        namespace = namespace_of(batch.function)
+        if not folder.has(namespace):
             self._why_no_version = folder.read_error() or f"version {folder.short} is not on this host any more"
             return
         self._loader.close()
-        self._loader = open_version(folder, batch.function.partition("/")[0])
+        self._loader = open_version(folder, namespace)
 
     def _make_entry(self, frame: Frame, batch: JobBatch, first: int | None = None) -> SessionBatch:
         """What is needed to run a message that was claimed just now; asks for its lease if it needs one."""

@@ -1,6 +1,7 @@
 """Where the deployed versions of functions are on a host, and which child may run one.
 
-VERSIONS/<hash>/functions/<namespace>/…     the files of a version, all of them or no folder <hash>
+VERSIONS/<hash>/functions/<namespace>/…     the files of a version, all of them or no such folder; the same files may
+                                            be a version in several namespaces
 VERSIONS/<hash>/environment                 a link to its environment, if it has requirements
 VERSIONS/<hash>.error                       why the version could not be had, when it was tried last
 VERSIONS/environments/<key>/                a virtual environment, shared by versions with the same requirements
@@ -9,6 +10,7 @@ VERSIONS/environments/<key>/                a virtual environment, shared by ver
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +18,18 @@ from dts.wire.archive import SHORT
 
 ENVIRONMENTS = "environments"
 
+_NOTE_EVERY = 3600.0
+"""Seconds between two notes that a version is in use: it goes after a month without one."""
+
+
+def namespace_of(function: str) -> str:
+    """The namespace of a function `ns/func`."""
+    return function.partition("/")[0]
+
 
 def scope_of(function: str, version: str) -> str:
     """What a child belongs to that runs a function: its namespace, or one deployed version."""
-    namespace = function.partition("/")[0]
+    namespace = namespace_of(function)
     return f"{namespace}@{version}" if version else namespace
 
 
@@ -31,10 +41,9 @@ class VersionFolder:
         self.short = version[:SHORT]
         self._error = versions / f"{version}.error"
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the version is there, with all that it needs."""
-        return self.path.is_dir()
+    def has(self, namespace: str) -> bool:
+        """Whether the version is there for functions of a namespace, with all that it needs."""
+        return (self.functions / namespace).is_dir()
 
     @property
     def functions(self) -> Path:
@@ -48,9 +57,10 @@ class VersionFolder:
         return link.resolve() if link.is_symlink() else None
 
     def note_use(self) -> None:
-        """Note that the version is in use, so that it stays."""
+        """Note that the version is in use, so that it stays: once an hour."""
         with suppress(OSError):  # it may be another user's
-            os.utime(self.path)
+            if time.time() - self.path.stat().st_mtime > _NOTE_EVERY:
+                os.utime(self.path)
 
     def read_error(self) -> str:
         """Why the version could not be had; empty if nobody has noted that."""

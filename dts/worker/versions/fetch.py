@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
@@ -41,13 +42,22 @@ class VersionFetcher:
             ImportFailed: what it has is not what the hash says.
             ServerUnavailable: it does not answer, or refuses to; another attempt may succeed.
         """
-        source = await self._get(function, version)
+        body = await self._get(function, version)
+        # In a thread: up to 64 MiB are inflated and hashed, while the worker's loop has others to serve.
+        return await asyncio.to_thread(self._checked, body, function, version)
+
+    def _checked(self, body: bytes, function: str, version: str) -> Source:
+        what = f"what {self._url} has as version {version[:12]} of {function}"
+        try:
+            source = unpack(body)
+        except InvalidInput as error:
+            raise ImportFailed(f"{what} is damaged: {error}") from error
         if version_of(source) != version:
-            raise ImportFailed(f"what {self._url} has as version {version[:12]} of {function} has another hash")
+            raise ImportFailed(f"{what} has another hash")
         check_requirements(source)
         return source
 
-    async def _get(self, function: str, version: str) -> Source:
+    async def _get(self, function: str, version: str) -> bytes:
         url = self._url + version_path(function, version)
         signature = self._authenticator.sign(Request.to("GET", url, base_path=self._base_path))
         request = HTTPRequest(
@@ -65,9 +75,4 @@ class VersionFetcher:
             raise FunctionMissing(f"{self._url} has no version {version[:12]} of {function}")
         if answer.code != 200:
             raise ServerUnavailable(f"{self._url} answered {answer.code}: {(answer.body or b'')[:200]!r}")
-        try:
-            return unpack(answer.body)
-        except InvalidInput as error:
-            raise ImportFailed(
-                f"what {self._url} has as version {version[:12]} of {function} is damaged: {error}"
-            ) from error
+        return answer.body

@@ -46,14 +46,24 @@ def write_version(
             (temporary / "environment").symlink_to(os.path.relpath(environment, temporary))
         _sync_folders(path for path, _, _ in os.walk(temporary))
         check(temporary / folder.functions.name)
+        _place(temporary, folder, namespace)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _place(temporary: Path, folder: VersionFolder, namespace: str) -> None:
+    """Have what was written be the version, or a namespace of it if it is there for others."""
+    try:
         try:
             temporary.rename(folder.path)
         except OSError:
-            if not folder.is_there:  # by another worker on this host, which was faster
+            if not folder.functions.is_dir():
                 raise
-        _sync_folders([str(versions)])
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / folder.functions.name / namespace).rename(folder.functions / namespace)
+    except OSError:
+        if not folder.has(namespace):  # by another worker on this host, which was faster
+            raise
+    _sync_folders([str(folder.functions), str(folder.path.parent)])
 
 
 def prune_versions(versions: Path) -> None:
@@ -71,6 +81,9 @@ def prune_versions(versions: Path) -> None:
     for path in versions.glob(".*.tmp"):
         if now - path.lstat().st_mtime > _LEFT_BEHIND:
             shutil.rmtree(path, ignore_errors=True)
+    for path in versions.glob(".*.zip"):  # archives that were pushed, by a server that died then
+        if now - path.lstat().st_mtime > _LEFT_BEHIND:
+            path.unlink(missing_ok=True)
     needed = {VersionFolder(versions, path.name).environment for path in versions.iterdir() if is_version(path.name)}
     for path in (versions / ENVIRONMENTS).glob("*/"):
         if path.resolve() not in needed and now - path.stat().st_mtime > UNUSED_FOR:

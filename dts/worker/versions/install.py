@@ -22,7 +22,7 @@ from pathlib import Path
 from dts.errors import DtsError, ImportFailed
 from dts.wire.archive import Source, is_version, unpack, version_of
 from dts.wire.function_source import check_function_source, requirements_of
-from dts.worker.link.versions import ENVIRONMENTS, VersionFolder
+from dts.worker.link.versions import ENVIRONMENTS, VersionFolder, namespace_of
 from dts.worker.versions.environment import ensure_environment
 from dts.worker.versions.folder import prune_versions, write_version
 
@@ -54,14 +54,17 @@ def install(versions: Path, function: str, version: str, archive: Path, options:
     if not is_version(version):
         raise ImportFailed(f"{version[:80]!r} is not a version")
     folder = VersionFolder(versions.absolute(), version)
-    if not folder.is_there:
+    link, namespace = versions.absolute() / "current" / function, namespace_of(function)
+    if not folder.has(namespace):
         source = _checked(unpack(archive.read_bytes()), function, version)
         environment = _environment(folder, source, options)
-        namespace = function.partition("/")[0]
         write_version(folder, namespace, source, environment, lambda place: _try_out(place, function, environment))
         folder.note_error("")
         prune_versions(folder.path.parent)
-    _link(versions.absolute() / "current" / function, folder.path)
+    elif link.resolve() != folder.path.resolve():  # a worker has fetched it, or it was tried out for another function
+        _checked(unpack(archive.read_bytes()), function, version)
+        _try_out(folder.functions, function, folder.environment)
+    _link(link, folder.path)
 
 
 def _checked(source: Source, function: str, version: str) -> Source:

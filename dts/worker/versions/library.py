@@ -14,7 +14,7 @@ from dts.runtime.backoff import Backoff
 from dts.runtime.service import Service
 from dts.wire.archive import Source
 from dts.wire.function_source import requirements_of
-from dts.worker.link.versions import ENVIRONMENTS, VersionFolder
+from dts.worker.link.versions import ENVIRONMENTS, VersionFolder, namespace_of
 from dts.worker.versions.environment import ensure_environment
 from dts.worker.versions.folder import prune_versions, write_version
 
@@ -42,7 +42,7 @@ class VersionLibrary(Service):
         self._folder = folder
         self._fetcher = fetcher
         self._arguments = installer_arguments
-        self._coming: dict[str, asyncio.Task[None]] = {}
+        self._coming: dict[tuple[str, str], asyncio.Task[None]] = {}  # by namespace and version
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self._cancel_all)
@@ -52,15 +52,19 @@ class VersionLibrary(Service):
         """Whether messages wait for a version."""
         return bool(self._coming)
 
-    def has(self, version: str) -> bool:
-        """Whether a version is here, so that a child can run it."""
-        return VersionFolder(self._folder, version).is_there
+    def use(self, function: str, version: str) -> bool:
+        """Whether a version is here, so that a child can run it; if so, it is noted to be in use."""
+        folder = VersionFolder(self._folder, version)
+        if is_here := folder.has(namespace_of(function)):
+            folder.note_use()
+        return is_here
 
     def prepare(self, function: str, version: str, then: Callable[[], None]) -> None:
         """Call `then` when a version is here, or it is known why it cannot be: its folder tells which."""
-        task = self._coming.get(version)
+        key = namespace_of(function), version
+        task = self._coming.get(key)
         if task is None:
-            task = self._coming[version] = asyncio.create_task(
+            task = self._coming[key] = asyncio.create_task(
                 self._prepare(function, version), name=f"version {version[:12]}"
             )
         task.add_done_callback(lambda done: None if done.cancelled() else then())
@@ -80,7 +84,7 @@ class VersionLibrary(Service):
             folder.note_error("")
             logger.info("version %s of %s is here after %.1f s", folder.short, function, time.monotonic() - began)
         finally:
-            self._coming.pop(version, None)
+            self._coming.pop((namespace_of(function), version), None)
 
     async def _obtain(self, folder: VersionFolder, function: str, version: str) -> None:
         source = await self._wait_for(folder, function, version)
@@ -91,8 +95,7 @@ class VersionLibrary(Service):
             environments = self._folder / ENVIRONMENTS
             environment = await ensure_environment(environments, requirements, self._arguments)
         self._folder.mkdir(parents=True, exist_ok=True)
-        namespace = function.partition("/")[0]
-        await asyncio.to_thread(write_version, folder, namespace, source, environment)
+        await asyncio.to_thread(write_version, folder, namespace_of(function), source, environment)
         await asyncio.to_thread(prune_versions, self._folder)
 
     async def _wait_for(self, folder: VersionFolder, function: str, version: str) -> Source | None:
@@ -103,7 +106,7 @@ class VersionLibrary(Service):
         """
         backoff, until = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), time.monotonic() + _PATIENCE
         problem = "it was not deployed to this host, and [worker] server_url names no server to fetch it from"
-        while not folder.is_there:
+        while not folder.has(namespace_of(function)):
             if self._fetcher is not None:
                 try:
                     return await self._fetcher.fetch(function, version)

@@ -14,7 +14,6 @@ from dts.worker.link.versions import VersionFolder
 
 def open_version(folder: VersionFolder, namespace: str) -> Loader:
     """An open loader of the functions of a version; what is beside them can be imported by its bare name, too."""
-    folder.note_use()
     if (environment := folder.environment) is not None:
         activate(environment)
     os.environ[FOLDER] = str(folder.functions)

@@ -17,7 +17,7 @@ from dts.model import Function, VirtualHost
 from dts.server.access.key_box import KeyBox
 from dts.server.hosts import deployer
 from dts.server.hosts.deployer import Deployer
-from dts.server.hosts.rollouts import Rollout, get_rollout, list_hosts, start_rollout
+from dts.server.hosts.rollouts import HOSTS, Rollout, get_rollout, list_hosts, note, start_rollout, state_of
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.ssh import SshConnections
 from dts.server.versions.library import add_version, new_version
@@ -148,6 +148,7 @@ async def test_a_version_that_fails_on_the_canary_never_reaches_the_others(
         assert "not the same" in states["h1"].error
         assert await site.active() == good
         assert [content(server, bad) for server in hosts] == [None, None, None]
+        assert not list(versions(hosts[1]).glob(".*"))
         fixed = await site.version(GOOD + b"# fixed\n")
         await site.start(fixed, canary="h1")
         states = await site.until("active")
@@ -225,6 +226,48 @@ async def test_a_server_that_dies_at_it_leaves_the_work_to_another(
         states = await site.until("active")
     assert {state.state for state in states.values()} == {"done"}
     assert [content(server, version) for server in hosts] == [GOOD] * 3
+
+
+@pytest.mark.parametrize("states", ["done done done", "done held held", "done failed done"])
+async def test_what_a_server_left_undone_after_its_last_note_is_done(
+    tmp_path: Path, box: KeyBox, monkeypatch: pytest.MonkeyPatch, states: str
+) -> None:
+    """All is noted of the hosts, and nothing follows: the server was killed, or the store was away."""
+    monkeypatch.setattr(deployer, "_LOOK_EVERY", 0.01)
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        await store.add_record(Function("text/stats"))
+        site = Site(store, box)
+        version = await site.version(GOOD)
+        await site.start(version, canary="h0")
+        for host, state in zip(("h0", "h1", "h2"), states.split(), strict=True):
+            [document] = await store.get_documents(HOSTS, [f"text/stats@{host}"])
+            assert await note(store, document, replace(state_of(document), state=state), due=None)
+        async with site.server():
+            await site.until("failed" if "failed" in states or "held" in states else "active")
+        assert (await site.active() == version) == (states == "done done done")
+
+
+async def test_hosts_of_any_number_are_listed(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        hosts = tuple(f"h{number:04}" for number in range(1001))
+        await start_rollout(store, Rollout("text/stats", "0" * 64, hosts, "", "ann", 0.0))
+        assert tuple(each.host for each in await list_hosts(store, "text/stats")) == hosts
+
+
+async def test_a_host_installs_from_the_index_that_its_own_dts_came_from(
+    site: Site, hosts: list[sshd.SshServer]
+) -> None:
+    for server in hosts:
+        python = server.home / "dts/current/bin/python"
+        python.write_text(f'#!/bin/sh\necho "$@" > $HOME/arguments\nexec {sys.executable} "$@"\n')
+        options = server.home / "dts/etc/install.json"
+        options.parent.mkdir()
+        options.write_text('{"index_url": "https://pypi.example/simple"}')
+    await site.start(await site.version(GOOD))
+    async with site.server():
+        await site.until("active")
+    for server in hosts:
+        assert (server.home / "arguments").read_text().endswith(".zip --index-url https://pypi.example/simple\n")
 
 
 async def test_a_deleted_host_holds_nothing_up_for_ever(site: Site) -> None:

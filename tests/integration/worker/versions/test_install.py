@@ -70,6 +70,27 @@ def test_a_version_is_there_as_a_whole_or_not_at_all_wherever_its_installation_i
     assert link.resolve() == (folder / "versions" / VERSION).resolve()
 
 
+def test_the_same_files_are_tried_out_for_each_function_that_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {
+        "one.py": SourceFile(b"def main(x): return x\n"),
+        "two.py": SourceFile(
+            b"def main(x): return x\ndef self_test(): assert __package__.endswith('.a'), 'not here'\n"
+        ),
+    }
+    arguments = pushed(tmp_path, pack(source))
+    versions, arguments[2] = Path(arguments[0]), version_of(source)
+    ended = {}
+    for function in ("a/one", "b/one", "a/two", "b/two"):
+        arguments[1] = function
+        ended[function] = install.main(arguments)
+        assert (versions / "current" / function).exists() == (ended[function] == 0)
+    assert ended == {"a/one": 0, "b/one": 0, "a/two": 0, "b/two": 1}
+    assert "not here" in capsys.readouterr().err
+    assert sorted(path.name for path in (versions / arguments[2] / "functions").iterdir()) == ["a", "b"]
+
+
 def times(folder: Path) -> list[tuple[Path, int]]:
     """The files of the version, and when they were written."""
     return sorted((path, path.stat().st_mtime_ns) for path in (folder / "versions" / VERSION).rglob("*.py"))

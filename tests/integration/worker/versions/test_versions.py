@@ -79,6 +79,31 @@ async def test_a_version_on_disk_is_used_without_asking_anybody(bench: Bench) ->
     assert value(result) == 1
 
 
+async def test_the_same_files_are_versions_in_two_namespaces(bench: Bench) -> None:
+    made = source("def main(): return __name__")
+    shelf = Shelf(made)
+    async with Worker(bench.settings(processes=2), bench.broker, fetcher=shelf):
+        runs = [await bench.send(f"{ns}/stats", [], options=running(version_of(made))) for ns in ("staging", "prod")]
+        for run, ns in zip(runs, ("staging", "prod"), strict=True):
+            assert value((await bench.wait(run, 1))[0]) == f"dts.worker.functions.{ns}.stats"
+        for ns in ("later", "prod"):
+            [result] = await bench.run(f"{ns}/stats", [], options=running(version_of(made)))
+            assert value(result) == f"dts.worker.functions.{ns}.stats"
+    assert len(shelf.asked) == 3
+    assert os.listdir(bench.settings().versions) == [version_of(made)]
+
+
+async def test_a_worker_notes_which_versions_it_uses(bench: Bench) -> None:
+    version = version_of(source("def main(): return 1"))
+    folder = VersionFolder(Path(bench.settings().versions), version)
+    folder.path.parent.mkdir()
+    write_version(folder, "text", source("def main(): return 1"), None)
+    os.utime(folder.path, (1e9, 1e9))
+    async with Worker(bench.settings(), bench.broker):
+        await bench.run("text/stats", [], options=running(version))
+    assert folder.path.stat().st_mtime > 1e9
+
+
 async def test_a_version_comes_with_its_helpers_and_its_files(bench: Bench) -> None:
     text = (
         "import importlib.resources, os\n"
@@ -338,7 +363,7 @@ def test_a_version_that_is_half_written_is_none(tmp_path: Path, monkeypatch: pyt
         left[0] = number
         with pytest.raises(OSError, match="No space"):
             write_version(folder, "text", made, None)
-        assert not folder.is_there
+        assert not folder.has("text")
         assert list(tmp_path.iterdir()) == []
     left[0] = 0
     write_version(folder, "text", made, None)
@@ -356,10 +381,12 @@ def test_what_was_not_used_for_long_goes_and_the_latest_stay(tmp_path: Path) -> 
         write_version(folder, "text", each, environments[0] if number == 5 else None)
         os.utime(folder.path, (1e9 + number, 1e9 + number))
     (tmp_path / ".half.tmp").mkdir()
-    for path in (*environments[:2], tmp_path / ".half.tmp"):
+    (tmp_path / ".pushed.zip").touch()
+    for path in (*environments[:2], tmp_path / ".half.tmp", tmp_path / ".pushed.zip"):
         os.utime(path, (1e9, 1e9))
     folders[0].note_use()
     prune_versions(tmp_path)
-    assert [folder.is_there for folder in folders] == [True, *[False] * 3, *[True] * (KEPT_VERSIONS - 1)]
+    assert [folder.has("text") for folder in folders] == [True, *[False] * 3, *[True] * (KEPT_VERSIONS - 1)]
     assert [path.exists() for path in environments] == [True, False, True]
     assert not (tmp_path / ".half.tmp").exists()
+    assert not (tmp_path / ".pushed.zip").exists()
