@@ -351,7 +351,7 @@ def _convert_path(kind: type, value: object) -> object:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """`DTS_STORE_URL=…` as {"store": {"url": …}}; names of sections that there are not, are not ours to judge."""
+    """`DTS_STORE_URL=…` as {"store": {"url": …}}; what names no section of ours is passed over."""
     tables: dict[str, dict[str, Any]] = {}
     for section in Settings.__struct_fields__:
         prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"

@@ -57,6 +57,7 @@ from dts.server.routes import ROUTES
 from dts.server.ssh import SshConnections
 from dts.store import Store, open_store
 from dts.wire import queues
+from dts.wire.seal import Seal
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,18 @@ class Server(Service):
         time_calls(broker, "broker", BROKER_CALLS)
         await broker.start()
         self._spawn(self._declare_queues(broker, keys.derive("installation")), "server-queues")
+        context = self._context(store, broker, keys, seal)
+        await self._start_services(context)
+        ready = await self._prepare(context, wait=False)
+        self._serve(context, sockets)
+        if ready:
+            await self._start_daemons(context)
+        else:
+            self._spawn(self._prepare_later(context), "server-prepare")
+
+    def _context(self, store: Store, broker: Broker, keys: KeyBox, seal: Seal) -> Context:
+        """What the handlers work with."""
+        settings = self._settings
         accounts = Accounts(store, keys)
         catalogue = Catalogue(store, Path(settings.server.functions) if settings.server.functions else None)
         hub = Hub(broker, catalogue, store)
@@ -98,7 +111,7 @@ class Server(Service):
         fleet = Fleet(store)
         parties_of, marks = PartiesOf(store, catalogue), Marks(broker, fleet, settings.server)
         publisher = Publisher(store, broker, settings.server, parties_of=parties_of, claims=claims, marks=marks)
-        context = Context(
+        return Context(
             settings.server,
             store,
             broker,
@@ -120,23 +133,21 @@ class Server(Service):
             seal,
             WhyWaiting(store, parties_of, fleet, marks),
         )
+
+    async def _start_services(self, context: Context) -> None:
+        """Start what runs beside the handlers; the server cannot do without any of it."""
+        publisher = context.publisher
         for service in (
-            hub,
-            claims,
+            context.hub,
+            publisher.claims,
             publisher,
             context.ssh,
             PluginRunner(context),
-            Deployer(store, context.ssh, catalogue),
+            Deployer(context.store, context.ssh, context.catalogue),
         ):
-            service.failed = self.failed  # the server cannot do without any of them
+            service.failed = self.failed
             await service.start()
             self._stack.push_async_callback(service.stop)
-        ready = await self._prepare(context, wait=False)
-        self._serve(context, sockets)
-        if ready:
-            await self._start_daemons(context)
-        else:
-            self._spawn(self._prepare_later(context), "server-prepare")
 
     async def _open_keys(self, store: Store, sockets: list[socket.socket]) -> KeyBox:
         """The server's keys; only the first server of a store makes a key file.

@@ -52,12 +52,11 @@ def test_plain_and_async_functions_answer_every_line(embedded: Deployment, tmp_p
     command = [sys.executable, "-m", "dts", "--port", str(embedded.port), "--functions", str(tmp_path / "functions")]
     embedded.start("dts", *command)
     embedded.wait_ready("dts")
-    assert embedded.admin("namespaces", "add", "own").returncode == 0
     infile = tmp_path / "in.txt"
     infile.write_text("".join(f"{number}\n" for number in range(1, COUNT + 1)))
     for function in ("own/plain", "own/waits"):
-        added = embedded.admin("functions", "add", function, "max_attempts=1")
-        assert added.returncode == 0, added.stderr
+        changed = embedded.admin("functions", "update", function, "max_attempts=1")
+        assert changed.returncode == 0, changed.stderr
         outfile = tmp_path / f"{function.replace('/', '-')}.json"
         done = embedded.run_client(function, infile, outfile)
         assert f"{COUNT} lines: {COUNT - COUNT // 10} succeeded, {COUNT // 10} failed" in done.stderr

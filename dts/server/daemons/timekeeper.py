@@ -77,6 +77,13 @@ class Timekeeper(Daemon):
     """Several may run at once: whatever they find, one of them claims."""
 
     async def _start(self) -> None:
+        self._make_parts()
+        self._start_duties()
+        await self._start_letters()
+        await self._start_events()
+
+    def _make_parts(self) -> None:
+        """Make what the duties below are done by."""
         self._catalogue = Catalogue(self._store)
         self._firing = Firing(self._store, self._broker, self._catalogue, self._settings.server)
         self._repair = Repair(
@@ -95,6 +102,9 @@ class Timekeeper(Daemon):
         self._me = uuid.uuid4().hex
         self._words: dict[str, None] = {}
         self._asked = asyncio.Event()
+
+    def _start_duties(self) -> None:
+        """Begin what is done again and again."""
         often = self._settings.daemons.relay_interval
         for name, seconds, duty, what in (
             ("fire", often, self._fire, "publish delayed jobs"),
@@ -113,10 +123,17 @@ class Timekeeper(Daemon):
             ("forget", _FORGET_INTERVAL, self._forget, "forget what is over"),
         ):
             self._spawn(self._every(seconds, duty, what), f"timekeeper-{name}")
+
+    async def _start_letters(self) -> None:
+        """Begin to settle the dead letters of all brokers."""
         for broker in self._broker.parts:
             consumer = await broker.consume(DEAD, prefetch=_LETTERS)
             self._stack.push_async_callback(consumer.close)
             self._spawn(self._bury_all(consumer), "timekeeper-bury")
+
+    async def _start_events(self) -> None:
+        """Begin what goes by events: the dispatcher, the gate, what follows runs, questions of workers."""
+        often = self._settings.daemons.relay_interval
         questions = await self._broker.subscribe([TOPIC_CANCELLED_WHICH])
         self._stack.push_async_callback(questions.close)
         self._spawn(

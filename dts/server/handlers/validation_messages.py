@@ -18,6 +18,7 @@ GROUP = r"^[a-z0-9][a-z0-9_.-]{0,63}$(?!\n)"
 SSH_USER = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 VERSION = r"^([0-9a-f]{64})?$(?!\n)"
 KEY = r"^(args|kwargs)(\.[A-Za-z0-9_-]{1,64}){1,8}$(?!\n)"
+SESSION = r"^[0-9a-z]{8,64}$(?!\n)"
 FOLDER = r"^([^\x00-\x1f\x7f-\x9f-][^\x00-\x1f\x7f-\x9f]*)?$(?!\n)"
 
 PATTERNS = {
@@ -29,6 +30,7 @@ PATTERNS = {
     SSH_USER: "the name of a user on the host",
     VERSION: "the whole hash of a version, 64 hexadecimal digits, or empty",
     KEY: "a place in the arguments, such as kwargs.customer or args.0",
+    SESSION: "8 to 64 small letters and digits",
     FOLDER: "a path that does not start with a hyphen and has no control characters",
 }
 """What a value that must match a pattern is."""

@@ -83,7 +83,7 @@ class Publisher(Service):
     ) -> None:
         super().__init__()
         self.parties_of = parties_of
-        self._claims = claims
+        self.claims = claims
         self._marks = marks
         self._store = store
         self._broker = broker
@@ -135,7 +135,7 @@ class Publisher(Service):
                 self._is_wanted.set()
             if not fits:
                 return None
-        return self._claims.new()
+        return self.claims.new()
 
     def submit(self, block: Block, batch: dts_pb2.JobBatch, function: Function | None, claim: Claim | None) -> None:
         """Publish a block soon, or leave it to the dispatcher if it has no claim.
@@ -153,7 +153,7 @@ class Publisher(Service):
         if self._held + size > _MAX_BYTES:
             self._release([block.id])
             return
-        self._claims.hold([block.id], claim)
+        self.claims.hold([block.id], claim)
         work = self._marks.work(function, block.count)
         self._marks.reserve(route_of(function), work)
         self._unsettled += 1
@@ -177,14 +177,14 @@ class Publisher(Service):
         self._has_left.set()
 
     def _release(self, block_ids: Iterable[str]) -> None:
-        self._claims.release(block_ids)
+        self.claims.release(block_ids)
         self.leave()
 
     async def _say_left(self) -> None:
         while True:
             await self._has_left.wait()
             self._has_left.clear()
-            await self._claims.flush()
+            await self.claims.flush()
             await self._broker.broadcast(TOPIC_LEFT, "")
             await asyncio.sleep(_MOMENT)
 
@@ -206,7 +206,7 @@ class Publisher(Service):
         ids = [entry.block.id for entry in entries]
         try:
             free = await self._without_ended(entries)
-            mine = await self._claims.sure_of([entry.block.id for entry in free])
+            mine = await self.claims.sure_of([entry.block.id for entry in free])
             free = [entry for entry in free if entry.block.id in mine]
             if free:
                 messages = [message for entry in free for message in entry.messages]
@@ -276,7 +276,7 @@ class Publisher(Service):
             self._has_confirmed.set()
             await asyncio.sleep(_MARK_AGAIN)
         else:
-            self._claims.settle(confirmed)
+            self.claims.settle(confirmed)
             self._settle(len(confirmed))
 
     async def _wait_for_more(self) -> None:

@@ -12,13 +12,14 @@ from dts.model import Operation, User
 from dts.server.audit.log import DONE
 from dts.server.backup.export import Export
 from dts.server.backup.restore import Restore
+from dts.server.handlers import validation_messages
 from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.declare import declares
 
 _MAX_PAGE = 32 * 1024 * 1024
 """Bytes of a page of a restore: a row may have results of 12 MiB, which are a third more in base64."""
 
-Session = Annotated[str, Meta(pattern=r"^[0-9a-z]{8,64}$")]
+Session = Annotated[str, Meta(pattern=validation_messages.SESSION)]
 
 
 class BackupQuery(Struct, forbid_unknown_fields=True, kw_only=True):
