@@ -197,9 +197,11 @@ class JobsHandler(WorkHandler):
 
     async def _ids_of(self, user: User, jobs: list[JobParams]) -> list[str]:
         """The ids of jobs, those that there were, too, where a function is `unique`; the others are made."""
-        functions = {name: await self.usable_function(user, name) for name in {job.function for job in jobs}}
-        if all(function.unique is None for function in functions.values()):
-            return (await self._submit(user, jobs)).ids
+        names = {job.function for job in jobs}
+        found = [await self.context.catalogue.get(name) for name in names]
+        if all(function is None or function.unique is None for function in found):
+            return (await self._submit(user, jobs)).ids  # a repeat is answered also after the rights are gone
+        functions = {name: await self.usable_function(user, name) for name in names}
         self._unique = unique = UniqueJobs(self.context.store, user, jobs, functions)
         self._places = places = await unique.find()
         made = (await self._submit(user, [jobs[place] for place in places])).ids if places else []

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dts.auth import new_secret
-from dts.client import transport
+from dts.client import notices, transport
 from dts.errors import InvalidName, RequestRefused, ServerUnavailable
 from dts.management import AdminClient
 from dts.management.api.chain import check_chain
@@ -156,7 +156,7 @@ async def test_a_verification_may_take_longer_than_a_server_that_is_away_is_wait
 
     monkeypatch.setattr(OperationLog, "verify", slowly)
     monkeypatch.setattr(transport, "_SHORTEST_TRY", 0.1)
-    monkeypatch.setattr(transport, "_PATIENCE", 0.1)
+    monkeypatch.setattr(notices, "PATIENCE", 0.1)
     told: list[str] = []
     secret = site.settings.server.admin_secret_file.read_text().strip()
     async with AdminClient("admin", secret, site.url, give_up_after=0.1, notify=told.append) as client:

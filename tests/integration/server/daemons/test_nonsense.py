@@ -218,7 +218,7 @@ async def test_a_store_that_lets_nobody_in_costs_no_results_and_no_dead_letters(
 
     def refusing(name: str) -> Callable[..., Awaitable[None]]:
         @translating
-        async def refuse(*_: object) -> None:
+        async def refuse(*_: object, **__: object) -> None:
             refused[name] += 1
             raise OperationFailure(f"not authorized on dts to execute {name}", 13)
 
@@ -293,7 +293,7 @@ async def a_block(store: Store) -> tuple[Block, Callable[[int], dts_pb2.ResultBa
 def failing(error: Exception) -> Callable[..., Awaitable[None]]:
     """A method of a store that raises it."""
 
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise error
 
     return fail
