@@ -1,7 +1,8 @@
 """Deletes runs that have been finished for as long as the limits of their user, function and namespace keep them.
 
 Each limit is one query of an index. A run that was left open, with no unfinished job and no new block for as long as
-it would be kept, is closed first, so that it finishes; its time begins then. Deletions of several timekeepers at once
+it would be kept, is closed first, so that it finishes; its time begins then. Runs whose blocks come from other runs are
+not left, and a run stays while something is still to follow it. Deletions of several timekeepers at once
 would do no harm, and no good: one holds the lease.
 """
 
@@ -16,9 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dts.model import Function, Namespace, Run, RunState, User
+from dts.server.intake.following import FOLLOWING
 from dts.store import Store
 
 logger = logging.getLogger(__name__)
+
+KEPT_OPEN = "kept open"
+"""The collection of documents, by run, that keep open runs from being closed however long they get no block."""
 
 _PAGE = 100
 _AT_ONCE = 10  # runs
@@ -113,6 +118,9 @@ class Retention:
 
     async def _delete(self, run_ids: Iterable[str]) -> int:
         ids = list(run_ids)
+        followed = await self._store.get_documents(FOLLOWING, ids)
+        needed = {document.id for document in followed if document.due is not None}
+        ids = [run_id for run_id in ids if run_id not in needed]
         for start in range(0, len(ids), _AT_ONCE):
             if not self._in_time():
                 return start
@@ -125,12 +133,16 @@ class Retention:
 
     async def _close_idle(self, kept: _Kept) -> None:
         before = self._store.now() - max(kept.seconds, _IDLE)
+        limit = _PAGE
         while self._in_time():
-            idle = await self._store.idle_runs(user=kept.user, function=kept.function, before=before, limit=_PAGE)
+            idle = await self._store.idle_runs(user=kept.user, function=kept.function, before=before, limit=limit)
+            wanted = {document.id for document in await self._store.get_documents(KEPT_OPEN, idle)}
             for run_id in idle:
-                await self._store.update_run(run_id, state=RunState.CLOSED)
-            if len(idle) < _PAGE:
+                if run_id not in wanted:
+                    await self._store.update_run(run_id, state=RunState.CLOSED)
+            if len(idle) < limit:
                 return
+            limit = _PAGE + len(wanted)  # these come first again
 
 
 def _finished(run: Run) -> float:

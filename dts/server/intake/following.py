@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -15,8 +16,8 @@ from dts.store import Store
 FOLLOWING = "following"
 """The collection of documents that say what follows a run, by the run's id."""
 
-MAX_STEPS = 10
-"""Functions that results may go through one after the other."""
+MAX_STEPS = 3
+"""Functions that results may go through one after the other: each makes the numbers of jobs 2048 times as large."""
 
 _Name = Annotated[str, msgspec.Meta(max_length=129)]
 _Steps = Annotated[list[_Name], msgspec.Meta(min_length=1, max_length=MAX_STEPS)]
@@ -90,9 +91,17 @@ async def follow(store: Store, run_id: str, following: Following) -> None:
     Raises:
         StoreUnavailable: it may not be noted; do not store the run.
     """
-    if following.functions:
-        data: dict[str, Any] = {"wants": msgspec.to_builtins(following), "made": store.now()}
-        await store.add_document(Document(FOLLOWING, run_id, data, due=store.now()))
+    if not following.functions:
+        return
+    data: dict[str, Any] = {"wants": msgspec.to_builtins(following), "made": store.now()}
+    new = Document(FOLLOWING, run_id, data, due=store.now())
+    while not await store.add_document(new):
+        there = await store.get_document(FOLLOWING, run_id)
+        if await store.get_run(run_id) is not None:
+            return
+        # The run was not stored the first time, and may have been given up since.
+        if there is not None and await store.replace_document(replace(new, revision=there.revision)):
+            return
 
 
 def then_run_id(run_id: str) -> str:

@@ -85,33 +85,52 @@ class Follower:
             StoreUnavailable: some may be done; what was not comes again.
         """
         count = 0
-        news, self._news = list(self._news), {}
-        for run_id in news:
-            if (document := await self._claim_again(run_id)) is not None:
-                await self._try(document)
-                count += 1
-        while documents := await self._store.claim_documents(FOLLOWING, seconds=self._claim, limit=_AT_ONCE):
+        while True:
+            count += await self._follow_news()
+            documents = await self._store.claim_documents(FOLLOWING, seconds=self._claim, limit=_AT_ONCE)
             for document in documents:
                 await self._try(document)
             count += len(documents)
+            if not documents:
+                return count
+
+    async def _follow_news(self) -> int:
+        """Do what can be done for the runs that there are news of; how many documents were looked at."""
+        count = 0
+        for run_id in list(self._news):
+            del self._news[run_id]
+            try:
+                document = await self._claim_again(run_id)
+            except StoreUnavailable:
+                self._news[run_id] = None
+                raise
+            if document is not None:
+                await self._try(document)
+                count += 1
         return count
 
     async def _try(self, document: Document) -> None:
         """Do what can be done for a run; what fails over what is in it is tried again when the claim is over."""
+        self._watch(document, "")  # news may come meanwhile
         try:
             await self._attend(document)
         except (StoreUnavailable, BrokerUnavailable):
+            self._news[document.id] = None
             raise
         except Exception:
+            self._watched.pop(document.id, None)
             logger.exception("cannot do what follows run %s, trying again in %.0f s", document.id, self._claim)
 
     async def _claim_again(self, run_id: str) -> Document | None:
         """Claim what this process looked at last, before it is due; None if another one has taken it up meanwhile."""
-        document = self._watched.pop(run_id, None)
+        document = self._watched.get(run_id)
         if document is None:
             return None
         claimed = replace(document, due=self._store.now() + self._claim)
-        return _next(claimed) if await self._store.replace_document(claimed) else None
+        if await self._store.replace_document(claimed):
+            return _next(claimed)
+        self._watched.pop(run_id, None)
+        return None
 
     async def _attend(self, document: Document) -> None:
         wants = msgspec.convert(document.data["wants"], Following)
@@ -127,12 +146,15 @@ class Follower:
         now = self._store.now()
         if is_done:
             await self._store.replace_document(_with(document, progress, due=None, expires=now + _KEPT))
+            self._watched.pop(document.id, None)
             return
         longest = _BETWEEN_ROUNDS if progress.source else _LONGEST_PAUSE
         progress.idle = 0.0 if progress.moved else min(longest, max(_FIRST_PAUSE, progress.idle * 2))
         kept = _with(document, progress, due=now + (progress.idle if pause is None else pause))
         if await self._store.replace_document(kept):
             self._watch(_next(kept), progress.source)
+        else:
+            self._watched.pop(document.id, None)
 
     async def _advance(self, document: Document, wants: Following, progress: Progress) -> bool:
         """Do what can be done of what follows a run; whether that was all."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from dts.broker import Broker
 from dts.errors import TooLarge, WireError
-from dts.model import Outcome, Part, Run, RunState
+from dts.model import MAX_BLOCK_SIZE, Outcome, Part, Run, RunState
 from dts.server.ending.cancel import cancel_run
 from dts.server.intake.following import Following, follow, then_run_id
 from dts.server.record.lines import lines_of_parts
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _BLOCKS = 100  # that are read at once
 _PARTS = 300
 """Parts that are passed on in one turn: some seconds on a slow disk, before others have theirs."""
+
+_LAST_JOB = 10**18 - MAX_BLOCK_SIZE
+"""The number of the first job of a block at most: ids of jobs have 18 digits for it."""
 
 
 class Passing:
@@ -48,7 +51,7 @@ class Passing:
         try:
             if run.state is RunState.CANCELLED:
                 raise Refused(f"run {run.id} was cancelled")
-            is_all = await self._pass_parts(run, following, progress)
+            is_all = await self._pass_parts(run, following, progress, finished=finished)
         except Refused as error:
             await cancel_run(self._store, self._broker, following.id)
             progress.fail(f"{following.function} is not called: {error}")
@@ -64,11 +67,12 @@ class Passing:
             return there
         await follow(self._store, run_id, wants.next)
         following = next_run(run, run_id, wants.then[0], now=self._store.now())
-        return await self._submitter.open(replace(following, follow_up=bool(wants.next.functions)))
+        return await self._submitter.keep_open(replace(following, follow_up=bool(wants.next.functions)))
 
-    async def _pass_parts(self, run: Run, following: Run, progress: Progress) -> bool:
+    async def _pass_parts(self, run: Run, following: Run, progress: Progress, *, finished: bool) -> bool:
         """Pass on parts that were not; whether these are all that there are now."""
         count = 0
+        all_done = finished  # no block comes any more between those that are there
         async for outcome in self._blocks(run, progress.low - 1):
             number = outcome.first // run.block_size
             before = progress.passed.get(str(number), 0)
@@ -79,7 +83,12 @@ class Passing:
                     await self._pass_part(part, following, number * run.block_size + part.number, lines)
                     progress.passed[str(number)] = part.number + 1
                     count += 1
-            self._note(progress, number, outcome)
+            is_done = not outcome.unfinished and progress.passed.get(str(number), 0) >= outcome.parts
+            all_done = all_done and is_done
+            if is_done and (all_done or number == progress.low):
+                # Forget what is done with at the beginning, so that the next look begins behind it.
+                progress.passed.pop(str(number), None)
+                progress.low = number + 1
             if count >= _PARTS:
                 break
         if count:
@@ -99,15 +108,10 @@ class Passing:
         except (WireError, TooLarge) as error:
             logger.error("results of block %s cannot be passed on to %s: %s", part.block, following.function, error)
             return
+        if batch.jobs and number * following.block_size > _LAST_JOB:
+            raise Refused("the numbers of its jobs would be too large")
         if batch.jobs:
             await self._submitter.add_within_limits(following, number, batch)
-
-    def _note(self, progress: Progress, number: int, outcome: Outcome) -> None:
-        """Forget what is done with at the beginning, so that the next look begins behind it."""
-        is_done = not outcome.unfinished and progress.passed.get(str(number), 0) >= outcome.parts
-        if is_done and number == progress.low:
-            progress.passed.pop(str(number), None)
-            progress.low += 1
 
 
 def next_run(run: Run, run_id: str, function: str, *, now: float) -> Run:

@@ -96,7 +96,7 @@ class Reducing:
 
     async def _open(self, run: Run, run_id: str, function: str) -> Run:
         there = await self._store.get_run(run_id)
-        return there or await self._submitter.open(next_run(run, run_id, function, now=self._store.now()))
+        return there or await self._submitter.keep_open(next_run(run, run_id, function, now=self._store.now()))
 
     async def _chunks(self, source: Run) -> AsyncIterator[list[bytes]]:
         """The successful results of a run in order, so many together as a call gets."""

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from dts.broker import Broker
 from dts.errors import BlockConflict, BlockTooLate, DuplicateKey
-from dts.model import MAX_BLOCK_SIZE, Function, Run, RunState, User
+from dts.model import MAX_BLOCK_SIZE, Document, Function, Run, RunState, User
 from dts.server.access.limits import Limiter, OverLimit
 from dts.server.access.reach import why_not
 from dts.server.ending.late_blocks import add_blocks
+from dts.server.ending.retention import KEPT_OPEN
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.intake.memo import answer_from_memo, record_answers
 from dts.server.lookup.catalogue import Catalogue
@@ -23,6 +24,9 @@ from dts.wire import dts_pb2
 from dts.wire.queues import TOPIC_LEFT
 
 __all__ = ["OverLimit", "Refused", "Submitter"]
+
+_LONGEST = 366 * 86400.0
+"""Seconds for which a run is kept open whose blocks come from other runs."""
 
 
 class Refused(Exception):
@@ -80,11 +84,17 @@ class Submitter:
             return await self._store.get_run(run.id) or run
         return run
 
+    async def keep_open(self, run: Run) -> Run:
+        """Open a run whose blocks come when other runs have results, and keep it open until `close`."""
+        expires = self._store.now() + _LONGEST
+        await self._store.put_documents([Document(KEPT_OPEN, run.id, {}, expires=expires)])
+        return await self.open(run)
+
     async def add_within_limits(self, run: Run, number: int, batch: dts_pb2.JobBatch) -> None:
         """Add a block to a run, unless there is one of that number.
 
         Raises:
-            Refused: the run's user may not run its function now.
+            Refused: the run's user may not run its function now, or the run is closed.
             OverLimit: a limit does not let the jobs in now.
         """
         user, function = await self.permit(run.user, run.function)
@@ -94,6 +104,7 @@ class Submitter:
     async def close(self, run_id: str) -> None:
         """Close a run, and have what it has published."""
         await self._store.update_run(run_id, state=RunState.CLOSED)
+        await self._store.delete_documents(KEPT_OPEN, [run_id])
         await self.announce()
 
     async def announce(self) -> None:
@@ -108,8 +119,13 @@ class Submitter:
         answer = None if function is None else await answer_from_memo(self._store, function, block, batch)
         try:
             [added] = await add_blocks(self._store, [block])
-        except (BlockConflict, BlockTooLate):
-            return  # it was stored before, as it was then; or the run is cancelled, and the block's jobs have ended
+        except BlockConflict:
+            return  # it was stored before, as it was then
+        except BlockTooLate as error:
+            there = await self._store.get_run(run.id)
+            if there is not None and there.state is RunState.CLOSED:
+                raise Refused(str(error)) from error
+            return  # the run is cancelled, and the block's jobs have ended; or it is deleted
         if added and answer is not None:
             await record_answers(self._store, [answer])
 
@@ -120,11 +136,14 @@ class Submitter:
 
 
 async def has_finished(store: Store, run_id: str) -> bool:
-    """Whether a run takes no more jobs and all of its jobs have ended; so has one that is not there any more."""
+    """Whether a run takes no more jobs and all of its jobs have ended; so has one that is not there any more.
+
+    Single jobs may be stored a moment after their run: without any, it has not finished.
+    """
     run = await store.get_run(run_id)
     if run is None:
         return True
     if run.state is RunState.OPEN:
         return False
     statistics = await store.run_statistics(run_id)
-    return statistics.ended == statistics.total
+    return statistics.ended == statistics.total and (statistics.total > 0 or not run.single)

@@ -15,7 +15,9 @@ from typing import Any, cast
 import pytest
 
 from dts.broker import Broker, Event, open_broker
+from dts.errors import StoreUnavailable
 from dts.model import Candidate, Function, Limits, Namespace, Run, RunState, User, bitmap, derived_id, new_id
+from dts.server.ending import retention
 from dts.server.ending.cancel import cancel_run
 from dts.server.ending.finished import FinishedRuns
 from dts.server.intake.following import FOLLOWING, Following, follow, reduce_run_id, run_ids, then_run_id, what_follows
@@ -24,7 +26,9 @@ from dts.server.lookup.catalogue import Catalogue
 from dts.server.record.blocks import decode_block
 from dts.server.record.lines import line_numbers
 from dts.server.record.results import part_results
+from dts.server.unattended import passing
 from dts.server.unattended.follower import Follower
+from dts.server.unattended.submit import has_finished
 from dts.store import Store, open_store
 from dts.wire import codec, dts_pb2
 from dts.wire.queues import TOPIC_RESULTS
@@ -133,6 +137,12 @@ class Site:
                 if result.status == dts_pb2.SUCCEEDED:
                     found.append(json.loads(result.value))
         return found
+
+    async def keep_runs_for(self, seconds: float) -> None:
+        user = await self.store.get_user("ann")
+        assert user is not None
+        limited = replace(user, limits=Limits(retention=seconds), version=2)
+        await self.store.replace_record(limited, version=1)
 
     async def get(self, run_id: str) -> Run:
         run = await self.store.get_run(run_id)
@@ -333,3 +343,115 @@ async def test_a_run_that_never_came_is_waited_for_and_given_up(site: Site) -> N
     document = await site.store.get_document(FOLLOWING, run_id)
     assert document is not None
     assert document.due is None
+
+
+async def test_a_run_whose_first_request_was_given_up_is_followed_when_it_comes(site: Site) -> None:
+    await follow(site.store, run_id := new_id(), Following(then=("text/double",)))
+    document = await site.store.get_document(FOLLOWING, run_id)
+    assert document is not None
+    await site.store.replace_document(replace(document, due=None))
+    await follow(site.store, run_id, Following(then=("text/double",)))
+    document = await site.store.get_document(FOLLOWING, run_id)
+    assert document is not None
+    assert document.due is not None
+    await site.store.add_run(Run(run_id, "ann", "text/double", 100, created=site.store.now()))
+    await site.store.replace_document(replace(document, due=None))
+    await follow(site.store, run_id, Following(then=("text/double",)))
+    document = await site.store.get_document(FOLLOWING, run_id)
+    assert document is not None
+    assert document.due is None, "its run is there, so it was followed to the end"
+
+
+async def test_a_run_that_waits_for_results_is_not_closed_as_one_that_was_left(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_IDLE", 0.0)
+    monkeypatch.setattr(retention, "_PAGE", 1)
+    await site.keep_runs_for(1e-6)
+    waiting: dict[str, Any] = {"then": ("text/double",), "reduce": "text/add"}
+    runs = [await site.open("text/double", **{kind: wants}) for kind, wants in waiting.items()]
+    for run in runs:
+        await site.send(run, 0, [1])
+    await site.follower().follow()
+    following = [then_run_id(runs[0].id), reduce_run_id(runs[1].id)]
+    left = await site.open("text/double")
+    await retention.Retention(site.store).sweep()
+    assert (await site.get(left.id)).state is RunState.CLOSED
+    for run, run_id, expected in zip(runs, following, (4, 2), strict=True):
+        assert (await site.get(run_id)).state is RunState.OPEN
+        await site.store.update_run(run.id, state=RunState.CLOSED)
+        await site.settle(run.id)
+        assert await site.results(run_id) == [expected]
+    assert await site.store.count_documents(retention.KEPT_OPEN) == 0
+
+
+async def test_a_finished_run_stays_until_what_follows_it_is_done(site: Site) -> None:
+    await site.keep_runs_for(1e-6)
+    run = await site.run_of("text/double", [[1, 2]], then=("text/double",))
+    await site.work(run.id)
+    assert await retention.Retention(site.store).sweep() == 0
+    await site.settle(run.id)
+    assert sorted(await site.results(then_run_id(run.id))) == [4, 8]
+    assert await retention.Retention(site.store).sweep() == 2
+
+
+async def test_results_that_come_after_the_next_run_was_closed_are_a_problem_that_shows(site: Site) -> None:
+    run = await site.run_of("text/double", [[1]], then=("text/double",))
+    await site.follower().follow()
+    await site.store.update_run(then_run_id(run.id), state=RunState.CLOSED)
+    await site.settle(run.id)
+    answered = await what_follows(site.store, run.id)
+    assert answered["follow_problem"].startswith("text/double is not called: run ")
+
+
+async def test_a_single_run_whose_jobs_are_not_stored_yet_has_not_finished(site: Site) -> None:
+    run = Run(new_id(), "ann", "text/double", 100, RunState.CLOSED, created=site.store.now(), single=True)
+    await site.store.add_run(run)
+    assert not await has_finished(site.store, run.id)
+    empty = await site.run_of("text/double", [])
+    assert await has_finished(site.store, empty.id)
+
+
+async def test_a_run_with_gaps_between_its_blocks_is_passed_on_and_then_behind(site: Site) -> None:
+    run = await site.run_of("text/double", [[1, 2], [3], [4]], then=("text/double",) * 3)
+    await site.settle(run.id)
+    third = then_run_id(then_run_id(then_run_id(run.id)))
+    await site.settle(then_run_id(then_run_id(run.id)))
+    assert sorted(await site.results(third)) == [16, 32, 48, 64]
+    second = await site.store.get_document(FOLLOWING, then_run_id(then_run_id(run.id)))
+    assert second is not None
+    assert second.data["progress"].get("passed", {}) == {}
+    assert second.data["progress"]["low"] > 2 * run.block_size
+
+
+async def test_numbers_that_would_be_too_large_end_what_follows(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "_LAST_JOB", 1000)
+    run = await site.run_of("text/double", [[1], [2]], then=("text/double",))
+    await site.settle(run.id)
+    assert (await what_follows(site.store, run.id))["follow_problem"].endswith("would be too large")
+
+
+async def test_news_are_not_lost_with_the_store(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [await site.run_of("text/double", [[1]], then=("text/double",)) for _ in range(3)]
+    follower = site.follower()
+    await follower.follow()
+    for run in runs:
+        await site.work(run.id)
+    follower.on_event(Event(TOPIC_RESULTS, " ".join(run.id for run in runs)))
+
+    async def unavailable(_: object) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.store, "replace_document", unavailable)
+        patch.setattr(site.store, "claim_documents", unavailable)
+        with pytest.raises(StoreUnavailable):
+            await follower.follow()
+
+    async def nothing(*_: object, **__: object) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(site.store, "claim_documents", nothing)  # only by news
+    await follower.follow()
+    for run in runs:
+        assert (await site.store.run_statistics(then_run_id(run.id))).total == 1
