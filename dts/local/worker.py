@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from dts.broker import Broker, Consumer, Message, open_broker
+from dts.broker import Broker, Consumer, Message, open_broker, origin
 from dts.config import WorkerSettings
-from dts.errors import DtsError
+from dts.errors import DtsError, TooLarge, WireError
 from dts.model import DEFAULT_ROUTE
-from dts.runtime.tasks import wait_first
+from dts.runtime.tasks import end_tasks, wait_first
 from dts.wire import codec
-from dts.wire.dts_pb2 import RETRY, JobBatch, Result, ResultBatch
-from dts.wire.queues import RESULTS, jobs_queue
+from dts.wire.dts_pb2 import FAILED, RETRY, Error, JobBatch, Result, ResultBatch
+from dts.wire.queues import DEAD, RESULTS, jobs_queue
 from dts.worker.worker import Worker
 
 Part = tuple[ResultBatch, list[Result]]
@@ -25,8 +26,8 @@ Part = tuple[ResultBatch, list[Result]]
 class LocalWorker:
     """Runs messages. The next attempt at a job follows at once, however long it would have to wait elsewhere."""
 
-    def __init__(self, worker: Worker, broker: Broker, results: Consumer) -> None:
-        self._worker, self._broker, self._results = worker, broker, results
+    def __init__(self, worker: Worker, broker: Broker, results: Consumer, dead: Consumer) -> None:
+        self._worker, self._broker, self._results, self._dead = worker, broker, results, dead
 
     async def run(self, batches: Sequence[tuple[int, JobBatch]]) -> list[Part]:
         """Run messages, each of a block of its own; returns what came of all their jobs.
@@ -38,14 +39,18 @@ class LocalWorker:
         """
         for number, batch in batches:
             await self._publish(number, batch)
-        collecting = asyncio.create_task(self._collect({batch.block: (number, batch) for number, batch in batches}))
+        by_block = {batch.block: (number, batch) for number, batch in batches}
+        collecting = asyncio.create_task(self._collect(by_block))
+        burying = asyncio.create_task(self._bury(by_block))
         try:
-            await wait_first(collecting, self._worker.failed)
+            await wait_first(collecting, burying, self._worker.failed)
             if not collecting.done():
+                if burying.done():
+                    burying.result()
                 raise DtsError("the worker that runs the function has failed: its log says why")
             return collecting.result()
         finally:
-            collecting.cancel()
+            await end_tasks([collecting, burying])
 
     async def _publish(self, number: int, batch: JobBatch) -> None:
         headers: dict[str, str | int] = {
@@ -65,6 +70,8 @@ class LocalWorker:
             deliveries = await self._results.receive(100)
             for delivery in deliveries:
                 part = codec.decode(ResultBatch, delivery.message.body, delivery.message.content_encoding)
+                if part.block not in batches:
+                    continue  # told again of an earlier message, whose jobs have ended
                 (number, batch), ended = batches[part.block], []
                 for result in part.results:
                     if result.status != RETRY and (part.block, result.index) in waiting:
@@ -75,6 +82,29 @@ class LocalWorker:
                     await self._publish(number, again)
             await self._results.ack(deliveries)
         return parts
+
+    async def _bury(self, batches: dict[str, tuple[int, JobBatch]]) -> None:
+        """Report the jobs of dead letters as failed, until this is cancelled: no worker runs them any more."""
+        while True:
+            letters = await self._dead.receive(100)
+            for letter in letters:
+                if found := batches.get(str(letter.message.headers.get("block", ""))):
+                    part = _failed(letter.message, found[1])
+                    await self._broker.publish(RESULTS, [Message(*codec.encode(part), {})])
+            await self._dead.ack(letters)
+
+
+def _failed(letter: Message, batch: JobBatch) -> ResultBatch:
+    """That the jobs of a dead letter have failed; of one that cannot be read, all jobs of its block."""
+    with suppress(WireError, TooLarge):
+        batch = codec.decode(JobBatch, letter.body, letter.content_encoding)
+    came = origin(letter)
+    why = came.reason if came is not None and came.reason else "it was handed out too often"
+    error = Error(type="Poison", message=f"no process could run the job: {why}", reason="poison")
+    part = ResultBatch(block=batch.block, run=batch.run, function=batch.function, started=time.time())
+    for job in batch.jobs:
+        part.results.add(index=job.index, status=FAILED, error=error, attempt=job.attempt)
+    return part
 
 
 def _next_attempts(batch: JobBatch, part: ResultBatch) -> JobBatch | None:
@@ -108,6 +138,7 @@ async def open_local_worker(functions: str | os.PathLike[str], *, processes: int
         async with (
             open_broker(f"sqlite:///{folder}/queue.db") as broker,
             await broker.consume(RESULTS, prefetch=1000) as results,
+            await broker.consume(DEAD, prefetch=1000) as dead,
             Worker(settings, broker) as worker,
         ):
-            yield LocalWorker(worker, broker, results)
+            yield LocalWorker(worker, broker, results, dead)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from dts import testing
+from dts.broker import Message
 from dts.errors import InvalidInput, InvalidName, JobFailed
+from dts.local import worker as local_worker
 
 
 def write(folder: Path, code: str) -> Path:
@@ -67,3 +69,14 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
         testing.run("own/f", object())
     with pytest.raises(InvalidInput, match="too many"):
         testing.run_many("own/f", [[]] * 5000)
+
+
+def test_jobs_of_a_message_that_no_child_can_read_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(body: bytes, encoding: str, headers: dict[str, str | int]) -> Message:
+        return Message(b"\xff", "", headers) if "number" in headers else Message(body, encoding, headers)
+
+    monkeypatch.setattr(local_worker, "Message", spoil)
+    path = write(tmp_path, "def main(n): return n")
+    ended = testing.run_many(path, [[1], [2]])
+    assert [(each.error["type"], each.error["reason"]) for each in ended] == [("Poison", "poison")] * 2
+    assert ended[0].error["message"].startswith("no process could run the job: ")
