@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dts.errors import HostError
-from dts.server.hosts.plan import Folders, InstallOptions, environment_id
+from dts.server.hosts.plan import Folders, InstallOptions, environment_id, split_credentials
 from dts.server.hosts.wheel import Wheel
 from dts.server.ssh import SshConnection
 
@@ -120,5 +120,9 @@ async def _installed(
     inside = f"{folder}/bin/python"
     pip = ["uv", "pip", "install", "--python", inside] if uv else [inside, "-m", "pip", "install", "--no-input"]
     index = ["--index-url", options.index_url] if options.index_url else []
-    argv = [*pip, "--quiet", "--constraint", f"{folder}/constraints.txt", *index, *options.pip_args]
+    words, confidential = split_credentials([*index, *options.pip_args])
+    if confidential:
+        await ssh.put(confidential.encode(), f"{folder}/indexes.txt", mode=0o600)
+        words += ["--requirement", f"{folder}/indexes.txt"]
+    argv = [*pip, "--quiet", "--constraint", f"{folder}/constraints.txt", *words]
     await ssh.run([*argv, f"{folder}/{wheel.name}"], timeout=BUILD_TIMEOUT, check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from msgspec import Struct
 from dts.config import Settings
 from dts.errors import HostError, InvalidInput
 from dts.model import DEFAULT_ROUTE, VirtualHost
+from dts.server.ssh.credentials import has_credentials
 
 ServiceKind = Literal["auto", "systemd", "process"]
 
@@ -76,6 +78,45 @@ class Folders:
 def environment_id(*parts: object) -> str:
     """The name of the environment that is made of these: the same for the same."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def split_credentials(words: Sequence[str]) -> tuple[list[str], str]:
+    """Arguments of pip that anybody on the host may see, and those with credentials as a requirements file has them.
+
+    Raises:
+        InvalidInput: one with credentials cannot be in such a file.
+    """
+    open_words: list[str] = []
+    lines = []
+    for word in words:
+        before = open_words[-1] if open_words else ""
+        option = word.partition("=")[0] if word.startswith("-") else ""
+        if not has_credentials(word):
+            open_words.append(word)
+        elif (option and option not in _IN_A_FILE) or (not option and before == "--proxy"):
+            raise InvalidInput(
+                "pip_args: everybody on the host could see the password in an argument of pip: write it into pip.conf "
+                f"there. Only {', '.join(_IN_A_FILE)} may have one"
+            )
+        elif not option and before in _IN_A_FILE:
+            lines.append(f"{open_words.pop()} {word}")
+        else:
+            lines.append(word)
+    return open_words, "".join(f"{line}\n" for line in lines)
+
+
+_IN_A_FILE = (
+    "--index-url",
+    "-i",
+    "--extra-index-url",
+    "--find-links",
+    "-f",
+    "--requirement",
+    "-r",
+    "--constraint",
+    "-c",
+)
+"""Options of pip and uv that a requirements file may have as well."""
 
 
 def worker_toml(host: VirtualHost, settings: Settings) -> str:

@@ -16,6 +16,7 @@ import asyncssh
 
 from dts.errors import CommandFailed, HostError, HostUnreachable, InvalidInput
 from dts.runtime.backoff import Backoff
+from dts.server.ssh.credentials import without_credentials
 
 Output = Callable[[str, bytes], None]
 """Takes what a command writes as it comes: `stdout` or `stderr`, and the bytes."""
@@ -59,7 +60,7 @@ class Completed:
     def complaint(self) -> str:
         """The end of what it wrote to stderr, or else to stdout, for a message."""
         text = (self.stderr or self.stdout).decode(errors="replace").strip()
-        return text[-2000:]
+        return without_credentials(text)[-2000:]
 
 
 class SshConnection:
@@ -127,7 +128,8 @@ class SshConnection:
         )
         if check and done.status:
             how = f"took more than {timeout:.0f} s" if done.timed_out else f"ended with status {done.status}"
-            raise CommandFailed(f"{self.host}: {shlex.join(argv)[:200]} {how}: {done.complaint()}", done.status)
+            shown = shlex.join(map(without_credentials, argv))[:200]
+            raise CommandFailed(f"{self.host}: {shown} {how}: {done.complaint()}", done.status)
         return done
 
     async def _begin(self, line: str) -> asyncssh.SSHClientProcess[bytes]:

@@ -28,6 +28,7 @@ from dts.server.hosts.plan import InstallOptions
 from dts.server.hosts.select import MAX_NAMED, select_hosts
 from dts.server.ssh import fetch_host_key
 from dts.server.ssh.connection import command_line
+from dts.server.ssh.credentials import without_credentials
 
 _SIGN_OF_LIFE = 10.0
 """Seconds without an event after which an empty line is sent: clients and proxies give up on what is silent."""
@@ -182,7 +183,7 @@ class HostWorkHandler(EventsHandler):
         """Do the work, on record, and report it."""
         params = self.params(self.fields)
         hosts = await self.chosen(params)
-        self.on_record = {**msgspec.to_builtins(params), "hosts": [host.id for host in hosts]}
+        self.on_record = {**_on_record(msgspec.to_builtins(params)), "hosts": [host.id for host in hosts]}
         await self._recorded(user, params.group or ",".join(params.hosts)[:64], (params, hosts))
         self.finish()
 
@@ -275,6 +276,15 @@ class RemoveHandler(HostWorkHandler):
 
     async def work(self, params: Hosts, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
         return await everywhere(hosts, partial(self.installer.remove, report=report), report, parallel=PARALLEL)
+
+
+def _on_record(asked: Any) -> Any:
+    """What was asked for, as the operation log has it: no URL in it shows a password."""
+    if isinstance(asked, str):
+        return without_credentials(asked)
+    if isinstance(asked, dict):
+        return {name: _on_record(value) for name, value in asked.items()}
+    return [_on_record(value) for value in asked] if isinstance(asked, list | tuple) else asked
 
 
 class _Lines:

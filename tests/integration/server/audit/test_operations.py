@@ -14,7 +14,7 @@ from dts.errors import StoreUnavailable
 from dts.management import AdminClient
 from dts.management.api.chain import check_chain
 from dts.management.doctor.remote import Verdict, check_from_inside
-from dts.model import LAST_OPERATION, Operation, Seal
+from dts.model import LAST_OPERATION, Operation, Seal, VirtualHost
 from dts.server.app import Server
 from dts.store import Store
 from dts.store.sqlite.store import SqliteStore
@@ -376,3 +376,14 @@ def tamper(site: Site, change: Callable[[sqlite3.Connection], Any]) -> None:
     path = site.settings.store.url.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, timeout=10)) as db, db:
         change(db)
+
+
+async def test_how_hosts_are_installed_is_on_record_without_credentials(site: Site) -> None:
+    await site.store.add_record(VirtualHost("h1"))
+    options = {"index_url": "https://me:hidden@pypi.example/x", "pip_args": ["--find-links", "https://hidden@files/"]}
+    asked = {"params": {"hosts": ["h1"], "options": options}}
+    await site.api().send("POST", "/admin/ssh/init", msgspec.json.encode(asked))
+    log = await site.api().call("GET", "/admin/operations/")
+    assert {entry["op_type"] for entry in log} == {"hosts.init"}
+    assert "***@pypi.example/x" in str(log)
+    assert "hidden" not in str(log)

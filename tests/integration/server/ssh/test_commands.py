@@ -69,6 +69,11 @@ async def test_status_streams_and_input(server: SshServer, records: Records, con
         assert sorted(heard) == [("stderr", b"bad\n"), ("stdout", b"in\n")]
         with pytest.raises(CommandFailed, match=r"worker1: sh -c .* ended with status 3: bad"):
             await ssh.run(["sh", "-c", "echo bad >&2; exit 3"], check=True)
+        with pytest.raises(
+            CommandFailed, match=r"echo https://\*\*\*@h/x.* with status 3: https://\*\*\*@h/x"
+        ) as caught:
+            await ssh.run(["sh", "-c", "echo https://me:hidden@h/x; exit 3"], check=True)
+        assert "hidden" not in str(caught.value)
 
 
 async def test_a_signal_is_a_status(server: SshServer, records: Records, connections: SshConnections) -> None:

@@ -10,7 +10,15 @@ import pytest
 from dts.config import load_settings
 from dts.errors import HostError, InvalidInput
 from dts.model import VirtualHost
-from dts.server.hosts.plan import Folders, InstallOptions, read_options, systemd_unit, worker_toml
+from dts.server.hosts.plan import (
+    Folders,
+    InstallOptions,
+    read_options,
+    split_credentials,
+    systemd_unit,
+    worker_toml,
+)
+from dts.server.ssh.credentials import without_credentials
 
 AMQP = "amqp://dts:a%22b@mq.example/dts"
 
@@ -72,3 +80,42 @@ def test_a_unit_of_systemd() -> None:
     for home in ('/home/"', "/home/\\", "/home/\nExecStart=x"):
         with pytest.raises(HostError):
             systemd_unit(Folders(home), "dts", host)
+
+
+def test_pip_gets_credentials_in_a_file_alone() -> None:
+    secret = "https://me:p%40ss@pypi.example/simple"
+    words = [
+        "--index-url",
+        secret,
+        "--pre",
+        f"--extra-index-url={secret}",
+        "-f",
+        "https://open.example",
+        f"x @ {secret}",
+    ]
+    seen, file = split_credentials(words)
+    assert seen == ["--pre", "-f", "https://open.example"]
+    assert file.splitlines() == [f"--index-url {secret}", f"--extra-index-url={secret}", f"x @ {secret}"]
+    assert split_credentials(["--index-url", "https://pypi.example/a@b", "--pre"]) == (
+        ["--index-url", "https://pypi.example/a@b", "--pre"],
+        "",
+    )
+
+
+@pytest.mark.parametrize("words", [["--proxy", "http://me:pw@p"], ["--proxy=http://me:pw@p"], ["-ihttps://me:pw@p"]])
+def test_credentials_that_everybody_would_see_are_refused(words: list[str]) -> None:
+    with pytest.raises(InvalidInput, match=r"pip\.conf") as caught:
+        split_credentials(words)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("get https://me:p@ss@h/x and http://t0ken@h", "get https://***@h/x and http://***@h"),
+        ("https://pypi.example/a@b?x=c@d", "https://pypi.example/a@b?x=c@d"),
+        ("mail me@example", "mail me@example"),
+    ],
+)
+def test_urls_are_shown_without_credentials(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
