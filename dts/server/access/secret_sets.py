@@ -53,8 +53,12 @@ async def refresh(store: Store, box: KeyBox, seal: Seal, namespace: str) -> None
 
 
 async def refresh_all(store: Store, box: KeyBox, seal: Seal) -> None:
-    """Encrypt all secrets anew: the fleet's key may be another one than when this was done last."""
-    for namespace in sorted({each.namespace for each in await store.list_records(Secret, limit=None)}):
+    """Encrypt all secrets anew, since the fleet's key may be another one, and drop the sets of which none is left."""
+    names, after = {each.namespace for each in await store.list_records(Secret, limit=None)}, None
+    while page := await store.list_documents(COLLECTION, after=after):
+        names.update(document.id for document in page)
+        after = page[-1].id
+    for namespace in sorted(names):
         await refresh(store, box, seal, namespace)
 
 

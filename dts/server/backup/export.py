@@ -6,6 +6,7 @@ made meanwhile and are not. A page ends after a megabyte; the token of its last 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 
@@ -36,8 +37,14 @@ _PAGE_BYTES = 1024 * 1024
 _PAGE_ROWS = 500
 _AT_ONCE = 100
 
-Rows = AsyncIterator[tuple[str, BackupRow]]
-"""Rows, each with the cursor after it: what comes next in its section begins there."""
+_PAGE_SECONDS = 5.0
+"""Seconds after which a page ends, even without rows: looking for unfinished runs among many others takes long."""
+
+_SKIP = -2
+"""The number of a block in the cursor after a run that the backup has nothing more of."""
+
+Rows = AsyncIterator[tuple[str, BackupRow | None]]
+"""Rows, each with the cursor after it: what comes next in its section begins there. None is no row, but progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +58,11 @@ class Page:
 class Export:
     """A backup of a store. `key_check` goes into its header."""
 
-    def __init__(self, store: Store, key_check: str, *, runs: bool) -> None:
+    def __init__(self, store: Store, key_check: str, *, runs: bool, seconds: float = _PAGE_SECONDS) -> None:
         self._store = store
         self._key_check = key_check
         self._runs = runs
+        self._seconds = seconds
         self._sections: dict[str, Callable[[str], Rows]] = {"header": self._header, "seeded": self._seeded}
         for kind, table in TABLES.items():
             self._sections[f"record.{table}"] = lambda after, kind=kind: self._records(kind, after)  # type: ignore[misc]
@@ -77,12 +85,13 @@ class Export:
         if section not in self._sections:
             raise InvalidInput(f"after: {token[:80]!r} is not where a page of a backup begins")
         rows: list[msgspec.Raw] = []
-        size = 0
+        size, end = 0, time.monotonic() + self._seconds
         for name in names[names.index(section) :]:
             async for after, row in self._sections[name](cursor):
-                rows.append(encoded(row))
-                size += len(bytes(rows[-1]))
-                if size >= _PAGE_BYTES or len(rows) >= _PAGE_ROWS:
+                if row is not None:
+                    rows.append(encoded(row))
+                    size += len(bytes(rows[-1]))
+                if size >= _PAGE_BYTES or len(rows) >= _PAGE_ROWS or time.monotonic() >= end:
                     return Page(rows, f"{name}|{after}")
             cursor = ""
         return Page(rows, "")
@@ -132,7 +141,7 @@ class Export:
     async def _unfinished(self, after: str) -> Rows:
         """Runs that have not finished, newest first, each with its blocks and their results."""
         run_id, number, done = [*after.split(), "-1", "0"][:3] if after else ("", "-1", "0")
-        if run_id and (run := await self._store.get_run(run_id)) is not None:
+        if run_id and int(number) != _SKIP and (run := await self._store.get_run(run_id)) is not None:
             async for item in self._blocks(run, int(number), int(done)):
                 yield item
         place = run_id or None
@@ -143,6 +152,7 @@ class Export:
                     async for item in self._blocks(run, -1, 0):
                         yield item
             place = page[-1].id
+            yield f"{place} {_SKIP} 0", None
 
     async def _blocks(self, run: Run, after: int, done: int) -> Rows:
         """The blocks of a run that follow number `after`; before them the rows of that one after the first `done`."""

@@ -8,7 +8,7 @@ as before.
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 
 from dts.errors import InvalidInput
 from dts.model import ADMINISTRATOR, Block, Candidate, Document, Operation, Record, Run, RunState, User, bitmap
+from dts.model.secrets import Secret
 from dts.server.backup.rows import (
     FORMAT,
     BackupRow,
@@ -72,11 +73,11 @@ class Restore:
             StoreUnavailable: the store does not answer.
         """
         try:
-            for row in map(decoded, rows):
-                if isinstance(row, HeaderRow):
-                    self._check(row)
+            found = [decoded(row) for row in rows]
         except msgspec.DecodeError as error:
             raise InvalidInput(f"page {number} is not one of a backup: {error}") from error
+        if number == 0:
+            self._check(found[0] if found else None)
         text = zlib.compress(msgspec.json.encode(rows), 1)
         expires = self._store.now() + _KEEP
         await self._store.put_documents(
@@ -93,7 +94,10 @@ class Restore:
             ]
         )
 
-    def _check(self, header: HeaderRow) -> None:
+    def _check(self, header: BackupRow | None) -> None:
+        """Make sure that what a backup begins with is the header of one for this server."""
+        if not isinstance(header, HeaderRow):
+            raise InvalidInput("page 0 is not the beginning of a backup: that has a header first")
         if header.format != FORMAT:
             raise InvalidInput(
                 f"the backup has format {header.format}, and this server knows {FORMAT}: restore it with DTS "
@@ -105,8 +109,10 @@ class Restore:
                 "key_file), or neither its users could sign in nor its operation log be verified"
             )
 
-    async def apply(self, session: str, pages: int) -> Restored:
-        """Put all that was staged into the store.
+    async def apply(
+        self, session: str, pages: int, refresh_secrets: Callable[[], Awaitable[None]] | None = None
+    ) -> Restored:
+        """Put all that was staged into the store. `refresh_secrets` has workers get the secrets that are on record.
 
         Raises:
             InvalidInput: a page is missing, or the store has an operation log of its own.
@@ -114,12 +120,16 @@ class Restore:
         """
         if await self._pages(session) != pages:
             raise InvalidInput(f"not all of the {pages} pages are there: send them again")
+        self._check(await anext(self._rows(session), None))
         await self._check_log(session)
         async for row in self._rows(session):
             await self._put(row)
+        await self._remove_others(Secret)
+        if refresh_secrets is not None:
+            await refresh_secrets()
         await self._move_runs()
         await self._put_users()
-        await self._remove_others()
+        await self._remove_others(*self._kept)
         await self._clear(session)
         return self._done
 
@@ -211,11 +221,13 @@ class Restore:
         for user in sorted(self._users, key=lambda user: ADMINISTRATOR not in user.roles or user.disabled):
             await self._replace(user)
 
-    async def _remove_others(self) -> None:
+    async def _remove_others(self, *kinds: type[Record]) -> None:
         """Remove the records that are not in the backup, such as functions that a new server registers."""
-        for kind, kept in self._kept.items():
+        for kind in kinds:
             for record in await self._store.list_records(kind, limit=None):  # type: ignore[type-var]
-                if record.id not in kept and await self._store.delete_record(kind, record.id, version=record.version):
+                if record.id not in self._kept[kind] and await self._store.delete_record(
+                    kind, record.id, version=record.version
+                ):
                     self._done.removed += 1
 
     async def _put_operation(self, entry: Operation) -> None:

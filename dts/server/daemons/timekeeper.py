@@ -231,7 +231,7 @@ class Timekeeper(Daemon):
     async def _forget(self) -> None:
         await self._store.recheck_holds()
         await self._store.forget_delayed(time.time() - FORGET_AFTER)
-        await self._store.forget_cancelled(time.time() - notices.REMEMBER)
+        await self._store.forget_cancelled(self._store.now() - notices.REMEMBER)
         keep, seconds = self._settings.daemons.keep_dead, self._settings.daemons.keep_dead_for
         forgotten = 0
         while count := await self._store.forget_dead_letters(

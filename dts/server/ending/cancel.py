@@ -6,7 +6,6 @@ Safe to repeat and to interrupt: that a run is cancelled is recorded first, and 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from dts.broker import Broker
@@ -87,7 +86,7 @@ async def cancel_job(
     """Cancel one job, durably; False if it has ended already. `partials` and `version` are put on record with that."""
     [ended] = await store.record([cancelled_candidate(outcome, 1 << index, partials=partials, version=version)])
     if ended:
-        await store.note_cancelled([job_id], now=time.time())
+        await store.note_cancelled([job_id], now=store.now())
         await store.release_jobs({outcome.block: 1 << index})
     await broker.broadcast(TOPIC_CANCELLED, job_id)
     return bool(ended)
@@ -110,7 +109,7 @@ async def _tell_of_jobs(store: Store, broker: Broker, outcomes: Sequence[Outcome
         for outcome in outcomes
         for index in bitmap.indices(outcome.unfinished)
     ]
-    await store.note_cancelled(ids, now=time.time())
+    await store.note_cancelled(ids, now=store.now())
     await announce_cancelled(broker, ids)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from dts.broker import Broker
@@ -34,7 +33,7 @@ async def announce_cancelled(broker: Broker, ids: Sequence[str]) -> bool:
 
 async def recently_cancelled(store: Store) -> list[str]:
     """Ids of the runs and jobs that were cancelled lately, for a worker that has just come."""
-    since = time.time() - REMEMBER
+    since = store.now() - REMEMBER
     runs = await store.cancelled_runs(since, limit=MOST_REMEMBERED)
     jobs = await store.recently_cancelled(since, limit=MOST_REMEMBERED)
     return runs[::-1] + jobs
@@ -53,7 +52,7 @@ class Reminder:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        now = time.time()
+        now = self._store.now()
         since = max(now - REMEMBER, self._told_until - _OVERLAP)
         ids = {
             **dict.fromkeys(await self._store.cancelled_runs(since, limit=MOST_REMEMBERED)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -241,7 +240,7 @@ class MongoStore(
             moves = {"$and": [{"$in": ["$state", from_here]}, {"$not": ["$finished"]}]}
             changes["state"] = {"$cond": [moves, state.value, "$state"]}
             if state is RunState.CANCELLED:
-                changes["cancel_time"] = {"$cond": [moves, time.time() if now is None else now, "$cancel_time"]}
+                changes["cancel_time"] = {"$cond": [moves, self.now() if now is None else now, "$cancel_time"]}
         if turns is not None:
             changes |= {name: {"$literal": value} for name, value in turns._asdict().items()}
         if not changes:
@@ -264,7 +263,7 @@ class MongoStore(
         if function is not None:
             which["function"] = storable(function)
         before = {document["_id"] async for document in runs.find({**which, **_CANCELLED}, {"_id": 1})}
-        change = {"$set": {**_CANCELLED, "cancel_time": time.time()}}
+        change = {"$set": {**_CANCELLED, "cancel_time": self.now()}}
         await runs.update_many({**which, "state": {"$ne": RunState.CANCELLED.value}, "finished": None}, change)
         cancelled = {document["_id"] async for document in runs.find({**which, **_CANCELLED}, {"_id": 1})}
         await self._holds.follow(sorted(cancelled))

@@ -277,3 +277,17 @@ async def test_runs_that_an_earlier_version_cancelled_are_found_and_swept(store:
     assert found is not None
     assert found == replace(old, finished=found.finished)
     assert await store.cancelled_runs(15.0, limit=9) == [new.id]
+
+
+async def test_runs_are_cancelled_by_the_clock_of_the_store_whatever_time_their_server_has(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, many = make_run(created=1.0), make_run(created=1.0)
+    for run in (one, many):
+        await store.add_run(run)
+    begun = store.now()
+    with monkeypatch.context() as patched:
+        patched.setattr("time.time", lambda: 5.0)
+        await store.update_run(one.id, state=RunState.CANCELLED)
+        await store.cancel_runs([many.id])
+    assert sorted(await store.cancelled_runs(begun - 1.0, limit=9)) == sorted([one.id, many.id])

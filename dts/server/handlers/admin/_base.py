@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar
@@ -217,7 +216,7 @@ class AdminHandler(RecordsHandler[R]):
     async def _update(self, user: User, record_id: str, params: Struct) -> R:
         while True:
             record = await self._current(user, record_id)
-            changed = self.records.changed(record, params, round(time.time(), 6))
+            changed = self.records.changed(record, params, round(self.context.store.now(), 6))
             await self.records.check_allowed(changed, record)
             if await self.context.store.replace_record(changed, version=record.version):
                 self.records.forget(record_id)
@@ -348,7 +347,7 @@ class AdminListHandler(RecordsHandler[R]):
     @operation_logger("{name}.create")
     async def _create(self, user: User, record_id: str, asked: tuple[Struct, Struct]) -> R:
         params, query = asked
-        record = self.records.build(record_id, params, round(time.time(), 6))
+        record = self.records.build(record_id, params, round(self.context.store.now(), 6))
         await self.records.check_allowed(record, None)
         await self.records.check_new(record_id, query)
         await self.context.store.add_record(record)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hmac
 import time
+from functools import partial
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from dts.model import Operation, User
+from dts.server.access.secret_sets import refresh_all
 from dts.server.audit.log import DONE
 from dts.server.backup.export import Export
 from dts.server.backup.restore import Restore
+from dts.server.consts import ErrorCode
 from dts.server.handlers import validation_messages
 from dts.server.handlers._base import DtsHandler, authorized
 from dts.server.handlers.declare import declares
+from dts.server.handlers.errors import ApiError
 
 _MAX_PAGE = 32 * 1024 * 1024
 """Bytes of a page of a restore: a row may have results of 12 MiB, which are a third more in base64."""
+
+_RECORD_AGAIN = 3600.0
+"""Seconds after a page for which the next one is of the same backup: later, it is on record as one more."""
 
 Session = Annotated[str, Meta(pattern=validation_messages.SESSION)]
 
@@ -25,7 +33,7 @@ Session = Annotated[str, Meta(pattern=validation_messages.SESSION)]
 class BackupQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where the page begins: at the `next` of the one before; and whether unfinished work is wanted, too."""
 
-    after: Annotated[str, Meta(max_length=1000)] = ""
+    after: Annotated[str, Meta(max_length=2000)] = ""
     runs: bool = False
 
 
@@ -86,11 +94,37 @@ class BackupAdminHandler(_BackupHandler):
     @declares(answer=BackupPage, query=BackupQuery)
     async def get(self, user: User) -> None:
         """Rows of a backup, from where the page before has ended. That somebody made one is on record."""
-        query = self.query(BackupQuery)
-        if not query.after:
+        query, store = self.query(BackupQuery), self.context.store
+        given, token = self._place_of(user, query) if query.after else (0.0, "")
+        if store.now() - given > _RECORD_AGAIN:
             await self.put_on_record(user, "backup.read", {"runs": query.runs})
-        page = await Export(self.context.store, self.key_check(), runs=query.runs).page(query.after)
-        self.answer(BackupPage(page.rows, page.next))
+        page = await Export(store, self.key_check(), runs=query.runs).page(token)
+        self.answer(BackupPage(page.rows, self._signed(user, query, store.now(), page.next) if page.next else ""))
+
+    def _signed(self, user: User, query: BackupQuery, given: float, token: str) -> str:
+        """Where a page begins, as a client gets it: only who has the page before can ask for this one."""
+        plain = f"{given:.0f}.{token}"
+        key = self.context.accounts.keys.derive("backup pages")
+        return (
+            hmac.digest(key, f"{user.id} {query.runs} {plain}".encode(errors="surrogatepass"), "sha256").hex()
+            + "."
+            + plain
+        )
+
+    def _place_of(self, user: User, query: BackupQuery) -> tuple[float, str]:
+        """When a page was given, and where the next one begins.
+
+        Raises:
+            ApiError: this server did not give it, or gave it to somebody else.
+        """
+        _, _, plain = query.after.partition(".")
+        given, _, token = plain.partition(".")
+        if given.isdecimal():
+            signed = self._signed(user, query, float(given), token).encode(errors="surrogatepass")
+            if hmac.compare_digest(signed, query.after.encode(errors="surrogatepass")):
+                return float(given), token
+        message = f"after: {query.after[:80]!r} is not the `next` of a page of this backup"
+        raise ApiError(ErrorCode.ARGUMENT_INVALID, message)
 
 
 class RestorePageAdminHandler(_BackupHandler):
@@ -116,7 +150,9 @@ class RestoreAdminHandler(_BackupHandler):
     async def post(self, user: User) -> None:
         """Put all pages of a backup into the store; users last. What is in the store and not in the backup goes."""
         params = self.params(RestoreParams)
-        done = await Restore(self.context.store, self.key_check()).apply(params.session, params.pages)
+        context = self.context
+        refresh = partial(refresh_all, context.store, context.accounts.keys, context.seal)
+        done = await Restore(context.store, self.key_check()).apply(params.session, params.pages, refresh)
         self.context.accounts.forget(user.id)
         await self.put_on_record(user, "backup.restore", {"records": done.records, "operations": done.operations})
         self.answer(msgspec.convert(done, RestoredView, from_attributes=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -115,7 +114,7 @@ class Schedules(Resource[Schedule]):
     async def check_allowed(self, record: Schedule, before: Schedule | None) -> None:
         changed = {name for name in ScheduleFields.__struct_fields__ if before is None or _differ(name, record, before)}
         if changed & {*_TIMING}:
-            check_timetable(record, time.time())
+            check_timetable(record, self.context.store.now())
         if changed & {"user", "function"}:
             user = await self.context.store.get_user(record.user)
             if reason := await why_not(self.context.catalogue, user, record.function):
@@ -135,7 +134,7 @@ class Schedules(Resource[Schedule]):
         work = decode_work(record.work)
         lines = work.get("lines")
         return {
-            "next": next_times(record, time.time(), _SHOWN),
+            "next": next_times(record, self.context.store.now(), _SHOWN),
             "args": work.get("args"),
             "kwargs": work.get("kwargs"),
             "lines": None if lines is None else len(lines),
@@ -191,7 +190,7 @@ class FireAdminHandler(_OneScheduleHandler):
     @operation_logger("schedules.fire")
     async def _fire_on_record(self, user: User, schedule_id: str, ops: Now) -> FiringView:
         schedule = await self.schedule(schedule_id)
-        context, now = self.context, round(time.time(), 3)
+        context, now = self.context, round(self.context.store.now(), 3)
         fired = await Firing(context.store, context.broker, context.catalogue).fire(schedule, now, by=user.id)
         if fired.became is Became.REFUSED:
             raise ApiError(ErrorCode.FORBIDDEN, f"the schedule {schedule_id} did not fire: {fired.reason}")

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -29,13 +30,16 @@ from dts.model import (
     Record,
     Route,
     Run,
+    RunState,
     Schedule,
     Silence,
     VirtualHost,
     new_id,
 )
+from dts.model.secrets import COLLECTION as SECRETS
+from dts.model.secrets import Secret
 from dts.server.app import Server
-from dts.server.backup.export import Export
+from dts.server.backup.export import Export, Page
 from dts.server.backup.restore import Restore
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.versions.library import COLLECTION as VERSIONS
@@ -174,9 +178,9 @@ async def a_full_store(store: Store) -> None:
         await store.record([Candidate(big.id, body, encoding, **ended)])
 
 
-async def copy(source: Store, target: Store) -> int:
+async def copy(source: Store, target: Store, *, seconds: float = 60.0) -> int:
     """Copy by backup and restore; returns how many pages it took."""
-    export, token, number = Export(source, "key", runs=True), "", 0
+    export, token, number = Export(source, "key", runs=True, seconds=seconds), "", 0
     while True:
         page = await export.page(token)
         await Restore(target, "key").stage("0123456789", number, page.rows)
@@ -219,6 +223,64 @@ async def test_a_copy_by_pages_is_equal_in_everything_and_done_twice_changes_not
         async with open_store(back) as again:
             await copy(target, again)
             assert await everything(again) == expected
+
+
+async def test_pages_that_end_for_their_time_have_everything_and_go_on_behind_finished_runs(tmp_path: Path) -> None:
+    async with (
+        open_store(f"sqlite:///{tmp_path}/source.db") as source,
+        open_store(f"sqlite:///{tmp_path}/target.db") as target,
+    ):
+        await a_full_store(source)
+        expected = await everything(source)
+        for _ in range(120):
+            over = Run(new_id(), "u", "n/f", 2048, created=2.0)
+            await source.add_run(over)
+            await source.update_run(over.id, state=RunState.CLOSED)
+        assert await copy(source, target, seconds=0.0) > 130
+        assert await everything(target) == expected
+        token, pages = "runs|", list[Page]()
+        while token.startswith("runs"):
+            pages.append(await Export(source, "key", runs=True, seconds=0.0).page(token))
+            token = pages[-1].next
+        assert [] in [page.rows for page in pages], "a hundred finished runs end a page, with where to go on"
+
+
+async def test_only_who_was_given_a_page_gets_the_next_and_the_first_is_on_record(site: Site) -> None:
+    api = site.api()
+    for number in range(600):
+        await site.store.add_record(VirtualHost(f"h{number}"))
+    after = (await api.call("GET", "/admin/backup"))["next"]
+    second = await api.call("GET", f"/admin/backup?after={quote(after)}")
+    assert second["rows"]
+    assert len(await api.call("GET", "/admin/operations/?op_type=backup.read")) == 1
+    signature, given, token = after.split(".", 2)
+    forged = ["header|1", "operations|x", f"{signature}.{given}.operations|", f"{signature}.{int(given) + 1}.{token}"]
+    for each in [*(f"after={quote(each)}" for each in forged), f"after={quote(after)}&runs=true", "after=%ff.1.x"]:
+        await api.refused("GET", f"/admin/backup?{each}", status=400, code="argument_invalid")
+
+
+async def test_a_restore_begins_with_a_header(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        page = await Export(store, "key", runs=False).page("")
+        with pytest.raises(InvalidInput, match="header first"):
+            await Restore(store, "key").stage("0123456789", 0, page.rows[1:])
+        await Restore(store, "key").stage("0123456789", 1, page.rows[1:])
+        with pytest.raises(InvalidInput, match="header first"):
+            await Restore(store, "key").apply("0123456789", 1)
+
+
+async def test_workers_get_the_secrets_of_the_backup_before_runs_go_on(
+    site: Site, settings: Settings, tmp_path: Path
+) -> None:
+    await site.api().call("POST", "/admin/secrets/", {"id": "text/TOKEN", "secret": "from the backup"}, status=201)
+    async with admin_of(site) as admin:
+        await admin.backup(tmp_path / "b")
+    async with another_site(settings, tmp_path, f"sqlite:///{tmp_path}/target.db") as there:
+        await there.store.add_record(Secret("gone/TOKEN", "gone"))
+        await there.store.put_documents([Document(SECRETS, "gone", {}, body=b"x")])
+        async with admin_of(there) as admin:
+            await admin.restore(tmp_path / "b")
+        assert [each.id for each in await there.store.list_documents(SECRETS)] == ["text"]
 
 
 async def test_another_key_file_another_log_and_a_missing_page_are_refused(tmp_path: Path) -> None:
