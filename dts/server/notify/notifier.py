@@ -18,7 +18,7 @@ from dts.runtime.log_throttle import OutageLog
 from dts.runtime.service import Service
 from dts.server.notify.errors import NotDelivered, Undeliverable
 from dts.server.notify.notice import Notice
-from dts.server.notify.outbox import COLLECTION, Letter, LetterState, Outbox, document_of, letter_of
+from dts.server.notify.outbox import COLLECTION, OF_USERS, Letter, LetterState, Outbox, document_of, letter_of
 from dts.server.notify.recipients import DEFAULT
 from dts.server.notify.secrets import webhook_keys
 from dts.server.notify.smtp import SmtpSender
@@ -27,7 +27,7 @@ from dts.store import Store
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 8
+_AT_ONCE = {COLLECTION: 8, OF_USERS: 4}
 """Letters that are on their way at a time: one slow receiver must not keep the others waiting."""
 
 _CLAIM = 120.0
@@ -61,7 +61,7 @@ class Notifier(Service):
         self._pauses = first_pause, last_pause
         self._outage = OutageLog(logger, 60.0)
         self._wake = asyncio.Event()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], str] = {}
 
     async def _start(self) -> None:
         self._stack.callback(self._webhooks.close)
@@ -92,32 +92,33 @@ class Notifier(Service):
     async def _deliver(self) -> None:
         while True:
             try:
-                documents = await self._store.claim_documents(
-                    COLLECTION, seconds=_CLAIM, limit=_AT_ONCE - len(self._under_way)
-                )
+                for collection, most in _AT_ONCE.items():
+                    await self._take(collection, most - [*self._under_way.values()].count(collection))
                 self._outage.worked("the outbox can be read again")
             except StoreUnavailable as error:
                 self._outage.failed("the outbox cannot be read, notices wait until it can be: %s", error)
-                documents = []
-            for document in documents:
-                task = asyncio.create_task(self._handle(document), name=f"notice-{document.id}")
-                self._under_way.add(task)
-                task.add_done_callback(self._ended)
             await self._next_look()
 
+    async def _take(self, collection: str, most: int) -> None:
+        """Begin to deliver letters of a collection that are due, if there may be more of them on their way."""
+        if most <= 0:
+            return
+        for document in await self._store.claim_documents(collection, seconds=_CLAIM, limit=most):
+            task = asyncio.create_task(self._handle(document), name=f"notice-{document.id}")
+            self._under_way[task] = collection
+            task.add_done_callback(self._ended)
+
     async def _next_look(self) -> None:
-        """Wait until something was posted, or for a while; and for one that ends while all are at work."""
+        """Wait until something was posted or has ended, or for a while."""
         self._wake.clear()
         try:
             async with asyncio.timeout(_LOOK_EVERY):
                 await self._wake.wait()
         except TimeoutError:
             pass
-        if len(self._under_way) >= _AT_ONCE:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._under_way.pop(task, None)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a notice could not be handled; it is tried again in %.0f s", _CLAIM, exc_info=error)

@@ -34,6 +34,9 @@ from dts.store import Store
 
 COLLECTION = "outbox"
 
+OF_USERS = "outbox_users"
+"""The collection of letters to webhooks that users have named: slow ones keep no administrator's letter waiting."""
+
 _KEEP = 30 * 86400.0
 """Seconds for which a letter is kept once nothing more is done about it: also for which a repeated event is known."""
 
@@ -83,7 +86,8 @@ class Outbox:
         for to in await resolve(self._store, self._mail, recipients):
             digest = blake2b(to.encode(errors="surrogatepass"), digest_size=8).hexdigest()
             letter = Letter(notice=notice, to=to, owner=owner, created=now)
-            document = document_of(Document(COLLECTION, f"{notice.id}.{digest}", {}, due=now), letter)
+            collection = OF_USERS if owner and not letter.is_mail else COLLECTION
+            document = document_of(Document(collection, f"{notice.id}.{digest}", {}, due=now), letter)
             posted += await self._store.add_document(document)
         return posted
 

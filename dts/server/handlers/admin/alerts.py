@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -13,7 +14,7 @@ from dts.server.handlers._base import DtsHandler, PageQuery, authorized
 from dts.server.handlers.declare import declares
 from dts.server.handlers.recorded import operation_logger
 from dts.server.notify.notice import Notice
-from dts.server.notify.outbox import COLLECTION, LetterState, letter_of
+from dts.server.notify.outbox import COLLECTION, OF_USERS, LetterState, letter_of
 from dts.server.notify.recipients import DEFAULT, check_recipient
 from dts.server.notify.secrets import webhook_secret
 from dts.server.notify.webhook import check_url
@@ -123,13 +124,17 @@ class NoticesAdminHandler(DtsHandler):
     async def get(self, user: User) -> None:
         """Notices, newest first."""
         query = self.query(NoticesQuery)
-        documents = await self.context.store.list_documents(
-            COLLECTION,
-            group=query.state.value if query.state else None,
-            after=query.after,
-            limit=query.limit,
-            newest_first=True,
-        )
+        pages = [
+            await self.context.store.list_documents(
+                collection,
+                group=query.state.value if query.state else None,
+                after=query.after,
+                limit=query.limit,
+                newest_first=True,
+            )
+            for collection in (COLLECTION, OF_USERS)
+        ]
+        documents = sorted(chain(*pages), key=lambda document: document.id, reverse=True)[: query.limit]
         letters = [(document.id, letter_of(document)) for document in documents]
         self.answer(
             [

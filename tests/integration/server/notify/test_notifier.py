@@ -18,11 +18,11 @@ from dts.config import Settings, load_settings
 from dts.model import User
 from dts.server.notify.notice import Notice
 from dts.server.notify.notifier import Notifier
-from dts.server.notify.outbox import COLLECTION, LetterState, letter_of
+from dts.server.notify.outbox import COLLECTION, OF_USERS, LetterState, letter_of
 from dts.server.notify.secrets import webhook_secret
 from dts.store import Store, open_store
 from tests.services.receivers import MailServer, a_certificate, mail_server, webhook_receiver
-from tests.services.waiting import within
+from tests.services.waiting import until, within
 
 NOTICE = Notice("event-1", "alert.began", "disk of a <b> at 97 %", "line 1\nline 2", "host a", 1e9, "https://d/x")
 KEY = "k" * 64
@@ -61,7 +61,8 @@ async def all_are(store: Store, state: LetterState, count: int) -> list[str]:
     """Wait until there are so many letters, all in a state; their errors."""
     async with within():
         while True:
-            letters = [letter_of(document) for document in await store.list_documents(COLLECTION)]
+            documents = await store.list_documents(COLLECTION) + await store.list_documents(OF_USERS)
+            letters = [letter_of(document) for document in documents]
             if len(letters) == count and {letter.state for letter in letters} == {state}:
                 return [letter.error for letter in letters]
             await asyncio.sleep(0.01)
@@ -293,3 +294,27 @@ async def test_without_a_mail_server_a_notice_is_logged(
         await notifier.post(NOTICE)
     assert "disk of a <b> at 97 %" in caplog.text
     assert await store.count_documents(COLLECTION) == 0
+
+
+async def test_webhooks_of_users_that_do_not_answer_keep_no_mail_to_administrators_waiting(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dts.server.notify.webhook._TIMEOUT", 3600.0)
+    asked: list[asyncio.StreamWriter] = []
+    mute = await asyncio.start_server(lambda _, writer: asked.append(writer), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}/"
+    async with (
+        mail_server() as mail,
+        mute,
+        notifying(store, the_settings(tmp_path, mail, allow=["127.0.0.1"])) as notifier,
+    ):
+        for number in range(12):
+            await notifier.post(replace(NOTICE, id=f"run-{number}"), [url], owner="ann")
+        await until(lambda: len(asked) >= 4, "webhooks that are called")
+        await notifier.post(NOTICE)
+        await until(lambda: bool(mail.mails), "the mail")
+        assert len(asked) == 4
+        mute.close()
+        for writer in asked:
+            writer.close()
+    assert await store.count_documents(OF_USERS) == 12
