@@ -29,6 +29,7 @@ from dts.server.backup.rows import (
     SeededRow,
     encoded,
 )
+from dts.server.intake.following import FOLLOWING
 from dts.store import Store
 from dts.store.contract.records import TABLES, to_json
 from dts.version import __version__
@@ -36,6 +37,7 @@ from dts.version import __version__
 _PAGE_BYTES = 1024 * 1024
 _PAGE_ROWS = 500
 _AT_ONCE = 100
+_TIME = 10  # characters at the beginning of an id that are its time
 
 _PAGE_SECONDS = 5.0
 """Seconds after which a page ends, even without rows: looking for unfinished runs among many others takes long."""
@@ -139,20 +141,37 @@ class Export:
             place = page[-1].seq
 
     async def _unfinished(self, after: str) -> Rows:
-        """Runs that have not finished, newest first, each with its blocks and their results."""
+        """Runs that have not finished or are still followed, newest first, each with its blocks and their results."""
         run_id, number, done = [*after.split(), "-1", "0"][:3] if after else ("", "-1", "0")
         if run_id and int(number) != _SKIP and (run := await self._store.get_run(run_id)) is not None:
             async for item in self._blocks(run, int(number), int(done)):
                 yield item
         place = run_id or None
         while page := await self._store.list_runs(limit=_AT_ONCE, after=place):
+            needed = await self._needed(page[-1].id, page[0].id)
             for run in page:
-                if run.finished is None:
+                if run.finished is None or run.follow_up or run.id in needed:
                     yield run.id, RunRow(msgspec.to_builtins(run))
                     async for item in self._blocks(run, -1, 0):
                         yield item
             place = page[-1].id
             yield f"{place} {_SKIP} 0", None
+
+    async def _needed(self, oldest: str, newest: str) -> set[str]:
+        """Of the runs between two, those whose results are still to be passed on, reduced or told of.
+
+        A round of a reduction has the time in its id that the run has which it is made for.
+        """
+        needed: set[str] = set()
+        place: str | None = oldest[:_TIME]
+        while page := await self._store.list_documents(FOLLOWING, after=place):
+            for document in page:
+                if document.id[:_TIME] > newest[:_TIME]:
+                    return needed
+                if document.due is not None:
+                    needed |= {document.id, document.data.get("progress", {}).get("source", "")}
+            place = page[-1].id
+        return needed
 
     async def _blocks(self, run: Run, after: int, done: int) -> Rows:
         """The blocks of a run that follow number `after`; before them the rows of that one after the first `done`."""

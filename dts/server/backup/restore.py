@@ -1,8 +1,8 @@
 """Puts a backup into a store: first its pages, beside everything else, then all of it at once.
 
 The store should be a new one: what is in it and not in the backup goes, but for runs. Everything is put there in a way
-that can be repeated, so a restore that broke off is simply done again. Users come last: until then requests are signed
-as before.
+that can be repeated, so a restore that broke off is simply done again. Users come late: until then requests are signed
+as before. Schedules and what is to follow runs come last: timekeepers act on them as soon as they are there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,23 @@ from typing import Any
 import msgspec
 
 from dts.errors import InvalidInput
-from dts.model import ADMINISTRATOR, Block, Candidate, Document, Operation, Record, Run, RunState, User, bitmap
+from dts.model import (
+    ADMINISTRATOR,
+    Block,
+    Candidate,
+    Document,
+    Operation,
+    Record,
+    Run,
+    RunState,
+    Schedule,
+    User,
+    bitmap,
+)
 from dts.model.secrets import Secret
 from dts.server.backup.rows import (
     FORMAT,
+    SET_GOING,
     BackupRow,
     BlockRow,
     DocumentRow,
@@ -62,6 +75,8 @@ class Restore:
         self._key_check = key_check
         self._done = Restored()
         self._users: list[User] = []
+        self._schedules: list[Schedule] = []
+        self._set_going: list[DocumentRow] = []
         self._runs: list[Run] = []
         self._kept: dict[type[Record], set[str]] = {kind: set() for kind in TABLES}
 
@@ -129,6 +144,10 @@ class Restore:
             await refresh_secrets()
         await self._move_runs()
         await self._put_users()
+        for schedule in self._schedules:
+            await self._replace(schedule)
+        for row in self._set_going:
+            await self._put_document(row)
         await self._remove_others(*self._kept)
         await self._clear(session)
         return self._done
@@ -183,9 +202,10 @@ class Restore:
                 await store.note_seeded(names)
             case RecordRow():
                 await self._put_record(row)
+            case DocumentRow() if row.collection in SET_GOING:
+                self._set_going.append(row)
             case DocumentRow():
-                await store.put_documents([Document(**msgspec.structs.asdict(row))])
-                self._done.documents += 1
+                await self._put_document(row)
             case OperationRow(fields):
                 await self._put_operation(Operation(**fields))
             case RunRow(run):
@@ -203,6 +223,8 @@ class Restore:
         self._kept[kind].add(record.id)
         if isinstance(record, User):
             self._users.append(record)
+        elif isinstance(record, Schedule):
+            self._schedules.append(record)
         else:
             await self._replace(record)
 
@@ -229,6 +251,10 @@ class Restore:
                     kind, record.id, version=record.version
                 ):
                     self._done.removed += 1
+
+    async def _put_document(self, row: DocumentRow) -> None:
+        await self._store.put_documents([Document(**msgspec.structs.asdict(row))])
+        self._done.documents += 1
 
     async def _put_operation(self, entry: Operation) -> None:
         last, _ = await self._store.operations_head()

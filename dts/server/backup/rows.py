@@ -21,6 +21,9 @@ DOCUMENTS = (VERSIONS, SCHEDULES, FIRINGS)
 OF_RUNS = (FOLLOWING, RUN_NOTICES)
 """Collections of documents that belong to unfinished work."""
 
+SET_GOING = (SCHEDULES, FOLLOWING)
+"""Collections of documents that a timekeeper acts on: they are put back last, when all that they need is there."""
+
 
 class HeaderRow(msgspec.Struct, tag="header", frozen=True, kw_only=True):
     """The first row. `key_check` tells whether a server has the key file that keys in the backup are sealed with."""
@@ -64,19 +67,19 @@ class DocumentRow(msgspec.Struct, tag="document", frozen=True):
 
 
 class RunRow(msgspec.Struct, tag="run", frozen=True):
-    """A run that has not finished."""
+    """A run that has not finished, or that something is still to follow."""
 
     run: dict[str, Any]
 
 
 class BlockRow(msgspec.Struct, tag="block", frozen=True):
-    """A block of an unfinished run."""
+    """A block of such a run."""
 
     block: dict[str, Any]
 
 
 class PartRow(msgspec.Struct, tag="part", frozen=True):
-    """Results of a block of an unfinished run."""
+    """Results of a block of such a run."""
 
     block: str
     function: str

@@ -23,6 +23,7 @@ from dts.errors import (
 from dts.server.access.limits import OverLimit
 from dts.server.audit.log import EndNotRecorded, EndRefused, LogRefused, NotBegun
 from dts.server.consts import ErrorCode
+from dts.server.intake.unique import AnotherRequest, OnItsWay
 
 
 class ApiError(HTTPError):
@@ -51,6 +52,8 @@ _BY_TYPE: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (DuplicateKey, ErrorCode.ALREADY_EXISTS),
     (LastAdministrator, ErrorCode.LAST_ADMINISTRATOR),
     (OverLimit, ErrorCode.LIMIT_EXCEEDED),
+    (OnItsWay, ErrorCode.STORE_UNAVAILABLE),
+    (AnotherRequest, ErrorCode.KEY_CONFLICT),
 )
 
 

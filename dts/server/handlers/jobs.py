@@ -42,7 +42,7 @@ from dts.server.handlers.visibility import WorkHandler
 from dts.server.intake.following import follow
 from dts.server.intake.memo import answer_from_memo
 from dts.server.intake.submission import JobParams, Submission
-from dts.server.intake.unique import UniqueJobs
+from dts.server.intake.unique import AnotherRequest, UniqueJobs
 from dts.server.lookup.hub import ProgressReport
 from dts.server.publish.waiting import Waiting, WaitingJob
 from dts.server.record.blocks import decode_block
@@ -202,10 +202,12 @@ class JobsHandler(WorkHandler):
         if all(function is None or function.unique is None for function in found):
             return (await self._submit(user, jobs)).ids  # a repeat is answered also after the rights are gone
         functions = {name: await self.usable_function(user, name) for name in names}
-        self._unique = unique = UniqueJobs(self.context.store, user, jobs, functions)
+        key = self._idempotency_key()
+        repeat = None if key is None else (key, self._digest())
+        self._unique = unique = UniqueJobs(self.context.store, user, jobs, functions, repeat)
         self._places = places = await unique.find()
         made = (await self._submit(user, [jobs[place] for place in places])).ids if places else []
-        return unique.ids(places, made)
+        return await unique.ids(places, made)
 
     async def _submit(self, user: User, jobs: list[JobParams]) -> Submission:
         key, now = self._idempotency_key(), time.time()
@@ -221,9 +223,12 @@ class JobsHandler(WorkHandler):
             raise ApiError(ErrorCode.ARGUMENT_INVALID, "Idempotency-Key must be 1 to 64 printable ASCII characters")
         return key
 
+    def _digest(self) -> bytes:
+        return hashlib.blake2b(self.body(), digest_size=16).digest()
+
     async def _accept_once(self, user: User, jobs: list[JobParams], key: str, now: float) -> Submission:
         """Store what is asked for under a key unless that was done before; returns it as it was first asked for."""
-        digest = hashlib.blake2b(self.body(), digest_size=16).digest()
+        digest = self._digest()
         run_id = derived_id(key, user.id) if is_id(key) else ""
         if run_id and (abs(id_time(key) - now) < _DATED or await self.context.store.get_run(run_id)):
             return await self._accept_dated(user, jobs, run_id, digest)
@@ -237,7 +242,7 @@ class JobsHandler(WorkHandler):
             if await self._accept(user, submission):
                 return submission
         except BlockConflict as error:
-            raise _key_conflict() from error
+            raise AnotherRequest from error
         except (ApiError, OverLimit):
             if not await self._is_stored(submission):
                 raise
@@ -263,7 +268,7 @@ class JobsHandler(WorkHandler):
             except _KeyTaken as taken:
                 first = taken.request
         if first.digest != request.digest:
-            raise _key_conflict()
+            raise AnotherRequest
         before = await store.get_run(first.run)
         of_first = replace(submission.run, id=first.run, created=first.created)
         submission = submission.again(replace(of_first, block_size=before.block_size) if before else of_first)
@@ -480,10 +485,3 @@ class _KeyTaken(Exception):
     def __init__(self, request: KeyedRequest) -> None:
         super().__init__()
         self.request = request
-
-
-def _key_conflict() -> ApiError:
-    return ApiError(
-        ErrorCode.KEY_CONFLICT,
-        "another request was sent under this Idempotency-Key: repeat that one as it was, or choose a new key",
-    )

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +34,9 @@ from dts.model import (
     RunState,
     Schedule,
     Silence,
+    User,
     VirtualHost,
+    derived_id,
     new_id,
 )
 from dts.model.secrets import COLLECTION as SECRETS
@@ -41,7 +44,9 @@ from dts.model.secrets import Secret
 from dts.server.app import Server
 from dts.server.backup.export import Export, Page
 from dts.server.backup.restore import Restore
+from dts.server.intake.following import FOLLOWING, Following, follow
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
+from dts.server.unattended.scheduler import SCHEDULES
 from dts.server.versions.library import COLLECTION as VERSIONS
 from dts.store import Store, open_store
 from dts.store.contract.records import TABLES
@@ -281,6 +286,50 @@ async def test_workers_get_the_secrets_of_the_backup_before_runs_go_on(
         async with admin_of(there) as admin:
             await admin.restore(tmp_path / "b")
         assert [each.id for each in await there.store.list_documents(SECRETS)] == ["text"]
+
+
+async def test_finished_runs_that_are_still_followed_are_in_it_and_what_follows_is_put_back_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        open_store(f"sqlite:///{tmp_path}/source.db") as source,
+        open_store(f"sqlite:///{tmp_path}/target.db") as target,
+    ):
+        await source.add_user(User("u", b""))
+        await source.add_record(Schedule("s", "u", "n/f", every=60.0, work=b"{}"))
+        await source.put_documents([Document(SCHEDULES, "s", {}, due=1e12)])
+        followed, told, over = [Run(new_id(), "u", "n/f", 2048, RunState.CLOSED, created=1.0) for _ in range(3)]
+        round_ = replace(followed, id=derived_id(followed.id, "/reduce/1"))
+        await follow(source, followed.id, Following(reduce="n/f"))
+        await follow(source, over.id, Following(then=("n/f",)))
+        for run_id, fields in ((followed.id, {"due": 1e12}), (over.id, {"due": None})):
+            document = await source.get_document(FOLLOWING, run_id)
+            assert document is not None
+            data = {**document.data, "progress": {"source": round_.id, "level": 1} if fields["due"] else {}}
+            await source.replace_document(replace(document, data=data, **fields))
+        for run in (followed, replace(told, follow_up=True), over, round_):
+            block = new_block(run, 0, "n/f", batch_from_arguments([Arguments(b"[1]", b"")]))
+            await source.add_blocks([block], run=run)
+            batch = dts_pb2.ResultBatch(block=block.id, run=run.id, function="n/f")
+            batch.results.add(index=0, status=dts_pb2.SUCCEEDED, value=b"1")
+            await source.record([Candidate(block.id, *codec.encode(batch), succeeded=1)])
+
+        order: list[str] = []
+
+        def noting(call: Any, given: Any, **named: Any) -> Any:
+            order.append(given[0].collection if isinstance(given, list) else type(given).__name__)
+            return call(given, **named)
+
+        for name in ("put_documents", "add_record", "update_run"):
+            monkeypatch.setattr(target, name, partial(noting, getattr(target, name)))
+        await copy(source, target)
+        assert order[-6:] == ["str", "User", "Schedule", SCHEDULES, FOLLOWING, FOLLOWING], "runs, users, and then these"
+        for run in (followed, told, round_):
+            there = await target.get_run(run.id)
+            assert there is not None
+            assert there.finished is not None
+            assert await target.get_parts(f"{run.id}-0") == await source.get_parts(f"{run.id}-0")
+        assert await target.get_run(over.id) is None
 
 
 async def test_another_key_file_another_log_and_a_missing_page_are_refused(tmp_path: Path) -> None:

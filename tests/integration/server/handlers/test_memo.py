@@ -16,10 +16,11 @@ import pytest
 from dts.broker import Message
 from dts.model import Function, Run, User, new_id
 from dts.server.intake import memo
+from dts.server.intake import unique as module
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.intake.memo import MEMO, MEMO_VERSIONS, MemoWriter, answer_from_memo
 from dts.server.intake.submission import JobParams
-from dts.server.intake.unique import UNIQUE, UniqueJobs
+from dts.server.intake.unique import UNIQUE, AnotherRequest, OnItsWay, UniqueJobs
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.record.blocks import decode_block
 from dts.store import Store, open_store
@@ -173,7 +174,8 @@ async def stores(urls: tuple[str, str]) -> AsyncIterator[Stores]:
         yield Stores(*opened)
 
 
-async def test_of_many_at_once_one_makes_the_job(stores: Stores) -> None:
+async def test_of_many_at_once_one_makes_the_job(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSES", (0.05,) * 1200)
     functions = {"text/upper": Function("text/upper", unique=600.0)}
     user = User("ann", b"")
     jobs = [JobParams(function="text/upper", args=msgspec.Raw(b"[%d]" % (number % 5))) for number in range(10)]
@@ -181,9 +183,11 @@ async def test_of_many_at_once_one_makes_the_job(stores: Stores) -> None:
     async def ask(store: Store) -> list[str]:
         unique = UniqueJobs(store, user, jobs, functions)
         places = await unique.find()
-        made = [f"{new_id()}-{number}" for number in range(len(places))]
+        run = Run(new_id(), "ann", "text/upper", 2048, created=time.time(), single=True)
+        made = [f"{run.id}-{number}" for number in range(len(places))]
         await unique.take(places, made)
-        return unique.ids(places, made)
+        await store.add_run(run)
+        return await unique.ids(places, made)
 
     answers = await asyncio.gather(*(ask(store) for store in (stores.one, stores.two) * 5))
     assert len({tuple(answer) for answer in answers}) == 1
@@ -208,8 +212,52 @@ async def test_a_key_is_free_again_when_its_time_is_over_or_its_job_never_came(s
         assert await unique.find() == [0]
         ids.append(f"{new_id()}-0")
         assert await unique.take([0], ids[-1:]) == set()
-        assert unique.ids([0], ids[-1:]) == ids[-1:]
+        assert await unique.ids([0], ids[-1:]) == ids[-1:]
     assert len(set(ids)) == 3
+
+
+async def test_no_one_is_given_a_job_that_was_never_stored_and_its_own_request_stores_it(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSES", (0.0,))
+    functions = {"text/upper": Function("text/upper", unique=600.0)}
+    jobs = [JobParams(function="text/upper")]
+
+    def ask(store: Store, key: str, digest: bytes = b"d") -> UniqueJobs:
+        return UniqueJobs(store, User("ann", b""), jobs, functions, (key, digest))
+
+    run = Run(new_id(), "ann", "text/upper", 2048, created=time.time(), single=True)
+    ids = [f"{run.id}-0"]
+    broke_off = ask(stores.one, "k")
+    assert await broke_off.find() == [0]
+    assert await broke_off.take([0], ids) == set()
+    with pytest.raises(OnItsWay):
+        await ask(stores.two, "other").find()
+    with pytest.raises(AnotherRequest):
+        await ask(stores.two, "k", b"e").find()
+    repeat = ask(stores.two, "k")
+    assert await repeat.find() == [0]
+    assert await repeat.take([0], ids) == set()
+    await stores.two.add_run(run)
+    assert await repeat.ids([0], ids) == ids
+    other = ask(stores.one, "other")
+    assert await other.find() == []
+    assert await other.ids([], []) == ids
+
+
+async def test_who_asks_while_the_same_job_is_on_its_way_is_asked_to_come_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSES", (0.0,))
+    await set_function(site, unique=600)
+    api = site.api()
+    job = {"function": "text/upper", "args": ["a"]}
+    await api.call("POST", "/jobs/", job, status=201)
+    [document] = await site.store.list_documents(UNIQUE)
+    lost = {"job": f"{new_id()}-0", "made": site.store.now()}
+    await site.store.replace_document(replace(document, data=lost))
+    message = await api.refused("POST", "/jobs/", job, status=503, code="store_unavailable")
+    assert "try again" in message
 
 
 async def test_a_memo_is_read_once_for_a_block_and_forgets(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:

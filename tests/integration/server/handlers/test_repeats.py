@@ -15,6 +15,7 @@ import pytest
 from dts.config import Settings, load_settings
 from dts.model import Function, first_id, new_id
 from dts.server.app import Server
+from dts.server.intake import unique
 from dts.store import open_store
 from tests.integration.conftest import Api, Site, check_refusal
 from tests.services.fleet import open_sealed
@@ -67,6 +68,28 @@ async def test_a_key_is_for_one_request_of_one_user(site: Site, key: str) -> Non
     assert await post(alice, upper("a"), key) != first
     assert await post(api, upper("a"), "another key") != first
     assert await post(api, upper("a"), key) == first
+
+
+async def test_a_repeat_makes_nothing_where_some_jobs_are_unique(
+    site: Site, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unique, "_PAUSES", (0.05,) * 1200)
+    api = site.api()
+    await api.call("PATCH", "/admin/functions/text%2Fupper", {"unique": 600})
+    there = await api.call("POST", "/jobs/", upper("there"), status=201)
+    params = [upper("a"), {"function": "text/reverse", "args": ["b"]}, upper("there"), upper("a")]
+    answers = await asyncio.gather(*(post(api, params, key) for _ in range(4)))
+    answers += [await post(api, params, key)]
+    assert len({tuple(ids) for ids in answers}) == 1
+    first, second, third, fourth = answers[0]
+    assert (third, fourth) == (there, first)
+    assert len({first, second, third}) == 3
+    assert (await api.call("GET", f"/jobs/{second}"))["function"] == "text/reverse"
+    assert await total(api) == 3
+    body = msgspec.json.encode({"params": params[:2]})
+    check_refusal(await api.send("POST", "/jobs/", body, Idempotency_Key=key), 409, "key_conflict")
+    only = [upper("there"), upper("a")]
+    assert await post(api, only, "another") == await post(api, only, "another") == [there, first]
 
 
 async def test_repeats_at_the_same_time_make_one_job(site: Site, key: str) -> None:
