@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dts.errors import BlockTooLate, TooLarge, WireError
 from dts.model import Block, Outcome, Run, RunState, new_id
@@ -44,13 +45,14 @@ class Rerun:
         after = -1
         while outcomes := await self._store.list_blocks(before.id, limit=_PAGE, after=after):
             for outcome in outcomes:
-                batch = await self._failed_of(outcome)
-                if batch is None:
+                found = await self._failed_of(outcome)
+                if found is None:
                     continue
+                old, batch = found
                 if run is None:
                     run = await self._open(before, options)
-                batch.options.CopyFrom(options)
-                await self._send(run, number, outcome.function, batch)
+                batch.options.version = version or await self._active_version(outcome.function)
+                await self._send(run, number, old, batch)
                 number, jobs = number + 1, jobs + len(batch.jobs)
             after = int(outcomes[-1].block.rpartition("-")[2])
         if run is None:
@@ -76,8 +78,8 @@ class Rerun:
         await self._store.add_run(run)
         return run
 
-    async def _failed_of(self, outcome: Outcome) -> dts_pb2.JobBatch | None:
-        """The jobs of a block that failed, with the lines that they are for; None if there are none."""
+    async def _failed_of(self, outcome: Outcome) -> tuple[Block, dts_pb2.JobBatch] | None:
+        """A block and its jobs that failed, with the lines that they are for; None if there are none."""
         block = await self._store.get_block(outcome.block) if outcome.failed else None
         if block is None:
             return None
@@ -85,13 +87,15 @@ class Rerun:
         for part in await self._store.get_parts(outcome.block):
             failed |= {result.index for _, result in part_results(part) if result.status == dts_pb2.FAILED}
         try:
-            return _selected(block, sorted(failed)) if failed else None
+            return (block, _selected(block, sorted(failed))) if failed else None
         except (WireError, TooLarge):  # damaged in the store; its jobs failed for that
             return None
 
-    async def _send(self, run: Run, number: int, function: str, batch: dts_pb2.JobBatch) -> None:
-        block = new_block(run, number, function, batch)
-        registered = await self._catalogue.get(function)
+    async def _send(self, run: Run, number: int, old: Block, batch: dts_pb2.JobBatch) -> None:
+        block = new_block(run, number, old.function, batch)
+        if run.single:  # each of them may have asked for a priority of its own
+            block = replace(block, priority=old.priority)
+        registered = await self._catalogue.get(old.function)
         claim = await self._publisher.claim([(block, registered)])
         try:
             await add_blocks(self._store, [block], claim=claim)
@@ -104,7 +108,9 @@ def _selected(block: Block, indices: Sequence[int]) -> dts_pb2.JobBatch:
     """A batch of some jobs of a block, with what each was asked for and its line."""
     before = decode_block(block)
     lines = line_numbers(before)
-    batch = dts_pb2.JobBatch()
+    batch = dts_pb2.JobBatch(options=before.options, lease=before.lease)
+    batch.options.ClearField("deadline")  # it is over
+    batch.options.ClearField("version")
     last = 0
     for index, position in enumerate(each for each in indices if each < len(before.jobs)):
         job = before.jobs[position]

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = "gate"
 _LOOK = 1.0  # seconds after which to look whether somebody new waits, however much there is to do
+_REST = 9  # times as long as a look at everything took: it takes a tenth of the time at most
 _SLICES = 50  # read at once
 _KEYED_SLICES = 2000  # read at once where jobs of later ones may go before those of the first
 _UNLIMITED = 10**9
@@ -142,21 +143,32 @@ class Gate:
         self._next_token = math.inf
         begun = time.monotonic()
         if begun >= self._look_at:
-            self._groups = await self._store.gated_groups()
-            self._look_at = begun + _LOOK
+            turn = {group[:2]: at for at, group in enumerate(self._groups)}
+            found = await self._store.gated_groups()
+            self._groups = sorted(found, key=lambda group: turn.get(group[:2], len(turn)))
+            now = time.monotonic()
+            self._look_at = now + max(_LOOK, _REST * (now - begun))
         released = 0
         if self._groups and await self._is_mine():
-            self._groups.append(self._groups.pop(0))  # who share a limit are first in turn, within a priority
             self._groups.sort(key=lambda group: int(group.first // _LEVEL))
-            await self._finish_releases()
+            away = await self._finish_releases()
             term, rooms = self._term, dict[tuple[str, str], int]()
             for group in list(self._groups):
                 if term != self._term:  # somebody else may have been here in between: see how much room there is
                     break
+                if group.function in away:
+                    continue
                 try:
-                    released += await self._release_group(group, rooms, term)
+                    count = await self._release_group(group, rooms, term)
                 except RouteUnavailable as error:
                     _put_off(group.function, error)
+                    away.add(group.function)
+                    rooms.clear()  # what was let go before the broker was found away has taken some of it
+                    continue
+                released += count
+                if count and group in self._groups:  # who share a limit take turns, within a priority
+                    self._groups.remove(group)
+                    self._groups.append(group)
         self._rest = 0.0 if released else min(time.monotonic() - begun, _LOOK)
         return released
 
@@ -169,23 +181,22 @@ class Gate:
             self._flying.clear()
         return leads
 
-    async def _finish_releases(self) -> None:
-        """Publish what somebody let go who did not get to publish it."""
-        while self._unsure:
+    async def _finish_releases(self) -> set[str]:
+        """Publish what somebody let go who did not get to publish it; returns the functions whose broker is away."""
+        away: set[str] = set()
+        while self._unsure and not away:
             slices = await self._store.list_released(limit=_SLICES)
             by_function: defaultdict[str, list[tuple[DelayedSlice, int]]] = defaultdict(list)
             for each, unfinished in await self._unfinished(slices):
                 by_function[each.function].append((each, each.released & unfinished))
-            away = False
             for name, jobs in by_function.items():
                 try:
                     await self._publish(jobs, await self._catalogue.get(name), most=1)
                 except RouteUnavailable as error:
-                    away = True
+                    away.add(name)
                     _put_off(name, error)
-            self._unsure = away or len(slices) == _SLICES
-            if away:
-                break
+            self._unsure = bool(away) or len(slices) == _SLICES
+        return away
 
     async def _release_group(self, group: GatedGroup, rooms: dict[tuple[str, str], int], term: int) -> int:
         """Let go jobs of a user and a function as far as there is room for all whose limits they come under."""
@@ -212,8 +223,6 @@ class Gate:
             released += count
             for subject in subjects:
                 rooms[subject.kind, subject.id] -= count
-            if bucket is not None:
-                bucket.take(count)
             if not slices:
                 self._groups.remove(group)
             if not slices or (keys is not None and not count):
@@ -262,7 +271,10 @@ class Gate:
         look_at, blocks = self._flying.get(key, (-math.inf, set[str]()))
         everywhere = now >= look_at or len(blocks) > _NAMED
         found = await in_flight(self._store, subject, None if everywhere else list(blocks))
-        self._flying[key] = now + _LOOK if everywhere else look_at, set(found)
+        if everywhere:
+            took = time.monotonic() - now
+            look_at = now + max(_LOOK, _REST * took)
+        self._flying[key] = look_at, set(found)
         return sum(found.values())
 
     async def _release(
@@ -286,10 +298,13 @@ class Gate:
             return 0
         done = await self._store.release_gated(releases)
         let_go = [release for release, changed in zip(releases, done, strict=True) if changed]
+        count = sum(each.jobs.bit_count() for each in let_go)
+        if (bucket := self._bucket(function)) is not None:
+            bucket.take(count)  # before they are published: that may fail, and then a later call publishes them
         await self._publish([(each.slice, each.slice.released | each.jobs) for each in let_go], function, most=most)
         if len(let_go) < len(releases):
             self._news.set()  # somebody changed the others: have another look at them
-        return sum(each.jobs.bit_count() for each in let_go)
+        return count
 
     async def _unfinished(self, slices: Sequence[DelayedSlice]) -> list[tuple[DelayedSlice, int]]:
         """Slices, each with the jobs of its block that have not ended, as a bitmap."""

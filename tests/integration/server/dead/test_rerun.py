@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from dts.management.client import AdminClient
@@ -51,6 +53,33 @@ async def test_what_failed_runs_again_under_its_lines(site: Site) -> None:
     ]
     listed = {each["id"]: each["counts"] for each in await admin.call("GET", "/admin/runs/?counts=true")}
     assert (listed[run]["failed"], listed[done["run"]]["total"]) == (3, 3)
+
+
+async def test_single_jobs_of_several_functions_run_again_as_they_were_asked_for(site: Site) -> None:
+    for name, version in (("text/upper", "a" * 64), ("text/reverse", "b" * 64)):
+        function = await site.store.get_function(name)
+        assert function is not None
+        changed = replace(function, deployed=version, version=function.version + 1)
+        assert await site.store.replace_record(changed, version=function.version)
+    asked = {"max_attempts": 1, "timeout": 86_400.0}
+    jobs = [{"function": "text/upper", "priority": 7, **asked}, {"function": "text/reverse", "priority": 3, **asked}]
+    ids = await site.api().call("POST", "/jobs/", jobs, status=201)
+    run = str((await site.api().call("GET", f"/jobs/{ids[0]}"))["run"])
+    before = {batch.function: batch for batch in await site.take_messages(2)}
+    for batch in before.values():
+        await site.finish(batch, fail=(0,))
+        await site.api().call("GET", f"/jobs/{ids[list(before).index(batch.function)]}?wait=30")
+    done = await site.api().call("POST", f"/admin/runs/{run}/retry", {}, status=201)
+    assert done["jobs"] == 2
+    again = {batch.function: batch for batch in await site.take_messages(2)}
+    for name, version, priority in (("text/upper", "a" * 64, 7), ("text/reverse", "b" * 64, 3)):
+        assert again[name].options.version == version
+        assert again[name].options.max_attempts == 1
+        assert again[name].options.timeout == 86_400.0
+        assert again[name].lease is before[name].lease is True
+        block = await site.store.get_block(again[name].block)
+        assert block is not None
+        assert block.priority == priority
 
 
 async def test_a_run_in_which_nothing_failed_has_nothing_to_run_again(site: Site) -> None:

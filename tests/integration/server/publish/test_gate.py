@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from dts.broker import Message
+from dts.broker import Event, Message
 from dts.config import Settings
+from dts.errors import RouteUnavailable
 from dts.model import Candidate, DelayedSlice, Function, Limits, Unsent, User, bitmap, new_outcome
 from dts.server.app import Server
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
@@ -320,6 +321,67 @@ async def test_a_gate_that_was_frozen_counts_anew(
     await asyncio.sleep(0.3)
     assert await frozen.release() == 0
     assert (await site.broker.depth(QUEUE)).ready == 3
+
+
+class Away:
+    """A broker whose jobs queue cannot be reached for now."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+
+    async def publish(self, queue: str, messages: list[Message]) -> None:
+        """Refuse them."""
+        self.tried += 1
+        raise RouteUnavailable("it is away")
+
+
+async def at_gate(site: Site, user: str, function: str, jobs: int) -> DelayedSlice:
+    """Jobs of a user that wait at the gate."""
+    run = replace(make_run(user), function=function)
+    block = new_block(run, 0, function, batch_from_arguments([Arguments(b"[]", b"")] * jobs))
+    await site.store.add_blocks([block], run=run)
+    each = gated(Unsent(new_outcome(block), 0), 5)
+    await hold_back(site.store, site.broker, [each], 5)
+    return each
+
+
+async def test_users_under_one_limit_take_turns_also_when_the_gate_looks_anew(
+    site: Site, waiting: DelayedSlice
+) -> None:
+    await site.store.add_function(Function("text/shared", limits=Limits(running=1)))
+    for user in ("bea", "cid", "dan"):
+        await at_gate(site, user, "text/shared", 9)
+    gate, order = a_gate(site), list[str]()
+    assert await gate.release() == 3, "two of the other function"
+    for count in (3, 1, 1, 1, 1, 1):
+        [batch] = [batch for batch in await site.take_messages(count) if batch.function == "text/shared"]
+        outcome = await site.store.get_outcome(batch.block)
+        assert outcome is not None
+        order.append(outcome.user)
+        done = bitmap.from_indices([batch.jobs[0].index])
+        await site.store.record([Candidate(batch.block, b"done", succeeded=done)])
+        gate.on_event(Event(queues.TOPIC_GATED, "new"))
+        assert await gate.release() == 1
+    assert order == ["bea", "cid", "dan"] * 2
+
+
+async def test_a_rate_holds_while_the_broker_of_a_route_is_away(
+    site: Site, waiting: DelayedSlice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.store.add_function(Function("text/slow", limits=Limits(starts_per_second=0.001)))
+    for user in ("bea", "cid"):
+        await at_gate(site, user, "text/slow", 5)
+    gate, away = a_gate(site), Away()
+    with monkeypatch.context() as patch:
+        patch.setattr(site.broker, "publish", away.publish)
+        for _ in range(3):
+            gate.on_event(Event(queues.TOPIC_GATED, "new"))
+            await gate.release()
+    let_go = [each for each in await site.store.list_released(limit=10) if each.function == "text/slow"]
+    assert sum(each.released.bit_count() for each in let_go) == 1
+    await gate.release()
+    batches = await site.take_messages(3)
+    assert sum(len(batch.jobs) for batch in batches if batch.function == "text/slow") == 1
 
 
 async def test_single_jobs_are_asked_about_together(
