@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dts.server.ending.retention import KEPT_OPEN
 from dts.server.intake.following import FOLLOWING
 from dts.server.notify.runs import COLLECTION as RUN_NOTICES
 from dts.server.unattended.firing import FIRINGS
@@ -18,7 +19,7 @@ FORMAT = 1
 DOCUMENTS = (VERSIONS, SCHEDULES, FIRINGS)
 """Collections of documents that belong to administration."""
 
-OF_RUNS = (FOLLOWING, RUN_NOTICES)
+OF_RUNS = (FOLLOWING, RUN_NOTICES, KEPT_OPEN)
 """Collections of documents that belong to unfinished work."""
 
 SET_GOING = (SCHEDULES, FOLLOWING)

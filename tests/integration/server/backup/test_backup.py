@@ -44,6 +44,7 @@ from dts.model.secrets import Secret
 from dts.server.app import Server
 from dts.server.backup.export import Export, Page
 from dts.server.backup.restore import Restore
+from dts.server.ending.retention import KEPT_OPEN
 from dts.server.intake.following import FOLLOWING, Following, follow
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.unattended.scheduler import SCHEDULES
@@ -297,7 +298,7 @@ async def test_finished_runs_that_are_still_followed_are_in_it_and_what_follows_
     ):
         await source.add_user(User("u", b""))
         await source.add_record(Schedule("s", "u", "n/f", every=60.0, work=b"{}"))
-        await source.put_documents([Document(SCHEDULES, "s", {}, due=1e12)])
+        await source.put_documents([Document(SCHEDULES, "s", {}, due=1e12), Document(KEPT_OPEN, "r", {})])
         followed, told, over = [Run(new_id(), "u", "n/f", 2048, RunState.CLOSED, created=1.0) for _ in range(3)]
         round_ = replace(followed, id=derived_id(followed.id, "/reduce/1"))
         await follow(source, followed.id, Following(reduce="n/f"))
@@ -330,6 +331,7 @@ async def test_finished_runs_that_are_still_followed_are_in_it_and_what_follows_
             assert there.finished is not None
             assert await target.get_parts(f"{run.id}-0") == await source.get_parts(f"{run.id}-0")
         assert await target.get_run(over.id) is None
+        assert await target.get_document(KEPT_OPEN, "r") is not None, "no run is closed that waits for another one"
 
 
 async def test_another_key_file_another_log_and_a_missing_page_are_refused(tmp_path: Path) -> None:
