@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -53,6 +52,9 @@ _OF_PARENT = (
     *("timekeeper_timeout", "warm_children", "server_url", "server_ca", "installer_options"),
 )
 """Settings that make no difference to children, and are not sent to them: broker URLs are among them."""
+
+_MOST_WAITING = 100
+"""Messages that may wait here for versions of functions and leave their slots to others."""
 
 _CHOOSING = 0.02  # seconds after which a child that was choosing its next work has surely chosen
 
@@ -97,7 +99,8 @@ class Worker(Service):
         self._pacer = Pacer(self.executor, self._consumers, self)
         publisher, settler = Publisher(broker), Settler()
         self.deliveries = Deliveries(self.routes, publisher, settler, self.events, self._on_settled)
-        self.versions = VersionLibrary(Path(settings.versions).absolute(), fetcher, settings.installer_options)
+        versions = Path(settings.versions).absolute()
+        self.versions: VersionLibrary[Assignment] = VersionLibrary(versions, fetcher, settings.installer_options)
         self._recoverer = Recoverer(self.name, settings)
         self._on_log: Callable[[bytes], None] = lambda record: None
         self._parts = (
@@ -164,7 +167,7 @@ class Worker(Service):
         """
         if self.halted:
             await self._consumers.pause()
-            await self._give_back(self.executor.take_back())
+            await self._give_back(self._take_back())
         else:
             await self._consumers.resume()
             self.room.set()
@@ -176,8 +179,9 @@ class Worker(Service):
 
     @property
     def free_slots(self) -> int:
-        """How many deliveries may be taken: messages that run beside others take no slot."""
-        return 0 if self.halted else self.executor.capacity - len(self.deliveries)
+        """How many deliveries may be taken: messages that run beside others take no slot, nor do some that wait."""
+        waiting = min(self.versions.waiting, _MOST_WAITING)
+        return 0 if self.halted else self.executor.capacity - len(self.deliveries) + waiting
 
     # from the broker to a child
 
@@ -212,7 +216,8 @@ class Worker(Service):
             self.deliveries.count_received(held)
             whole = held.assignment(self._secrets.of(held.delivery, held.function))
             if held.version and not self.versions.use(held.function, held.version):
-                self.versions.prepare(held.function, held.version, partial(self._submit, whole))
+                self.versions.prepare(whole, self._submit)
+                self.room.set()  # for others: it takes no slot while it waits
             else:
                 self._submit(whole)
 
@@ -346,9 +351,13 @@ class Worker(Service):
             logger.warning("not drained: %d messages go back to the queue", len(self.deliveries))
 
     async def _finish(self) -> None:
-        await self._give_back(self.executor.take_back())
+        await self._give_back(self._take_back())
         await self.executor.wait_idle()
         await self.deliveries.wait_idle()
+
+    def _take_back(self) -> list[Assignment]:
+        """Take back what no child has begun, and what waits for its version."""
+        return [*self.versions.take_back(), *self.executor.take_back()]
 
     async def _give_back(self, assignments: list[Assignment]) -> None:
         """Give back the deliveries that nothing has been done for; of others, finish what a crash has left."""

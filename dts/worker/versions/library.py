@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from dts.errors import DtsError, ImportFailed, ServerUnavailable
 from dts.runtime.backoff import Backoff
@@ -34,7 +34,17 @@ class Fetcher(Protocol):
         """The files of a version. Raises ServerUnavailable when another attempt may succeed, DtsError when not."""
 
 
-class VersionLibrary(Service):
+class Versioned(Protocol):
+    """What waits for a version: it has the name of its function, and the version's hash."""
+
+    function: str
+    version: str
+
+
+A = TypeVar("A", bound=Versioned)
+
+
+class VersionLibrary(Service, Generic[A]):
     """The folder of versions. Without a fetcher, versions come only by being pushed to it."""
 
     def __init__(self, folder: Path, fetcher: Fetcher | None = None, installer_arguments: tuple[str, ...] = ()) -> None:
@@ -42,6 +52,7 @@ class VersionLibrary(Service):
         self._folder = folder
         self._fetcher = fetcher
         self._arguments = installer_arguments
+        self._waiting: set[A] = set()
         self._coming: dict[tuple[str, str], asyncio.Task[None]] = {}  # by namespace and version
 
     async def _start(self) -> None:
@@ -59,15 +70,36 @@ class VersionLibrary(Service):
             folder.note_use()
         return is_here
 
-    def prepare(self, function: str, version: str, then: Callable[[], None]) -> None:
-        """Call `then` when a version is here, or it is known why it cannot be: its folder tells which."""
+    @property
+    def waiting(self) -> int:
+        """How many assignments wait for their versions."""
+        return len(self._waiting)
+
+    def prepare(self, assignment: A, then: Callable[[A], None]) -> None:
+        """Call `then` when an assignment's version is here, or it is known why it cannot be: its folder tells which.
+
+        Nothing is called for one that is taken back before that.
+        """
+        self._waiting.add(assignment)
+        function, version = assignment.function, assignment.version
         key = namespace_of(function), version
         task = self._coming.get(key)
         if task is None:
             task = self._coming[key] = asyncio.create_task(
                 self._prepare(function, version), name=f"version {version[:12]}"
             )
-        task.add_done_callback(lambda done: None if done.cancelled() else then())
+        task.add_done_callback(lambda done: self._end_wait(assignment, then))
+
+    def _end_wait(self, assignment: A, then: Callable[[A], None]) -> None:
+        if assignment in self._waiting:
+            self._waiting.discard(assignment)
+            then(assignment)
+
+    def take_back(self) -> list[A]:
+        """Take back every assignment that waits for its version."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        return taken
 
     async def _prepare(self, function: str, version: str) -> None:
         folder = VersionFolder(self._folder, version)
@@ -118,6 +150,7 @@ class VersionLibrary(Service):
         return None
 
     async def _cancel_all(self) -> None:
+        self._waiting.clear()
         tasks = list(self._coming.values())
         for task in tasks:
             task.cancel()

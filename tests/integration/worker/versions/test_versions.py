@@ -168,6 +168,38 @@ async def test_while_a_version_is_fetched_other_jobs_run(bench: Bench) -> None:
         assert value((await bench.wait(run, 1))[0]) == 1
 
 
+async def test_messages_that_wait_for_a_version_leave_their_slots_to_others(bench: Bench) -> None:
+    made = source("def main(): return 1")
+    shelf = Shelf(made)
+    shelf.away = True
+    bench.write("other/quick", "def main(): return 2\n")
+    worker = Worker(bench.settings(), bench.broker, fetcher=shelf)
+    async with worker:
+        runs = [await bench.send("text/stats", [], options=running(version_of(made))) for _ in range(5)]
+        await until(lambda: worker.versions.waiting == len(runs))
+        assert value((await bench.run("other/quick", []))[0]) == 2
+        shelf.away = False
+        for run in runs:
+            assert value((await bench.wait(run, 1))[0]) == 1
+
+
+async def test_a_worker_that_may_take_nothing_gives_back_what_waits_for_a_version(bench: Bench) -> None:
+    made = source("def main(): return 1")
+    shelf = Shelf(made)
+    shelf.away = True
+    worker = Worker(bench.settings(), bench.broker, fetcher=shelf)
+    async with worker:
+        run = await bench.send("text/stats", [], options=running(version_of(made)))
+        await until(lambda: worker.versions.waiting == 1)
+        await worker.set_shortage("memory")
+        shelf.away = False
+        await until(lambda: worker.idle and not worker.versions.is_preparing)
+        await worker.deliveries.wait_idle()
+        assert (await bench.broker.depth(jobs_queue("default"))).ready == 1
+        await worker.set_shortage("")
+        assert value((await bench.wait(run, 1))[0]) == 1
+
+
 async def test_jobs_of_a_version_that_nobody_has_fail_and_say_so(bench: Bench) -> None:
     unknown = "0" * 64
     async with Worker(bench.settings(), bench.broker, fetcher=Shelf()):
@@ -209,13 +241,14 @@ async def test_without_a_server_a_missing_version_is_waited_for_and_then_fails(
     assert "was not deployed to this host" in result.error.message
 
 
-async def test_a_stop_gives_back_what_waits_for_a_version(bench: Bench) -> None:
+async def test_a_stop_gives_back_what_waits_for_a_version(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     shelf = Shelf()
     shelf.away = True
-    async with Worker(bench.settings(drain_timeout=0.01), bench.broker, fetcher=shelf):
+    async with Worker(bench.settings(), bench.broker, fetcher=shelf):
         await bench.send("text/stats", [], options=running("1" * 64))
         await until(lambda: bool(shelf.asked))
     assert (await bench.broker.depth(jobs_queue("default"))).ready == 1
+    assert "not drained" not in caplog.text
 
 
 @pytest.mark.parametrize("header", ["", "2" * 64, "../../../etc", "1" * 63])
