@@ -395,7 +395,7 @@ async def claim(connection: Connection, installation: bytes) -> bool:
         async with scratch_channel(connection) as channel:
             await channel.queue_declare(INSTALLATION_QUEUE, durable=True, arguments={"x-message-ttl": number})
     except ChannelClosed as error:
-        if error.code != PRECONDITION_FAILED:
+        if error.code != PRECONDITION_FAILED or "inequivalent arg" not in str(error.message):
             raise
         return True
     return False

@@ -221,6 +221,9 @@ class RunsHandler(WorkHandler):
         self.answer(await run_rows(self.context.store, runs, counts=query.counts))
 
 
+_BLOCKS_AT_ONCE = 1000
+
+
 class AnyRunHandler(WorkHandler):
     """What can be done with a run of one's own, and with one of somebody else's by whom that is allowed."""
 
@@ -273,10 +276,21 @@ class RunHandler(AnyRunHandler):
         params = self.params(RunChanges)
         if (turns := turns_of(run, params)) is not None:
             run = await self.context.store.update_run(run.id, turns=turns) or run
-            parties = await self.context.publisher.parties_of(run.user, run.function)
-            await self.context.store.reorder_gated(run.id, due=place_at_gate(parties.priority(run.priority)))
+            if params.priority is not msgspec.UNSET:
+                await self._reorder(run)
             self.context.publisher.leave()
         await self._answer_with(run if params.state is msgspec.UNSET else await self._move(run, params.state))
+
+    async def _reorder(self, run: Run) -> None:
+        """Have what waits of a run at the gate stand where its priority says, as far as each function may have it."""
+        store, after = self.context.store, -1
+        functions = {run.function} if run.function else set[str]()
+        while not run.function and (blocks := await store.list_blocks(run.id, limit=_BLOCKS_AT_ONCE, after=after)):
+            functions |= {block.function for block in blocks}
+            after = int(blocks[-1].block.rpartition("-")[2])
+        for function in sorted(functions):
+            parties = await self.context.publisher.parties_of(run.user, function)
+            await store.reorder_gated(run.id, function, due=place_at_gate(parties.priority(run.priority)))
 
     async def _move(self, run: Run, asked: str) -> Run:
         store = self.context.store

@@ -38,8 +38,8 @@ class GateStore(ABC):
         """
 
     @abstractmethod
-    async def reorder_gated(self, run_id: str, *, due: float) -> None:
-        """Give the gated slices of a run another place among the others. Need not be durable."""
+    async def reorder_gated(self, run_id: str, function: str, *, due: float) -> None:
+        """Give the gated slices of a run and a function another place among the others. Need not be durable."""
 
     @abstractmethod
     async def gated_groups(self) -> list[GatedGroup]:

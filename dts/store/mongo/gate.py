@@ -44,8 +44,9 @@ class MongoGateStore(Store):
         )
 
     @translating
-    async def reorder_gated(self, run_id: str, *, due: float) -> None:
-        mine = {"run": storable(run_id), "waits": True, "since": {"$exists": True}}
+    async def reorder_gated(self, run_id: str, function: str, *, due: float) -> None:
+        of_both = {"run": storable(run_id), "function": storable(function)}
+        mine = {**of_both, "waits": True, "since": {"$exists": True}}
         await self._connection.quick("delayed").update_many(mine, {"$set": {"since": due}})
 
     @translating

@@ -25,6 +25,9 @@ _STATE = {"paused": 1, "state": 1, "finished": 1}
 _RUNS_AT_ONCE = 1000
 _WAITING: Mapping[str, Document] = {"outcomes": {"open": True}, "delayed": {"waits": True}}
 
+_INDEX = {"outcomes": "unfinished", "delayed": "free"}
+"""Where all that waits is found, without what has ended."""
+
 
 def stopped_in(name: str, run: Document) -> bool:
     """Whether the run of a document holds what waits of it in a collection."""
@@ -75,9 +78,10 @@ class Holds:
     async def recheck(self) -> None:
         """Have all marks follow the runs: whoever made them may have died before it looked once more."""
         runs: set[str] = set()
-        for name in _WAITING:
-            groups: list[Document] = [{"$match": {"held": True}}, {"$group": {"_id": "$run"}}]
-            runs |= {document["_id"] async for document in self._connection.collection(name).aggregate(groups)}
+        for name, waiting in _WAITING.items():
+            groups: list[Document] = [{"$match": {"held": True, **waiting}}, {"$group": {"_id": "$run"}}]
+            found = self._connection.collection(name).aggregate(groups, hint=_INDEX[name])
+            runs |= {document["_id"] async for document in found}
         ids = sorted(runs)
         for start in range(0, len(ids), _RUNS_AT_ONCE):
             await self.follow(ids[start : start + _RUNS_AT_ONCE])

@@ -57,8 +57,9 @@ class SqliteGateStore(Store):
         update = "UPDATE delayed SET gated = 1, due = ? WHERE id = ? AND fired IS NULL"
         await self._writer.submit(lambda db: _execute_each(db, update, rows))
 
-    async def reorder_gated(self, run_id: str, *, due: float) -> None:
-        update, row = f"UPDATE delayed SET due = ? WHERE run = ? AND {_GATED}", (due, storable(run_id))
+    async def reorder_gated(self, run_id: str, function: str, *, due: float) -> None:
+        update = f"UPDATE delayed SET due = ? WHERE run = ? AND function = ? AND {_GATED}"
+        row = due, storable(run_id), storable(function)
         await self._writer.submit(lambda db: _execute_each(db, update, [row]), durable=False)
 
     async def gated_groups(self) -> list[GatedGroup]:

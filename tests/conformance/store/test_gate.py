@@ -55,7 +55,7 @@ async def test_gated_slices_come_by_user_and_function_and_never_by_themselves(st
     assert await store.claim_delayed(now=100.0, limit=10, lease=60) == [free]
     await store.gate_delayed([free.id], due=25.0)
     assert await names(store) == ["early", "free", "late"]
-    await store.reorder_gated(lower.run, due=40.0)
+    await store.reorder_gated(lower.run, lower.function, due=40.0)
     assert sorted(await store.gated_groups()) == [("ann", "text/lower", 40.0), ("ann", "text/upper", 20.0)]
     assert await names(store) == ["early", "free", "late"]
     assert await names(store, limit=1) == ["early"]

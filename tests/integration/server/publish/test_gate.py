@@ -19,7 +19,7 @@ from dts.server.app import Server
 from dts.server.intake.ingest import Arguments, batch_from_arguments, new_block
 from dts.server.lookup.catalogue import Catalogue
 from dts.server.publish import leader as leader_module
-from dts.server.publish.gate import Gate, gated, hold_back
+from dts.server.publish.gate import Gate, gated, hold_back, place_at_gate
 from dts.store import Store, open_store
 from dts.store.contract.gate import Release
 from dts.wire import codec, dts_pb2, queues
@@ -177,6 +177,19 @@ async def test_the_highest_priority_is_let_go_first_also_when_it_is_changed(site
         await hands.take(1)
         order.append(hands.held[0].run)
     assert order == [runs[name] for name in ("first", "urgent", "urgent", "second", "second", "first")]
+
+
+async def test_a_new_priority_of_single_jobs_is_as_high_as_each_function_may_have(site: Site) -> None:
+    api = site.api()
+    for function, limits in (("upper", {"running": 1, "priority": 4}), ("reverse", {"running": 1})):
+        await api.call("PATCH", f"/admin/functions/text%2F{function}", {"limits": limits})
+    jobs = [{"function": f"text/{function}"} for function in ("upper", "reverse") for _ in range(2)]
+    ids = await api.call("POST", "/jobs/", jobs, status=201)
+    run = (await api.call("GET", f"/jobs/{ids[0]}"))["run"]
+    await site.take_messages(2)
+    await api.call("PATCH", f"/runs/{run}", {"priority": 9})
+    places = {group.function: group.first // 1e10 for group in await site.store.gated_groups()}
+    assert places == {"text/upper": place_at_gate(4) // 1e10, "text/reverse": place_at_gate(9) // 1e10}
 
 
 async def test_the_tightest_limit_counts_and_nobody_else_waits(site: Site) -> None:
