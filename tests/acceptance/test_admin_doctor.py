@@ -95,6 +95,7 @@ def test_a_server_that_waits_for_its_store_says_that_it_lives(embedded: Deployme
     wait_until(lambda: answer(embedded, "live") == 200, "the server to answer")
     assert answer(embedded, "ready") == 503
     assert doctor(embedded)[1]["store"]["verdict"] == "bad"
+    embedded.kill("server")
 
 
 def answer(deployment: Deployment, name: str) -> int:

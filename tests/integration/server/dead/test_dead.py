@@ -73,7 +73,7 @@ async def test_jobs_whose_message_the_broker_dropped_go_on(site: Site, caplog: p
     [job] = await api.call("POST", "/jobs/", [{"function": "text/upper", "args": ["x"]}], status=201)
     async with await site.broker.consume(queues.jobs_queue("default"), prefetch=1) as consumer:
         await consumer.reject(await consumer.receive(), REASON_EXPIRED)
-        [batch] = await site.take_messages(1)
+    [batch] = await site.take_messages(1)
     await site.finish(batch)
     assert (await api.call("GET", f"/jobs/{job}?wait=60"))["state"] == "succeeded"
     assert "take message-ttl, max-length and expires out of the policies" in caplog.text
