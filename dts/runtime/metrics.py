@@ -67,7 +67,7 @@ _CALLS = {
 STORE_CALLS = (
     *("record", "add_blocks", "get_block", "get_outcome", "get_run", "add_run", "update_run", "mark_published"),
     *("uncollected_parts", "collect", "run_statistics", "user_statistics", "use_nonce", "get_user", "get_function"),
-    *("claim_unpublished", "claim_delayed", "add_delayed", "save_heartbeats", "add_logs", "append_operation", "ping"),
+    *("claim_delayed", "add_delayed", "save_heartbeats", "add_logs", "append_operation", "ping"),
 )
 """The calls of a store that are timed: those on the way of a job, and some of each daemon's."""
 

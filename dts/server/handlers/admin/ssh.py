@@ -195,11 +195,21 @@ class HostWorkHandler(EventsHandler):
         self.on_record = {**self.on_record, "ended": {end.host: end.state for end in ends}}
 
 
-class InitHandler(HostWorkHandler):
+class InstallHandler(HostWorkHandler):
+    """Base of the handlers that bring this server's DTS to hosts."""
+
+    fields = InitParams
+
+    def installing(self, params: InitParams, report: Report) -> Callable[[VirtualHost], Awaitable[HostEvent]]:
+        """What is done with each host."""
+        timeout = params.heartbeat_timeout
+        return lambda host: self.installer.init(host, params.options, report, timeout=timeout)
+
+
+class InitHandler(InstallHandler):
     """`/admin/ssh/init`: hosts are brought into service."""
 
     name = "init"
-    fields = InitParams
 
     @authorized
     @declares(body=InitParams, gives=(CONTENT_NDJSON,))
@@ -208,17 +218,13 @@ class InitHandler(HostWorkHandler):
         await self.serve(user)
 
     async def work(self, params: InitParams, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
-        async def init(host: VirtualHost) -> HostEvent:
-            return await self.installer.init(host, params.options, report, timeout=params.heartbeat_timeout)
-
-        return await everywhere(hosts, init, report, parallel=params.parallel)
+        return await everywhere(hosts, self.installing(params, report), report, parallel=params.parallel)
 
 
-class UpgradeHandler(HostWorkHandler):
+class UpgradeHandler(InstallHandler):
     """`/admin/ssh/upgrade`: hosts get this server's DTS, one after the other."""
 
     name = "upgrade"
-    fields = InitParams
 
     @authorized
     @declares(body=InitParams, gives=(CONTENT_NDJSON,))
@@ -227,10 +233,7 @@ class UpgradeHandler(HostWorkHandler):
         await self.serve(user)
 
     async def work(self, params: InitParams, hosts: Sequence[VirtualHost], report: Report) -> Sequence[HostEvent]:
-        async def upgrade(host: VirtualHost) -> HostEvent:
-            return await self.installer.init(host, params.options, report, timeout=params.heartbeat_timeout)
-
-        return await one_by_one(hosts, upgrade, report)
+        return await one_by_one(hosts, self.installing(params, report), report)
 
 
 class HostStatusHandler(HostWorkHandler):
